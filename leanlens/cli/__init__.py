@@ -1,0 +1,1 @@
+"""cli: words to calls; one file per command, heavy imports inside the command."""

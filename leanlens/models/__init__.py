@@ -1,0 +1,1 @@
+"""models: the networks; tensors in, tensors out, on one device."""

@@ -1,0 +1,463 @@
+"""The Lens denoiser: 48 identical double-stream blocks over image tokens and text tokens.
+
+Comes in: packed latents, the features of several language-model layers, a noise level. Goes out: the velocity
+`noise - data` of every latent. Knows nothing of prompts, schedules, guidance or files.
+
+Shapes: B batch, L image tokens (h * w, 16 x 16 pixels each), S text tokens, C = in_channels (128 = 32 latent channels
+x 2 x 2), E width of one text feature layer, D = heads * head_dim, H heads, K = head_dim.
+
+Sources: Lens, arXiv 2605.21573, section 3; weight names, config keys and numerics are those of the released
+checkpoints. Where the paper and the released code differ, this file follows the code.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import AdaLayerNormContinuous, RMSNorm
+from diffusers.utils import apply_lora_scale
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROPE_THETA = 10000.0
+MAX_TEXT_POSITION = 4096  # the released code tabulates positions -4096 .. 4095
+
+# Step caches of diffusers that are proven to act, and to act rightly, on this network.
+SUPPORTED_CACHES = ("FirstBlockCacheConfig", "MagCacheConfig", "TaylorSeerCacheConfig", "PyramidAttentionBroadcastConfig")
+
+
+class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
+    """The whole network. The defaults are the released 4,104,225,152-parameter configuration.
+
+    Args:
+        patch_size: side of the square of VAE latents that one token holds. Only describes the packing.
+        in_channels: channels of one packed token, VAE channels * patch_size^2.
+        out_channels: VAE channels; the network puts out `patch_size^2 * out_channels` per token.
+        num_layers: number of double-stream blocks.
+        attention_head_dim: channels of one head; must equal `sum(axes_dims_rope)`.
+        num_attention_heads: number of heads. The width of the network is heads * head_dim.
+        inner_dim: stands in the released config files and is not read; the width follows from the heads.
+        enc_hidden_dim: channels of one text feature layer.
+        axes_dims_rope: rotary channels for (frame, height, width), each even.
+        gate_mlp, rms_norm, multi_layer_encoder_feature: stand in the released config files; only True is built.
+        selected_layer_index: 0-based language-model layers whose features come in; their number matters here, the
+            text side reads their values.
+
+    Raises:
+        ValueError: a combination that this network cannot be built with.
+    """
+
+    _supports_gradient_checkpointing = True
+    _supports_group_offloading = True
+    _no_split_modules = ["LensTransformerBlock"]  # noqa: RUF012 - read by diffusers as class attributes
+    _repeated_blocks = ["LensTransformerBlock"]  # noqa: RUF012
+    # Low-precision storage of modulation and embedders shows in pictures as a periodic grid: they stay as they are.
+    _skip_layerwise_casting_patterns = [  # noqa: RUF012
+        "norm", "img_mod", "txt_mod", "time_text_embed", "img_in", "txt_in", "norm_out", "proj_out",
+    ]  # fmt: skip
+    _cp_plan = {  # noqa: RUF012
+        "transformer_blocks.0": {
+            "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
+            "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
+        },
+        "pos_embed": {
+            0: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True),
+            1: ContextParallelInput(split_dim=0, expected_dims=2, split_output=True),
+        },
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 2,
+        in_channels: int = 128,
+        out_channels: int = 32,
+        num_layers: int = 48,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 24,
+        inner_dim: int | None = None,
+        enc_hidden_dim: int = 2880,
+        axes_dims_rope: tuple[int, ...] = (8, 28, 28),
+        gate_mlp: bool = True,
+        rms_norm: bool = True,
+        multi_layer_encoder_feature: bool = True,
+        selected_layer_index: tuple[int, ...] = (5, 11, 17, 23),
+    ):
+        super().__init__()
+        _check_config(self.config)
+        width = num_attention_heads * attention_head_dim
+        self.pos_embed = LensRotaryEmbedding(tuple(axes_dims_rope))
+        self.time_text_embed = LensTimestepEmbedding(width)
+        self.img_in = nn.Linear(in_channels, width)
+        self.txt_norm = nn.ModuleList(RMSNorm(enc_hidden_dim, eps=1e-5) for _ in selected_layer_index)
+        self.txt_in = nn.Linear(enc_hidden_dim * len(selected_layer_index), width)
+        self.transformer_blocks = nn.ModuleList(
+            LensTransformerBlock(width, num_attention_heads, attention_head_dim) for _ in range(num_layers)
+        )
+        self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)  # scale before shift
+        self.proj_out = nn.Linear(width, patch_size * patch_size * out_channels)
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: list[Tensor],
+        encoder_hidden_states_mask: Tensor | None = None,
+        timestep: Tensor | None = None,
+        img_shapes: list[tuple[int, int, int]] | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool | None = None,
+    ) -> Tensor | tuple[Tensor] | Transformer2DModelOutput:
+        """Predict the velocity of packed latents.
+
+        Args:
+            hidden_states: packed latents (B, L, C), row-major over an h x w grid of tokens.
+            encoder_hidden_states: one feature tensor (B, S, E) for each selected language-model layer; S may be 0.
+            encoder_hidden_states_mask: (B, S) bool, False where a text token is padding. None means that no token is,
+                and keeps attention unmasked, which is what the fast attention kernels need.
+            timestep: (B,) or scalar noise level in 0..1; 1 is pure noise. It is rounded to the dtype of
+                `hidden_states` before it is embedded, as the released code does.
+            img_shapes: `[(1, h, w)]`, the token grid.
+            attention_kwargs: `{"scale": s}` scales LoRA adapters for this call.
+            return_dict: None gives the velocity tensor itself (what the released code gives), False a tuple of one,
+                True a `Transformer2DModelOutput`.
+
+        Returns:
+            The velocity `noise - data`, (B, L, patch_size^2 * out_channels), in the dtype of `hidden_states`.
+
+        Raises:
+            ValueError: an input whose shape does not fit the others.
+        """
+        grid = self._check_inputs(hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes)
+        if encoder_hidden_states_mask is not None and self._parallel_config is not None:
+            raise ValueError(
+                "encoder_hidden_states_mask cannot be combined with context parallelism: tokens are distributed over "
+                "ranks; pass text of its true length and no mask"
+            )
+        image = self.img_in(hidden_states)  # (B, L, D)
+        text = self.project_text(encoder_hidden_states)  # (B, S, D)
+        temb = self.time_text_embed(timestep, image)  # (B, D)
+        rotary = self.pos_embed(grid, text.shape[1], image.device)
+        mask = _key_mask(encoder_hidden_states_mask, image)  # (B, 1, 1, L + S) or None
+
+        for block in self.transformer_blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                text, image = self._gradient_checkpointing_func(block, image, text, temb, rotary, mask)
+            else:
+                text, image = block(image, text, temb=temb, rotary=rotary, attention_mask=mask)
+
+        velocity = self.proj_out(self.norm_out(image, temb))
+        if return_dict is None:
+            return velocity
+        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def project_text(self, features: list[Tensor]) -> Tensor:
+        """Normalise each feature layer (B, S, E), join them along channels and project: (B, S, D)."""
+        return self.txt_in(torch.cat([norm(layer) for norm, layer in zip(self.txt_norm, features, strict=True)], dim=-1))
+
+    def enable_cache(self, config: Any) -> None:
+        """Turn on a step cache of diffusers; the names that are known to be right for Lens are in `SUPPORTED_CACHES`.
+
+        Raises:
+            ValueError: a cache that would do nothing or give wrong pictures on Lens, with the reason.
+        """
+        name = type(config).__name__
+        if name not in SUPPORTED_CACHES:
+            reasons = {
+                "TextKVCacheConfig": "the text stream of Lens depends on the noise level and on the image, "
+                "so its keys and values change at every step",
+                "FasterCacheConfig": "it needs unconditional samples first in the batch and outputs shaped as images; "
+                "Lens has neither",
+            }
+            reason = reasons.get(name, "it is not proven on Lens")
+            raise ValueError(f"{name} cannot be used with Lens: {reason}; use one of {', '.join(SUPPORTED_CACHES)}")
+        _tell_diffusers_of_the_block()
+        super().enable_cache(config)
+
+    def _check_inputs(self, hidden_states, features, mask, timestep, img_shapes) -> tuple[int, int]:
+        if timestep is None or img_shapes is None:
+            raise ValueError("timestep and img_shapes are required: a noise level in 0..1 and [(1, h, w)]")
+        if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.in_channels:
+            raise ValueError(
+                f"hidden_states has shape {tuple(hidden_states.shape)}; (batch, tokens, {self.config.in_channels}) is accepted"
+            )
+        if len(features) != len(self.txt_norm):
+            raise ValueError(
+                f"encoder_hidden_states holds {len(features)} layers; this model takes {len(self.txt_norm)}, "
+                f"those of language-model layers {list(self.config.selected_layer_index)}"
+            )
+        batch, text_shape = hidden_states.shape[0], tuple(features[0].shape)
+        if len(text_shape) != 3 or text_shape[0] != batch or text_shape[2] != self.config.enc_hidden_dim:
+            raise ValueError(
+                f"encoder_hidden_states holds tensors of shape {text_shape}; "
+                f"({batch}, text tokens, {self.config.enc_hidden_dim}) is accepted"
+            )
+        if mask is not None and tuple(mask.shape) != text_shape[:2]:
+            raise ValueError(
+                f"encoder_hidden_states_mask has shape {tuple(mask.shape)}; {text_shape[:2]} is accepted, one flag per text token"
+            )
+        frames, height, width = _single_grid(img_shapes)
+        if frames != 1 or height * width != hidden_states.shape[1]:
+            raise ValueError(
+                f"img_shapes {img_shapes} does not describe hidden_states with {hidden_states.shape[1]} tokens; "
+                "[(1, h, w)] with h * w tokens is accepted"
+            )
+        return height, width
+
+
+class LensTransformerBlock(nn.Module):
+    """Joint attention over both streams, then a gated MLP in each; both modulated by the noise level."""
+
+    def __init__(self, width: int, heads: int, head_dim: int):
+        super().__init__()
+        self.img_mod = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.txt_mod = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.img_norm1 = RMSNorm(width, eps=1e-6)
+        self.img_norm2 = RMSNorm(width, eps=1e-6)
+        self.txt_norm1 = RMSNorm(width, eps=1e-6)
+        self.txt_norm2 = RMSNorm(width, eps=1e-6)
+        self.attn = LensAttention(width, heads, head_dim)
+        self.img_mlp = LensGatedMLP(width)
+        self.txt_mlp = LensGatedMLP(width)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(B, L, D), (B, S, D), (B, D) -> text (B, S, D), image (B, L, D): the order the released code returns."""
+        image, text = hidden_states, encoder_hidden_states
+        img_mod1, img_mod2 = self.img_mod(temb).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, 3 D) each
+        txt_mod1, txt_mod2 = self.txt_mod(temb).unsqueeze(1).chunk(2, dim=-1)
+
+        img_in, img_gate = _modulate(self.img_norm1(image), img_mod1)
+        txt_in, txt_gate = _modulate(self.txt_norm1(text), txt_mod1)
+        img_out, txt_out = self.attn(img_in, txt_in, rotary=rotary, attention_mask=attention_mask)
+        image = image + img_gate * img_out
+        text = text + txt_gate * txt_out
+
+        img_in, img_gate = _modulate(self.img_norm2(image), img_mod2)
+        image = image + img_gate * self.img_mlp(img_in)
+        txt_in, txt_gate = _modulate(self.txt_norm2(text), txt_mod2)
+        text = text + txt_gate * self.txt_mlp(txt_in)
+
+        if image.dtype == torch.float16:  # the residual streams of the released weights exceed float16
+            image, text = image.clip(-65504, 65504), text.clip(-65504, 65504)
+        return text, image
+
+
+class LensAttnProcessor:
+    """Joint attention over [image, text] through the attention backend that diffusers was told to use."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: "LensAttention",
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        image_tokens = hidden_states.shape[1]
+        img_q, img_k, img_v = attn.split_heads(attn.img_qkv(hidden_states))  # (B, L, H, K) each
+        txt_q, txt_k, txt_v = attn.split_heads(attn.txt_qkv(encoder_hidden_states))  # (B, S, H, K) each
+        img_q, img_k = _rotate(attn.norm_q(img_q), rotary[0]), _rotate(attn.norm_k(img_k), rotary[0])
+        txt_q, txt_k = _rotate(attn.norm_added_q(txt_q), rotary[1]), _rotate(attn.norm_added_k(txt_k), rotary[1])
+        joint = dispatch_attention_fn(
+            torch.cat([img_q, txt_q], dim=1),
+            torch.cat([img_k, txt_k], dim=1),
+            torch.cat([img_v, txt_v], dim=1),
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        joint = joint.flatten(2).to(hidden_states.dtype)  # (B, L + S, D)
+        return attn.to_out[1](attn.to_out[0](joint[:, :image_tokens])), attn.to_add_out(joint[:, image_tokens:])
+
+
+class LensAttention(nn.Module, AttentionModuleMixin):
+    """The weights of joint attention: fused query, key and value for each stream, normalised per head."""
+
+    _default_processor_cls = LensAttnProcessor
+    _available_processors = [LensAttnProcessor]  # noqa: RUF012
+    _supports_qkv_fusion = False  # the released weights are fused already
+    is_cross_attention = False
+
+    def __init__(self, width: int, heads: int, head_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.img_qkv = nn.Linear(width, 3 * heads * head_dim)
+        self.txt_qkv = nn.Linear(width, 3 * heads * head_dim)
+        self.norm_q = RMSNorm(head_dim, eps=1e-6)
+        self.norm_k = RMSNorm(head_dim, eps=1e-6)
+        self.norm_added_q = RMSNorm(head_dim, eps=1e-6)
+        self.norm_added_k = RMSNorm(head_dim, eps=1e-6)
+        self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, width), nn.Identity()])
+        self.to_add_out = nn.Linear(heads * head_dim, width)
+        self.set_processor(LensAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(B, L, D), (B, S, D) -> the same shapes: image, text."""
+        return self.processor(self, hidden_states, encoder_hidden_states, rotary, attention_mask)
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3 * H * K) -> three tensors (B, N, H, K); query, key and value are contiguous thirds."""
+        query, key, value = qkv.unflatten(-1, (3, -1, self.head_dim)).unbind(2)
+        return query, key, value
+
+
+class LensGatedMLP(nn.Module):
+    """SwiGLU without biases: w2(SiLU(w1 x) * w3 x), hidden width int(width / 3 * 8)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        hidden = int(width / 3 * 8)
+        self.w1 = nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
+        self.w3 = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class LensTimestepEmbedding(nn.Module):
+    """Noise level in 0..1 -> modulation vector: 256 sinusoids of 1000 t, then two linear layers."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.time_proj = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0, scale=1000)
+        self.timestep_embedder = TimestepEmbedding(in_channels=256, time_embed_dim=width)
+
+    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
+        """`timestep` (B,) or scalar -> (B, D), with batch, device and dtype of `like` (B, L, D)."""
+        timestep = timestep.to(like.device, like.dtype).expand(like.shape[0])
+        return self.timestep_embedder(self.time_proj(timestep).to(like.dtype))
+
+
+class LensRotaryEmbedding(nn.Module):
+    """Rotary angles over (frame, height, width); the image grid is centred, text continues past its edge.
+
+    Each table is (tokens, K) float32: cosines of the K / 2 channel pairs, then their sines. Real numbers instead of
+    complex ones, so that compilers can fuse the rotation. It is a module of its own with one table for each stream so
+    that context parallelism can split both by token.
+    """
+
+    def __init__(self, axes_dims: tuple[int, ...]):
+        super().__init__()
+        self.axes_dims = axes_dims
+
+    def forward(self, grid: tuple[int, int], text_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tables for an (h, w) grid of image tokens and for `text_tokens` text tokens."""
+        first_text = max(grid[0] // 2, grid[1] // 2)
+        if first_text + text_tokens > MAX_TEXT_POSITION:
+            raise ValueError(
+                f"{text_tokens} text tokens after position {first_text} pass the last rotary position; "
+                f"at most {MAX_TEXT_POSITION - first_text} are accepted for this size"
+            )
+        return _rotary_tables(self.axes_dims, grid, text_tokens, device)
+
+
+@lru_cache(maxsize=32)
+def _rotary_tables(
+    axes_dims: tuple[int, ...], grid: tuple[int, int], text_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # Cached tables outlive the call that made them, so they must not be inference-mode tensors: training would refuse
+    # to save those for its backward pass.
+    with torch.inference_mode(False), torch.no_grad():
+        height, width = grid
+        rows = torch.arange(-(height - height // 2), height // 2, device=device)
+        columns = torch.arange(-(width - width // 2), width // 2, device=device)
+        frame = torch.zeros(height * width, dtype=rows.dtype, device=device)
+        image = (frame, rows.repeat_interleave(width), columns.repeat(height))  # row-major
+        text = torch.arange(text_tokens, device=device) + max(height // 2, width // 2)
+        return _angles(axes_dims, image), _angles(axes_dims, (text,) * len(axes_dims))
+
+
+def _angles(axes_dims: tuple[int, ...], positions: tuple[Tensor, ...]) -> Tensor:
+    """Positions of N tokens on each axis -> (N, K): cosines, then sines, of position * 10000^(-2 j / dim)."""
+    angles = []
+    for dim, position in zip(axes_dims, positions, strict=True):
+        exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=position.device).div(dim)
+        angles.append(torch.outer(position.float(), 1.0 / torch.pow(ROPE_THETA, exponent)))
+    angle = torch.cat(angles, dim=-1)  # (N, K / 2)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def _rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate interleaved channel pairs of (B, N, H, K) by a table (N, K), in float32."""
+    cos, sin = table[:, None].chunk(2, dim=-1)  # (N, 1, K / 2) each
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (B, N, H, K / 2) each
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def _modulate(x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale (B, N, D) by (B, 1, 3 D) = shift, scale, gate; the gate is for the caller's residual."""
+    shift, scale, gate = modulation.chunk(3, dim=-1)
+    return x * (1 + scale) + shift, gate
+
+
+def _key_mask(text_mask: Tensor | None, image: Tensor) -> Tensor | None:
+    """(B, S) flags -> (B, 1, 1, L + S) bool: every image token and every real text token may be attended to."""
+    if text_mask is None or text_mask.shape[1] == 0:
+        return None
+    image_mask = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+    return torch.cat([image_mask, text_mask.to(image.device, torch.bool)], dim=1)[:, None, None]
+
+
+def _single_grid(img_shapes: Any) -> tuple[int, int, int]:
+    """`[(1, h, w)]`, also nested once for each sample as sibling models write it, as long as all are equal."""
+    shapes = [tuple(inner) for shape in img_shapes for inner in (shape if isinstance(shape[0], list | tuple) else [shape])]
+    if not shapes or len(set(shapes)) != 1 or len(shapes[0]) != 3:
+        raise ValueError(f"img_shapes {img_shapes} is not accepted; give [(1, h, w)], one grid for the whole batch")
+    return shapes[0]
+
+
+def _check_config(config: Any) -> None:
+    if config.attention_head_dim != sum(config.axes_dims_rope) or any(dim % 2 for dim in config.axes_dims_rope):
+        raise ValueError(
+            f"axes_dims_rope {list(config.axes_dims_rope)} must be even and sum to attention_head_dim {config.attention_head_dim}"
+        )
+    for key in ("gate_mlp", "rms_norm", "multi_layer_encoder_feature"):
+        if not config[key]:
+            raise ValueError(f"{key} false is not accepted: every released Lens checkpoint has it true")
+    if config.in_channels != config.patch_size**2 * config.out_channels:
+        raise ValueError(
+            f"in_channels {config.in_channels} must equal patch_size^2 * out_channels = {config.patch_size**2 * config.out_channels}"
+        )
+    if not config.selected_layer_index:
+        raise ValueError("selected_layer_index is empty; at least one language-model layer is needed")
+
+
+def _tell_diffusers_of_the_block() -> None:
+    """Register where the block returns its two streams; the block caches of diffusers look it up."""
+    try:
+        from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+    except ImportError as error:  # a private module of diffusers
+        raise ValueError("this version of diffusers cannot cache blocks of models outside its tree; 0.42 can") from error
+    TransformerBlockRegistry.register(
+        LensTransformerBlock,
+        TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
+    )

@@ -1,0 +1,57 @@
+"""Pixels to normalised packed latents and back, through diffusers' `AutoencoderKLFlux2`.
+
+Comes in: pixels in -1..1, or packed latents. Goes out: the other. Knows nothing of files, noise or prompts.
+
+Shapes: B batch, H x W pixels, h = H / 16 and w = W / 16 tokens, z latent channels (32), C = 4 z packed channels.
+
+Source: Lens, arXiv 2605.21573, section 3 (the FLUX.2 autoencoder, frozen, latents normalised by its batch-norm
+statistics); packing order and rounding are those of the released code.
+"""
+
+import torch
+from diffusers import AutoencoderKLFlux2
+from torch import Tensor
+
+
+def token_pixels(vae: AutoencoderKLFlux2) -> int:
+    """Side of the square of pixels that one token stands for: 16 for every released Lens."""
+    return 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.patch_size[0]
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(B, z, 2 h, 2 w) -> (B, h * w, 4 z); channel order (z, row in patch, column in patch), tokens row-major."""
+    batch, channels, height, width = latents.shape
+    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h * w, 4 z) -> (B, z, 2 h, 2 w), the inverse of `pack`."""
+    batch, _, channels = tokens.shape
+    patches = tokens.view(batch, *grid, channels // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, grid[0] * 2, grid[1] * 2)
+
+
+def encode(vae: AutoencoderKLFlux2, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """(B, 3, H, W) in -1..1 -> normalised packed latents (B, h * w, C), in the autoencoder's dtype.
+
+    Takes the mode of the posterior, as every known trainer does, or a sample of it where a `generator` is given.
+    """
+    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    latents = pack(posterior.mode() if generator is None else posterior.sample(generator))
+    mean, std = _statistics(vae, latents)
+    return (latents - mean) / std
+
+
+def decode(vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Normalised packed latents (B, h * w, C) -> pixels (B, 3, H, W), nominally in -1..1, in the autoencoder's dtype."""
+    tokens = tokens.to(vae.device, vae.dtype)
+    mean, std = _statistics(vae, tokens)
+    return vae.decode(unpack(tokens * std + mean, grid), return_dict=False)[0]
+
+
+def _statistics(vae: AutoencoderKLFlux2, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each packed channel, (C,) each."""
+    mean = vae.bn.running_mean.to(like.device, like.dtype)
+    std = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps).to(like.device, like.dtype)
+    return mean, std

@@ -1,0 +1,1 @@
+"""pipeline: a request in, an image out. Read `pipeline.py` first; each other file is one step of it."""

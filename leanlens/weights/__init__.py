@@ -1,0 +1,1 @@
+"""weights: files in every layout people hold <-> state dicts, checked against `models/`."""
