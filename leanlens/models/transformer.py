@@ -32,7 +32,7 @@ ROPE_THETA = 10000.0
 MAX_TEXT_POSITION = 4096  # the released code tabulates positions -4096 .. 4095
 
 # Step caches of diffusers that are proven to act, and to act rightly, on this network.
-SUPPORTED_CACHES = ("FirstBlockCacheConfig", "MagCacheConfig", "TaylorSeerCacheConfig", "PyramidAttentionBroadcastConfig")
+SUPPORTED_CACHES = ("FirstBlockCacheConfig", "MagCacheConfig", "TaylorSeerCacheConfig")
 
 
 class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
@@ -177,6 +177,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             reasons = {
                 "TextKVCacheConfig": "the text stream of Lens depends on the noise level and on the image, "
                 "so its keys and values change at every step",
+                "PyramidAttentionBroadcastConfig": "it keeps one attention output for all branches, so the "
+                "unconditional branch would get that of the conditional one",
                 "FasterCacheConfig": "it needs unconditional samples first in the batch and outputs shaped as images; "
                 "Lens has neither",
             }
@@ -198,15 +200,20 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
                 f"those of language-model layers {list(self.config.selected_layer_index)}"
             )
         batch, text_shape = hidden_states.shape[0], tuple(features[0].shape)
-        if len(text_shape) != 3 or text_shape[0] != batch or text_shape[2] != self.config.enc_hidden_dim:
-            raise ValueError(
-                f"encoder_hidden_states holds tensors of shape {text_shape}; "
-                f"({batch}, text tokens, {self.config.enc_hidden_dim}) is accepted"
-            )
+        for layer in features:
+            if layer.ndim != 3 or layer.shape != (batch, text_shape[1], self.config.enc_hidden_dim):
+                raise ValueError(
+                    f"encoder_hidden_states holds a tensor of shape {tuple(layer.shape)}; "
+                    f"({batch}, text tokens, {self.config.enc_hidden_dim}) is accepted, the same for every layer"
+                )
         if mask is not None and tuple(mask.shape) != text_shape[:2]:
             raise ValueError(
                 f"encoder_hidden_states_mask has shape {tuple(mask.shape)}; {text_shape[:2]} is accepted, one flag per text token"
             )
+        if mask is not None and mask.is_floating_point():  # 0 and -inf would read as False and True
+            raise ValueError(f"encoder_hidden_states_mask has dtype {mask.dtype}; bool, or integers 0 and 1, are accepted")
+        if timestep.ndim > 1 or timestep.numel() not in (1, batch):
+            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; a scalar or ({batch},) is accepted")
         frames, height, width = _single_grid(img_shapes)
         if frames != 1 or height * width != hidden_states.shape[1]:
             raise ValueError(
@@ -247,16 +254,13 @@ class LensTransformerBlock(nn.Module):
         img_in, img_gate = _modulate(self.img_norm1(image), img_mod1)
         txt_in, txt_gate = _modulate(self.txt_norm1(text), txt_mod1)
         img_out, txt_out = self.attn(img_in, txt_in, rotary=rotary, attention_mask=attention_mask)
-        image = image + img_gate * img_out
-        text = text + txt_gate * txt_out
+        image = _within_float16(image + img_gate * img_out)
+        text = _within_float16(text + txt_gate * txt_out)
 
         img_in, img_gate = _modulate(self.img_norm2(image), img_mod2)
-        image = image + img_gate * self.img_mlp(img_in)
+        image = _within_float16(image + img_gate * self.img_mlp(img_in))
         txt_in, txt_gate = _modulate(self.txt_norm2(text), txt_mod2)
-        text = text + txt_gate * self.txt_mlp(txt_in)
-
-        if image.dtype == torch.float16:  # the residual streams of the released weights exceed float16
-            image, text = image.clip(-65504, 65504), text.clip(-65504, 65504)
+        text = _within_float16(text + txt_gate * self.txt_mlp(txt_in))
         return text, image
 
 
@@ -417,6 +421,11 @@ def _modulate(x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale (B, N, D) by (B, 1, 3 D) = shift, scale, gate; the gate is for the caller's residual."""
     shift, scale, gate = modulation.chunk(3, dim=-1)
     return x * (1 + scale) + shift, gate
+
+
+def _within_float16(residual: Tensor) -> Tensor:
+    """The residual streams of the released weights exceed float16, and one infinity becomes NaN in the next norm."""
+    return residual.clip(-65504, 65504) if residual.dtype == torch.float16 else residual
 
 
 def _key_mask(text_mask: Tensor | None, image: Tensor) -> Tensor | None:

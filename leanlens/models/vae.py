@@ -1,6 +1,7 @@
 """Pixels to normalised packed latents and back, through diffusers' `AutoencoderKLFlux2`.
 
-Comes in: pixels in -1..1, or packed latents. Goes out: the other. Knows nothing of files, noise or prompts.
+Comes in: pixels in -1..1, or packed latents, on the device the autoencoder computes on. Goes out: the other. Knows
+nothing of files, noise or prompts.
 
 Shapes: B batch, H x W pixels, h = H / 16 and w = W / 16 tokens, z latent channels (32), C = 4 z packed channels.
 
@@ -37,7 +38,7 @@ def encode(vae: AutoencoderKLFlux2, pixels: Tensor, generator: torch.Generator |
 
     Takes the mode of the posterior, as every known trainer does, or a sample of it where a `generator` is given.
     """
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
     latents = pack(posterior.mode() if generator is None else posterior.sample(generator))
     mean, std = _statistics(vae, latents)
     return (latents - mean) / std
@@ -45,7 +46,7 @@ def encode(vae: AutoencoderKLFlux2, pixels: Tensor, generator: torch.Generator |
 
 def decode(vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Normalised packed latents (B, h * w, C) -> pixels (B, 3, H, W), nominally in -1..1, in the autoencoder's dtype."""
-    tokens = tokens.to(vae.device, vae.dtype)
+    tokens = tokens.to(vae.dtype)
     mean, std = _statistics(vae, tokens)
     return vae.decode(unpack(tokens * std + mean, grid), return_dict=False)[0]
 

@@ -1,0 +1,145 @@
+"""The loop: from noise to latents.
+
+Comes in: a transformer, a scheduler with its noise levels set, noise, text features. Goes out: latents. Knows nothing
+of prompts, pixels or files.
+
+Two ways to the same velocity. The plain one runs the conditional and the unconditional branch each by itself, on text
+of its true length and without an attention mask wherever that is possible, and leaves the unconditional one out at
+guidance 1. `exact` does what the released code did: both branches padded to one length in one masked batch, always.
+In float32 they agree to rounding; in bfloat16 the last bits differ.
+
+Shapes: B pictures, L image tokens, C channels, S text tokens.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanlens.flow.guidance import guided_velocity
+from leanlens.pipeline.features import TextFeatures, join
+
+# (step index, timestep, latents after the step) -> latents to go on with, or None to stop here.
+StepHook = Callable[[int, Tensor, Tensor], Tensor | None]
+
+
+def denoise(
+    transformer: Any,
+    scheduler: Any,
+    latents: Tensor,
+    grid: tuple[int, int],
+    positive: TextFeatures,
+    negative: TextFeatures,
+    guidance_scale: float,
+    after_step: StepHook | None = None,
+    exact: bool = False,
+    attention_kwargs: dict[str, Any] | None = None,
+) -> Tensor:
+    """Walk `latents` (B, L, C) down the scheduler's noise levels.
+
+    Args:
+        transformer: a `LensTransformer2DModel`.
+        scheduler: its `timesteps` are the ones to walk; its begin index is set.
+        latents: noise, or a noised picture, at the first of these levels.
+        grid: (h, w) with h * w = L.
+        positive, negative: text of the two branches, B rows each.
+        guidance_scale: 1 leaves the unconditional branch out, unless `exact`.
+        after_step: called after every step.
+        exact: both branches in one masked batch, as the released code has it.
+
+    Returns:
+        (B, L, C), the dtype of `latents`.
+
+    Raises:
+        FloatingPointError: latents that are not finite, with the step and the likely cause.
+    """
+    positive, negative = positive.trimmed(), negative.trimmed()
+    branches = _exact_branches if exact else _plain_branches
+    velocity_at = branches(transformer, grid, positive, negative, guidance_scale, attention_kwargs)
+    watch = _FiniteWatch(latents, len(scheduler.timesteps))
+    with torch.no_grad():
+        for index, timestep in enumerate(scheduler.timesteps):
+            velocity = velocity_at(latents, _model_time(timestep, latents))
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+            watch.look(index, latents)
+            if after_step is not None:
+                changed = after_step(index, timestep, latents)
+                if changed is None:
+                    break
+                latents = changed
+    watch.report()
+    return latents
+
+
+def _plain_branches(transformer, grid, positive, negative, scale, attention_kwargs) -> Callable[[Tensor, Tensor], Tensor]:
+    masks = {id(text): None if bool(text.mask.all()) else text.mask for text in (positive, negative)}
+
+    def branch(name: str, text: TextFeatures, latents: Tensor, time: Tensor) -> Tensor:
+        with transformer.cache_context(name):
+            return transformer(latents, text.layers, masks[id(text)], time, [(1, *grid)], attention_kwargs=attention_kwargs)
+
+    def velocity(latents: Tensor, time: Tensor) -> Tensor:
+        conditional = branch("cond", positive, latents, time)
+        if scale == 1:
+            return conditional
+        return guided_velocity(conditional, branch("uncond", negative, latents, time), scale)
+
+    return velocity
+
+
+def _exact_branches(transformer, grid, positive, negative, scale, attention_kwargs) -> Callable[[Tensor, Tensor], Tensor]:
+    both = join([positive, negative])
+
+    def velocity(latents: Tensor, time: Tensor) -> Tensor:
+        with transformer.cache_context("cond_uncond"):
+            output = transformer(
+                torch.cat([latents, latents]), both.layers, both.mask, torch.cat([time, time]), [(1, *grid)],
+                attention_kwargs=attention_kwargs,
+            )  # fmt: skip
+        return guided_velocity(*output.chunk(2), scale)
+
+    return velocity
+
+
+def _model_time(timestep: Tensor, latents: Tensor) -> Tensor:
+    """Scheduler timestep in 0..1000 -> (B,) in 0..1, rounded to the latents' dtype before and after the division.
+
+    The released code rounds there, and in bfloat16 the difference is visible: 994.19 becomes 996.
+    """
+    return timestep.to(latents.dtype).to(latents.device).expand(latents.shape[0]) / 1000
+
+
+class _FiniteWatch:
+    """Notices the first step whose latents are not finite.
+
+    On the CPU it looks after every step. On an accelerator a look would make the host wait, so the first bad step is
+    noted on the device and read once, after the loop.
+    """
+
+    def __init__(self, latents: Tensor, steps: int):
+        self.steps = steps
+        self.dtype = latents.dtype
+        self.eager = latents.device.type == "cpu"
+        self.first_bad = torch.full((), steps, device=latents.device)
+
+    def look(self, index: int, latents: Tensor) -> None:
+        bad = ~torch.isfinite(latents).all()
+        if self.eager:
+            if bad:
+                self._stop(index)
+        else:
+            self.first_bad = torch.where(bad & (self.first_bad == self.steps), index, self.first_bad)
+
+    def report(self) -> None:
+        if not self.eager and (index := int(self.first_bad)) < self.steps:
+            self._stop(index)
+
+    def _stop(self, index: int) -> None:
+        if self.dtype == torch.float16:
+            cause = "float16 does not hold the range of this model; use bfloat16 or float32"
+        elif index == 0:
+            cause = "a damaged weight file or LoRA is likely; `leanlens weights verify` finds it"
+        else:
+            cause = "a guidance scale or LoRA scale far from the usual is likely"
+        raise FloatingPointError(f"latents are not finite after step {index + 1} of {self.steps}: {cause}")

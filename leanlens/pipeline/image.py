@@ -1,0 +1,119 @@
+"""Pixels as people hold them <-> pixels as the autoencoder does.
+
+Comes in: PIL pictures, arrays or tensors. Goes out: tensors in -1..1, and back. Knows nothing of latents.
+
+Shapes: B pictures, H x W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True)
+class SourcePicture:
+    """What img2img and inpainting start from.
+
+    `pixels` (1 or B, 3, H, W) in -1..1; `repaint` (1, 1, H, W) in 0..1, 1 where new content is wanted, or None for
+    everywhere; `strength` in 0..1, the share of the noise levels that is walked again.
+    """
+
+    pixels: Tensor
+    strength: float
+    repaint: Tensor | None = None
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """(B, 3, H, W), clamped to -1..1 -> (B, H, W, 3) uint8; (x + 1) * 127.5 cut off, not rounded, as the original does."""
+    scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+
+
+def from_pixels(pixels: Tensor, output_type: str) -> Any:
+    """(B, 3, H, W) in -1..1 -> a list of PIL pictures, a float array (B, H, W, 3) in 0..1, or a tensor in 0..1."""
+    if output_type == "pil":
+        return [Image.fromarray(array) for array in to_uint8(pixels)]
+    unit = (pixels.float().clamp(-1, 1) + 1) / 2
+    return unit.cpu() if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_pixels(image: Any, size: tuple[int, int] | None = None, argument: str = "image") -> Tensor:
+    """A picture as (1, 3, H, W) float32 in -1..1.
+
+    Args:
+        image: a PIL picture (any mode; transparency is laid on white; EXIF rotation applied), an array (H, W, 3) uint8
+            or float in 0..1, or a tensor (3, H, W) or (B, 3, H, W) in 0..1.
+        size: (height, width) that a PIL picture or an array is scaled and centre-cropped to; a tensor must have it.
+        argument: what to call it in errors.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(image, Tensor):
+        tensor = image if image.ndim == 4 else image[None]
+        if tensor.ndim != 4 or tensor.shape[1] != 3 or not tensor.is_floating_point():
+            raise ValueError(f"{argument} has shape {tuple(image.shape)} and dtype {image.dtype}; (3, H, W) floats in 0..1 are accepted")
+        if size and tuple(tensor.shape[2:]) != size:
+            raise ValueError(f"{argument} is {tensor.shape[3]}x{tensor.shape[2]} but the picture is to be {size[1]}x{size[0]}")
+        return tensor.float() * 2 - 1
+    picture = _as_pil(image, argument)
+    if size:
+        picture = ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS)
+    array = np.asarray(picture, dtype=np.float32) / 127.5 - 1
+    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
+
+
+def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """A mask as (1, 1, H, W) float32 in 0..1, 1 (white) where the picture is to be repainted.
+
+    Args:
+        mask: a PIL picture, or an array or tensor (H, W) in 0..1.
+        source_size: (height, width) of the picture it belongs to, which it must have.
+        size: (height, width) to bring it to, in the way `to_pixels` brings the picture.
+
+    Raises:
+        ValueError: a mask of another size, or one that asks for nothing to be repainted.
+    """
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu().numpy().squeeze()
+    if isinstance(mask, np.ndarray):
+        mask = Image.fromarray(mask if mask.dtype == np.uint8 else (mask.clip(0, 1) * 255).round().astype(np.uint8))
+    if not isinstance(mask, Image.Image):
+        raise ValueError(f"mask is a {type(mask).__name__}; a PIL picture, an array or a tensor is accepted")
+    if (mask.height, mask.width) != source_size:
+        raise ValueError(
+            f"the mask is {mask.width}x{mask.height} but the picture is {source_size[1]}x{source_size[0]}; give a mask of the same size"
+        )
+    grey = ImageOps.fit(mask.convert("L"), (size[1], size[0]), Image.Resampling.LANCZOS)
+    values = torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)[None, None]
+    if not (values > 0).any():
+        raise ValueError("the mask is black everywhere, so nothing would be repainted; white marks what to repaint")
+    return values
+
+
+def picture_size(image: Any) -> tuple[int, int]:
+    """(height, width) of a picture in any of the accepted forms."""
+    if isinstance(image, Image.Image):
+        transposed = ImageOps.exif_transpose(image)
+        return transposed.height, transposed.width
+    return tuple(image.shape[-2:]) if isinstance(image, Tensor) else tuple(image.shape[:2])
+
+
+def _as_pil(image: Any, argument: str) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"{argument} has shape {image.shape}; (H, W, 3) is accepted")
+        image = Image.fromarray(image if image.dtype == np.uint8 else (image.clip(0, 1) * 255).round().astype(np.uint8))
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"{argument} is a {type(image).__name__}; a PIL picture, an array or a tensor is accepted")
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.getbands() or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")

@@ -1,0 +1,417 @@
+"""From a prompt to a picture: the calls in order.
+
+Comes in: a prompt, or text features. Goes out: pictures, or latents. Each step is a file of this room: `tokens` and
+`features` (text), `denoise` (the loop), `image` (pixels); `variants` starts from a picture instead of noise.
+
+Shapes: B pictures, L = H / 16 * W / 16 image tokens, C packed latent channels (128), S text tokens, E text width.
+
+Source: Lens, arXiv 2605.21573; call signature and every number are those of the released pipeline.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLFlux2, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from leanlens.flow.schedule import linear_sigmas, shift_mu
+from leanlens.models import vae as autoencoder
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.pipeline.denoise import StepHook, denoise
+from leanlens.pipeline.features import TextFeatures, TextSide
+from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
+from leanlens.pipeline.placement import compute_device, tiled_decoding
+from leanlens.pipeline.request import check_guidance, check_size, check_steps
+from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, TEMPLATES
+from leanlens.resolution import resolve_size
+
+# The released folders name two classes as if they were part of diffusers and transformers: class -> (that, our module).
+_LIBRARIES = {
+    "LensTransformer2DModel": ("diffusers", "leanlens.models.transformer"),
+    "LensGptOssEncoder": ("transformers", "leanlens.models.text_encoder"),
+}
+
+
+@dataclass
+class LensPipelineOutput(BaseOutput):
+    """`images`: PIL pictures, an array, a tensor, or packed latents, as `output_type` asks for."""
+
+    images: Any
+
+
+class LensPipeline(DiffusionPipeline, LoraBaseMixin):
+    """Text to image with any Lens checkpoint.
+
+    Args:
+        scheduler: noise levels and Euler steps. A key `shift_rule` in its configuration chooses the time shift
+            (`flow/schedule.py`); without it the released empirical rule holds.
+        vae: the autoencoder, with batch-norm statistics of packed latents.
+        text_encoder: `LensGptOssEncoder` or another frozen language model; None when only features are passed in.
+        tokenizer: its tokenizer, or None.
+        transformer: the denoiser.
+        text_template: "harmony" or "plain"; None takes harmony for GPT-OSS and plain for any other language model.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012 - read by diffusers as class attributes
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    _lora_loadable_modules = ["transformer"]  # noqa: RUF012
+    transformer_name = "transformer"
+
+    def __init__(
+        self,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        vae: AutoencoderKLFlux2,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        transformer: LensTransformer2DModel,
+        text_template: str | None = None,
+    ):
+        super().__init__()
+        if text_template is not None and text_template not in TEMPLATES:
+            raise ValueError(f"text_template {text_template!r} is not known; use one of {', '.join(TEMPLATES)}")
+        self.register_modules(
+            scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
+        )
+        self.register_to_config(text_template=text_template)
+        self.reasoner: Callable[[list[str]], list[str]] | None = None
+        """Rewrites prompts when a call asks for it with `enable_reasoner=True`."""
+        self._interrupt = False
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = "",
+        height: int | None = None,
+        width: int | None = None,
+        base_resolution: int | None = None,
+        aspect_ratio: str | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: list[Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
+        negative_prompt_embeds: list[Tensor] | None = None,
+        negative_prompt_mask: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Tensor] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        max_sequence_length: int = MAX_SEQUENCE_LENGTH,
+        enable_reasoner: bool = False,
+        *,
+        template_date: str = DEFAULT_DATE,
+        exact: bool = False,
+        attention_kwargs: dict[str, Any] | None = None,
+        source: SourcePicture | None = None,
+    ) -> LensPipelineOutput | tuple[Any]:
+        """Draw.
+
+        Args:
+            prompt: what to draw; a list gives one picture for each.
+            negative_prompt: what to keep away from. Blank means no text at all, which is how Lens was trained.
+            height, width: pixels, multiples of 16; both or neither.
+            base_resolution, aspect_ratio: instead of a size, a bucket such as 1024 and "16:9" (width to height).
+                Without any of the four: a square of the size the autoencoder was trained for, 1024 for Lens.
+            num_inference_steps: noise levels to walk; 20 for Lens, 4 for Turbo, 50 for Base.
+            guidance_scale: 5 for Lens and Base; 1 for Turbo, which leaves the unconditional branch out.
+            num_images_per_prompt: pictures for each prompt.
+            generator: one for the whole batch, or a list with one for each picture, which makes every picture
+                independent of what is drawn beside it.
+            latents: noise to start from instead, packed (B, L, C).
+            prompt_embeds: features (B, S, E) of each selected layer instead of a prompt; then neither tokenizer nor
+                text encoder is needed. Without `negative_prompt_embeds` the unconditional branch has no text.
+            prompt_mask: (B, S) bool, True for real tokens; None means all.
+            negative_prompt_embeds, negative_prompt_mask: the same for the negative prompt.
+            output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W), both in 0..1, or "latent" (packed, B, L, C).
+            return_dict: False gives a tuple of one.
+            callback_on_step_end: called as `(pipeline, step, timestep, {"latents": latents})` after every step; what
+                it returns under "latents" replaces them.
+            callback_on_step_end_tensor_inputs: names of the tensors the callback is given; only "latents" exists.
+            max_sequence_length: text tokens, the template's included; a longer prompt is cut and a warning quotes it.
+            enable_reasoner: let `self.reasoner` rewrite the prompts first.
+            template_date: the date inside the text template, YYYY-MM-DD or "today". The released code takes today.
+            exact: compute both branches in one masked batch at any guidance, as the released code does.
+            attention_kwargs: `{"scale": s}` scales LoRA adapters.
+            source: a picture to start from; `variants` fills it in.
+
+        Raises:
+            ValueError: one sentence that names the argument, its value and what is accepted.
+            FloatingPointError: latents that are not finite, with the step and the likely cause.
+        """
+        check_steps(num_inference_steps)
+        check_guidance(guidance_scale)
+        height, width = self._resolve_size(height, width, base_resolution, aspect_ratio)
+        self._check_output(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt)
+        self._interrupt = False
+
+        positive, negative = self._encode(
+            prompt, negative_prompt, prompt_embeds, prompt_mask, negative_prompt_embeds, negative_prompt_mask,
+            enable_reasoner, date=template_date, max_sequence_length=max_sequence_length,
+        )  # fmt: skip
+        positive, negative = positive.repeat(num_images_per_prompt), negative.repeat(num_images_per_prompt)
+
+        side = autoencoder.token_pixels(self.vae)
+        grid = (height // side, width // side)
+        noise = self._prepare_noise(positive.mask.shape[0], grid, generator, latents)
+        self._set_levels(grid, num_inference_steps, 1.0 if source is None else source.strength)
+        start, keep = self._start(noise, source)
+
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
+            drawn = denoise(
+                self.transformer, self.scheduler, start, grid, positive, negative, guidance_scale,
+                self._step_hook(callback_on_step_end, keep, bar), exact, attention_kwargs,
+            )  # fmt: skip
+        images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
+
+        self.maybe_free_model_hooks()
+        return LensPipelineOutput(images=images) if return_dict else (images,)
+
+    @property
+    def text_side(self) -> TextSide:
+        """Prompts -> features, as the opened folder has it."""
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("this pipeline has no text encoder and tokenizer; pass prompt_embeds instead of prompt")
+        layers = self.transformer.config.selected_layer_index
+        return TextSide(self.tokenizer, self.text_encoder, layers, self.config.get("text_template"))
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipeline.interrupt = True` from another thread or a callback to stop after the running step."""
+        return self._interrupt
+
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        self._interrupt = value
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] | None = "",
+        *,
+        template_date: str = DEFAULT_DATE,
+        max_sequence_length: int = MAX_SEQUENCE_LENGTH,
+    ) -> tuple[TextFeatures, TextFeatures]:
+        """Features of prompts and negative prompts, B rows each.
+
+        Their `layers` and `mask` may be kept and passed as `prompt_embeds`, `prompt_mask`, `negative_prompt_embeds`
+        and `negative_prompt_mask` later, when the text encoder is gone.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = _one_for_each(negative_prompt or "", len(prompts))
+        options = {
+            "date": template_date,
+            "max_sequence_length": max_sequence_length,
+            "device": compute_device(self.text_side.encoder),
+        }
+        positive = self.text_side(prompts, **options)
+        return positive, self.text_side.negative(negatives, positive, **options)
+
+    def _resolve_size(self, height, width, base_resolution, aspect_ratio) -> tuple[int, int]:
+        if height is None and width is None and base_resolution is None and aspect_ratio is None:
+            height = width = int(self.vae.config.sample_size)
+        height, width = resolve_size(height, width, base_resolution, aspect_ratio)
+        check_size(height, width, autoencoder.token_pixels(self.vae))
+        return height, width
+
+    def _check_output(self, output_type, tensor_inputs, images) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type {output_type!r} is not accepted; use one of {', '.join(OUTPUT_TYPES)}")
+        unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(f"callback_on_step_end_tensor_inputs {unknown} are not known; only 'latents' is")
+        if not isinstance(images, int) or images < 1:
+            raise ValueError(f"num_images_per_prompt {images!r} is not accepted; give a whole number from 1")
+
+    def _encode(
+        self, prompt, negative_prompt, embeds, mask, negative_embeds, negative_mask, enable_reasoner, **options
+    ) -> tuple[TextFeatures, TextFeatures]:
+        if (prompt is None) == (embeds is None):
+            raise ValueError("give either prompt or prompt_embeds")
+        if embeds is not None:
+            positive = _given_features(embeds, mask, "prompt")
+        else:
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            if not prompts or not all(isinstance(item, str) for item in prompts):
+                raise ValueError(f"prompt {prompt!r} is not accepted; give a string or a list of strings")
+            if enable_reasoner:
+                prompts = self._reason(prompts)
+            options["device"] = compute_device(self.text_side.encoder)
+            positive = self.text_side(prompts, **options)
+        if negative_embeds is not None:
+            negative = _given_features(negative_embeds, negative_mask, "negative_prompt")
+        else:
+            negatives = _one_for_each(negative_prompt or "", positive.mask.shape[0])
+            if any(text.strip() for text in negatives):
+                options["device"] = compute_device(self.text_side.encoder)
+                negative = self.text_side.negative(negatives, positive, **options)
+            else:
+                negative = positive.without_text()
+        if negative.mask.shape[0] != positive.mask.shape[0]:
+            raise ValueError(
+                f"negative_prompt_embeds holds {negative.mask.shape[0]} rows and prompt_embeds {positive.mask.shape[0]}; give as many"
+            )
+        device = compute_device(self.transformer)
+        return positive.to(device, self.transformer.dtype), negative.to(device, self.transformer.dtype)
+
+    def _reason(self, prompts: list[str]) -> list[str]:
+        if self.reasoner is None:
+            raise ValueError("enable_reasoner needs a reasoner; set pipeline.reasoner to a function from prompts to prompts")
+        return self.reasoner(prompts)
+
+    def _prepare_noise(self, batch, grid, generator, latents) -> Tensor:
+        shape = (batch, grid[0] * grid[1], self.transformer.config.in_channels)
+        device, dtype = compute_device(self.transformer), self.transformer.dtype
+        if latents is not None:
+            if tuple(latents.shape) != shape:
+                raise ValueError(f"latents has shape {tuple(latents.shape)}; {shape} is accepted for this size and batch")
+            return latents.to(device, dtype)
+        if isinstance(generator, list) and len(generator) != batch:
+            raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
+        return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+
+    def _set_levels(self, grid: tuple[int, int], steps: int, strength: float) -> None:
+        """Set the scheduler's levels; below strength 1 only the last `strength` share of them is walked."""
+        mu = shift_mu(self.scheduler.config, grid[0] * grid[1], steps)
+        self.scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=mu)
+        skipped = steps - max(1, min(steps, round(steps * strength)))
+        self.scheduler.timesteps = self.scheduler.timesteps[skipped:]
+        self.scheduler.set_begin_index(skipped)
+
+    def _start(self, noise: Tensor, source: SourcePicture | None) -> tuple[Tensor, Callable[[int, Tensor], Tensor] | None]:
+        """Latents at the first level, and what keeps the untouched part of a picture in place after every step."""
+        if source is None:
+            return noise, None
+        device = compute_device(self.vae)
+        clean = autoencoder.encode(self.vae, source.pixels.to(device)).to(noise.device, noise.dtype)
+        clean = clean.expand(noise.shape[0], -1, -1)
+        levels = self.scheduler.sigmas[self.scheduler.begin_index :].to(noise.device)
+
+        def noised(index: int) -> Tensor:
+            return ((1 - levels[index]) * clean.float() + levels[index] * noise.float()).to(noise.dtype)
+
+        if source.repaint is None:
+            return noised(0), None
+        side = autoencoder.token_pixels(self.vae)
+        tokens = torch.nn.functional.max_pool2d(source.repaint, side).flatten(2).transpose(1, 2)  # (1, L, 1)
+        touched = (tokens > 0).to(noise.device)
+
+        def keep(index: int, latents: Tensor) -> Tensor:
+            return torch.where(touched, latents, noised(index + 1))
+
+        return noised(0), keep
+
+    def _step_hook(self, callback, keep, bar) -> StepHook:
+        def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+            if keep is not None:
+                latents = keep(index, latents)
+            if callback is not None:
+                latents = (callback(self, index, timestep, {"latents": latents}) or {}).pop("latents", latents)
+            bar.update()
+            return None if self._interrupt else latents
+
+        return after_step
+
+    def _decode(self, latents: Tensor, grid: tuple[int, int], output_type: str, source: SourcePicture | None) -> Any:
+        device = compute_device(self.vae)
+        with tiled_decoding(self.vae, grid):
+            pixels = autoencoder.decode(self.vae, latents.to(device), grid)
+        if source is not None and source.repaint is not None:
+            repaint = source.repaint.to(device)
+            pixels = repaint * pixels.float() + (1 - repaint) * source.pixels.to(device)
+        return from_pixels(pixels, output_type)
+
+    # Opening, saving, adapters -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "LensPipeline":
+        """Open a pipeline folder in the official layout, whoever wrote it.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a preset name (`turbo`, `rl`, `base`, `nano`) or a repository id.
+            kwargs: as diffusers has them: `torch_dtype`, `device_map`, any component by its name, and so on.
+
+        Raises:
+            ValueError: weights that are missing, unexpected, damaged or of another shape, before anything is loaded.
+        """
+        from leanlens.hub import locate
+        from leanlens.weights.layouts import require_sound_folder
+
+        folder = locate(str(pretrained_model_name_or_path))
+        require_sound_folder(folder, skip=tuple(name for name in kwargs if name in cls._component_names()))
+        if "torch_dtype" in kwargs:
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        return super().from_pretrained(str(folder), **kwargs)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read `model_index.json`, with our classes found where they are instead of where the official files say."""
+        loaded = super().load_config(*args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for entry in config.values():
+            if isinstance(entry, list) and len(entry) == 2 and entry[1] in _LIBRARIES:
+                entry[0] = _LIBRARIES[entry[1]][1]
+        return loaded
+
+    def to_json_string(self) -> str:
+        """`model_index.json` with the official class names, so that any Lens program opens what we save."""
+        kept = self._internal_dict
+        official = {
+            name: [_LIBRARIES[entry[1]][0], entry[1]]
+            if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in _LIBRARIES
+            else entry
+            for name, entry in kept.items()
+            if not (name == "text_template" and entry is None)
+        }
+        try:
+            self._internal_dict = official
+            return super().to_json_string().replace(f'"{type(self).__name__}"', '"LensPipeline"')
+        finally:
+            self._internal_dict = kept
+
+    def load_lora_weights(self, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> None:
+        """Add a LoRA file of any trainer's layout to the transformer; further ones need other `adapter_name`s."""
+        from leanlens.weights.lora import apply_lora, read_lora
+
+        apply_lora(self.transformer, read_lora(path), adapter_name, scale)
+
+    def unload_lora_weights(self) -> None:
+        """Take every LoRA out again."""
+        from leanlens.weights.lora import remove_loras
+
+        remove_loras(self.transformer)
+
+    @classmethod
+    def _component_names(cls) -> tuple[str, ...]:
+        return ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
+
+
+def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:
+    layers = list(embeds)
+    if not layers or any(layer.ndim != 3 or layer.shape[:2] != layers[0].shape[:2] for layer in layers):
+        raise ValueError(f"{argument}_embeds must be a list of tensors (batch, tokens, width), one for each selected layer")
+    if mask is None:
+        mask = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=layers[0].device)
+    if mask.shape != layers[0].shape[:2]:
+        raise ValueError(
+            f"{argument}_mask has shape {tuple(mask.shape)}; {tuple(layers[0].shape[:2])} is accepted, one flag for each token"
+        )
+    return TextFeatures(layers, mask.bool())
+
+
+def _one_for_each(text: str | list[str], count: int) -> list[str]:
+    if isinstance(text, str):
+        return [text] * count
+    if len(text) != count:
+        raise ValueError(f"negative_prompt holds {len(text)} texts for {count} prompts; give one, or one for each")
+    return list(text)

@@ -1,0 +1,124 @@
+"""The one validated form that every door fills in.
+
+Comes in: fields as a person, a client or a picture's metadata gives them. Goes out: an `ImageRequest` in which every
+choice is made, so that the same request gives the same picture wherever it came from. Knows nothing of models.
+"""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
+
+MAX_PROMPT_CHARACTERS = 32_000
+MAX_SEED = 2**63 - 1
+
+
+class LoraChoice(BaseModel):
+    """A LoRA file and how strongly it acts; 1 is as it was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    scale: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
+
+
+class ImageRequest(BaseModel):
+    """Everything that decides a picture, given a model.
+
+    `ImageRequest.checked(...)` builds one and turns whatever is wrong into a one-sentence `ValueError`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+    """What to draw."""
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] = ""
+    """What to keep away from; blank means zero text tokens, not an encoded empty string."""
+    width: int
+    """Pixels, a multiple of 16."""
+    height: int
+    """Pixels, a multiple of 16."""
+    num_inference_steps: int = Field(ge=1, le=1000)
+    """Noise levels to walk."""
+    guidance_scale: float = Field(ge=0, le=100, allow_inf_nan=False)
+    """1 means no guidance."""
+    seed: int = Field(ge=0, le=MAX_SEED)
+    """Of this one picture; picture i of several has the seed of the first plus i."""
+    image: str | None = None
+    """Path of a picture to start from."""
+    mask: str | None = None
+    """Path of a mask of the same size as `image`; white is repainted."""
+    strength: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    """Share of the noise levels to walk again from `image`."""
+    loras: tuple[LoraChoice, ...] = ()
+    """Adapters, in the order they are applied."""
+    template_date: str = DEFAULT_DATE
+    """The date inside the text template, YYYY-MM-DD."""
+    max_sequence_length: int = Field(MAX_SEQUENCE_LENGTH, ge=1, le=4096)
+    """Text tokens, the template's included."""
+    exact: bool = False
+    """Compute both guidance branches in one masked batch, as the released code does."""
+
+    @classmethod
+    def checked(cls, **fields: Any) -> "ImageRequest":
+        """Build one.
+
+        Raises:
+            ValueError: one sentence that names the field, its value and what is accepted.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise ValueError(describe(error)) from None
+
+    @field_validator("template_date")
+    @classmethod
+    def _date(cls, value: str) -> str:
+        return resolve_date(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ImageRequest":
+        check_size(self.height, self.width)
+        if self.image is None and (self.mask is not None or self.strength is not None):
+            raise ValueError("mask and strength need a picture to start from; give image too")
+        if self.image is not None and self.strength is None:
+            raise ValueError("strength is missing; give a number above 0 and up to 1 beside image")
+        return self
+
+
+def describe(error: ValidationError) -> str:
+    """The first complaint of pydantic as one sentence."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":  # our own sentence
+        return str(first["ctx"]["error"])
+    if first["type"] == "extra_forbidden":
+        return f"{name} is not a known setting; known are {', '.join(ImageRequest.model_fields)}"
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "string_too_long":
+        return f"{name} has {len(first['input']):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are accepted"
+    return f"{name} {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def check_size(height: int, width: int, multiple: int = 16) -> None:
+    """Raise a ValueError unless both are positive multiples of `multiple`; it names the nearest accepted size."""
+    for name, value in (("height", height), ("width", width)):
+        if value <= 0 or value % multiple:
+            lower = max(multiple, value // multiple * multiple)
+            near = f"{lower} or {lower + multiple}" if value > 0 else str(multiple)
+            raise ValueError(f"{name} {value} is not accepted: it must be a multiple of {multiple}, such as {near}")
+
+
+def check_steps(steps: int) -> None:
+    """Raise a ValueError unless `steps` is a whole number from 1 to 1000."""
+    if not isinstance(steps, int) or not 1 <= steps <= 1000:
+        raise ValueError(f"num_inference_steps {steps!r} is not accepted: give a whole number from 1 to 1000")
+
+
+def check_guidance(scale: float) -> None:
+    """Raise a ValueError unless `scale` is a number from 0 to 100."""
+    if not math.isfinite(scale) or not 0 <= scale <= 100:
+        raise ValueError(f"guidance_scale {scale!r} is not accepted: give a number from 0 to 100 (1 is no guidance)")

@@ -1,0 +1,167 @@
+"""Prompts to token ids: the conversation a prompt is wrapped in, and the official truncation.
+
+Comes in: prompts and a transformers tokenizer. Goes out: padded ids, their mask, and how many leading tokens belong to
+the wrapping and carry no feature. Knows nothing of encoders or features.
+
+Source: the Harmony conversation of the released Lens code, byte for byte; the length rules are its own.
+"""
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanlens.log import logger
+
+DEFAULT_DATE = "2026-05-23"  # the day before the release; other ports froze it too
+MAX_SEQUENCE_LENGTH = 512  # with the prefix, as the released pipeline counts
+TEMPLATES = ("harmony", "plain")
+
+_SYSTEM = (
+    "You are ChatGPT, a large language model trained by OpenAI.\n"
+    "Knowledge cutoff: 2024-06\n"
+    "Current date: {date}\n\n"
+    "Reasoning: medium\n\n"
+    "# Valid channels: analysis, commentary, final. Channel must be included for every message."
+)
+_INSTRUCTIONS = (
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background."
+)
+_THOUGHT = "Need to generate one image according to the description."
+
+
+@dataclass(frozen=True)
+class HarmonyTemplate:
+    """The conversation Lens was trained with: GPT-OSS is asked to describe an image, the prompt is the user's turn.
+
+    The released code writes today's date into the system turn, so that its pictures drift from day to day; here the
+    date is a setting.
+    """
+
+    date: str = DEFAULT_DATE
+
+    def prefix(self) -> str:
+        """Everything before the prompt; 97 tokens of the GPT-OSS tokenizer for any date."""
+        return (
+            f"<|start|>system<|message|>{_SYSTEM.format(date=self.date)}<|end|>"
+            f"<|start|>developer<|message|># Instructions\n\n{_INSTRUCTIONS}\n\n<|end|>"
+            "<|start|>user<|message|>"
+        )
+
+    def suffix(self) -> str:
+        """Everything after the prompt; 22 tokens, which are encoded and kept."""
+        return (
+            f"<|end|><|start|>assistant<|channel|>analysis<|message|>{_THOUGHT}<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>"
+        )
+
+    def render(self, prompt: str) -> str:
+        """The whole conversation, cut at the first `<|return|>` as the released code cuts it."""
+        return (self.prefix() + prompt + self.suffix()).split("<|return|>", 1)[0]
+
+
+@dataclass(frozen=True)
+class PlainTemplate:
+    """No conversation: the prompt as it is, with whatever special tokens its tokenizer adds. For small models."""
+
+    date: str = DEFAULT_DATE
+
+    def prefix(self) -> str:
+        return ""
+
+    def render(self, prompt: str) -> str:
+        return prompt
+
+
+Template = HarmonyTemplate | PlainTemplate
+
+
+def template_named(name: str, date: str = DEFAULT_DATE) -> Template:
+    """The template called `name`, dated `date` ("today" for the current day).
+
+    Raises:
+        ValueError: an unknown name, or a date that is not YYYY-MM-DD.
+    """
+    if name not in TEMPLATES:
+        raise ValueError(f"text template {name!r} is not known; use one of {', '.join(TEMPLATES)}")
+    date = resolve_date(date)
+    return HarmonyTemplate(date) if name == "harmony" else PlainTemplate(date)
+
+
+def resolve_date(date: str) -> str:
+    """`date` as YYYY-MM-DD; "today" is the current day.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if date == "today":
+        return datetime.date.today().isoformat()
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+            raise ValueError
+        return datetime.date.fromisoformat(date).isoformat()
+    except ValueError:
+        raise ValueError(f"template_date {date!r} is not accepted; give YYYY-MM-DD, or today") from None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`ids` and `mask` (B, S) int64, right-padded; the first `prefix` columns are the wrapping's."""
+
+    ids: Tensor
+    mask: Tensor
+    prefix: int
+
+
+def tokenize(
+    tokenizer: Any, prompts: list[str], template: Template, max_sequence_length: int = MAX_SEQUENCE_LENGTH
+) -> Tokens:
+    """Wrap, tokenize, truncate on the right and pad on the right to the longest.
+
+    `max_sequence_length` counts the prefix. Truncation takes the end of the suffix first, then the end of the prompt;
+    a prompt that loses words is warned of with the words it lost.
+
+    Raises:
+        ValueError: `max_sequence_length` leaves no room for a prompt, or the tokenizer cannot pad.
+    """
+    prefix_text = template.prefix()
+    prefix = len(tokenizer(prefix_text, add_special_tokens=False)["input_ids"]) if prefix_text else 0
+    if max_sequence_length <= prefix:
+        raise ValueError(
+            f"max_sequence_length {max_sequence_length} is not accepted: the template alone takes {prefix} tokens; "
+            f"give more than that ({MAX_SEQUENCE_LENGTH} is usual)"
+        )
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        raise ValueError("the tokenizer has no padding token; set its pad_token")
+    rows = []
+    for prompt in prompts:
+        encoded = tokenizer(template.render(prompt), return_offsets_mapping=True)
+        ids = encoded["input_ids"]
+        if len(ids) > max_sequence_length:
+            _warn_of_cut(prompt, len(prefix_text), encoded["offset_mapping"], max_sequence_length)
+            ids = ids[:max_sequence_length]
+        rows.append(ids)
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], dtype=torch.int64)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], dtype=torch.int64)
+    return Tokens(ids, mask, prefix)
+
+
+def _warn_of_cut(prompt: str, prefix_length: int, offsets: list[tuple[int, int]], kept: int) -> None:
+    first_cut = next((start for start, end in offsets[kept:] if end > start), prefix_length + len(prompt))
+    cut = prompt[max(0, first_cut - prefix_length) :]
+    if not cut:
+        logger.warning(
+            "The prompt just fits %d tokens, and the end of the conversation around it was cut, as the original does.", kept
+        )
+        return
+    quoted = cut if len(cut) <= 200 else f"{cut[:120]} ... {cut[-60:]}"
+    logger.warning(
+        "The prompt is longer than %d tokens (template included); its last %d characters are not seen by the model: %r",
+        kept, len(cut), quoted,
+    )  # fmt: skip
