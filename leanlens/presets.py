@@ -1,0 +1,172 @@
+"""The released models by short name: sampling defaults, licence, and where the weights can be had. One table.
+
+Comes in: a preset's name, or the path of a model. Goes out: a `Preset`. Reads at most one small JSON file; knows
+nothing of downloading (that is `hub`) and nothing of tensors.
+
+Steps and guidance are those of the released model cards. The released command line draws at base resolution 1440; we
+default to 1024, which is what most machines hold; 1440 is one argument away. The first publisher's repositories were
+withdrawn in the middle of 2026, so every source here is a mirror kept by others; `docs/mirrors.md` says how to set
+your own.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# What of a model folder is fetched: weights and configs, no pictures, no pickles, no repacked copies.
+FOLDER_FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*.json",
+    "tokenizer/*.jinja",
+    "tokenizer/*.txt",
+    "text_encoder/*.json",
+    "text_encoder/*.safetensors",
+    "transformer/*.json",
+    "transformer/*.safetensors",
+    "vae/*.json",
+    "vae/*.safetensors",
+    "README.md",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that holds a model.
+
+    Attributes:
+        address: a repository id `owner/name`.
+        layout: "folder", a model folder that opens as it is; or "files", single files for node-graph programs, which
+            are fetched only when this source is asked for by name.
+        files: shell patterns of what is fetched, relative to the root of the source.
+        gigabytes: about what is fetched, 10^9 bytes.
+    """
+
+    address: str
+    layout: str
+    files: tuple[str, ...]
+    gigabytes: float
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A released model.
+
+    Attributes:
+        name: short name, as every command takes it.
+        title: name in running text.
+        description: one sentence.
+        num_inference_steps, guidance_scale: sampling defaults.
+        base_resolution: default area, as the side of a square in pixels.
+        licence: of the weights, as their cards state it.
+        sources: where it can be had, tried in this order; empty for the model inside the package.
+    """
+
+    name: str
+    title: str
+    description: str
+    num_inference_steps: int
+    guidance_scale: float
+    base_resolution: int
+    licence: str
+    sources: tuple[Source, ...]
+
+
+def _folder(address: str) -> Source:
+    return Source(address, "folder", FOLDER_FILES, 30.6)
+
+
+def _single_files(denoiser: str) -> Source:
+    files = (denoiser, "text_encoders/gpt_oss_20b_nvfp4.safetensors", "vae/flux2-vae.safetensors")
+    return Source("Comfy-Org/Lens", "files", files, 21.8)
+
+
+_RELEASED_LICENCE = (
+    "MIT for the denoiser (its card: for research purposes), Apache-2.0 for the GPT-OSS text encoder, "
+    "FLUX.2 terms for the autoencoder"
+)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="nano",
+            title="Lens nano",
+            description="The small model inside the package, for trying every command without a download.",
+            num_inference_steps=20,
+            guidance_scale=5.0,
+            base_resolution=256,
+            licence="MIT",
+            sources=(),
+        ),
+        Preset(
+            name="turbo",
+            title="Lens-Turbo",
+            description="Distilled to 4 steps without guidance: the fastest.",
+            num_inference_steps=4,
+            guidance_scale=1.0,
+            base_resolution=1024,
+            licence=_RELEASED_LICENCE,
+            sources=(
+                _folder("Jinstudio/Lens-Turbo"),
+                _folder("YuCollection/Lens-Turbo-Diffusers"),
+                _single_files("diffusion_models/lens_turbo_bf16.safetensors"),
+            ),
+        ),
+        Preset(
+            name="rl",
+            title="Lens",
+            description="Tuned by reinforcement learning: the best pictures; the bare name Lens means this one.",
+            num_inference_steps=20,
+            guidance_scale=5.0,
+            base_resolution=1024,
+            licence=_RELEASED_LICENCE,
+            sources=(
+                _folder("Jinstudio/Lens"),
+                _folder("YuCollection/Lens-Diffusers"),
+                _single_files("diffusion_models/lens_bf16.safetensors"),
+            ),
+        ),
+        Preset(
+            name="base",
+            title="Lens-Base",
+            description="Pre-trained only: the start for fine-tuning and LoRA training.",
+            num_inference_steps=50,
+            guidance_scale=5.0,
+            base_resolution=1024,
+            licence=_RELEASED_LICENCE,
+            sources=(_folder("Jinstudio/Lens-Base"), _folder("YuCollection/Lens-Base-Diffusers")),
+        ),
+    )
+}
+
+
+def preset_for(model: str | Path) -> Preset:
+    """The preset whose defaults fit `model`: a preset's name, a repository id, a model folder or a weight file.
+
+    A name that says "turbo" is turbo, "lens-base" is base, a folder called "nano" is nano; the names looked at are the
+    last part of the path, the repository part of a hub cache path, and `_name_or_path` in model_index.json. Anything
+    else has the defaults of "rl".
+    """
+    if str(model) in PRESETS:
+        return PRESETS[str(model)]
+    for name in _names_of(Path(model)):
+        if "turbo" in name:
+            return PRESETS["turbo"]
+        if re.search(r"lens[-_ ]?base", name):
+            return PRESETS["base"]
+        if name == "nano":
+            return PRESETS["nano"]
+    return PRESETS["rl"]
+
+
+def _names_of(path: Path) -> list[str]:
+    names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
+    index = path / "model_index.json"
+    if index.is_file():
+        origin = json.loads(index.read_text(encoding="utf-8")).get("_name_or_path")
+        names.append(Path(str(origin)).name)
+    return [name.lower() for name in names]
