@@ -1,0 +1,372 @@
+"""Stock parts to one official pipeline folder, one layout to another, and the components a pipeline is built of.
+
+Comes in: paths of a transformer, a text encoder, an autoencoder and a tokenizer, each in any layout that `layouts.py`
+names. Goes out: folders and files that exist whole or not at all, or the components in memory.
+
+Knows nothing of downloads and of the pipeline itself.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from leanlens.files import whole_folder
+from leanlens.weights.layouts import PARTS, TITLES, Layout, identify, require_readable
+from leanlens.weights.load import (
+    empty_model,
+    model_config,
+    open_text_encoder,
+    open_tokenizer,
+    open_transformer,
+    open_vae,
+    read_tensors,
+    require_fit,
+    stored_tensors,
+)
+from leanlens.weights.shards import STORED_DTYPES, Slot, write_file, write_shards
+
+# Library and class of each part, as the official model_index.json names them.
+OFFICIAL_CLASSES = {
+    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+    "vae": ("diffusers", "AutoencoderKLFlux2"),
+    "text_encoder": ("transformers", "LensGptOssEncoder"),
+    "tokenizer": ("transformers", "PreTrainedTokenizerFast"),
+    "transformer": ("diffusers", "LensTransformer2DModel"),
+}
+OFFICIAL_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "time_shift_type": "exponential",
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+    "invert_sigmas": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+WEIGHT_STEM = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# What the released quantised text encoder says of itself.
+MXFP4_CONFIG = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
+OPENERS: dict[str, Callable[..., Any]] = {
+    "transformer": open_transformer,
+    "text_encoder": open_text_encoder,
+    "vae": open_vae,
+}
+
+
+def assemble(
+    out: str | Path,
+    transformer: str | Path,
+    text_encoder: str | Path,
+    vae: str | Path,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> Path:
+    """Build a complete pipeline folder in the official layout. Files that need no change are hard-linked or copied.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        tokenizer: None takes the one that lies with, or in, the text encoder.
+        dtype: of the weights; None keeps them as they are stored, and writes bfloat16 where the quantisation is one
+            that only ComfyUI reads. An MXFP4 text encoder stays as it is; `convert` dequantises one.
+
+    Raises:
+        ValueError: a part that is missing, damaged, refused, or does not fit the others.
+    """
+    layouts = {
+        name: _expect(name, path)
+        for name, path in (("transformer", transformer), ("text_encoder", text_encoder), ("vae", vae))
+    }
+    require_parts_fit(layouts)
+    tokens = open_tokenizer(_tokenizer_path(tokenizer, layouts["text_encoder"]))
+    with whole_folder(out) as folder:
+        for name, layout in layouts.items():
+            _write_component(folder / name, layout, dtype, progress)
+        official_scheduler().save_pretrained(folder / "scheduler")
+        _write_tokenizer(folder / "tokenizer", tokens, _tokenizer_path(tokenizer, layouts["text_encoder"]))
+        index = {"_class_name": "LensPipeline", "_diffusers_version": diffusers.__version__}
+        _write_json(folder / "model_index.json", {**index, **{name: OFFICIAL_CLASSES[name] for name in PARTS}})
+    return Path(out)
+
+
+def convert(
+    path: str | Path, out: str | Path, to: str = "diffusers", dtype: torch.dtype | None = None, progress: bool = False
+) -> Path:
+    """Write one component in another layout or dtype.
+
+    Args:
+        to: "diffusers" for a component folder; "comfy" for a single file of the transformer.
+        dtype: None keeps the stored one and takes bfloat16 where the weights are quantised.
+
+    Raises:
+        ValueError: a layout that cannot be read, or a target that does not exist for it.
+    """
+    layout = identify(path)
+    if to not in ("diffusers", "comfy"):
+        raise ValueError(f"to {to!r} is not accepted; 'diffusers' and 'comfy' are")
+    if layout.component not in TITLES or layout.refusal:
+        reason = layout.refusal or f"is a {layout.title}; a transformer, text encoder or autoencoder is accepted"
+        raise ValueError(f"{path} {reason}")
+    if to == "comfy":
+        if layout.component != "transformer":
+            raise ValueError(f"to 'comfy' is only for a transformer; {path} is a {layout.title}, use to 'diffusers'")
+        slots = _slots(layout, dtype)
+        write_file(Path(out), slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress))
+        return Path(out)
+    with whole_folder(out) as folder:
+        _rewrite_component(folder, layout, dtype, progress)
+        if _has_tokenizer(layout):
+            _write_tokenizer(folder, open_tokenizer(layout.path), layout.path)
+    return Path(out)
+
+
+def parts_beside(path: str | Path, wanted: tuple[str, ...] = ("text_encoder", "vae")) -> dict[str, Path]:
+    """The other parts for a transformer file that lies in a ComfyUI `models` tree, as far as they are there.
+
+    Raises:
+        ValueError: several files could be a wanted part.
+    """
+    path = Path(path).expanduser().absolute()
+    models = next((parent.parent for parent in path.parents if parent.name in ("diffusion_models", "unet")), None)
+    if models is None:
+        return {}
+    places = {"text_encoder": (("text_encoders", "clip"), "gpt_oss"), "vae": (("vae",), "flux2")}
+    found = {}
+    for name in wanted:
+        folders, word = places[name]
+        files = sorted(
+            file
+            for folder in folders
+            for file in (models / folder).rglob("*.safetensors")
+            if word in file.name.lower().replace("-", "_").replace("flux_2", "flux2").replace("flux.2", "flux2")
+        )
+        if len(files) > 1:
+            names = ", ".join(str(file.relative_to(models)) for file in files)
+            raise ValueError(
+                f"{models} holds {len(files)} files that could be the {name}: {names}; give {name} to choose one"
+            )
+        if files:
+            found[name] = files[0]
+    return found
+
+
+def components(
+    model: str | Path,
+    transformer: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Everything `LensPipeline` is made of, from a single file and its other parts.
+
+    Args:
+        model: a transformer in any layout, or a pipeline folder. In a ComfyUI `models` tree the other parts are found
+            beside it.
+        transformer, text_encoder, vae, tokenizer: parts that take the place of what `model` brings.
+
+    Returns:
+        A dict with scheduler, vae, text_encoder, tokenizer and transformer.
+
+    Raises:
+        ValueError: the first part that is missing, with how to give it; parts that do not fit each other.
+    """
+    given = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
+    paths = {name: Path(path) for name, path in given.items() if path is not None}
+    paths = {**_parts_of(identify(model), paths), **paths}
+    for name in ("transformer", "text_encoder", "vae"):
+        if name not in paths:
+            raise ValueError(f"{model} comes without its {name}: {_how_to_give(name)}")
+    layouts = {name: _expect(name, paths[name]) for name in OPENERS}
+    require_parts_fit(layouts)
+    tokens = open_tokenizer(_tokenizer_path(paths.get("tokenizer"), layouts["text_encoder"]))
+    opened = {name: OPENERS[name](paths[name], dtype=dtype, device=device, progress=progress) for name in OPENERS}
+    return {"scheduler": official_scheduler(), "tokenizer": tokens, **opened}
+
+
+def official_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler with the configuration that every released Lens has."""
+    return FlowMatchEulerDiscreteScheduler.from_config(OFFICIAL_SCHEDULER)
+
+
+def require_parts_fit(layouts: Mapping[str, Layout]) -> None:
+    """Check by sizes alone that transformer, text encoder and autoencoder can work together.
+
+    Raises:
+        ValueError: two parts that do not fit, with the two numbers.
+    """
+    transformer, encoder, vae = (layouts[name].facts for name in ("transformer", "text_encoder", "vae"))
+    if transformer["text_width"] != encoder["hidden_size"]:
+        raise ValueError(
+            f"{layouts['text_encoder'].path} gives features of width {encoder['hidden_size']}; "
+            f"the transformer {layouts['transformer'].path} takes {transformer['text_width']}"
+        )
+    if transformer["in_channels"] != vae["packed_channels"]:
+        raise ValueError(
+            f"{layouts['vae'].path} gives {vae['packed_channels']} packed channels; "
+            f"the transformer {layouts['transformer'].path} takes {transformer['in_channels']}"
+        )
+
+
+def _expect(component: str, path: str | Path) -> Layout:
+    layout = identify(path)
+    if layout.component == "pipeline" and component in layout.parts:
+        layout = layout.parts[component]
+    require_readable(layout, component)
+    return layout
+
+
+def _parts_of(layout: Layout, given: Mapping[str, Path]) -> dict[str, Path]:
+    if layout.component == "pipeline":
+        return {name: part.path for name, part in layout.parts.items()}
+    if layout.component == "transformer" or layout.refusal:
+        require_readable(layout, "transformer")
+        wanted = tuple(name for name in ("text_encoder", "vae") if name not in given)
+        return {"transformer": layout.path, **parts_beside(layout.path, wanted)}
+    raise ValueError(
+        f"{layout.path} is a {layout.title}; give the transformer, and this as --{layout.component.replace('_', '-')}"
+    )
+
+
+def _how_to_give(name: str) -> str:
+    where = {
+        "transformer": "give transformer=, a Lens transformer folder or file",
+        "text_encoder": "give text_encoder=, a GPT-OSS folder or ComfyUI's gpt_oss file, or put that file into "
+        "text_encoders/ of the models folder",
+        "vae": "give vae=, a FLUX.2 autoencoder folder or file, or put flux2-vae.safetensors into vae/ of the models "
+        "folder",
+    }
+    return where[name]
+
+
+def _tokenizer_path(tokenizer: str | Path | None, encoder: Layout) -> Path:
+    """Where the tokenizer is: as given, or with the text encoder.
+
+    Raises:
+        ValueError: neither.
+    """
+    if tokenizer is not None:
+        return Path(tokenizer)
+    if _has_tokenizer(encoder):
+        return encoder.path
+    beside = encoder.path.parent / "tokenizer"
+    if encoder.path.is_dir() and (beside / "tokenizer.json").is_file():  # the text encoder of a pipeline folder
+        return beside
+    raise ValueError(
+        f"{encoder.path} comes without a tokenizer: give tokenizer=, the folder or tokenizer.json of openai/gpt-oss-20b"
+    )
+
+
+def _has_tokenizer(layout: Layout) -> bool:
+    return bool(layout.facts.get("tokenizer")) or (layout.path / "tokenizer.json").is_file()
+
+
+def _write_component(folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool) -> None:
+    if _stays(layout, dtype):
+        require_fit(empty_model(layout), stored_tensors(layout), layout)
+        folder.mkdir()
+        _link_weights(folder, layout)
+        _write_json(folder / "config.json", _official_config(layout, keep_quantisation=True))
+    else:
+        folder.mkdir()
+        _rewrite_component(folder, layout, dtype, progress)
+
+
+def _stays(layout: Layout, dtype: torch.dtype | None) -> bool:
+    """Whether the files can serve in an official folder without a change."""
+    if layout.naming != "official" or layout.prefix != ("model." if layout.component == "text_encoder" else ""):
+        return False
+    if layout.quantisation is not None:
+        return layout.component == "text_encoder" and layout.quantisation == "mxfp4"
+    return dtype is None or set(layout.dtypes) <= {STORED_DTYPES[dtype], "I64"}
+
+
+def _link_weights(folder: Path, layout: Layout) -> None:
+    stem = WEIGHT_STEM[layout.component]
+    files = sorted({entry.file for entry in layout.entries.values()})
+    if len(files) == 1:
+        _link(files[0], folder / f"{stem}.safetensors")
+        return
+    for file in (*files, *layout.path.glob("*.safetensors.index.json")):
+        _link(file, folder / file.name)
+
+
+def _rewrite_component(folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool) -> None:
+    slots = _slots(layout, dtype)
+    tensors = read_tensors(layout, dtype, [slot.name for slot in slots], progress)
+    write_shards(folder, WEIGHT_STEM[layout.component], slots, tensors)
+    config = _official_config(layout, keep_quantisation=False)
+    if layout.component == "text_encoder":
+        largest = max(slots, key=lambda slot: slot.bytes)
+        config["dtype"] = str(largest.dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", config)
+
+
+def _slots(layout: Layout, dtype: torch.dtype | None) -> list[Slot]:
+    """What is written of a component: the tensors of its model, and whatever else of the language model is stored."""
+    stored = stored_tensors(layout)
+    names = [name for name in require_fit(empty_model(layout), stored, layout) if name in stored]
+    rest = [name for name in stored if name not in set(names)]
+    return [Slot(name, stored[name].dtype(dtype), stored[name].shape) for name in (*names, *rest)]
+
+
+def _official_config(layout: Layout, keep_quantisation: bool) -> dict[str, Any]:
+    model = empty_model(layout)
+    if layout.component != "text_encoder":
+        config = json.loads(model.to_json_string())
+        return {key: value for key, value in config.items() if key != "_name_or_path"}
+    config = {"architectures": ["LensGptOssEncoder"], "model_type": "gpt_oss", **model_config(layout)}
+    config["architectures"] = ["LensGptOssEncoder"]
+    config.setdefault("transformers_version", transformers.__version__)
+    if keep_quantisation and layout.quantisation:
+        config["quantization_config"] = layout.config.get("quantization_config") or MXFP4_CONFIG
+    return config
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
+    """The stock files where there are any, else what transformers writes."""
+    source = source / "tokenizer" if (source / "tokenizer").is_dir() else source
+    if not (source / "tokenizer_config.json").is_file():
+        tokenizer.save_pretrained(folder)
+        return
+    folder.mkdir(exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    source = source.resolve()  # a download cache keeps links
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)

@@ -1,0 +1,130 @@
+"""The headers of safetensors files, and the folders that hold them: what is stored, without reading any weight.
+
+Comes in: paths. Goes out: the name, dtype, shape and place of every tensor. Knows nothing of what the names mean, and
+imports no torch, so that looking into a 20 GB file is instant.
+
+Source: the safetensors format (8 bytes of little-endian length, a JSON header, then the bytes of the tensors).
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Bits of one element, by the dtype names of the format.
+DTYPE_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+
+INDEX_SUFFIX = ".safetensors.index.json"
+# How diffusers and transformers call the weights of one component, best first.
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as it lies in a file: the bytes `start` to `stop` of `file`."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors and metadata of one safetensors file.
+
+    Raises:
+        ValueError: the file is empty, cut short, or not safetensors; the message says which.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path} is empty: 0 bytes; fetch it again")
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > 200_000_000:
+            raise ValueError(f"{path} is not a safetensors file: its first 8 bytes are no header length")
+        if 8 + length > size:
+            raise ValueError(
+                f"{path} is cut short: its header needs {8 + length} bytes and the file has {size}; fetch it again"
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        metadata = header.pop("__metadata__", {})
+        entries = {name: _entry(path, item, 8 + length) for name, item in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a safetensors file: its header is unreadable ({error})") from error
+    end = max((entry.stop for entry in entries.values()), default=8 + length)
+    if end > size:
+        raise ValueError(f"{path} is cut short: its tensors need {end} bytes and the file has {size}; fetch it again")
+    return entries, metadata
+
+
+def read_folder(folder: Path) -> dict[str, Entry]:
+    """Tensors of the one set of weights in a folder, sharded or not; empty where there are no safetensors files.
+
+    Raises:
+        ValueError: a shard that the index names is missing, or the folder holds several sets of weights.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    for stem in WEIGHT_STEMS:
+        if folder / f"{stem}{INDEX_SUFFIX}" in indexes:
+            return _read_index(folder / f"{stem}{INDEX_SUFFIX}")
+        if folder / f"{stem}.safetensors" in files:
+            return read_header(folder / f"{stem}.safetensors")[0]
+    if len(indexes) == 1:
+        return _read_index(indexes[0])
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4])
+        raise ValueError(
+            f"{folder} holds {len(files)} weight files ({names}) and no index that joins them; name one file"
+        )
+    return read_header(files[0])[0] if files else {}
+
+
+def _read_index(index: Path) -> dict[str, Entry]:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map, so it does not say which shard holds which tensor")
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise ValueError(
+            f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}; fetch them again"
+        )
+    headers = {shard: read_header(index.parent / shard)[0] for shard in shards}
+    lost = [name for name, shard in weight_map.items() if name not in headers[shard]]
+    if lost:
+        raise ValueError(f"{index} names {len(lost)} tensors that its shards do not hold, first {lost[0]}")
+    return {name: headers[shard][name] for name, shard in weight_map.items()}
+
+
+def _entry(path: Path, item: dict[str, Any], base: int) -> Entry:
+    start, stop = item["data_offsets"]
+    entry = Entry(path, item["dtype"], tuple(item["shape"]), base + start, base + stop)
+    bits = DTYPE_BITS.get(entry.dtype)
+    if start < 0 or (bits is not None and entry.elements * bits != (stop - start) * 8):
+        raise ValueError(f"a tensor of shape {list(entry.shape)} and dtype {entry.dtype} has {stop - start} bytes")
+    return entry
