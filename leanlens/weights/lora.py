@@ -1,0 +1,430 @@
+"""LoRA files of every trainer: read into one form, applied to a transformer, written for any program.
+
+Comes in: a safetensors file or an adapter folder. Goes out: a `Lora`, low-rank pairs by the official module names; an
+adapter in a transformer; or a file. Knows nothing of training and of pictures.
+
+A LoRA adds `alpha / r * B @ A` to a weight (out, in): A is (r, in), also called down; B is (out, r), also called up.
+Where alpha is not stored as a tensor it is looked for in the PEFT configuration, then in the header fields of kohya-ss
+and others, and else equals r.
+
+Sources: LoRA, arXiv 2106.09685, section 4.1; PEFT's adapter format; the key names that trainers of Lens write.
+"""
+
+import json
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer as PeftLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from leanlens.files import whole_file
+from leanlens.log import logger
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.weights.headers import read_header, read_json
+
+# What stands before the module's name; the longest first, so that none hides another.
+_PREFIXES = (
+    "model.diffusion_model.",
+    "base_model.model.",
+    "diffusion_model.",
+    "transformer.",
+    "lora_transformer_",
+    "lora_unet__",
+    "lora_unet_",
+    "lycoris_",
+)
+# What stands after it -> which part of the pair it is.
+_PARTS = {
+    ".lora_A.weight": "A", ".lora_down.weight": "A", ".lora.down.weight": "A", ".lora_linear_layer.down.weight": "A",
+    ".lora_B.weight": "B", ".lora_up.weight": "B", ".lora.up.weight": "B", ".lora_linear_layer.up.weight": "B",
+    ".lora_A": "A", ".lora_B": "B", ".alpha": "alpha",
+}  # fmt: skip
+# Marks of formats that are not a pair of low-rank matrices.
+_OTHER_FORMATS = {
+    "LoKr": r"\.lokr_",
+    "LoHa": r"\.hada_",
+    "OFT": r"\.(oft_|boft_)",
+    "GLoRA": r"\.[ab][12]\.weight$",
+    "DoRA": r"\.(dora_scale|lora_magnitude_vector)",
+    "LoRA with biases": r"\.lora_B\.(default\.)?bias$",
+    "LoCon": r"\.lora_mid\.",
+    "a full weight difference": r"\.(diff|diff_b|set_weight|reshape_weight)$",
+}
+# Sibling networks keep query, key and value apart; Lens has one matrix for the three.
+_SPLIT = {
+    "img_qkv": ("to_q", "to_k", "to_v"),
+    "txt_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
+_HEADER_ALPHAS = ("ss_network_alpha", "lora_alpha", "alpha")
+_STYLES = ("comfy", "peft", "kohya")
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The change of one weight: `alpha / r * b @ a`, with a (r, in) and b (out, r)."""
+
+    a: Tensor
+    b: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """A LoRA by the official names of the linear layers it changes, and the header of the file it came from."""
+
+    layers: dict[str, LowRank]
+    metadata: dict[str, str]
+
+
+def read_lora(path: str | Path) -> Lora:
+    """Read the LoRA of any trainer: a safetensors file, or a folder written by PEFT or diffusers.
+
+    Keys of other models in the same file (a text encoder's) are named in a warning and left out.
+
+    Raises:
+        ValueError: not safetensors, no key of a Lens layer, half a pair, matrices that do not fit each other, or a
+            format that is not a LoRA (LoKr, LoHa, DoRA, OFT, full differences).
+    """
+    file, config = _open(Path(path))
+    _, metadata = read_header(file)
+    tensors = load_file(file)
+    _refuse_other_formats(file, tensors, config)
+    if "lora_adapter_metadata" in metadata and not config:
+        stored = json.loads(metadata["lora_adapter_metadata"])
+        config = {key.removeprefix("transformer."): value for key, value in stored.items()}
+
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    strange = []
+    for key, tensor in tensors.items():
+        name, part = _parse(key)
+        if name is None:
+            strange.append(key)
+        elif part in parts[name]:
+            raise ValueError(f"{file} holds {part} of {name} twice, once as {key!r}; give a file that holds it once")
+        else:
+            parts[name][part] = tensor
+    if not parts:
+        raise ValueError(f"{file} holds no LoRA of a Lens layer; its first keys are {', '.join(list(tensors)[:5])}")
+    if strange:
+        logger.warning("%s: %d keys name no Lens layer and are left out: %s", file, len(strange), ", ".join(strange))
+    layers = {name: _pair(file, name, found, config, metadata) for name, found in parts.items()}
+    return Lora(_fuse_split(file, layers), metadata)
+
+
+def apply_lora(transformer: LensTransformer2DModel, lora: Lora, name: str = "default", scale: float = 1.0) -> None:
+    """Add a LoRA to a transformer as the adapter `name`, active at `scale` beside those that are active already.
+
+    Raises:
+        ValueError: a name that is taken or holds a dot, or a LoRA made for layers of another size.
+    """
+    if not name or "." in name:
+        raise ValueError(f"name {name!r} cannot name an adapter; give letters without dots")
+    if name in _loaded(transformer):
+        raise ValueError(f"name {name!r} is taken by another LoRA; loaded are {', '.join(_loaded(transformer))}")
+    _check_shapes(transformer, lora)
+    scales = lora_scales(transformer)
+    state = {f"{module}.lora_A.weight": layer.a for module, layer in lora.layers.items()}
+    state |= {f"{module}.lora_B.weight": layer.b for module, layer in lora.layers.items()}
+    with warnings.catch_warnings():  # PEFT doubts that several adapters are meant; here they are
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        transformer.load_lora_adapter(state, prefix=None, adapter_name=name, metadata=_peft_config(lora))
+    set_lora_scales(transformer, scales | {name: scale})
+
+
+def set_lora_scales(transformer: LensTransformer2DModel, scales: Mapping[str, float]) -> None:
+    """Make exactly these adapters active, each at its scale; an empty mapping turns all of them off.
+
+    Raises:
+        ValueError: a name that is not loaded.
+    """
+    for name in scales:
+        if name not in _loaded(transformer):
+            raise ValueError(f"LoRA {name!r} is not loaded; loaded are {', '.join(_loaded(transformer)) or 'none'}")
+    if scales:
+        transformer.enable_lora()
+        transformer.set_adapters(list(scales), [float(scale) for scale in scales.values()])
+    elif _loaded(transformer):
+        transformer.disable_lora()
+
+
+def lora_scales(transformer: LensTransformer2DModel) -> dict[str, float]:
+    """Name -> scale of the active adapters, in the order they were made active."""
+    scales: dict[str, float] = {}
+    for module in transformer.modules():
+        if isinstance(module, PeftLayer) and not module.disable_adapters:
+            for name in module.active_adapters:
+                if module.lora_alpha.get(name):  # a layer that another adapter changes does not know this one
+                    scales.setdefault(name, module.scaling[name] * module.r[name] / module.lora_alpha[name])
+    return scales
+
+
+def remove_loras(transformer: LensTransformer2DModel) -> None:
+    """Take every adapter out; the transformer is what it was before the first."""
+    if _loaded(transformer):
+        transformer.unload_lora()
+
+
+def extract_lora(transformer: LensTransformer2DModel, name: str = "default") -> Lora:
+    """The adapter `name` of a transformer, at scale 1, as training leaves it; the tensors are shared, not copied.
+
+    Raises:
+        ValueError: it is not loaded.
+    """
+    if name not in _loaded(transformer):
+        raise ValueError(f"LoRA {name!r} is not loaded; loaded are {', '.join(_loaded(transformer)) or 'none'}")
+    rank_stabilised = transformer.peft_config[name].use_rslora
+    layers = {}
+    for path, module in transformer.named_modules():
+        if isinstance(module, PeftLayer) and name in module.lora_A:
+            alpha = float(module.lora_alpha[name]) * (math.sqrt(module.r[name]) if rank_stabilised else 1.0)
+            layers[path] = LowRank(module.lora_A[name].weight, module.lora_B[name].weight, alpha)
+    return Lora(layers, {})
+
+
+def write_lora(path: str | Path, lora: Lora, style: str = "comfy", metadata: Mapping[str, str] | None = None) -> None:
+    """Write a LoRA file, whole or not at all.
+
+    Args:
+        path: a `.safetensors` path.
+        lora: what to write.
+        style: "comfy" (`diffusion_model.` names, which ComfyUI and most programs load), "peft" (`transformer.` names,
+            as diffusers pipelines write them) or "kohya" (`lora_unet_` names).
+        metadata: header fields beside, or instead of, those that follow from the LoRA: `ss_steps`,
+            `modelspec.author`, `modelspec.trigger_phrase` and so on. All values are strings.
+
+    Raises:
+        ValueError: an unknown style, a path with another suffix, or a value that is not a string.
+    """
+    path = Path(path)
+    if style not in _STYLES:
+        raise ValueError(f"style {style!r} is not known; accepted are {', '.join(_STYLES)}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path {str(path)!r} must end in .safetensors")
+    header = _header(path, lora, style) | dict(metadata or {})
+    for key, value in header.items():
+        if not isinstance(value, str):
+            raise ValueError(f"metadata {key!r} is {value!r}; header fields of safetensors are strings")
+    tensors = {}
+    for module, layer in lora.layers.items():
+        if style == "kohya":
+            stem, down, up = "lora_unet_" + module.replace(".", "_"), "lora_down", "lora_up"
+        else:
+            stem, down, up = ("transformer." if style == "peft" else "diffusion_model.") + module, "lora_A", "lora_B"
+        tensors[f"{stem}.{down}.weight"] = layer.a.detach().cpu().contiguous().clone()
+        tensors[f"{stem}.{up}.weight"] = layer.b.detach().cpu().contiguous().clone()
+        if style != "peft":  # PEFT keeps alpha in the header
+            tensors[f"{stem}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def _open(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The weight file of `path`, and the PEFT configuration that lies beside it."""
+    if path.is_dir():
+        for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
+            if (path / name).is_file():
+                return _open(path / name)
+        raise ValueError(f"{path} holds neither adapter_model.safetensors nor pytorch_lora_weights.safetensors")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a LoRA file or an adapter folder")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not a .safetensors file; other formats can run any program when opened")
+    config = path.with_name("adapter_config.json")
+    return path, read_json(config) if path.name == "adapter_model.safetensors" and config.is_file() else {}
+
+
+def _refuse_other_formats(file: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    for title, pattern in _OTHER_FORMATS.items():
+        key = next((key for key in tensors if re.search(pattern, key)), None)
+        if key is not None:
+            raise ValueError(f"{file} holds {title} ({key!r}), which leanlens does not read; give a plain LoRA")
+    if config.get("peft_type", "LORA") != "LORA":
+        raise ValueError(f"{file} is a {config['peft_type']} adapter, which leanlens does not read; give a plain LoRA")
+
+
+def _parse(key: str) -> tuple[str | None, str]:
+    """A stored key -> the official name of its layer (None where it names none), and which part it holds."""
+    rest = key
+    while prefix := next((prefix for prefix in _PREFIXES if rest.startswith(prefix)), None):
+        rest = rest.removeprefix(prefix)
+    rest = re.sub(r"\.default(?=\.|$)", "", rest)
+    for suffix, part in _PARTS.items():
+        if rest.endswith(suffix):
+            return _official_name(rest.removesuffix(suffix)), part
+    return None, ""
+
+
+def _official_name(name: str) -> str | None:
+    """`transformer_blocks.7.attn.img_qkv`, with dots or with underscores, -> the same with dots."""
+    flat = name.replace(".", "_")
+    block = re.fullmatch(r"transformer_blocks_(\d+)_(.+)", flat)
+    if block is None:
+        return _names().get(flat)
+    found = _names().get(f"transformer_blocks_0_{block[2]}")
+    return found and found.replace(".0.", f".{int(block[1])}.", 1)
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Flattened name -> official name, of every linear layer of a Lens of one block, split attention included.
+
+    Names have underscores of their own, so the way back from `to_add_out` is a look-up and not a rule.
+    """
+    with torch.device("meta"):
+        model = LensTransformer2DModel(num_layers=1)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names += [f"transformer_blocks.0.attn.{part}" for parts in _SPLIT.values() for part in parts]
+    return {name.replace(".", "_"): name for name in names}
+
+
+def _pair(
+    file: Path, name: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], metadata: Mapping[str, str]
+) -> LowRank:
+    if "A" not in parts or "B" not in parts:
+        held = " and ".join(sorted(parts))
+        raise ValueError(f"{file} holds only {held} of {name}; a LoRA layer is a pair of lora_A and lora_B")
+    a, b = parts["A"], parts["B"]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        raise ValueError(
+            f"{file}: lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} of {name} are not (r, in) and (out, r)"
+        )
+    return LowRank(a, b, _alpha(file, name, a.shape[0], parts.get("alpha"), config, metadata))
+
+
+def _alpha(
+    file: Path, name: str, rank: int, tensor: Tensor | None, config: Mapping[str, Any], metadata: Mapping[str, str]
+) -> float:
+    """The tensor, else the PEFT configuration, else the header, else the rank."""
+    if tensor is not None:
+        return float(tensor)
+    if config.get("lora_alpha") is not None:
+        alpha = float(_by_pattern(config.get("alpha_pattern") or {}, name, config["lora_alpha"]))
+        return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+    for key in _HEADER_ALPHAS:
+        text = metadata.get(key, "None")
+        if text not in ("", "None", "Dynamic", "0", "0.0"):  # kohya-ss writes these where there is no one alpha
+            try:
+                return float(text)
+            except ValueError as error:
+                raise ValueError(f"{file}: header field {key} is {text!r}, which is not a number") from error
+    return float(rank)
+
+
+def _by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """PEFT's rule: a pattern fits the end of a module's name, from a dot on."""
+    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name)), default)
+
+
+def _fuse_split(file: Path, layers: dict[str, LowRank]) -> dict[str, LowRank]:
+    """Pairs for query, key and value -> one pair for the fused matrix, where a file has them apart."""
+    fused = dict(layers)
+    for stem in sorted({name.rpartition(".")[0] for name in layers}):
+        for whole, parts in _SPLIT.items():
+            found = [fused.pop(f"{stem}.{part}", None) for part in parts]
+            if all(layer is None for layer in found):
+                continue
+            if f"{stem}.{whole}" in fused:
+                raise ValueError(f"{file} holds both {stem}.{whole} and its parts {', '.join(parts)}; give one of them")
+            fused[f"{stem}.{whole}"] = _fused(file, stem, found)
+    return fused
+
+
+def _fused(file: Path, stem: str, parts: list[LowRank | None]) -> LowRank:
+    """A = the A of all parts below each other; B = block-diagonal, with zeros where a part is not changed."""
+    present = [part for part in parts if part is not None]
+    height, dtype = present[0].b.shape[0], present[0].b.dtype
+    if any(part.a.shape[1] != present[0].a.shape[1] or part.b.shape[0] != height for part in present):
+        raise ValueError(f"{file}: query, key and value of {stem} have different sizes")
+    same = len({part.scale for part in present}) == 1
+    rank = sum(part.rank for part in present)
+    b = torch.zeros(height * len(parts), rank, dtype=dtype)
+    column = 0
+    for row, part in enumerate(parts):
+        if part is not None:
+            block = part.b if same else (part.b.float() * part.scale).to(dtype)
+            b[row * height : (row + 1) * height, column : column + part.rank] = block
+            column += part.rank
+    return LowRank(torch.cat([part.a for part in present]), b, rank * (present[0].scale if same else 1.0))
+
+
+# ------------------------------------------------------------------------------------------------ applying
+
+
+def _loaded(transformer: LensTransformer2DModel) -> list[str]:
+    return list(getattr(transformer, "peft_config", {}))
+
+
+def _check_shapes(transformer: LensTransformer2DModel, lora: Lora) -> None:
+    modules = dict(transformer.named_modules())
+    for name, layer in lora.layers.items():
+        if name not in modules:
+            raise ValueError(
+                f"the LoRA changes {name}, which this transformer of {transformer.config.num_layers} blocks lacks"
+            )
+        wanted = (modules[name].out_features, modules[name].in_features)
+        found = (layer.b.shape[0], layer.a.shape[1])
+        if found != wanted:
+            raise ValueError(
+                f"the LoRA changes {name} as a weight {found}, but here it is {wanted}; give one for this model"
+            )
+
+
+def _peft_config(lora: Lora) -> dict[str, Any]:
+    """The arguments of PEFT's `LoraConfig`; layers that differ from the first have patterns of their own."""
+    first = next(iter(lora.layers.values()))
+    return {
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "target_modules": list(lora.layers),
+        "rank_pattern": {
+            f"^{re.escape(name)}": layer.rank for name, layer in lora.layers.items() if layer.rank != first.rank
+        },
+        "alpha_pattern": {
+            f"^{re.escape(name)}": layer.alpha for name, layer in lora.layers.items() if layer.alpha != first.alpha
+        },
+    }
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def _header(path: Path, lora: Lora, style: str) -> dict[str, str]:
+    """Header fields that other programs read; `ss_` ones are kohya-ss's, `modelspec.` ones Stability's ModelSpec."""
+    ranks = {layer.rank for layer in lora.layers.values()}
+    alphas = {layer.alpha for layer in lora.layers.values()}
+    prefix = "transformer." if style == "peft" else ""
+    return {
+        "format": "pt",
+        "ss_network_module": "networks.lora_lens",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+        "ss_base_model_version": "lens",
+        "ss_output_name": path.stem,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "Lens/lora",
+        "modelspec.implementation": "leanlens",
+        "modelspec.title": path.stem,
+        "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lora_adapter_metadata": json.dumps({prefix + key: value for key, value in _peft_config(lora).items()}),
+    }

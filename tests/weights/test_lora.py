@@ -1,0 +1,410 @@
+"""Every style of LoRA file is built here by hand, read, applied, and compared with weights merged by hand."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.weights.lora import (
+    apply_lora,
+    extract_lora,
+    lora_scales,
+    read_lora,
+    remove_loras,
+    set_lora_scales,
+    write_lora,
+)
+
+TOY = {"num_layers": 2, "num_attention_heads": 2, "enc_hidden_dim": 32, "selected_layer_index": (0, 1)}
+RANK = 4
+BLOCK = [
+    "attn.img_qkv", "attn.txt_qkv", "attn.to_out.0", "attn.to_add_out", "img_mlp.w1", "img_mlp.w2", "img_mlp.w3",
+    "txt_mlp.w1", "txt_mlp.w2", "txt_mlp.w3", "img_mod.1", "txt_mod.1",
+]  # fmt: skip
+GLOBAL = [
+    "img_in", "txt_in", "proj_out", "norm_out.linear",
+    "time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2",
+]  # fmt: skip
+MODULES = [f"transformer_blocks.{block}.{name}" for block in (0, 1) for name in BLOCK] + GLOBAL
+
+
+@pytest.fixture(scope="module")
+def plain() -> LensTransformer2DModel:
+    torch.manual_seed(0)
+    return LensTransformer2DModel(**TOY).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def model(plain) -> LensTransformer2DModel:
+    return copy.deepcopy(plain)
+
+
+@pytest.fixture(scope="module")
+def pairs(plain) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Module -> (A, B), for every linear layer of the network."""
+    generator = torch.Generator().manual_seed(1)
+    made = {}
+    for name in MODULES:
+        out_features, in_features = plain.get_submodule(name).weight.shape
+        a = torch.randn(RANK, in_features, generator=generator) / in_features**0.5
+        made[name] = a, torch.randn(out_features, RANK, generator=generator) * 0.3
+    return made
+
+
+def draw(model) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        return model(
+            hidden_states=torch.randn(1, 24, 128, generator=generator),
+            encoder_hidden_states=[torch.randn(1, 5, 32, generator=generator) for _ in range(2)],
+            timestep=torch.tensor([0.6]),
+            img_shapes=[(1, 4, 6)],
+        )
+
+
+def merged(plain, pairs, scale) -> LensTransformer2DModel:
+    """A copy whose weights are W + scale * B @ A; `scale` is a number or a function of the module's name."""
+    model = copy.deepcopy(plain)
+    for name, (a, b) in pairs.items():
+        model.get_submodule(name).weight += (scale(name) if callable(scale) else scale) * (b @ a)
+    return model
+
+
+def assert_same(model, expected, plain):
+    found, wanted, before = draw(model), draw(expected), draw(plain)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert (found - before).abs().mean() > 0.02 * before.abs().mean()  # it acted
+
+
+# Styles: module, A, B -> the tensors a trainer writes, and the header beside them. ALPHA of each is written below it.
+
+
+def dotted(prefix, down, up):
+    return lambda name, a, b: {f"{prefix}{name}.{down}": a, f"{prefix}{name}.{up}": b}
+
+
+def flat(prefix, alpha=None):
+    def write(name, a, b):
+        stem = prefix + name.replace(".", "_")
+        tensors = {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}
+        return tensors if alpha is None else tensors | {f"{stem}.alpha": torch.tensor(alpha)}
+
+    return write
+
+
+AB = ("lora_A.weight", "lora_B.weight")
+STYLES = {
+    "comfy": (dotted("diffusion_model.", *AB), {}, 1.0),
+    "comfy in a checkpoint": (dotted("model.diffusion_model.", *AB), {}, 1.0),
+    "default adapter": (
+        dotted("diffusion_model.", "lora_A.default.weight", "lora_B.default.weight"),
+        {"step": "100", "rank": "4", "alpha": "2"},
+        0.5,
+    ),
+    "down and up": (dotted("diffusion_model.", "lora_down.weight", "lora_up.weight"), {"ss_network_alpha": "8"}, 2.0),
+    "diffusers": (dotted("transformer.", *AB), {}, 1.0),
+    "diffusers with alpha": (
+        dotted("transformer.", *AB),
+        {"lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 8}), "alpha": "100"},
+        2.0,
+    ),
+    "legacy": (dotted("transformer.", "lora_down.weight", "lora_up.weight"), {}, 1.0),
+    "bare": (dotted("", *AB), {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 2})}, 0.5),
+    "rank stabilised": (
+        dotted("", *AB),
+        {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 2, "use_rslora": True})},
+        1.0,
+    ),
+    "peft": (dotted("base_model.model.", *AB), {"lora_alpha": "2"}, 0.5),
+    "old diffusers": (dotted("transformer.", "lora.down.weight", "lora.up.weight"), {}, 1.0),
+    "oldest diffusers": (
+        dotted("transformer.", "lora_linear_layer.down.weight", "lora_linear_layer.up.weight"), {}, 1.0,
+    ),
+    "kohya": (flat("lora_unet_", alpha=1.0), {"ss_network_alpha": "100"}, 0.25),
+    "kohya without alphas": (flat("lora_unet_"), {"ss_network_alpha": "Dynamic"}, 1.0),
+    "two underscores": (flat("lora_unet__", alpha=4.0), {}, 1.0),
+    "lora_transformer": (flat("lora_transformer_", alpha=2.0), {}, 0.5),
+    "lycoris": (flat("lycoris_", alpha=2.0), {}, 0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_acts_as_merged_weights(style, plain, model, pairs, tmp_path):
+    write, header, scale = STYLES[style]
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        tensors |= write(name, a, b)
+    save_file(tensors, tmp_path / "lora.safetensors", metadata=header)
+    lora = read_lora(tmp_path / "lora.safetensors")
+    assert set(lora.layers) == set(MODULES)
+    apply_lora(model, lora, "style", 0.7)
+    assert_same(model, merged(plain, pairs, 0.7 * scale), plain)
+
+
+def save_comfy(path, pairs, alpha=4.0, only=""):
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        if only in name:
+            stem = f"diffusion_model.{name}"
+            tensors |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b, f"{stem}.alpha": torch.tensor(alpha)}
+    save_file(tensors, path)
+    return path
+
+
+def test_a_peft_folder(plain, model, pairs, tmp_path):
+    save_file(
+        {
+            f"base_model.model.{name}.lora_{part}.weight": t
+            for name, p in pairs.items()
+            for part, t in zip("AB", p, strict=True)
+        },
+        tmp_path / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "alpha_pattern": {r"attn\.img_qkv": 8, "^proj_out": 1}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    apply_lora(model, read_lora(tmp_path), "folder")
+    scales = lambda name: 2.0 if name.endswith("img_qkv") else 0.25 if name == "proj_out" else 1.0  # noqa: E731
+    assert_same(model, merged(plain, pairs, scales), plain)
+
+
+@pytest.mark.parametrize("write", ["save_lora_adapter", "peft"])
+def test_what_the_libraries_themselves_write(write, plain, model, pairs, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["attn.img_qkv", "to_out.0"], init_lora_weights=False)
+    torch.manual_seed(5)
+    if write == "peft":
+        trained = get_peft_model(copy.deepcopy(plain), config)
+        trained.save_pretrained(tmp_path)
+    else:
+        trained = copy.deepcopy(plain)
+        trained.add_adapter(config, adapter_name="mine")
+        trained.save_lora_adapter(tmp_path, adapter_name="mine")
+    apply_lora(model, read_lora(tmp_path), "library")
+    assert_same(model, trained, plain)
+
+
+def test_different_ranks_and_alphas_in_one_file(plain, model, tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    tensors, pairs = {}, {}
+    for rank, name in enumerate(MODULES, start=1):
+        out_features, in_features = plain.get_submodule(name).weight.shape
+        a = torch.randn(rank, in_features, generator=generator) / in_features**0.5
+        b = torch.randn(out_features, rank, generator=generator) * 0.2
+        stem = "lora_unet_" + name.replace(".", "_")
+        tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(2.0)}
+        pairs[name] = a, b * 2.0 / rank
+    save_file(tensors, tmp_path / "lora.safetensors")
+    apply_lora(model, read_lora(tmp_path / "lora.safetensors"))
+    assert_same(model, merged(plain, pairs, 1.0), plain)
+
+
+@pytest.mark.parametrize("alphas", [(4.0, 4.0, 4.0), (1.0, 2.0, 4.0)])
+@pytest.mark.parametrize("missing", [None, "k"])
+@pytest.mark.parametrize("prefix", ["transformer.", "lora_unet_"])
+def test_split_query_key_value_are_fused(alphas, missing, prefix, plain, model, tmp_path):
+    generator = torch.Generator().manual_seed(4)
+    tensors, pairs = {}, {}
+    for whole, names in {"img_qkv": "to_{}", "txt_qkv": "add_{}_proj"}.items():
+        delta = []
+        for part, alpha in zip("qkv", alphas, strict=True):
+            a = torch.randn(RANK, 128, generator=generator) / 11
+            b = torch.randn(128, RANK, generator=generator)
+            if part == missing:
+                delta.append(torch.zeros(128, 128))
+                continue
+            delta.append(alpha / RANK * b @ a)
+            stem = f"transformer_blocks.1.attn.{names.format(part)}"
+            stem = prefix + (stem if prefix.endswith(".") else stem.replace(".", "_"))
+            tensors |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b, f"{stem}.alpha": torch.tensor(alpha)}
+        pairs[f"transformer_blocks.1.attn.{whole}"] = torch.eye(128), torch.cat(delta)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    apply_lora(model, read_lora(tmp_path / "lora.safetensors"))
+    assert_same(model, merged(plain, pairs, 1.0), plain)
+
+
+def test_several_at_once_with_scales(plain, model, pairs, tmp_path):
+    attention = read_lora(save_comfy(tmp_path / "attention.safetensors", pairs, only="attn"))
+    mlp = read_lora(save_comfy(tmp_path / "mlp.safetensors", pairs, alpha=2.0, only="img_mlp"))
+    everything = read_lora(save_comfy(tmp_path / "everything.safetensors", pairs))
+    apply_lora(model, attention, "attention", 0.5)
+    apply_lora(model, mlp, "mlp", 2.0)
+    apply_lora(model, everything, "everything", -0.3)
+    assert lora_scales(model) == pytest.approx({"attention": 0.5, "mlp": 2.0, "everything": -0.3})
+
+    def scale(name):
+        return -0.3 + 0.5 * ("attn" in name) + 1.0 * ("img_mlp" in name)
+
+    assert_same(model, merged(plain, pairs, scale), plain)
+
+    set_lora_scales(model, {"everything": 1.0})
+    assert lora_scales(model) == {"everything": 1.0}
+    assert_same(model, merged(plain, pairs, 1.0), plain)
+    set_lora_scales(model, {})
+    assert lora_scales(model) == {}
+    torch.testing.assert_close(draw(model), draw(plain), rtol=0, atol=0)
+    set_lora_scales(model, {"everything": 0.5})
+    assert_same(model, merged(plain, pairs, 0.5), plain)
+    remove_loras(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(draw(model), draw(plain), rtol=0, atol=0)
+    remove_loras(model)
+
+
+def test_scale_zero_equals_none(plain, model, pairs, tmp_path):
+    apply_lora(model, read_lora(save_comfy(tmp_path / "lora.safetensors", pairs)), "nothing", 0.0)
+    torch.testing.assert_close(draw(model), draw(plain), rtol=0, atol=0)
+
+
+def test_bfloat16_weights_stay_bfloat16(plain, pairs, tmp_path):
+    model = copy.deepcopy(plain).to(torch.bfloat16)
+    apply_lora(model, read_lora(save_comfy(tmp_path / "lora.safetensors", pairs)))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("style", ["comfy", "peft", "kohya"])
+def test_round_trip(style, plain, model, pairs, tmp_path):
+    lora = read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, alpha=3.0))
+    write_lora(tmp_path / "again.safetensors", lora, style, {"ss_steps": "700", "modelspec.title": "mine"})
+    again = read_lora(tmp_path / "again.safetensors")
+    assert set(again.layers) == set(lora.layers)
+    for name, layer in lora.layers.items():
+        assert torch.equal(again.layers[name].a, layer.a)
+        assert torch.equal(again.layers[name].b, layer.b)
+        assert again.layers[name].alpha == 3.0
+    header = again.metadata
+    assert (header["format"], header["ss_network_dim"], header["ss_network_alpha"]) == ("pt", "4", "3")
+    assert (header["ss_steps"], header["modelspec.title"]) == ("700", "mine")
+    assert header["modelspec.architecture"] == "Lens/lora"
+    apply_lora(model, again)
+    assert_same(model, merged(plain, pairs, 0.75), plain)
+
+
+def test_the_names_other_programs_look_for(pairs, tmp_path):
+    lora = read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, only="blocks.1.attn.to_out"))
+    expected = {
+        "comfy": "diffusion_model.transformer_blocks.1.attn.to_out.0.{lora_A.weight,lora_B.weight,alpha}",
+        "peft": "transformer.transformer_blocks.1.attn.to_out.0.{lora_A.weight,lora_B.weight}",
+        "kohya": "lora_unet_transformer_blocks_1_attn_to_out_0.{lora_down.weight,lora_up.weight,alpha}",
+    }
+    for style, names in expected.items():
+        write_lora(tmp_path / "out.safetensors", lora, style)
+        stem, _, ends = names[:-1].partition("{")
+        assert set(load_file(tmp_path / "out.safetensors")) == {stem + end for end in ends.split(",")}
+
+
+def test_diffusers_reads_the_peft_style(plain, model, pairs, tmp_path):
+    lora = read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, alpha=3.0))
+    write_lora(tmp_path / "out.safetensors", lora, "peft")
+    model.load_lora_adapter(str(tmp_path), weight_name="out.safetensors", prefix="transformer", adapter_name="x")
+    assert_same(model, merged(plain, pairs, 0.75), plain)
+
+
+def test_extract_what_training_left(plain, model, pairs, tmp_path):
+    apply_lora(model, read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, alpha=3.0)), "mine", 0.2)
+    lora = extract_lora(model, "mine")
+    assert set(lora.layers) == set(MODULES)
+    write_lora(tmp_path / "out.safetensors", lora)
+    fresh = copy.deepcopy(plain)
+    apply_lora(fresh, read_lora(tmp_path / "out.safetensors"))
+    assert_same(fresh, merged(plain, pairs, 0.75), plain)
+    with pytest.raises(ValueError, match="'other' is not loaded; loaded are mine"):
+        extract_lora(model, "other")
+
+
+def test_keys_of_other_models_are_named_in_a_warning(pairs, tmp_path, caplog):
+    save_comfy(tmp_path / "lora.safetensors", pairs)
+    tensors = load_file(tmp_path / "lora.safetensors") | {"lora_te1_layer_0.lora_down.weight": torch.zeros(4, 8)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    assert set(read_lora(tmp_path / "lora.safetensors").layers) == set(MODULES)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "1 keys name no Lens layer and are left out: lora_te1_layer_0.lora_down.weight" in message
+
+
+STEM = "diffusion_model.transformer_blocks.0.attn.to_add_out"
+A, B = f"{STEM}.lora_A.weight", f"{STEM}.lora_B.weight"
+GOOD = {A: torch.zeros(4, 128), B: torch.zeros(128, 4)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"double_blocks.0.img_attn.qkv.lora_A.weight": torch.zeros(4, 8)}, "no LoRA of a Lens layer.*double_blocks"),
+        ({A: torch.zeros(4, 128)}, "holds only A of transformer_blocks.0.attn.to_add_out"),
+        ({f"{STEM}.alpha": torch.tensor(1.0)}, "holds only alpha"),
+        (GOOD | {B: torch.zeros(128, 5)}, r"\(4, 128\) and lora_B \(128, 5\) of .* are not"),
+        (GOOD | {A: torch.zeros(4, 128, 1, 1)}, "are not"),
+        (GOOD | {A.removeprefix("diffusion_model."): torch.zeros(4, 128)}, "holds A of .* twice"),
+        (
+            GOOD | {A.replace("to_add_out", n): GOOD[A] for n in ("to_q", "img_qkv")}
+            | {B.replace("to_add_out", n): GOOD[B] for n in ("to_q", "img_qkv")},
+            "holds both .*img_qkv and its parts",
+        ),
+        (GOOD | {f"{STEM}.dora_scale": torch.zeros(128, 1)}, "holds DoRA"),
+        (GOOD | {f"{STEM}.lora_magnitude_vector.default": torch.zeros(128)}, "holds DoRA"),
+        ({f"{STEM}.lokr_w1": torch.zeros(4, 4), f"{STEM}.lokr_w2": torch.zeros(4, 4)}, "holds LoKr"),
+        ({f"{STEM}.hada_w1_a": torch.zeros(4, 4)}, "holds LoHa"),
+        ({f"{STEM}.oft_blocks": torch.zeros(4, 4)}, "holds OFT"),
+        ({f"{STEM}.diff": torch.zeros(128, 128)}, "a full weight difference"),
+        (GOOD | {f"{STEM}.lora_B.bias": torch.zeros(128)}, "LoRA with biases"),
+    ],
+)  # fmt: skip
+def test_wrong_files_are_named(tensors, message, tmp_path):
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match=message):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+def test_wrong_paths_and_headers(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_lora(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match=r"neither adapter_model\.safetensors"):
+        read_lora(tmp_path)
+    (tmp_path / "lora.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"is not a \.safetensors file"):
+        read_lora(tmp_path / "lora.pt")
+    save_file(GOOD, tmp_path / "lora.safetensors", metadata={"alpha": "much"})
+    with pytest.raises(ValueError, match="header field alpha is 'much'"):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+def test_a_lora_for_another_size_is_refused_before_anything_changes(model, plain, tmp_path):
+    save_file(GOOD | {A: torch.zeros(4, 64)}, tmp_path / "narrow.safetensors")
+    with pytest.raises(ValueError, match=r"to_add_out as a weight \(128, 64\), but here it is \(128, 128\)"):
+        apply_lora(model, read_lora(tmp_path / "narrow.safetensors"))
+    deep = {key.replace("blocks.0", "blocks.47"): tensor for key, tensor in GOOD.items()}
+    save_file(deep, tmp_path / "deep.safetensors")
+    with pytest.raises(ValueError, match=r"blocks\.47\.attn\.to_add_out, which this transformer of 2 blocks lacks"):
+        apply_lora(model, read_lora(tmp_path / "deep.safetensors"))
+    assert list(model.state_dict()) == list(plain.state_dict())
+
+
+def test_wrong_names_scales_and_styles(model, tmp_path):
+    save_file(GOOD, tmp_path / "lora.safetensors")
+    lora = read_lora(tmp_path / "lora.safetensors")
+    apply_lora(model, lora, "mine")
+    with pytest.raises(ValueError, match="'mine' is taken"):
+        apply_lora(model, lora, "mine")
+    with pytest.raises(ValueError, match="without dots"):
+        apply_lora(model, lora, "a.b")
+    with pytest.raises(ValueError, match="'other' is not loaded; loaded are mine"):
+        set_lora_scales(model, {"other": 1.0})
+    with pytest.raises(ValueError, match="style 'a1111' is not known; accepted are comfy, peft, kohya"):
+        write_lora(tmp_path / "out.safetensors", lora, "a1111")
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        write_lora(tmp_path / "out.pt", lora)
+    with pytest.raises(ValueError, match="'ss_steps' is 700; header fields"):
+        write_lora(tmp_path / "out.safetensors", lora, metadata={"ss_steps": 700})
+
+
+def test_the_written_header_is_strings_only(tmp_path):
+    save_file(GOOD, tmp_path / "lora.safetensors")
+    write_lora(tmp_path / "out.safetensors", read_lora(tmp_path / "lora.safetensors"))
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert config["r"] == 4
+    assert config["target_modules"] == ["transformer_blocks.0.attn.to_add_out"]
