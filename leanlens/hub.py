@@ -144,6 +144,21 @@ def mirrors_for(name: str) -> list[str]:
     return [name]
 
 
+def describe_sources() -> str:
+    """What can be fetched, in words: each preset with its licence, the mirrors set now, and the other sources known."""
+    lines = []
+    for preset in PRESETS.values():
+        lines += [f"{preset.name}: {preset.title}. {preset.description}", f"  licence: {preset.licence}"]
+        mirrors = mirrors_for(preset.name) if preset.sources else []
+        sizes = {source.address: f" (about {source.gigabytes:.0f} GB)" for source in preset.sources}
+        lines += [f"  mirror {place}: {mirror}{sizes.get(mirror, '')}" for place, mirror in enumerate(mirrors, start=1)]
+        for source in preset.sources:
+            if source.address not in mirrors:
+                kind = "single files" if source.layout == "files" else "model folder"
+                lines.append(f"  with --mirror: {source.address}, {kind}{sizes[source.address]}")
+    return "\n".join(lines)
+
+
 def mirrors_file() -> Path:
     """The file with one's own mirrors, `~/.config/leanlens/mirrors.toml`; it need not exist."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "leanlens" / "mirrors.toml"

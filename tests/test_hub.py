@@ -357,3 +357,29 @@ def test_a_local_mirror_that_comes_first_is_used_in_place(monkeypatch, tmp_path)
     (tmp_path / "turbo" / "model_index.json").write_text("{}")
     monkeypatch.setenv("LEANLENS_MIRRORS", f"{tmp_path}/{{name}}")
     assert locate("turbo") == tmp_path / "turbo"
+
+
+def test_the_list_names_every_preset_and_the_mirrors_in_force(monkeypatch):
+    text = hub.describe_sources()
+    assert "mirror 1: Jinstudio/Lens-Turbo (about 31 GB)" in text
+    assert "with --mirror: Comfy-Org/Lens, single files (about 22 GB)" in text
+    assert "nano: Lens nano." in text
+    monkeypatch.setenv("LEANLENS_MIRRORS", "/mnt/{name}")
+    assert "mirror 1: /mnt/turbo" in hub.describe_sources()
+    assert "with --mirror: Jinstudio/Lens-Turbo, model folder" in hub.describe_sources()
+
+
+def test_the_command(repository, tmp_path):
+    from typer.testing import CliRunner
+
+    from leanlens.cli.weights import app
+
+    def call(*words):
+        return CliRunner().invoke(app, ["fetch", *words])
+
+    assert "Lens-Base" in call("--list").output
+    assert call("base", "--to", str(tmp_path / "base")).output.strip() == str(tmp_path / "base")
+    call("turbo", "--mirror", "someone/a", "--mirror", "someone/b")
+    assert [name for name, _, _ in repository.calls] == ["Jinstudio/Lens-Base", "someone/a"]
+    assert "MODEL is missing" in str(call().exception)
+    assert "'lens-9' cannot be fetched" in str(call("lens-9").exception)

@@ -1,4 +1,4 @@
-"""`leanlens weights`: name, check, assemble and convert files of weights.
+"""`leanlens weights`: name, check, assemble, convert and fetch files of weights.
 
 Comes in: paths in words. Goes out: text or JSON on standard output, folders and files; exit code 2 where a check fails.
 """
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Name, check, assemble and convert files of weights.")
+app = typer.Typer(no_args_is_help=True, help="Name, check, assemble, convert and fetch files of weights.")
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -84,6 +84,32 @@ def convert(
     from leanlens.weights.assemble import convert as rewrite
 
     typer.echo(rewrite(path, out, to, wanted, progress=True))
+
+
+@app.command()
+def fetch(
+    model: Annotated[str | None, typer.Argument(help="turbo, rl, base, or a repository id owner/name.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder to make; without it, this machine's models folder.")
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only from here: a repository id, an http(s) folder with SHA256SUMS, or a folder. Repeatable."
+        ),
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show what can be fetched, and from where.")] = False,
+) -> None:
+    """Download a released model and check every sum; an interrupted download goes on where it stopped."""
+    from leanlens.hub import describe_sources
+    from leanlens.hub import fetch as download
+
+    if show_list:
+        typer.echo(describe_sources())
+    elif model is None:
+        raise ValueError("MODEL is missing; give turbo, rl, base or a repository id, or --list to see what there is")
+    else:
+        typer.echo(download(model, to, mirror or None))
 
 
 def _dtype(name: str | None) -> Any:
