@@ -139,7 +139,9 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         Raises:
             ValueError: an input whose shape does not fit the others.
         """
-        grid = self._check_inputs(hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes)
+        grid = self._check_inputs(
+            hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes
+        )
         if encoder_hidden_states_mask is not None and self._parallel_config is not None:
             raise ValueError(
                 "encoder_hidden_states_mask cannot be combined with context parallelism: tokens are distributed over "
@@ -164,7 +166,9 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
 
     def project_text(self, features: list[Tensor]) -> Tensor:
         """Normalise each feature layer (B, S, E), join them along channels and project: (B, S, D)."""
-        return self.txt_in(torch.cat([norm(layer) for norm, layer in zip(self.txt_norm, features, strict=True)], dim=-1))
+        return self.txt_in(
+            torch.cat([norm(layer) for norm, layer in zip(self.txt_norm, features, strict=True)], dim=-1)
+        )
 
     def enable_cache(self, config: Any) -> None:
         """Turn on a step cache of diffusers; the names that are known to be right for Lens are in `SUPPORTED_CACHES`.
@@ -192,7 +196,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             raise ValueError("timestep and img_shapes are required: a noise level in 0..1 and [(1, h, w)]")
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.in_channels:
             raise ValueError(
-                f"hidden_states has shape {tuple(hidden_states.shape)}; (batch, tokens, {self.config.in_channels}) is accepted"
+                f"hidden_states has shape {tuple(hidden_states.shape)}; "
+                f"(batch, tokens, {self.config.in_channels}) is accepted"
             )
         if len(features) != len(self.txt_norm):
             raise ValueError(
@@ -208,10 +213,13 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
                 )
         if mask is not None and tuple(mask.shape) != text_shape[:2]:
             raise ValueError(
-                f"encoder_hidden_states_mask has shape {tuple(mask.shape)}; {text_shape[:2]} is accepted, one flag per text token"
+                f"encoder_hidden_states_mask has shape {tuple(mask.shape)}; "
+                f"{text_shape[:2]} is accepted, one flag per text token"
             )
         if mask is not None and mask.is_floating_point():  # 0 and -inf would read as False and True
-            raise ValueError(f"encoder_hidden_states_mask has dtype {mask.dtype}; bool, or integers 0 and 1, are accepted")
+            raise ValueError(
+                f"encoder_hidden_states_mask has dtype {mask.dtype}; bool, or integers 0 and 1, are accepted"
+            )
         if timestep.ndim > 1 or timestep.numel() not in (1, batch):
             raise ValueError(f"timestep has shape {tuple(timestep.shape)}; a scalar or ({batch},) is accepted")
         frames, height, width = _single_grid(img_shapes)
@@ -302,6 +310,7 @@ class LensAttention(nn.Module, AttentionModuleMixin):
     _available_processors = [LensAttnProcessor]  # noqa: RUF012
     _supports_qkv_fusion = False  # the released weights are fused already
     is_cross_attention = False
+    processor: LensAttnProcessor
 
     def __init__(self, width: int, heads: int, head_dim: int):
         super().__init__()
@@ -315,7 +324,7 @@ class LensAttention(nn.Module, AttentionModuleMixin):
         self.norm_added_k = RMSNorm(head_dim, eps=1e-6)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, width), nn.Identity()])
         self.to_add_out = nn.Linear(heads * head_dim, width)
-        self.set_processor(LensAttnProcessor())
+        self.processor = LensAttnProcessor()
 
     def forward(
         self,
@@ -438,7 +447,9 @@ def _key_mask(text_mask: Tensor | None, image: Tensor) -> Tensor | None:
 
 def _single_grid(img_shapes: Any) -> tuple[int, int, int]:
     """`[(1, h, w)]`, also nested once for each sample as sibling models write it, as long as all are equal."""
-    shapes = [tuple(inner) for shape in img_shapes for inner in (shape if isinstance(shape[0], list | tuple) else [shape])]
+    shapes = [
+        tuple(inner) for shape in img_shapes for inner in (shape if isinstance(shape[0], list | tuple) else [shape])
+    ]
     if not shapes or len(set(shapes)) != 1 or len(shapes[0]) != 3:
         raise ValueError(f"img_shapes {img_shapes} is not accepted; give [(1, h, w)], one grid for the whole batch")
     return shapes[0]
@@ -447,14 +458,16 @@ def _single_grid(img_shapes: Any) -> tuple[int, int, int]:
 def _check_config(config: Any) -> None:
     if config.attention_head_dim != sum(config.axes_dims_rope) or any(dim % 2 for dim in config.axes_dims_rope):
         raise ValueError(
-            f"axes_dims_rope {list(config.axes_dims_rope)} must be even and sum to attention_head_dim {config.attention_head_dim}"
+            f"axes_dims_rope {list(config.axes_dims_rope)} must be even and sum to attention_head_dim "
+            f"{config.attention_head_dim}"
         )
     for key in ("gate_mlp", "rms_norm", "multi_layer_encoder_feature"):
         if not config[key]:
             raise ValueError(f"{key} false is not accepted: every released Lens checkpoint has it true")
     if config.in_channels != config.patch_size**2 * config.out_channels:
         raise ValueError(
-            f"in_channels {config.in_channels} must equal patch_size^2 * out_channels = {config.patch_size**2 * config.out_channels}"
+            f"in_channels {config.in_channels} must equal patch_size^2 * out_channels = "
+            f"{config.patch_size**2 * config.out_channels}"
         )
     if not config.selected_layer_index:
         raise ValueError("selected_layer_index is empty; at least one language-model layer is needed")
@@ -465,7 +478,9 @@ def _tell_diffusers_of_the_block() -> None:
     try:
         from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
     except ImportError as error:  # a private module of diffusers
-        raise ValueError("this version of diffusers cannot cache blocks of models outside its tree; 0.42 can") from error
+        raise ValueError(
+            "this version of diffusers cannot cache blocks of models outside its tree; 0.42 can"
+        ) from error
     TransformerBlockRegistry.register(
         LensTransformerBlock,
         TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),

@@ -1,0 +1,96 @@
+"""Context parallelism: two processes share the tokens of one picture and give what one process gives.
+
+diffusers means it for accelerators and asks torch how many there are; on the CPU the answer is none, so each process
+says one. Ring attention is not tried: no CPU kernel gives back the log-sum-exp that it needs.
+"""
+
+import json
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from leanlens.models.transformer import LensTransformer2DModel
+
+RANKS = 2
+GRID = (4, 6)
+# Options of ContextParallelConfig, and how many text tokens. Odd numbers need `ulysses_anything`, none forbids it.
+CASES = [({}, 6), ({}, 0), ({"ulysses_anything": True}, 5)]
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+
+def make_model() -> LensTransformer2DModel:
+    torch.manual_seed(0)
+    made = LensTransformer2DModel(num_layers=2, num_attention_heads=2, enc_hidden_dim=32, selected_layer_index=(0, 1))
+    return made.eval().requires_grad_(False)
+
+
+def make_inputs(text: int) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, GRID[0] * GRID[1], 128, generator=generator),
+        "encoder_hidden_states": [torch.randn(1, text, 32, generator=generator) for _ in range(2)],
+        "timestep": torch.tensor([0.7]),
+        "img_shapes": [(1, *GRID)],
+    }
+
+
+def share_tokens(rank: int, port: int, folder: str) -> None:
+    """One process: every case, then its findings as JSON."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+    )
+    torch.accelerator.device_count = lambda: 1
+    found = [run_case(options, text) for options, text in CASES]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads now and then abort while they are taken down, which would look like a failure
+
+
+def run_case(options: dict, text: int) -> dict:
+    from diffusers import ContextParallelConfig
+
+    model, inputs, seen = make_model(), make_inputs(text), []
+    alone = model(**inputs)
+    model.set_attention_backend("native")
+    model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=RANKS, **options))
+
+    def look(block, args, kwargs):
+        seen.append([*(part.shape[1] for part in args), *(table.shape[0] for table in kwargs["rotary"])])
+
+    model.transformer_blocks[1].register_forward_pre_hook(look, with_kwargs=True)
+    shared = model(**inputs)
+    try:
+        model(**inputs, encoder_hidden_states_mask=torch.ones(1, text, dtype=torch.bool))
+        refusal = ""
+    except ValueError as error:
+        refusal = str(error)
+    return {
+        "difference": (shared - alone).abs().max().item(),
+        "shape": list(shared.shape),
+        "tokens": seen,
+        "refusal": refusal,
+    }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_processes_equal_one(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(share_tokens, (port, str(tmp_path)), nprocs=RANKS)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS)]
+    image = GRID[0] * GRID[1]
+    for (_, text), first, second in zip(CASES, *found, strict=True):
+        for case in (first, second):
+            assert case["difference"] < 1e-5
+            assert case["shape"] == [1, image, 128]
+            assert "encoder_hidden_states_mask cannot be combined with context parallelism" in case["refusal"]
+        (first_tokens,), (second_tokens,) = first["tokens"], second["tokens"]
+        assert first_tokens == [image // 2, text - text // 2] * 2  # image, text, and the rotary table of each
+        assert second_tokens == [image // 2, text // 2] * 2
