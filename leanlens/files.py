@@ -82,3 +82,20 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def fingerprint(files: list[Path]) -> str:
+    """64 hexadecimal digits that change when any of `files` does, without reading gigabytes.
+
+    SHA-256 over each file's name, size and 64 evenly spaced samples of 4 KiB. It tells model versions apart; it does
+    not prove that every byte is right, which `leanlens weights verify` does.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with open(file, "rb") as handle:
+            for index in range(64):
+                handle.seek(max(0, (size - 4096)) * index // 63)
+                digest.update(handle.read(4096))
+    return digest.hexdigest()

@@ -345,13 +345,26 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
             ValueError: weights that are missing, unexpected, damaged or of another shape, before anything is loaded.
         """
         from leanlens.hub import locate
-        from leanlens.weights.layouts import require_sound_folder
+        from leanlens.weights.layouts import identify
+        from leanlens.weights.load import open_text_encoder
+        from leanlens.weights.verify import require_sound
 
-        folder = locate(str(pretrained_model_name_or_path))
-        require_sound_folder(folder, skip=tuple(name for name in kwargs if name in cls._component_names()))
+        layout = identify(locate(str(pretrained_model_name_or_path)))
+        if layout.component != "pipeline":
+            raise ValueError(
+                f"{layout.path} is a {layout.title}, not a pipeline folder; `leanlens generate --model` opens it with the "
+                "parts it lacks, `leanlens weights assemble` makes a folder of them"
+            )
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        return super().from_pretrained(str(folder), **kwargs)
+        parts = {name: part for name, part in layout.parts.items() if name not in kwargs}
+        for part in parts.values():
+            require_sound(part)
+        encoder = parts.get("text_encoder")
+        if encoder is not None and encoder.quantisation == "mxfp4" and not torch.cuda.is_available():
+            # Without a GPU there are no MXFP4 kernels; decoding tensor by tensor spares the packed copy.
+            kwargs["text_encoder"] = open_text_encoder(encoder.path, kwargs.get("dtype") or torch.bfloat16)
+        return super().from_pretrained(str(layout.path), **kwargs)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -390,10 +403,6 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
         from leanlens.weights.lora import remove_loras
 
         remove_loras(self.transformer)
-
-    @classmethod
-    def _component_names(cls) -> tuple[str, ...]:
-        return ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")
 
 
 def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:

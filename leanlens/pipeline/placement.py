@@ -1,19 +1,31 @@
-"""Where things run: device, dtype and tiling of an opened pipeline.
+"""Where things run: a model opened by name, on a device, in a dtype, compiled or not.
 
-Comes in: a pipeline and what was asked for. Goes out: the pipeline, placed. Knows nothing of prompts.
+Comes in: a model's name and what was asked for. Goes out: an `OpenedModel`, ready to draw, that knows what it is.
 """
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from leanlens.files import fingerprint
+from leanlens.log import warn_once
+from leanlens.pipeline.features import TextFeatures
+from leanlens.pipeline.request import ImageRequest, LoraChoice
+
+if TYPE_CHECKING:
+    from leanlens.pipeline.pipeline import LensPipeline
 
 # Decoding in tiles changes pixels near the seams, so no size the released Lens draws is tiled: its largest bucket has
 # 8,450 tokens (1040 x 2080).
 TILE_ABOVE_TOKENS = 8450
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 def compute_device(module: Any) -> torch.device:
@@ -68,6 +80,7 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """
     if name in (None, "auto"):
         return torch.float32 if device.type == "cpu" and not _cpu_has_bfloat16() else torch.bfloat16
+    name = _SHORT_DTYPES.get(str(name), name)
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r} is not accepted; use one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
@@ -76,3 +89,139 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
 def _cpu_has_bfloat16() -> bool:
     flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, flag)() for flag in flags if hasattr(torch.cpu, flag))
+
+
+@dataclass
+class OpenedModel:
+    """A pipeline, and what it was opened from and how.
+
+    Attributes:
+        pipeline: ready to draw.
+        name: as it was asked for.
+        parts: paths that were given for single components, by component name.
+        fingerprint: of its weight files (`files.fingerprint`).
+        device, dtype: where and in what the transformer computes.
+        compiled: whether its blocks are compiled.
+    """
+
+    pipeline: "LensPipeline"
+    name: str
+    parts: dict[str, str]
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool
+    _loras: tuple[LoraChoice, ...] = ()
+    _encoded: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What to write down so that the same model can be opened again."""
+        return {"name": self.name, "parts": self.parts, "fingerprint": self.fingerprint}
+
+    def conditions(self) -> dict[str, Any]:
+        """What else can change the last bits of a picture."""
+        import diffusers
+        import transformers
+
+        return {
+            "device": self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "compiled": self.compiled,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
+        """Text features of a request; those of the last one are kept, for further seeds of the same prompt."""
+        key = (request.prompt, request.negative_prompt, request.template_date, request.max_sequence_length)
+        if key not in self._encoded:
+            self._encoded.clear()
+            self._encoded[key] = self.pipeline.encode_prompt(
+                request.prompt,
+                request.negative_prompt,
+                template_date=request.template_date,
+                max_sequence_length=request.max_sequence_length,
+            )
+        return self._encoded[key]
+
+    def use_loras(self, loras: tuple[LoraChoice, ...]) -> None:
+        """Have exactly these adapters on the transformer."""
+        if loras == self._loras:
+            return
+        if self._loras:
+            self.pipeline.unload_lora_weights()
+            self._loras = ()
+        for index, lora in enumerate(loras):
+            self.pipeline.load_lora_weights(lora.path, f"lora_{index}", lora.scale)
+        self._loras = loras
+
+
+def open_model(
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    parts: dict[str, str] | None = None,
+    compile: bool = False,
+) -> OpenedModel:
+    """Open a model by name and place it.
+
+    Args:
+        name: a preset, a pipeline folder, a transformer file or folder in any known layout, a repository id, or "toy"
+            for random weights.
+        device: cpu, cuda, mps, or None to choose.
+        dtype: bfloat16, float16, float32, or None to choose.
+        parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
+            not hold them.
+        compile: compile the transformer's blocks; without a C++ compiler on a CPU it stays as it is, and says so.
+
+    Raises:
+        ValueError: a name, device or dtype that cannot be used, or weights that are missing or damaged.
+    """
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
+    parts = {part: path for part, path in (parts or {}).items() if path}
+    pipeline, digest = _toy(kind) if name == "toy" else _opened(name, kind, parts)
+    pipeline.to(where)
+    pipeline.set_progress_bar_config(disable=True)
+    compiled = compile and _can_compile(where)
+    if compiled:
+        pipeline.transformer.compile_repeated_blocks()
+    return OpenedModel(pipeline, name, parts, digest, where, kind, compiled)
+
+
+def _toy(dtype: torch.dtype) -> "tuple[LensPipeline, str]":
+    from leanlens.pipeline.toy import toy_pipeline
+
+    pipeline = toy_pipeline()
+    for part in (pipeline.transformer, pipeline.vae):
+        part.to(dtype)
+    return pipeline, "toy".ljust(64, "0")
+
+
+def _opened(name: str, dtype: torch.dtype, parts: dict[str, str]) -> "tuple[LensPipeline, str]":
+    from leanlens.hub import locate
+    from leanlens.pipeline.pipeline import LensPipeline
+    from leanlens.weights.assemble import components
+    from leanlens.weights.layouts import identify
+
+    path = locate(name)
+    layout = identify(path)
+    if layout.component == "pipeline" and not parts:
+        pipeline = LensPipeline.from_pretrained(path, dtype=dtype)
+        files = [file for part in layout.parts.values() for file in part.files]
+    else:
+        loaded = components(path, **parts, dtype=dtype)
+        pipeline = LensPipeline(**loaded)
+        files = list(layout.files) + [file for part in parts.values() for file in identify(part).files]
+    return pipeline, fingerprint([file for file in files if file.suffix == ".safetensors"])
+
+
+def _can_compile(device: torch.device) -> bool:
+    if device.type != "cpu":
+        return True
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+    if any(shutil.which(compiler) for compiler in compilers if compiler):
+        return True
+    warn_once("No C++ compiler was found, so the model runs uncompiled; install g++, clang++ or MSVC to compile it.")
+    return False

@@ -58,6 +58,18 @@ def verify(path: str | Path, quick: bool = False, progress: bool = False) -> lis
     return findings or [Finding("ok", layout.path, layout.title)]
 
 
+def require_sound(layout: Layout) -> None:
+    """Check names, shapes and dtypes of one component; reads headers alone.
+
+    Raises:
+        ValueError: the first error, with its path.
+    """
+    for finding in _check(layout, quick=True, progress=False):
+        if finding.level == "error":
+            place = "" if str(finding.path) in finding.message else f"{finding.path}: "
+            raise ValueError(f"{place}{finding.message}")
+
+
 def _check(layout: Layout, quick: bool, progress: bool) -> Iterator[Finding]:
     if layout.refusal:
         yield Finding("error", layout.path, f"{layout.path} {layout.refusal}")

@@ -1,0 +1,59 @@
+"""`leanlens replay`: a picture that leanlens saved, drawn again from the settings it carries."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def replay(
+    picture: Annotated[Path, typer.Argument(help="A picture that leanlens saved.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to; beside the picture without it.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="The same model, if it lies elsewhere by now.")] = None,
+    device: Annotated[str | None, typer.Option(help="Another device than the picture was drawn on.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Another dtype than the picture was drawn in.")] = None,
+) -> None:
+    """Draw a picture again and compare.
+
+    Exit code 0 if it is identical, 1 if it differs. On the same machine and versions it is identical.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from leanlens.pipeline.metadata import picture_format, read_record, save_picture
+    from leanlens.pipeline.request import ImageRequest
+
+    if not picture.is_file():
+        raise ValueError(f"picture {picture} does not exist; give a file that leanlens saved")
+    record = read_record(picture)
+    target = output or picture.with_name(f"{picture.stem}-replay{picture.suffix}")
+    picture_format(target)
+    request = ImageRequest.checked(**record["request"])
+
+    from leanlens.pipeline.draw import draw
+    from leanlens.pipeline.placement import open_model
+
+    run, recorded = record["run"], record["model"]
+    parts = recorded["parts"] if model is None else None
+    opened = open_model(model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"])
+    if opened.fingerprint != recorded["fingerprint"]:
+        raise ValueError(
+            f"{opened.name} is another model than the one that drew {picture} "
+            f"(fingerprint {opened.fingerprint[:12]}, recorded {recorded['fingerprint'][:12]}); give the same one with --model"
+        )
+    drawn = draw(opened, request)
+    if drawn.record["inputs"] != record["inputs"]:
+        raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
+    save_picture(drawn.image, target, drawn.record)
+
+    with Image.open(picture) as before, Image.open(target) as after:
+        difference = np.abs(np.asarray(before, dtype=int) - np.asarray(after, dtype=int))
+    if not difference.any():
+        print(f"{target}  identical")
+        return
+    changed = {name: (run.get(name), value) for name, value in drawn.record["run"].items() if run.get(name) != value}
+    print(f"{target}  differs by up to {difference.max()} of 255 levels in {(difference > 0).mean():.1%} of values")
+    for name, (old, new) in changed.items():
+        print(f"  {name} was {old}, is {new}", file=sys.stderr)
+    raise typer.Exit(1)

@@ -1,0 +1,96 @@
+"""A complete pipeline of random weights: every real class, at toy size.
+
+Comes in: a seed. Goes out: a `LensPipeline` that draws coloured noise in a second. For trying commands, clients and
+tools without any download, and for tests. It has learnt nothing and never will.
+"""
+
+import torch
+from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GptOssConfig, PreTrainedTokenizerFast
+
+from leanlens.models.text_encoder import LensGptOssEncoder
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.pipeline.tokens import HarmonyTemplate
+
+# The scheduler configuration of the released folders, as far as it differs from the library's defaults.
+OFFICIAL_SCHEDULER = {
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "time_shift_type": "exponential",
+}
+_SPECIAL_TOKENS = [
+    "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
+]  # fmt: skip
+
+
+def toy_pipeline(seed: int = 0) -> LensPipeline:
+    """Two transformer blocks, four GPT-OSS layers, a small autoencoder, float32; 128 x 128 pixels by default."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = toy_tokenizer()
+        return LensPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(**OFFICIAL_SCHEDULER),
+            vae=_toy_autoencoder(),
+            text_encoder=_toy_text_encoder(len(tokenizer)),
+            tokenizer=tokenizer,
+            transformer=LensTransformer2DModel(
+                num_layers=2, num_attention_heads=2, enc_hidden_dim=48, selected_layer_index=(0, 1, 2, 3)
+            ).eval(),
+        )
+
+
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with GPT-OSS's special tokens and a few hundred merges learnt from its template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = HarmonyTemplate()
+    tokenizer.train_from_iterator(
+        [template.prefix(), template.suffix()],
+        trainers.BpeTrainer(
+            vocab_size=512,
+            min_frequency=1,
+            show_progress=False,
+            special_tokens=_SPECIAL_TOKENS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|return|>", pad_token="<|endoftext|>"
+    )
+
+
+def _toy_text_encoder(vocabulary: int) -> LensGptOssEncoder:
+    config = GptOssConfig(
+        num_hidden_layers=4,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        vocab_size=vocabulary,
+        hidden_size=48,
+        intermediate_size=48,
+        head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+        initializer_range=0.2,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        lens_selected_layers=[0, 1, 2, 3],
+    )
+    return LensGptOssEncoder(config).eval()
+
+
+def _toy_autoencoder() -> AutoencoderKLFlux2:
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(16, 16, 32, 32), layers_per_block=1, norm_num_groups=8, sample_size=128
+    )
+    # Random convolutions answer in greys near zero; a larger last layer makes colours.
+    torch.nn.init.normal_(vae.decoder.conv_out.weight, std=0.2)
+    return vae.eval()
