@@ -332,7 +332,8 @@ def _slots(layout: Layout, dtype: torch.dtype | None) -> list[Slot]:
     stored = stored_tensors(layout)
     names = [name for name in require_fit(empty_model(layout), stored, layout) if name in stored]
     rest = [name for name in stored if name not in set(names)]
-    return [Slot(name, stored[name].dtype(dtype), stored[name].shape) for name in (*names, *rest)]
+    slots = [Slot(name, stored[name].dtype(dtype), stored[name].shape) for name in (*names, *rest)]
+    return sorted(slots, key=lambda slot: -slot.dtype.itemsize)  # so that each tensor is aligned to its own elements
 
 
 def _official_config(layout: Layout, keep_quantisation: bool) -> dict[str, Any]:

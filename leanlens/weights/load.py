@@ -80,7 +80,7 @@ def stored_tensors(layout: Layout) -> dict[str, Stored]:
         if name.endswith((*COMFY_SUFFIXES, "_scales")) or name == "tokenizer_json":
             continue
         official = name if name.startswith("lm_head.") else target + _official_name(name)
-        found[official] = _stored(layout.path, name, entry, entries)
+        found[official] = _stored(layout, name, entry, entries)
     return found
 
 
@@ -88,7 +88,7 @@ def read_stored(stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
     """Decode one tensor; experts are decoded one at a time. `dtype` None keeps the stored one (see `Stored.dtype`)."""
     target = stored.dtype(dtype)
     if stored.quantisation is None:
-        return _oriented(read_tensor(stored.weight).to(target), stored)
+        return _oriented(read_tensor(stored.weight).to(target), stored).reshape(stored.shape)
     if len(stored.shape) < 3:
         return _oriented(_decode(stored, None, target), stored)
     whole = torch.empty(stored.shape, dtype=target)
@@ -285,9 +285,9 @@ def _official_name(name: str) -> str:
     return name
 
 
-def _stored(path: Path, name: str, entry: Entry, entries: Mapping[str, Entry]) -> Stored:
+def _stored(layout: Layout, name: str, entry: Entry, entries: Mapping[str, Entry]) -> Stored:
     if name.endswith("_blocks"):
-        codes = _require(path, entries, f"{name.removesuffix('_blocks')}_scales")
+        codes = _require(layout, entries, f"{name.removesuffix('_blocks')}_scales")
         experts, rows, groups, _ = entry.shape
         return Stored(entry, (experts, groups * 32, rows), "mxfp4", (codes,), transpose=True)
     in_expert = name.endswith(("experts.gate_up_proj.weight", "experts.down_proj.weight"))
@@ -295,7 +295,7 @@ def _stored(path: Path, name: str, entry: Entry, entries: Mapping[str, Entry]) -
     quantisation: str | None = None
     scales: tuple[Entry, ...] = ()
     if f"{name}_scale_2" in entries:
-        scales = (_require(path, entries, f"{name}_scale"), entries[f"{name}_scale_2"])
+        scales = (_require(layout, entries, f"{name}_scale"), entries[f"{name}_scale_2"])
         quantisation, shape = "nvfp4", (*shape[:-1], shape[-1] * 2)
     elif f"{name}_scale" in entries:
         scales = (entries[f"{name}_scale"],)
@@ -305,9 +305,12 @@ def _stored(path: Path, name: str, entry: Entry, entries: Mapping[str, Entry]) -
     return Stored(entry, tuple(shape), quantisation, scales, transpose=in_expert)
 
 
-def _require(path: Path, entries: Mapping[str, Entry], name: str) -> Entry:
+def _require(layout: Layout, entries: Mapping[str, Entry], name: str) -> Entry:
     if name not in entries:
-        raise ValueError(f"{path} lacks the scales {name}, without which its weight cannot be decoded; fetch it again")
+        raise ValueError(
+            f"{layout.path} lacks the scales {layout.prefix}{name}, without which its weight cannot be decoded; "
+            "fetch it again"
+        )
     return entries[name]
 
 
