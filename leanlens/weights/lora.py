@@ -5,9 +5,11 @@ adapter in a transformer; or a file. Knows nothing of training and of pictures.
 
 A LoRA adds `alpha / r * B @ A` to a weight (out, in): A is (r, in), also called down; B is (out, r), also called up.
 Where alpha is not stored as a tensor it is looked for in the PEFT configuration, then in the header fields of kohya-ss
-and others, and else equals r.
+and others, and else equals r. A LoKr file whose second factor is low-rank is the same thing in other words, and is read
+as a LoRA exactly: kron(W1, U V) = kron(W1, U) @ kron(I, V).
 
-Sources: LoRA, arXiv 2106.09685, section 4.1; PEFT's adapter format; the key names that trainers of Lens write.
+Sources: LoRA, arXiv 2106.09685, section 4.1; LoKr, arXiv 2309.14859, section 4; PEFT's adapter format; the key names
+that trainers of Lens write.
 """
 
 import json
@@ -47,11 +49,12 @@ _PREFIXES = (
 _PARTS = {
     ".lora_A.weight": "A", ".lora_down.weight": "A", ".lora.down.weight": "A", ".lora_linear_layer.down.weight": "A",
     ".lora_B.weight": "B", ".lora_up.weight": "B", ".lora.up.weight": "B", ".lora_linear_layer.up.weight": "B",
-    ".lora_A": "A", ".lora_B": "B", ".alpha": "alpha",
+    ".lora_A": "A", ".lora_B": "B", ".alpha": "alpha", ".lokr_w1": "lokr_w1", ".lokr_w1_a": "lokr_w1_a",
+    ".lokr_w1_b": "lokr_w1_b", ".lokr_w2_a": "lokr_w2_a", ".lokr_w2_b": "lokr_w2_b",
 }  # fmt: skip
 # Marks of formats that are not a pair of low-rank matrices.
 _OTHER_FORMATS = {
-    "LoKr": r"\.lokr_",
+    "LoKr with a full second factor": r"\.lokr_(w2|t2)(\.default)?$",
     "LoHa": r"\.hada_",
     "OFT": r"\.(oft_|boft_)",
     "GLoRA": r"\.[ab][12]\.weight$",
@@ -101,16 +104,13 @@ def read_lora(path: str | Path) -> Lora:
 
     Raises:
         ValueError: not safetensors, no key of a Lens layer, half a pair, matrices that do not fit each other, or a
-            format that is not a LoRA (LoKr, LoHa, DoRA, OFT, full differences).
+            format that is not a LoRA (LoHa, DoRA, OFT, full differences, LoKr with a full second factor).
     """
     file, config = _open(Path(path))
     _, metadata = read_header(file)
     tensors = load_file(file)
+    config = config or _stored_config(file, metadata)
     _refuse_other_formats(file, tensors, config)
-    if "lora_adapter_metadata" in metadata and not config:
-        stored = json.loads(metadata["lora_adapter_metadata"])
-        config = {key.removeprefix("transformer."): value for key, value in stored.items()}
-
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     strange = []
     for key, tensor in tensors.items():
@@ -254,12 +254,21 @@ def _open(path: Path) -> tuple[Path, dict[str, Any]]:
     return path, read_json(config) if path.name == "adapter_model.safetensors" and config.is_file() else {}
 
 
+def _stored_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The PEFT configuration that diffusers puts into the header of a file."""
+    try:
+        stored = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        return {key.removeprefix("transformer."): value for key, value in stored.items()}
+    except (AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: header field lora_adapter_metadata is not a JSON object: {error}") from error
+
+
 def _refuse_other_formats(file: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     for title, pattern in _OTHER_FORMATS.items():
         key = next((key for key in tensors if re.search(pattern, key)), None)
         if key is not None:
             raise ValueError(f"{file} holds {title} ({key!r}), which leanlens does not read; give a plain LoRA")
-    if config.get("peft_type", "LORA") != "LORA":
+    if config.get("peft_type", "LORA") not in ("LORA", "LOKR"):
         raise ValueError(f"{file} is a {config['peft_type']} adapter, which leanlens does not read; give a plain LoRA")
 
 
@@ -301,6 +310,14 @@ def _names() -> dict[str, str]:
 def _pair(
     file: Path, name: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> LowRank:
+    a, b, copies = (
+        _lokr_matrices(file, name, parts) if any("lokr" in part for part in parts) else _matrices(file, name, parts)
+    )
+    # The stored alpha belongs to the stored rank, which a Kronecker product repeats.
+    return LowRank(a, b, copies * _alpha(file, name, a.shape[0] // copies, parts.get("alpha"), config, metadata))
+
+
+def _matrices(file: Path, name: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int]:
     if "A" not in parts or "B" not in parts:
         held = " and ".join(sorted(parts))
         raise ValueError(f"{file} holds only {held} of {name}; a LoRA layer is a pair of lora_A and lora_B")
@@ -309,7 +326,26 @@ def _pair(
         raise ValueError(
             f"{file}: lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} of {name} are not (r, in) and (out, r)"
         )
-    return LowRank(a, b, _alpha(file, name, a.shape[0], parts.get("alpha"), config, metadata))
+    return a, b, 1
+
+
+def _lokr_matrices(file: Path, name: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+    """kron(w1, w2_a @ w2_b) as one pair, and how often the rank of w2 is repeated in it: once a column of w1."""
+    held = {part: tensor for part, tensor in parts.items() if part != "alpha"}
+    second = {"lokr_w2_a", "lokr_w2_b"}
+    if held.keys() not in ({"lokr_w1"} | second, {"lokr_w1_a", "lokr_w1_b"} | second):
+        raise ValueError(
+            f"{file} holds {', '.join(sorted(held))} of {name}; "
+            "a LoKr layer is lokr_w1 (or its _a and _b), lokr_w2_a and lokr_w2_b"
+        )
+    halves = [(held[f"{factor}_a"], held[f"{factor}_b"]) for factor in ("lokr_w1", "lokr_w2") if f"{factor}_a" in held]
+    if any(tensor.ndim != 2 for tensor in held.values()) or any(a.shape[1] != b.shape[0] for a, b in halves):
+        shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in sorted(held.items()))
+        raise ValueError(f"{file}: the factors of {name} do not fit each other: {shapes}")
+    w1 = held["lokr_w1"] if "lokr_w1" in held else held["lokr_w1_a"] @ held["lokr_w1_b"]
+    columns = w1.shape[1]
+    a = torch.kron(torch.eye(columns, dtype=w1.dtype), held["lokr_w2_b"])
+    return a, torch.kron(w1, held["lokr_w2_a"]), columns
 
 
 def _alpha(
@@ -317,9 +353,12 @@ def _alpha(
 ) -> float:
     """The tensor, else the PEFT configuration, else the header, else the rank."""
     if tensor is not None:
+        if tensor.numel() != 1:
+            raise ValueError(f"{file}: alpha of {name} has shape {tuple(tensor.shape)}; it is one number")
         return float(tensor)
-    if config.get("lora_alpha") is not None:
-        alpha = float(_by_pattern(config.get("alpha_pattern") or {}, name, config["lora_alpha"]))
+    configured = config.get("lora_alpha", config.get("alpha"))  # PEFT calls it so for LoKr
+    if configured is not None:
+        alpha = float(_by_pattern(config.get("alpha_pattern") or {}, name, configured))
         return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
     for key in _HEADER_ALPHAS:
         text = metadata.get(key, "None")

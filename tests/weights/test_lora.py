@@ -227,6 +227,45 @@ def test_split_query_key_value_are_fused(alphas, missing, prefix, plain, model, 
     assert_same(model, merged(plain, pairs, 1.0), plain)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_lokr_of_low_rank(both, plain, model, tmp_path):
+    generator = torch.Generator().manual_seed(6)
+    tensors, pairs = {}, {}
+    for name in MODULES:
+        out_features, in_features = plain.get_submodule(name).weight.shape
+        columns = 1 if in_features % 8 else 8
+        rows = 1 if out_features % 4 else 4
+        w1 = torch.randn(rows, columns, generator=generator)
+        w2_a = torch.randn(out_features // rows, 2, generator=generator)
+        w2_b = torch.randn(2, in_features // columns, generator=generator) / in_features**0.5
+        stem = "lycoris_" + name.replace(".", "_")
+        tensors |= {f"{stem}.lokr_w2_a": w2_a, f"{stem}.lokr_w2_b": w2_b, f"{stem}.alpha": torch.tensor(0.5)}
+        if both:
+            w1_a, w1_b = torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator)
+            w1 = w1_a @ w1_b
+        tensors |= {f"{stem}.lokr_w1_a": w1_a, f"{stem}.lokr_w1_b": w1_b} if both else {f"{stem}.lokr_w1": w1}
+        pairs[name] = torch.eye(in_features), torch.kron(w1, w2_a @ w2_b)
+    save_file(tensors, tmp_path / "lokr.safetensors")
+    apply_lora(model, read_lora(tmp_path / "lokr.safetensors"))
+    assert_same(model, merged(plain, pairs, 0.5 / 2), plain)
+
+
+def test_lokr_that_peft_writes(plain, model, tmp_path):
+    from peft import LoKrConfig, get_peft_model
+
+    torch.manual_seed(7)
+    config = LoKrConfig(
+        r=4, alpha=6, decompose_factor=8, target_modules=["attn.img_qkv", "img_mlp.w2"], init_weights=False
+    )
+    trained = get_peft_model(copy.deepcopy(plain), config)
+    for name, parameter in trained.named_parameters():
+        if "lokr" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    trained.save_pretrained(tmp_path)
+    apply_lora(model, read_lora(tmp_path), "library")
+    assert_same(model, trained, plain)
+
+
 def test_several_at_once_with_scales(plain, model, pairs, tmp_path):
     attention = read_lora(save_comfy(tmp_path / "attention.safetensors", pairs, only="attn"))
     mlp = read_lora(save_comfy(tmp_path / "mlp.safetensors", pairs, alpha=2.0, only="img_mlp"))
@@ -346,7 +385,13 @@ GOOD = {A: torch.zeros(4, 128), B: torch.zeros(128, 4)}
         ),
         (GOOD | {f"{STEM}.dora_scale": torch.zeros(128, 1)}, "holds DoRA"),
         (GOOD | {f"{STEM}.lora_magnitude_vector.default": torch.zeros(128)}, "holds DoRA"),
-        ({f"{STEM}.lokr_w1": torch.zeros(4, 4), f"{STEM}.lokr_w2": torch.zeros(4, 4)}, "holds LoKr"),
+        ({f"{STEM}.lokr_w1": torch.zeros(4, 4), f"{STEM}.lokr_w2": torch.zeros(4, 4)}, "LoKr with a full"),
+        ({f"{STEM}.lokr_w1": torch.zeros(4, 4), f"{STEM}.lokr_w2_a": torch.zeros(4, 4)}, "a LoKr layer is lokr_w1"),
+        (
+            {f"{STEM}.lokr_{part}": torch.zeros(4, n) for part, n in {"w1": 4, "w2_a": 3, "w2_b": 4}.items()},
+            "do not fit each other",
+        ),
+        (GOOD | {f"{STEM}.alpha": torch.zeros(2)}, r"alpha of .*to_add_out has shape \(2,\)"),
         ({f"{STEM}.hada_w1_a": torch.zeros(4, 4)}, "holds LoHa"),
         ({f"{STEM}.oft_blocks": torch.zeros(4, 4)}, "holds OFT"),
         ({f"{STEM}.diff": torch.zeros(128, 128)}, "a full weight difference"),
@@ -370,6 +415,10 @@ def test_wrong_paths_and_headers(tmp_path):
     save_file(GOOD, tmp_path / "lora.safetensors", metadata={"alpha": "much"})
     with pytest.raises(ValueError, match="header field alpha is 'much'"):
         read_lora(tmp_path / "lora.safetensors")
+    for text in ("{", "[1]"):
+        save_file(GOOD, tmp_path / "lora.safetensors", metadata={"lora_adapter_metadata": text})
+        with pytest.raises(ValueError, match="lora_adapter_metadata is not a JSON object"):
+            read_lora(tmp_path / "lora.safetensors")
 
 
 def test_a_lora_for_another_size_is_refused_before_anything_changes(model, plain, tmp_path):
