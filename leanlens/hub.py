@@ -97,11 +97,14 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
     target = Path(to).expanduser() if to is not None else models_folder() / name.replace("/", "--")
     if (target / SUMS).is_file():
         return target
+    mirrors = mirrors_for(name) if mirrors is None else list(mirrors)
+    if to is None and (single := next((m for m in mirrors if _wanted(name, m) != FOLDER_FILES), None)):
+        raise ValueError(f"mirror {single!r} holds single files, no model folder; give `to`, the folder to put them in")
     if target.is_file():
         raise ValueError(f"to {str(target)!r} is a file; give the folder to make")
     require_writable(target)
     reasons = []
-    for mirror in mirrors if mirrors is not None else mirrors_for(name):
+    for mirror in mirrors:
         partial = target.parent / f".{target.name}.{re.sub(r'[^A-Za-z0-9]+', '-', mirror).strip('-')}.partial"
         try:
             sums = _fetch_from(mirror, partial, _wanted(name, mirror), progress)

@@ -230,6 +230,19 @@ def test_a_fetched_folder_is_itself_a_mirror(server, tmp_path):
         fetch("turbo", tmp_path / "other", [str(folder)])
 
 
+def described(files: dict[str, bytes]) -> SimpleNamespace:
+    """What the hub says of a repository: sums for large files only."""
+    siblings = [
+        SimpleNamespace(
+            rfilename=name,
+            size=len(data),
+            lfs=SimpleNamespace(sha256=digest(data)) if name.endswith(".safetensors") else None,
+        )
+        for name, data in files.items()
+    ]
+    return SimpleNamespace(sha="c0ffee", siblings=siblings)
+
+
 @pytest.fixture
 def repository(monkeypatch):
     """A stand-in for the hub client: one repository, with its calls written down."""
@@ -238,15 +251,7 @@ def repository(monkeypatch):
 
     def model_info(self, repo_id, files_metadata=False):
         assert files_metadata
-        siblings = [
-            SimpleNamespace(
-                rfilename=name,
-                size=len(data),
-                lfs=SimpleNamespace(sha256=digest(data)) if name.endswith(".safetensors") else None,
-            )
-            for name, data in FILES.items()
-        ]
-        return SimpleNamespace(sha="c0ffee", siblings=siblings)
+        return described(FILES)
 
     def snapshot_download(repo_id, *, revision=None, local_dir=None, allow_patterns=None):
         calls.append((repo_id, revision, sorted(allow_patterns)))
@@ -279,6 +284,24 @@ def test_a_repository_with_wrong_bytes_is_refused(repository, tmp_path):
 def test_a_repository_without_the_files_of_a_known_source_is_named(repository, tmp_path):
     with pytest.raises(DownloadError, match="Comfy-Org/Lens: it lists no weights"):
         fetch("turbo", tmp_path / "turbo", ["Comfy-Org/Lens"])
+    with pytest.raises(ValueError, match="holds single files, no model folder; give `to`"):
+        fetch("turbo", mirrors=["Comfy-Org/Lens"])
+
+
+def test_single_files_are_taken_from_a_source_that_holds_them(repository, tmp_path, monkeypatch):
+    files = {
+        name: name.encode()
+        for name in (
+            "diffusion_models/lens_bf16.safetensors",
+            "diffusion_models/lens_turbo_bf16.safetensors",
+            "text_encoders/gpt_oss_20b_nvfp4.safetensors",
+            "vae/flux2-vae.safetensors",
+        )
+    }
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *a, **k: described(files))
+    repository.contents.update(files)
+    folder = fetch("rl", tmp_path / "parts", ["Comfy-Org/Lens"])
+    assert files_in(folder) == sorted(["SHA256SUMS", *(name for name in files if "turbo" not in name)])
 
 
 def test_locate_a_preset_downloads_once(repository, tmp_path):
