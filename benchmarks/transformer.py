@@ -1,0 +1,215 @@
+"""How fast the CPU runs two full-width Lens blocks, and what share of its matmul rate they reach.
+
+Comes in: nothing but the options. Goes out: one JSON object on stdout. Weights are random, so no model files are
+needed. Every case is timed in the same run as the matmul peak of its dtype: read the shares and the ratios, not the
+milliseconds, which belong to one machine on one day.
+
+    python benchmarks/transformer.py [--quick] [--threads N]
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.nn.functional import linear
+
+from leanlens.models.transformer import LensRotaryEmbedding, LensTransformerBlock
+
+WIDTH, HEADS, HEAD_DIM, HIDDEN = 1536, 24, 64, 4096
+BLOCKS = 2
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def block_flops(image_tokens: int, text_tokens: int) -> int:
+    """Floating-point operations of one block and one sample, two for each multiply-add.
+
+    Matmuls: every token passes 4 D^2 weights of attention (query, key, value, output) and 3 D * 4096 of the gated MLP.
+    Attention: queries on keys and scores on values, over all S = image + text tokens. Modulation is one token, and
+    norms, rotary and activations are not matmuls: they are left out, as in the peak that the share is taken of.
+    """
+    tokens = image_tokens + text_tokens
+    matmul = 2 * tokens * (4 * WIDTH**2 + 3 * WIDTH * HIDDEN)
+    attention = 2 * 2 * tokens**2 * WIDTH
+    return matmul + attention
+
+
+def best_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """(best, median) of `repeats` timings, after one warm-up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times), statistics.median(times)
+
+
+def matmul_peak(dtype: torch.dtype, tokens: int, repeats: int) -> float:
+    """GFLOP/s of the best large linear layer, among them those of the block itself."""
+    rates = []
+    for rows, inner, outer in ((tokens, WIDTH, 3 * WIDTH), (tokens, HIDDEN, WIDTH), (2048, 2048, 2048)):
+        x, weight = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
+        seconds, _ = best_seconds(partial(linear, x, weight), repeats)
+        rates.append(2 * rows * inner * outer / seconds / 1e9)
+    return max(rates)
+
+
+def make_blocks(dtype: torch.dtype) -> torch.nn.ModuleList:
+    torch.manual_seed(0)
+    blocks = torch.nn.ModuleList(LensTransformerBlock(WIDTH, HEADS, HEAD_DIM) for _ in range(BLOCKS))
+    return blocks.to(dtype).eval().requires_grad_(False)
+
+
+def make_pass(blocks: torch.nn.ModuleList, grid: tuple[int, int], text_tokens: int, dtype: torch.dtype):
+    """A call without arguments that runs the blocks one after the other, as the transformer does."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(1, grid[0] * grid[1], WIDTH, generator=generator).to(dtype)
+    text = torch.randn(1, text_tokens, WIDTH, generator=generator).to(dtype)
+    temb = torch.randn(1, WIDTH, generator=generator).to(dtype)
+    rotary = LensRotaryEmbedding((8, 28, 28))(grid, text_tokens, image.device)
+
+    def run() -> torch.Tensor:
+        x, y = image, text
+        with torch.no_grad():
+            for block in blocks:
+                y, x = block(x, y, temb=temb, rotary=rotary)
+        return x
+
+    return run
+
+
+def measure(dtype_name: str, compiled: bool, grid: tuple[int, int], text_tokens: int, repeats: int) -> dict:
+    dtype = DTYPES[dtype_name]
+    blocks = make_blocks(dtype)
+    run = make_pass(blocks, grid, text_tokens, dtype)
+    eager = run()
+    start = time.perf_counter()
+    if compiled:
+        for block in blocks:
+            block.compile(fullgraph=True)
+    first = run()
+    first_seconds = time.perf_counter() - start
+    best, median = best_seconds(run, repeats)
+    tokens = grid[0] * grid[1] + text_tokens
+    rate = BLOCKS * block_flops(grid[0] * grid[1], text_tokens) / best / 1e9
+    return {
+        "tokens_per_s": round(tokens / best, 1),
+        "ms_per_block": round(1000 * best / BLOCKS, 2),
+        "median_ms_per_block": round(1000 * median / BLOCKS, 2),
+        "gflop_per_s": round(rate, 1),
+        "first_call_s": round(first_seconds, 2),
+        "relative_error_to_eager": float(f"{((first - eager).float().norm() / eager.float().norm()).item():.2e}"),
+    }
+
+
+def describe_machine() -> dict:
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of this checkout, with `+` when the measured code was changed since."""
+    here = os.path.dirname(os.path.abspath(__file__))
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "transformer.py", "../leanlens/models/transformer.py")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def run_benchmark(quick: bool) -> dict:
+    grid, text_tokens, repeats = ((16, 16), 32, 3) if quick else ((32, 32), 128, 5)
+    machine = describe_machine()
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    tokens = grid[0] * grid[1] + text_tokens
+    peaks: dict[str, float] = dict.fromkeys(DTYPES, 0.0)
+    cases: dict[str, dict] = {}
+    skipped: dict[str, str] = {}
+    for name, dtype in DTYPES.items():
+        for kind in ("eager", "compiled"):
+            # Around every case: other work on the machine comes and goes, and the peak is the best of all.
+            peaks[name] = max(peaks[name], matmul_peak(dtype, tokens, repeats))
+            if kind == "compiled" and not compiler:
+                skipped[f"{name} compiled"] = "no C++ compiler was found, which inductor needs on the CPU"
+            else:
+                cases[f"{name} {kind}"] = measure(name, kind == "compiled", grid, text_tokens, repeats)
+        peaks[name] = max(peaks[name], matmul_peak(dtype, tokens, repeats))
+    for title, case in cases.items():
+        case["share_of_matmul_peak"] = round(case["gflop_per_s"] / peaks[title.split()[0]], 3)
+    machine["load_after"] = round(os.getloadavg()[0], 2)
+    return {
+        "benchmark": "two consecutive LensTransformerBlocks, forward, no gradient, batch 1",
+        "command": " ".join(["python", "benchmarks/transformer.py", *sys.argv[1:]]),
+        "machine": machine,
+        "shape": {
+            "width": WIDTH,
+            "heads": HEADS,
+            "image_tokens": grid[0] * grid[1],
+            "text_tokens": text_tokens,
+            "gflop_per_block": round(block_flops(grid[0] * grid[1], text_tokens) / 1e9, 2),
+        },
+        "matmul_peak_gflop_per_s": {name: round(peak, 1) for name, peak in peaks.items()},
+        "cases": cases,
+        "skipped": skipped,
+        "speedups": speedups(cases),
+    }
+
+
+def speedups(cases: dict) -> dict:
+    """How many times faster the first of each pair is."""
+    pairs = {
+        "compiled / eager, float32": ("float32 compiled", "float32 eager"),
+        "compiled / eager, bfloat16": ("bfloat16 compiled", "bfloat16 eager"),
+        "bfloat16 / float32, eager": ("bfloat16 eager", "float32 eager"),
+        "bfloat16 / float32, compiled": ("bfloat16 compiled", "float32 compiled"),
+    }
+    return {
+        title: round(cases[slow]["ms_per_block"] / cases[fast]["ms_per_block"], 2)
+        for title, (fast, slow) in pairs.items()
+        if fast in cases and slow in cases
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer tokens and repeats, for a look")
+    parser.add_argument("--threads", type=int, help="CPU threads; the default is torch's own choice")
+    options = parser.parse_args()
+    if options.threads is not None:
+        if options.threads < 1:
+            parser.error(f"--threads {options.threads} is not accepted; give 1 or more")
+        torch.set_num_threads(options.threads)
+    print(json.dumps(run_benchmark(options.quick), indent=2))
+
+
+if __name__ == "__main__":
+    main()
