@@ -64,7 +64,7 @@ def sizes_at(base_resolution: int) -> dict[str, tuple[int, int]]:
     Raises:
         ValueError: `base_resolution` is not a positive multiple of 16.
     """
-    _require_whole_tokens("base_resolution", base_resolution)
+    require_whole_tokens("base_resolution", base_resolution)
     if base_resolution in BUCKETS:
         return dict(BUCKETS[base_resolution])
     return {
@@ -100,8 +100,8 @@ def resolve_size(
             raise ValueError(
                 f"{name} {value!r} cannot be combined with height {height} and width {width}; give one or the other"
             )
-    _require_whole_tokens("height", height)
-    _require_whole_tokens("width", width)
+    require_whole_tokens("height", height)
+    require_whole_tokens("width", width)
     return height, width
 
 
@@ -123,7 +123,8 @@ def _known_ratio(aspect_ratio: str) -> str:
     )
 
 
-def _require_whole_tokens(name: str, pixels: int) -> None:
+def require_whole_tokens(name: str, pixels: int) -> None:
+    """Raise a ValueError unless `pixels` is a positive multiple of 16; it names the nearest accepted values."""
     if isinstance(pixels, bool) or not isinstance(pixels, int):
         raise ValueError(
             f"{name} {pixels!r} is not a whole number of pixels; give a positive multiple of {TOKEN_PIXELS}"
