@@ -1,8 +1,10 @@
 """What diffusers does for the denoiser. Each feature is compared with the plain model, and shown to have acted."""
 
 import copy
+import re
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -496,4 +498,20 @@ def test_inductor_trains_like_plain(model):
             torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
         )
     assert relative_error(gradients[1], gradients[0]) < 1e-4
+    torch._dynamo.reset()
+
+
+# The page about it
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_examples_of_the_page_run():
+    page = Path(__file__).parents[2] / "docs" / "model.md"
+    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 8
+    names: dict = {}
+    torch._dynamo.reset()
+    with attention_backend("native"):
+        for example in examples:
+            exec(compile(example, str(page), "exec"), names)
     torch._dynamo.reset()
