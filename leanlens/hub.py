@@ -6,10 +6,11 @@ and checksums, nothing of what the files hold.
 A download comes from a mirror: a repository id `owner/name` (read with huggingface_hub), the http(s) address of a
 folder that holds a `SHA256SUMS` file (the format of sha256sum), or a local folder. Files are collected in a folder
 beside the target, `.NAME.MIRROR.partial`, where an interrupted download goes on; when every checksum is right it is
-renamed to the target, with its own `SHA256SUMS` written last, so a finished folder is itself a mirror.
+renamed to the target, with its own `SHA256SUMS`, so it is itself a mirror, and `fetched.json`, which says what it is.
 """
 
 import http.client
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from leanlens.files import require_writable, sha256, whole_file
@@ -29,6 +31,7 @@ from leanlens.log import logger
 from leanlens.presets import FOLDER_FILES, PRESETS
 
 SUMS = "SHA256SUMS"
+ORIGIN = "fetched.json"  # {"model": …, "mirror": …}
 MIRRORS_VARIABLE = "LEANLENS_MIRRORS"
 MODELS_VARIABLE = "LEANLENS_MODELS"
 
@@ -95,7 +98,7 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
             f"model {name!r} cannot be fetched; give a preset ({', '.join(PRESETS)}) or a repository id owner/name"
         )
     target = Path(to).expanduser() if to is not None else models_folder() / name.replace("/", "--")
-    if (target / SUMS).is_file():
+    if _fetched(target, name):
         return target
     mirrors = mirrors_for(name) if mirrors is None else list(mirrors)
     if to is None and (single := next((m for m in mirrors if _wanted(name, m) != FOLDER_FILES), None)):
@@ -103,23 +106,10 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
     if target.is_file():
         raise ValueError(f"to {str(target)!r} is a file; give the folder to make")
     require_writable(target)
-    reasons = []
-    for mirror in mirrors:
-        partial = target.parent / f".{target.name}.{re.sub(r'[^A-Za-z0-9]+', '-', mirror).strip('-')}.partial"
-        try:
-            sums = _fetch_from(mirror, partial, _wanted(name, mirror), progress)
-        except (OSError, ValueError) as error:
-            reasons.append(f"{mirror}: {error}")
-            logger.warning("%s: mirror %s failed: %s", name, mirror, error)
-            continue
-        _finish(partial, target, sums)
-        return target
-    tried = "".join(f"\n  {reason}" for reason in reasons) or " no mirror is set"
-    raise DownloadError(
-        f"{name} could not be downloaded:{tried}\n"
-        f"Where there is no network, give the path of a local model folder, or set mirrors with {MIRRORS_VARIABLE} "
-        f"or {mirrors_file()}"
-    )
+    with FileLock(target.parent / f".{target.name}.lock"):  # the ranks of one run all ask for the same model
+        if not _fetched(target, name):
+            _fetch_from_first_that_works(mirrors, name, target, progress)
+    return target
 
 
 def mirrors_for(name: str) -> list[str]:
@@ -185,7 +175,7 @@ def _embedded() -> Path:
 
 def _located_preset(name: str) -> Path:
     """A fetched folder, a mirror that is a local folder already, or a download."""
-    if (models_folder() / name / SUMS).is_file():
+    if _fetched(models_folder() / name, name):
         return models_folder() / name
     mirrors = mirrors_for(name)
     first = Path(mirrors[0]).expanduser()
@@ -233,6 +223,39 @@ def _wanted(name: str, mirror: str) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------------------------------- fetching
+
+
+def _fetch_from_first_that_works(mirrors: Sequence[str], name: str, target: Path, progress: bool) -> None:
+    reasons = []
+    for mirror in mirrors:
+        partial = target.parent / f".{target.name}.{re.sub(r'[^A-Za-z0-9]+', '-', mirror).strip('-')}.partial"
+        try:
+            sums = _fetch_from(mirror, partial, _wanted(name, mirror), progress)
+        except (OSError, ValueError) as error:
+            reasons.append(f"{mirror}: {error}")
+            logger.warning("%s: mirror %s failed: %s", name, mirror, error)
+        else:
+            return _finish(partial, target, sums, {"model": name, "mirror": mirror})
+    tried = "".join(f"\n  {reason}" for reason in reasons) or " no mirror is set"
+    raise DownloadError(
+        f"{name} could not be downloaded:{tried}\n"
+        f"Where there is no network, give the path of a local model folder, or set mirrors with {MIRRORS_VARIABLE} "
+        f"or {mirrors_file()}"
+    )
+
+
+def _fetched(folder: Path, name: str) -> bool:
+    """Whether `folder` is a finished fetch of this model.
+
+    Raises:
+        ValueError: it is one of another model.
+    """
+    if not (folder / ORIGIN).is_file():
+        return False
+    held = json.loads((folder / ORIGIN).read_text(encoding="utf-8")).get("model")
+    if held != name:
+        raise ValueError(f"{folder} holds {held} and not {name}; give another folder")
+    return True
 
 
 def _fetch_from(mirror: str, partial: Path, patterns: tuple[str, ...], progress: bool) -> dict[str, str]:
@@ -378,11 +401,13 @@ def _is_there(path: Path, digest: str) -> bool:
     return path.is_file() and sha256(path) == digest
 
 
-def _finish(partial: Path, target: Path, sums: dict[str, str]) -> None:
-    """`partial` -> `target`: its sums are written, what only served the download goes away."""
+def _finish(partial: Path, target: Path, sums: dict[str, str], origin: dict[str, str]) -> None:
+    """`partial` -> `target`: sums and origin are written, what only served the download goes away."""
     shutil.rmtree(partial / ".cache", ignore_errors=True)  # huggingface_hub's notes on a local folder
     with whole_file(partial / SUMS) as temporary:
         temporary.write_text("".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items())), encoding="utf-8")
+    with whole_file(partial / ORIGIN) as temporary:
+        temporary.write_text(json.dumps(origin) + "\n", encoding="utf-8")
     if target.exists():
         target.rmdir()  # empty: require_writable has refused any other
     os.replace(partial, target)

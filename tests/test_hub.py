@@ -1,5 +1,7 @@
 import hashlib
+import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,14 +122,24 @@ def get(server, to, **arguments):
 
 def test_fetch_from_http_takes_the_model_files_and_nothing_else(server, tmp_path):
     folder = get(server, tmp_path / "lens")
-    assert files_in(folder) == sorted([*WANTED, "SHA256SUMS"])
+    assert files_in(folder) == sorted([*WANTED, "SHA256SUMS", "fetched.json"])
     for name in WANTED:
         assert (folder / name).read_bytes() == FILES[name]
     assert (folder / "SHA256SUMS").read_text() == "".join(f"{digest(FILES[name])}  {name}\n" for name in WANTED)
-    assert [path.name for path in tmp_path.iterdir()] == ["lens"]
+    assert json.loads((folder / "fetched.json").read_text()) == {"model": "turbo", "mirror": server.address}
+    assert {path.name for path in tmp_path.iterdir()} == {"lens", ".lens.lock"}
     server.log.clear()
     assert get(server, folder) == folder
     assert not server.log
+    with pytest.raises(ValueError, match="holds turbo and not rl"):
+        fetch("rl", to=folder, mirrors=[server.address])
+
+
+def test_ranks_that_ask_at_once_fetch_once(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda rank: get(server, tmp_path / "lens"), range(4)))
+    assert folders == [tmp_path / "lens"] * 4
+    assert len([path for method, path, _ in server.log if method == "GET" and path == BIG]) == 1
 
 
 def test_a_cut_connection_is_resumed_by_range(server, tmp_path):
@@ -271,7 +283,7 @@ def repository(monkeypatch):
 def test_fetch_from_a_repository_pins_the_revision_and_checks_sums(repository, tmp_path):
     folder = fetch("base", tmp_path / "base")
     assert repository.calls == [("Jinstudio/Lens-Base", "c0ffee", WANTED)]
-    assert files_in(folder) == sorted([*WANTED, "SHA256SUMS"])
+    assert files_in(folder) == sorted([*WANTED, "SHA256SUMS", "fetched.json"])
 
 
 def test_a_repository_with_wrong_bytes_is_refused(repository, tmp_path):
@@ -301,7 +313,7 @@ def test_single_files_are_taken_from_a_source_that_holds_them(repository, tmp_pa
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *a, **k: described(files))
     repository.contents.update(files)
     folder = fetch("rl", tmp_path / "parts", ["Comfy-Org/Lens"])
-    assert files_in(folder) == sorted(["SHA256SUMS", *(name for name in files if "turbo" not in name)])
+    assert files_in(folder) == sorted(["SHA256SUMS", "fetched.json", *(name for name in files if "turbo" not in name)])
 
 
 def test_locate_a_preset_downloads_once(repository, tmp_path):
