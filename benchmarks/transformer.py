@@ -42,25 +42,19 @@ def block_flops(image_tokens: int, text_tokens: int) -> int:
     return matmul + attention
 
 
-def best_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """(best, median) of `repeats` timings, after one warm-up."""
+def seconds_of(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
     work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times), statistics.median(times)
+    return time.perf_counter() - start
 
 
-def matmul_peak(dtype: torch.dtype, tokens: int, repeats: int) -> float:
-    """GFLOP/s of the best large linear layer, among them those of the block itself."""
-    rates = []
+def peak_matmuls(dtype: torch.dtype, tokens: int) -> list[tuple[float, Callable[[], object]]]:
+    """(GFLOP, work) of large linear layers, among them those of the block itself."""
+    works: list[tuple[float, Callable[[], object]]] = []
     for rows, inner, outer in ((tokens, WIDTH, 3 * WIDTH), (tokens, HIDDEN, WIDTH), (2048, 2048, 2048)):
         x, weight = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
-        seconds, _ = best_seconds(partial(linear, x, weight), repeats)
-        rates.append(2 * rows * inner * outer / seconds / 1e9)
-    return max(rates)
+        works.append((2 * rows * inner * outer / 1e9, partial(linear, x, weight)))
+    return works
 
 
 def make_blocks(dtype: torch.dtype) -> torch.nn.ModuleList:
@@ -87,28 +81,27 @@ def make_pass(blocks: torch.nn.ModuleList, grid: tuple[int, int], text_tokens: i
     return run
 
 
-def measure(dtype_name: str, compiled: bool, grid: tuple[int, int], text_tokens: int, repeats: int) -> dict:
-    dtype = DTYPES[dtype_name]
-    blocks = make_blocks(dtype)
-    run = make_pass(blocks, grid, text_tokens, dtype)
-    eager = run()
-    start = time.perf_counter()
-    if compiled:
-        for block in blocks:
-            block.compile(fullgraph=True)
-    first = run()
-    first_seconds = time.perf_counter() - start
-    best, median = best_seconds(run, repeats)
-    tokens = grid[0] * grid[1] + text_tokens
-    rate = BLOCKS * block_flops(grid[0] * grid[1], text_tokens) / best / 1e9
-    return {
-        "tokens_per_s": round(tokens / best, 1),
-        "ms_per_block": round(1000 * best / BLOCKS, 2),
-        "median_ms_per_block": round(1000 * median / BLOCKS, 2),
-        "gflop_per_s": round(rate, 1),
-        "first_call_s": round(first_seconds, 2),
-        "relative_error_to_eager": float(f"{((first - eager).float().norm() / eager.float().norm()).item():.2e}"),
-    }
+def make_cases(grid: tuple[int, int], text_tokens: int) -> tuple[dict[str, Callable[[], torch.Tensor]], dict]:
+    """Title -> pass, warmed up and compiled; and title -> what that took, with the distance from the eager result."""
+    runs, notes = {}, {}
+    for name, dtype in DTYPES.items():
+        for compiled in (False, True):
+            if compiled and not can_compile():
+                continue
+            blocks = make_blocks(dtype)
+            if compiled:
+                for block in blocks:
+                    block.compile(fullgraph=True)
+            title = f"{name} {'compiled' if compiled else 'eager'}"
+            runs[title] = make_pass(blocks, grid, text_tokens, dtype)
+            notes[title] = {"first_call_s": round(seconds_of(runs[title]), 2)}
+            eager, result = runs[f"{name} eager"]().float(), runs[title]().float()
+            notes[title]["relative_error_to_eager"] = float(f"{((result - eager).norm() / eager.norm()).item():.2e}")
+    return runs, notes
+
+
+def can_compile() -> bool:
+    return any(shutil.which(compiler) for compiler in ("g++", "clang++"))
 
 
 def describe_machine() -> dict:
@@ -147,39 +140,47 @@ def commit() -> str:
 
 
 def run_benchmark(quick: bool) -> dict:
-    grid, text_tokens, repeats = ((16, 16), 32, 3) if quick else ((32, 32), 128, 5)
-    machine = describe_machine()
-    compiler = shutil.which("g++") or shutil.which("clang++")
+    grid, text_tokens, rounds = ((16, 16), 32, 5) if quick else ((32, 32), 128, 7)
     tokens = grid[0] * grid[1] + text_tokens
-    peaks: dict[str, float] = dict.fromkeys(DTYPES, 0.0)
-    cases: dict[str, dict] = {}
-    skipped: dict[str, str] = {}
-    for name, dtype in DTYPES.items():
-        for kind in ("eager", "compiled"):
-            # Around every case: other work on the machine comes and goes, and the peak is the best of all.
-            peaks[name] = max(peaks[name], matmul_peak(dtype, tokens, repeats))
-            if kind == "compiled" and not compiler:
-                skipped[f"{name} compiled"] = "no C++ compiler was found, which inductor needs on the CPU"
-            else:
-                cases[f"{name} {kind}"] = measure(name, kind == "compiled", grid, text_tokens, repeats)
-        peaks[name] = max(peaks[name], matmul_peak(dtype, tokens, repeats))
-    for title, case in cases.items():
-        case["share_of_matmul_peak"] = round(case["gflop_per_s"] / peaks[title.split()[0]], 3)
-    machine["load_after"] = round(os.getloadavg()[0], 2)
+    gflop = block_flops(grid[0] * grid[1], text_tokens) / 1e9
+    machine = describe_machine()
+    runs, notes = make_cases(grid, text_tokens)
+    matmuls = {name: peak_matmuls(dtype, tokens) for name, dtype in DTYPES.items()}
+    times: dict[str, list[float]] = {title: [] for title in runs}
+    peaks = dict.fromkeys(DTYPES, 0.0)
+    # In rounds, each with every case and every matmul: whatever else the machine does then meets all of them alike.
+    for _ in range(rounds):
+        for title, run in runs.items():
+            times[title].append(seconds_of(run))
+        for name, works in matmuls.items():
+            peaks[name] = max([peaks[name], *(size / seconds_of(work) for size, work in works for _ in range(2))])
+    cases = {}
+    for title, taken in times.items():
+        rate = BLOCKS * gflop / min(taken)
+        cases[title] = {
+            "tokens_per_s": round(tokens / min(taken), 1),
+            "ms_per_block": round(1000 * min(taken) / BLOCKS, 2),
+            "median_ms_per_block": round(1000 * statistics.median(taken) / BLOCKS, 2),
+            "gflop_per_s": round(rate, 1),
+            "share_of_matmul_peak": round(rate / peaks[title.split()[0]], 3),
+            **notes[title],
+        }
+    reason = "no C++ compiler was found, which inductor needs on the CPU"
     return {
         "benchmark": "two consecutive LensTransformerBlocks, forward, no gradient, batch 1",
         "command": " ".join(["python", "benchmarks/transformer.py", *sys.argv[1:]]),
-        "machine": machine,
+        "machine": machine | {"load_after": round(os.getloadavg()[0], 2)},
         "shape": {
             "width": WIDTH,
             "heads": HEADS,
             "image_tokens": grid[0] * grid[1],
             "text_tokens": text_tokens,
-            "gflop_per_block": round(block_flops(grid[0] * grid[1], text_tokens) / 1e9, 2),
+            "gflop_per_block": round(gflop, 2),
         },
+        "rounds": rounds,
         "matmul_peak_gflop_per_s": {name: round(peak, 1) for name, peak in peaks.items()},
         "cases": cases,
-        "skipped": skipped,
+        "skipped": {} if can_compile() else {f"{name} compiled": reason for name in DTYPES},
         "speedups": speedups(cases),
     }
 
