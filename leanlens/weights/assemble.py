@@ -133,8 +133,10 @@ def convert(
     if to == "comfy":
         if layout.component != "transformer":
             raise ValueError(f"to 'comfy' is only for a transformer; {path} is a {layout.title}, use to 'diffusers'")
+        if Path(out).exists():
+            raise ValueError(f"{out} exists already; give a path that does not")
         slots = _slots(layout, dtype)
-        write_file(Path(out), slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress))
+        write_file(Path(out), slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress))
         return Path(out)
     with whole_folder(out) as folder:
         _rewrite_component(folder, layout, dtype, progress)
@@ -318,7 +320,7 @@ def _link_weights(folder: Path, layout: Layout) -> None:
 
 def _rewrite_component(folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool) -> None:
     slots = _slots(layout, dtype)
-    tensors = read_tensors(layout, dtype, [slot.name for slot in slots], progress)
+    tensors = read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress)
     write_shards(folder, WEIGHT_STEM[layout.component], slots, tensors)
     config = _official_config(layout, keep_quantisation=False)
     if layout.component == "text_encoder":

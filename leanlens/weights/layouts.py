@@ -34,6 +34,11 @@ USE_INSTEAD = {
     ".safetensors file of the same weights",
 }
 
+LANGUAGE_MODEL_ADVICE = (
+    "the text encoder of a small Lens, opened by transformers as part of its pipeline folder; "
+    "the released Lens needs GPT-OSS"
+)
+
 _LORA = re.compile(
     r"lora_(A|B|up|down|unet|transformer|linear_layer)|\.lora\.(up|down)|lokr_w|hada_w|oft_blocks|\.dora_scale$"
 )
@@ -44,9 +49,10 @@ class Layout:
     """What lies at `path`.
 
     Attributes:
-        kind: pipeline, {transformer,text-encoder,vae}-{folder,file}, lora, tokenizer, gguf, sdnq, pickle or unknown.
+        kind: pipeline, {transformer,text-encoder,vae}-{folder,file}, lora, tokenizer, language-model, gguf, sdnq,
+            pickle or unknown.
         title: the same in plain words.
-        component: pipeline, transformer, text_encoder, vae, lora, tokenizer or unknown.
+        component: pipeline, transformer, text_encoder, language_model, vae, lora, tokenizer or unknown.
         files: every file that belongs to it.
         dtypes: stored dtype -> number of tensors, by the names of the safetensors format.
         quantisation: mxfp4, mxfp8, nvfp4, fp8, sdnq, gguf; None where there is none, "unknown" where it has no name.
@@ -410,7 +416,8 @@ def _unknown(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]
         refusal = "is an autoencoder without batch-norm statistics; Lens needs that of FLUX.2"
     elif model_type := config.get("model_type"):
         title = f"language model of type {model_type}"
-        refusal = f"is a language model of type {model_type}; GPT-OSS is accepted here"
+        layout = Layout(path, "language-model", title, "language_model", config=config, advice=LANGUAGE_MODEL_ADVICE)
+        return _with_entries(layout, entries)
     layout = Layout(path, "unknown", title, "unknown", advice=refusal.split("; ")[-1], refusal=refusal, config=config)
     return _with_entries(layout, entries)
 

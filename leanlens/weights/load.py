@@ -84,27 +84,37 @@ def stored_tensors(layout: Layout) -> dict[str, Stored]:
     return found
 
 
-def read_stored(stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
-    """Decode one tensor; experts are decoded one at a time. `dtype` None keeps the stored one (see `Stored.dtype`)."""
+def read_stored(stored: Stored, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Tensor:
+    """Decode one tensor on `device`; experts are decoded one at a time.
+
+    `dtype` None keeps the stored one (see `Stored.dtype`).
+    """
     target = stored.dtype(dtype)
     if stored.quantisation is None:
-        return _oriented(read_tensor(stored.weight).to(target), stored).reshape(stored.shape)
+        tensor = read_tensor(stored.weight).to(target).to(device)
+        return (tensor.transpose(-1, -2) if stored.transpose else tensor).reshape(stored.shape).contiguous()
     if len(stored.shape) < 3:
-        return _oriented(_decode(stored, None, target), stored)
-    whole = torch.empty(stored.shape, dtype=target)
+        return _decode(stored, None, target, device)
+    whole = torch.empty(stored.shape, dtype=target, device=device)
     for expert in range(stored.shape[0]):
-        whole[expert] = _oriented(_decode(stored, expert, target), stored)
+        decoded = _decode(stored, expert, target, device)
+        whole[expert] = decoded.transpose(-1, -2) if stored.transpose else decoded
     return whole
 
 
 def read_tensors(
-    layout: Layout, dtype: torch.dtype | None = None, names: Iterable[str] | None = None, progress: bool = False
+    layout: Layout,
+    dtype: torch.dtype | None = None,
+    names: Iterable[str] | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Official names and decoded tensors, one at a time.
 
     Args:
         dtype: of every floating-point tensor; None keeps the stored one, and takes bfloat16 where it is quantised.
         names: the ones to read, in this order; None reads all.
+        device: where they are decoded and left.
         progress: show a progress bar.
 
     Raises:
@@ -117,7 +127,7 @@ def read_tensors(
     if unknown := [name for name in wanted if name not in stored]:
         raise ValueError(f"{layout.path} does not hold {_listed(unknown)}")
     for name in tqdm(wanted, desc=layout.path.name, unit="tensor", disable=not progress):
-        yield name, read_stored(stored[name], dtype)
+        yield name, read_stored(stored[name], dtype, device)
 
 
 def open_transformer(
@@ -252,8 +262,8 @@ def differences(model: nn.Module, stored: Mapping[str, Stored]) -> Iterator[str]
 def _fill(model: Any, layout: Layout, dtype: torch.dtype, device: str | torch.device, progress: bool) -> Any:
     stored = stored_tensors(layout)
     names = [name for name in require_fit(model, stored, layout) if name in stored]
-    # Each tensor is moved as it comes, so a model for an accelerator never stands whole in main memory.
-    state = {name: tensor.to(device) for name, tensor in read_tensors(layout, dtype, names, progress)}
+    # Each tensor goes to its device packed as it is, so a model for an accelerator never stands in main memory.
+    state = dict(read_tensors(layout, dtype, names, device, progress))
     for name, tensor in model.state_dict().items():
         if name not in state:  # num_batches_tracked
             state[name] = torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
@@ -314,27 +324,26 @@ def _require(layout: Layout, entries: Mapping[str, Entry], name: str) -> Entry:
     return entries[name]
 
 
-def _decode(stored: Stored, expert: int | None, dtype: torch.dtype) -> Tensor:
-    weight = read_tensor(stored.weight, expert)
+def _decode(stored: Stored, expert: int | None, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    weight = read_tensor(stored.weight, expert).to(device)
+    scales = read_tensor(stored.scales[0], None if stored.quantisation == "fp8" else expert).to(device)
     if stored.quantisation == "mxfp4":
-        return decode_mxfp4(weight, read_tensor(stored.scales[0], expert), dtype)
+        return decode_mxfp4(weight, scales, dtype)
     if stored.quantisation == "mxfp8":
-        return decode_mxfp8(weight, read_tensor(stored.scales[0], expert), dtype)
+        return decode_mxfp8(weight, scales, dtype)
     if stored.quantisation == "nvfp4":
-        whole = read_tensor(stored.scales[1]).reshape(-1)
-        if expert is not None and len(whole) > 1:
-            whole = whole[expert]
-        return decode_nvfp4(weight, read_tensor(stored.scales[0], expert), whole, dtype)
-    scale = read_tensor(stored.scales[0]).float().reshape(-1)
+        return decode_nvfp4(weight, scales, _scale_of(stored, stored.scales[1], expert).to(device), dtype)
+    return (weight.float() * _scale_of(stored, stored.scales[0], expert).to(device)).to(dtype)
+
+
+def _scale_of(stored: Stored, entry: Entry, expert: int | None) -> Tensor:
+    """The scale of a whole tensor, or of one expert where each has its own: a single float32."""
+    scale = read_tensor(entry).float().reshape(-1)
     if expert is not None and len(scale) > 1:
         scale = scale[expert : expert + 1]
     if len(scale) != 1:
-        raise ValueError(f"{stored.weight.file} has {len(scale)} FP8 scales for one tensor; a single one is accepted")
-    return (weight.float() * scale).to(dtype)
-
-
-def _oriented(tensor: Tensor, stored: Stored) -> Tensor:
-    return tensor.transpose(-1, -2).contiguous() if stored.transpose else tensor
+        raise ValueError(f"{stored.weight.file} has {len(scale)} scales for one whole tensor; a single one is accepted")
+    return scale
 
 
 def _vae_tensors(layout: Layout) -> dict[str, Stored]:

@@ -112,10 +112,12 @@ def unswizzle(scales: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _e2m1(packed: Tensor, high_first: bool) -> Tensor:
-    """(..., B) uint8 -> (..., 2 B) float32."""
+    """(..., B) uint8 -> (..., 2 B) float32. One look-up for each byte is faster than one for each half."""
     table = torch.tensor(E2M1_VALUES, device=packed.device)
-    low, high = table[(packed & 15).int()], table[(packed >> 4).int()]
-    return torch.stack((high, low) if high_first else (low, high), dim=-1).flatten(-2)
+    codes = torch.arange(256, device=packed.device)
+    low, high = table[codes % 16], table[codes // 16]
+    pairs = torch.stack((high, low) if high_first else (low, high), dim=-1)  # (256, 2)
+    return pairs.index_select(0, packed.reshape(-1).int()).reshape(*packed.shape[:-1], -1)
 
 
 def _e8m0(codes: Tensor) -> Tensor:

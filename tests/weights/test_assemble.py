@@ -273,8 +273,9 @@ def test_convert_refuses_what_it_cannot_make(tmp_path, stock):
         convert(stock["transformer"], tmp_path / "out", to="onnx")
     with pytest.raises(ValueError, match="only for a transformer"):
         convert(stock["vae"], tmp_path / "out", to="comfy")
-    with pytest.raises(ValueError, match="exists already"):
-        convert(stock["transformer"], stock["vae"])
+    for to, out in (("diffusers", stock["vae"]), ("comfy", stock["transformer"])):
+        with pytest.raises(ValueError, match="exists already"):
+            convert(stock["transformer"], out, to=to)
 
 
 # verify

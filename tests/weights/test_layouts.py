@@ -128,6 +128,15 @@ def test_lora_styles(tmp_path, names, style):
     assert (layout.kind, layout.facts["style"]) == ("lora", style)
 
 
+def test_another_language_model_is_named_and_not_taken_for_gpt_oss(tmp_path):
+    save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    layout = identify(tmp_path)
+    assert (layout.kind, layout.title) == ("language-model", "language model of type qwen3")
+    with pytest.raises(ValueError, match=r"is a language model of type qwen3; a GPT-OSS text encoder is accepted here"):
+        open_text_encoder(tmp_path)
+
+
 def test_tokenizers(tmp_path):
     foreign.write_tokenizer(tmp_path / "tokenizer")
     assert identify(tmp_path / "tokenizer").kind == "tokenizer"
