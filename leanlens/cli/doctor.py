@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "tokenizers", "huggingface-hub")
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "huggingface-hub",
+)
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -51,12 +60,15 @@ def _machine() -> dict[str, Any]:
         "disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free",
         "device": device.type,
         "dtype": str(resolve_dtype(None, device)).removeprefix("torch."),
-        "C++ compiler": next(filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), "none: models run uncompiled"),
+        "C++ compiler": next(
+            filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), "none: models run uncompiled"
+        ),
     }
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         rows[f"cuda:{index}"] = (
-            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {properties.major}.{properties.minor}"
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+            f"compute capability {properties.major}.{properties.minor}"
         )
     return rows
 

@@ -14,19 +14,27 @@ _PARTS = "A component that MODEL does not hold."
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What to draw. Without it: --prompts, or lines on standard input.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to draw. Without it: --prompts, or lines on standard input.")
+    ] = None,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Picture file (.png .jpg .webp); may contain {seed}, {index} and {prompt}."),
+        typer.Option(
+            "-o", "--output", help="Picture file (.png .jpg .webp); may contain {seed}, {index} and {prompt}."
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option("-m", "--model", help="nano, turbo, rl, base, a folder, a file, a repository id, or toy.")
     ] = "nano",
-    seed: Annotated[int | None, typer.Option(help="Of the first picture; the next ones count up. Random without it.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first picture; the next ones count up. Random without it.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Noise levels; the model's own number without it.")] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance scale; the model's own without it, 1 is none.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, multiples of 16, such as 1024x1024.")] = None,
-    aspect: Annotated[str | None, typer.Option(metavar="W:H", help="Instead of a size: 1:1, 16:9, 2:3 and so on.")] = None,
+    aspect: Annotated[
+        str | None, typer.Option(metavar="W:H", help="Instead of a size: 1:1, 16:9, 2:3 and so on.")
+    ] = None,
     base: Annotated[int | None, typer.Option(help="With --aspect: side of the square of the same area.")] = None,
     number: Annotated[int, typer.Option("-n", "--number", help="Pictures for each prompt.")] = 1,
     negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
@@ -34,14 +42,24 @@ def generate(
     strength: Annotated[
         float | None, typer.Option(help="With --image: share of the noise walked again, 0 to 1; 0.6, with --mask 1.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="With --image: white is repainted; same size as the picture.")] = None,
-    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:SCALE]", help="A LoRA file; may be repeated.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt on each line; - for standard input.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="With --image: white is repainted; same size as the picture.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[:SCALE]", help="A LoRA file; may be repeated.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file with one prompt on each line; - for standard input.")
+    ] = None,
     date: Annotated[str | None, typer.Option(help="Date inside the text template, YYYY-MM-DD or today.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Both guidance branches in one masked batch, as the original.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Both guidance branches in one masked batch, as the original.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer: a slow start, faster steps.")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the transformer: a slow start, faster steps.")
+    ] = False,
     transformer: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     text_encoder: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     vae: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
@@ -96,7 +114,7 @@ def generate(
             request = ImageRequest.checked(prompt=text, seed=first_seed + index, **fields, **size_of)
             began = time.monotonic()
             with _steps_bar(request) as bar:
-                drawn = draw(opened, request, on_step=lambda done, bar=bar: bar.update(done - bar.n))
+                drawn = draw(opened, request, on_step=lambda _: bar.update())
             path = save_picture(drawn.image, names.path(count, text, request.seed), drawn.record)
             count += 1
             if as_json:
@@ -116,7 +134,9 @@ class _OutputNames:
         picture_format(self.pattern)
         unknown = set(re.findall(r"{(\w*)}", self.pattern)) - {"seed", "index", "prompt"}
         if unknown:
-            raise ValueError(f"output {pattern!r} holds {{{unknown.pop()}}}; {{seed}}, {{index}} and {{prompt}} are accepted")
+            raise ValueError(
+                f"output {pattern!r} holds {{{unknown.pop()}}}; {{seed}}, {{index}} and {{prompt}} are accepted"
+            )
         if count > 1 and not {"{seed}", "{index}"} & set(re.findall(r"{\w+}", self.pattern)):
             path = Path(self.pattern)
             self.pattern = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
@@ -129,7 +149,10 @@ class _OutputNames:
     def require_writable(self, texts: list[str], seed: int) -> None:
         from leanlens.files import require_writable
 
-        paths = [self.path(i, text, seed + i % (self.count // len(texts))) for i, text in enumerate(texts * (self.count // len(texts)))]
+        paths = [
+            self.path(i, text, seed + i % (self.count // len(texts)))
+            for i, text in enumerate(texts * (self.count // len(texts)))
+        ]
         if len(set(paths)) < len(paths):
             raise ValueError(f"output {self.pattern!r} gives several pictures the same name; add {{index}}")
         require_writable(paths[0])
@@ -151,7 +174,9 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
             raise ValueError(f"prompts {file} cannot be read: {error}") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ValueError(f"{'standard input' if file is None or str(file) == '-' else file} holds no prompt; give one on each line")
+        raise ValueError(
+            f"{'standard input' if file is None or str(file) == '-' else file} holds no prompt; give one on each line"
+        )
     return lines
 
 

@@ -9,8 +9,12 @@ import typer
 
 def replay(
     picture: Annotated[Path, typer.Argument(help="A picture that leanlens saved.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to; beside the picture without it.")] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", help="The same model, if it lies elsewhere by now.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to; beside the picture without it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="The same model, if it lies elsewhere by now.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Another device than the picture was drawn on.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Another dtype than the picture was drawn in.")] = None,
 ) -> None:
@@ -36,11 +40,14 @@ def replay(
 
     run, recorded = record["run"], record["model"]
     parts = recorded["parts"] if model is None else None
-    opened = open_model(model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"])
+    opened = open_model(
+        model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"]
+    )
     if opened.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"{opened.name} is another model than the one that drew {picture} "
-            f"(fingerprint {opened.fingerprint[:12]}, recorded {recorded['fingerprint'][:12]}); give the same one with --model"
+            f"(fingerprint {opened.fingerprint[:12]}, recorded {recorded['fingerprint'][:12]}); "
+            "give the same one with --model"
         )
     drawn = draw(opened, request)
     if drawn.record["inputs"] != record["inputs"]:

@@ -49,7 +49,9 @@ def shift_mu(scheduler_config: dict, tokens: int, steps: int) -> float:
         return linear_mu(tokens, *(scheduler_config[key] for key in keys))
     if rule == "constant":
         return math.log(scheduler_config["shift"])
-    raise ValueError(f"shift_rule {rule!r} in the scheduler's configuration is not known; use one of {', '.join(SHIFT_RULES)}")
+    raise ValueError(
+        f"shift_rule {rule!r} in the scheduler's configuration is not known; use one of {', '.join(SHIFT_RULES)}"
+    )
 
 
 def linear_sigmas(steps: int) -> list[float]:

@@ -69,9 +69,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
             )
         return tuple(indices)
 
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Features of the selected layers.
 
         Args:
@@ -122,7 +120,9 @@ class LensGptOssEncoder(GptOssForCausalLM):
             ValueError: this encoder was built without its language-model head.
         """
         if not self.has_head:
-            raise ValueError("this encoder was opened without its language-model head; open it with lens_keep_head=True")
+            raise ValueError(
+                "this encoder was opened without its language-model head; open it with lens_keep_head=True"
+            )
         return super().generate(*args, **kwargs)
 
     def _trim(self) -> None:
@@ -131,7 +131,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
         unneeded = ("lm_head.", "model.norm.", *(f"model.layers.{i}." for i in range(kept, len(self.model.layers))))
         self.model.layers = self.model.layers[:kept]
         self.model.norm = nn.Identity()
-        self._tied_weights_keys = {}
+        self._tied_weights_keys: dict[str, str] = {}
         self._keys_to_ignore_on_load_unexpected = {"^" + re.escape(prefix) for prefix in unneeded}
 
         def forget(module, state_dict, prefix, *args):
@@ -164,5 +164,7 @@ def layer_features(
         return model(input_ids=input_ids, attention_mask=attention_mask)
     states = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
     if max(layers) + 1 >= len(states) or min(layers) < 0:
-        raise ValueError(f"layers {list(layers)} are not accepted: {type(model).__name__} has layers 0 to {len(states) - 2}")
+        raise ValueError(
+            f"layers {list(layers)} are not accepted: {type(model).__name__} has layers 0 to {len(states) - 2}"
+        )
     return [states[layer + 1] for layer in layers]

@@ -45,7 +45,7 @@ def encode(vae: AutoencoderKLFlux2, pixels: Tensor, generator: torch.Generator |
 
 
 def decode(vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Normalised packed latents (B, h * w, C) -> pixels (B, 3, H, W), nominally in -1..1, in the autoencoder's dtype."""
+    """Normalised packed latents (B, h * w, C) -> pixels (B, 3, H, W), about -1..1, in the autoencoder's dtype."""
     tokens = tokens.to(vae.dtype)
     mean, std = _statistics(vae, tokens)
     return vae.decode(unpack(tokens * std + mean, grid), return_dict=False)[0]

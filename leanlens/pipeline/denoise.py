@@ -72,12 +72,16 @@ def denoise(
     return latents
 
 
-def _plain_branches(transformer, grid, positive, negative, scale, attention_kwargs) -> Callable[[Tensor, Tensor], Tensor]:
+def _plain_branches(
+    transformer, grid, positive, negative, scale, attention_kwargs
+) -> Callable[[Tensor, Tensor], Tensor]:
     masks = {id(text): None if bool(text.mask.all()) else text.mask for text in (positive, negative)}
 
     def branch(name: str, text: TextFeatures, latents: Tensor, time: Tensor) -> Tensor:
         with transformer.cache_context(name):
-            return transformer(latents, text.layers, masks[id(text)], time, [(1, *grid)], attention_kwargs=attention_kwargs)
+            return transformer(
+                latents, text.layers, masks[id(text)], time, [(1, *grid)], attention_kwargs=attention_kwargs
+            )
 
     def velocity(latents: Tensor, time: Tensor) -> Tensor:
         conditional = branch("cond", positive, latents, time)
@@ -88,7 +92,9 @@ def _plain_branches(transformer, grid, positive, negative, scale, attention_kwar
     return velocity
 
 
-def _exact_branches(transformer, grid, positive, negative, scale, attention_kwargs) -> Callable[[Tensor, Tensor], Tensor]:
+def _exact_branches(
+    transformer, grid, positive, negative, scale, attention_kwargs
+) -> Callable[[Tensor, Tensor], Tensor]:
     both = join([positive, negative])
 
     def velocity(latents: Tensor, time: Tensor) -> Tensor:
@@ -97,7 +103,8 @@ def _exact_branches(transformer, grid, positive, negative, scale, attention_kwar
                 torch.cat([latents, latents]), both.layers, both.mask, torch.cat([time, time]), [(1, *grid)],
                 attention_kwargs=attention_kwargs,
             )  # fmt: skip
-        return guided_velocity(*output.chunk(2), scale)
+        conditional, unconditional = output.chunk(2)
+        return guided_velocity(conditional, unconditional, scale)
 
     return velocity
 

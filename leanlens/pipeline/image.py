@@ -30,7 +30,7 @@ class SourcePicture:
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
-    """(B, 3, H, W), clamped to -1..1 -> (B, H, W, 3) uint8; (x + 1) * 127.5 cut off, not rounded, as the original does."""
+    """(B, 3, H, W), clamped to -1..1 -> (B, H, W, 3) uint8; (x + 1) * 127.5 is cut off, not rounded."""
     scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
     return scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
 
@@ -58,9 +58,14 @@ def to_pixels(image: Any, size: tuple[int, int] | None = None, argument: str = "
     if isinstance(image, Tensor):
         tensor = image if image.ndim == 4 else image[None]
         if tensor.ndim != 4 or tensor.shape[1] != 3 or not tensor.is_floating_point():
-            raise ValueError(f"{argument} has shape {tuple(image.shape)} and dtype {image.dtype}; (3, H, W) floats in 0..1 are accepted")
+            raise ValueError(
+                f"{argument} has shape {tuple(image.shape)} and dtype {image.dtype}; "
+                "(3, H, W) floats in 0..1 are accepted"
+            )
         if size and tuple(tensor.shape[2:]) != size:
-            raise ValueError(f"{argument} is {tensor.shape[3]}x{tensor.shape[2]} but the picture is to be {size[1]}x{size[0]}")
+            raise ValueError(
+                f"{argument} is {tensor.shape[3]}x{tensor.shape[2]} but the picture is to be {size[1]}x{size[0]}"
+            )
         return tensor.float() * 2 - 1
     picture = _as_pil(image, argument)
     if size:
@@ -88,7 +93,8 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
         raise ValueError(f"mask is a {type(mask).__name__}; a PIL picture, an array or a tensor is accepted")
     if (mask.height, mask.width) != source_size:
         raise ValueError(
-            f"the mask is {mask.width}x{mask.height} but the picture is {source_size[1]}x{source_size[0]}; give a mask of the same size"
+            f"the mask is {mask.width}x{mask.height} but the picture is {source_size[1]}x{source_size[0]}; "
+            "give a mask of the same size"
         )
     grey = ImageOps.fit(mask.convert("L"), (size[1], size[0]), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)[None, None]
@@ -97,12 +103,14 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
     return values
 
 
-def picture_size(image: Any) -> tuple[int, int]:
-    """(height, width) of a picture in any of the accepted forms."""
-    if isinstance(image, Image.Image):
-        transposed = ImageOps.exif_transpose(image)
-        return transposed.height, transposed.width
-    return tuple(image.shape[-2:]) if isinstance(image, Tensor) else tuple(image.shape[:2])
+def picture_size(image: Any, argument: str = "image") -> tuple[int, int]:
+    """(height, width) of a picture in any of the accepted forms, or a ValueError."""
+    if isinstance(image, Tensor):
+        return image.shape[-2], image.shape[-1]
+    if isinstance(image, np.ndarray):
+        return image.shape[0], image.shape[1]
+    picture = _as_pil(image, argument)
+    return picture.height, picture.width
 
 
 def _as_pil(image: Any, argument: str) -> Image.Image:

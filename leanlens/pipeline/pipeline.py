@@ -28,7 +28,7 @@ from leanlens.pipeline.denoise import StepHook, denoise
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
 from leanlens.pipeline.placement import compute_device, tiled_decoding
-from leanlens.pipeline.request import check_guidance, check_size, check_steps
+from leanlens.pipeline.request import check_guidance, check_steps
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, TEMPLATES
 from leanlens.resolution import resolve_size
 
@@ -64,6 +64,7 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     _lora_loadable_modules = ["transformer"]  # noqa: RUF012
     transformer_name = "transformer"
+    _internal_dict: Any
 
     def __init__(
         self,
@@ -209,7 +210,7 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = _one_for_each(negative_prompt or "", len(prompts))
-        options = {
+        options: dict[str, Any] = {
             "date": template_date,
             "max_sequence_length": max_sequence_length,
             "device": compute_device(self.text_side.encoder),
@@ -220,9 +221,7 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
     def _resolve_size(self, height, width, base_resolution, aspect_ratio) -> tuple[int, int]:
         if height is None and width is None and base_resolution is None and aspect_ratio is None:
             height = width = int(self.vae.config.sample_size)
-        height, width = resolve_size(height, width, base_resolution, aspect_ratio)
-        check_size(height, width, autoencoder.token_pixels(self.vae))
-        return height, width
+        return resolve_size(height, width, base_resolution, aspect_ratio)
 
     def _check_output(self, output_type, tensor_inputs, images) -> None:
         if output_type not in OUTPUT_TYPES:
@@ -259,14 +258,17 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
                 negative = positive.without_text()
         if negative.mask.shape[0] != positive.mask.shape[0]:
             raise ValueError(
-                f"negative_prompt_embeds holds {negative.mask.shape[0]} rows and prompt_embeds {positive.mask.shape[0]}; give as many"
+                f"negative_prompt_embeds holds {negative.mask.shape[0]} rows and prompt_embeds "
+                f"{positive.mask.shape[0]}; give as many"
             )
         device = compute_device(self.transformer)
         return positive.to(device, self.transformer.dtype), negative.to(device, self.transformer.dtype)
 
     def _reason(self, prompts: list[str]) -> list[str]:
         if self.reasoner is None:
-            raise ValueError("enable_reasoner needs a reasoner; set pipeline.reasoner to a function from prompts to prompts")
+            raise ValueError(
+                "enable_reasoner needs a reasoner; set pipeline.reasoner to a function from prompts to prompts"
+            )
         return self.reasoner(prompts)
 
     def _prepare_noise(self, batch, grid, generator, latents) -> Tensor:
@@ -274,7 +276,9 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
         device, dtype = compute_device(self.transformer), self.transformer.dtype
         if latents is not None:
             if tuple(latents.shape) != shape:
-                raise ValueError(f"latents has shape {tuple(latents.shape)}; {shape} is accepted for this size and batch")
+                raise ValueError(
+                    f"latents has shape {tuple(latents.shape)}; {shape} is accepted for this size and batch"
+                )
             return latents.to(device, dtype)
         if isinstance(generator, list) and len(generator) != batch:
             raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
@@ -288,7 +292,9 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
         self.scheduler.timesteps = self.scheduler.timesteps[skipped:]
         self.scheduler.set_begin_index(skipped)
 
-    def _start(self, noise: Tensor, source: SourcePicture | None) -> tuple[Tensor, Callable[[int, Tensor], Tensor] | None]:
+    def _start(
+        self, noise: Tensor, source: SourcePicture | None
+    ) -> tuple[Tensor, Callable[[int, Tensor], Tensor] | None]:
         """Latents at the first level, and what keeps the untouched part of a picture in place after every step."""
         if source is None:
             return noise, None
@@ -331,7 +337,7 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
             pixels = repaint * pixels.float() + (1 - repaint) * source.pixels.to(device)
         return from_pixels(pixels, output_type)
 
-    # Opening, saving, adapters -----------------------------------------------------------------------------------------
+    # Opening, saving, adapters
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "LensPipeline":
@@ -352,8 +358,8 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
         layout = identify(locate(str(pretrained_model_name_or_path)))
         if layout.component != "pipeline":
             raise ValueError(
-                f"{layout.path} is a {layout.title}, not a pipeline folder; `leanlens generate --model` opens it with the "
-                "parts it lacks, `leanlens weights assemble` makes a folder of them"
+                f"{layout.path} is a {layout.title}, not a pipeline folder; `leanlens generate --model` opens it with "
+                "the parts it lacks, `leanlens weights assemble` makes a folder of them"
             )
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
@@ -408,12 +414,15 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
 def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:
     layers = list(embeds)
     if not layers or any(layer.ndim != 3 or layer.shape[:2] != layers[0].shape[:2] for layer in layers):
-        raise ValueError(f"{argument}_embeds must be a list of tensors (batch, tokens, width), one for each selected layer")
+        raise ValueError(
+            f"{argument}_embeds must be a list of tensors (batch, tokens, width), one for each selected layer"
+        )
     if mask is None:
         mask = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=layers[0].device)
     if mask.shape != layers[0].shape[:2]:
         raise ValueError(
-            f"{argument}_mask has shape {tuple(mask.shape)}; {tuple(layers[0].shape[:2])} is accepted, one flag for each token"
+            f"{argument}_mask has shape {tuple(mask.shape)}; {tuple(layers[0].shape[:2])} is accepted, "
+            "one flag for each token"
         )
     return TextFeatures(layers, mask.bool())
 

@@ -211,7 +211,8 @@ def _opened(name: str, dtype: torch.dtype, parts: dict[str, str]) -> "tuple[Lens
         pipeline = LensPipeline.from_pretrained(path, dtype=dtype)
         files = [file for part in layout.parts.values() for file in part.files]
     else:
-        loaded = components(path, **parts, dtype=dtype)
+        given: dict[str, Any] = dict(parts)
+        loaded = components(path, dtype=dtype, **given)
         pipeline = LensPipeline(**loaded)
         files = list(layout.files) + [file for part in parts.values() for file in identify(part).files]
     return pipeline, fingerprint([file for file in files if file.suffix == ".safetensors"])

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
+from leanlens.resolution import require_whole_tokens
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**63 - 1
@@ -80,7 +81,8 @@ class ImageRequest(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ImageRequest":
-        check_size(self.height, self.width)
+        require_whole_tokens("height", self.height)
+        require_whole_tokens("width", self.width)
         if self.image is None and (self.mask is not None or self.strength is not None):
             raise ValueError("mask and strength need a picture to start from; give image too")
         if self.image is not None and self.strength is None:
@@ -101,15 +103,6 @@ def describe(error: ValidationError) -> str:
     if first["type"] == "string_too_long":
         return f"{name} has {len(first['input']):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are accepted"
     return f"{name} {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def check_size(height: int, width: int, multiple: int = 16) -> None:
-    """Raise a ValueError unless both are positive multiples of `multiple`; it names the nearest accepted size."""
-    for name, value in (("height", height), ("width", width)):
-        if value <= 0 or value % multiple:
-            lower = max(multiple, value // multiple * multiple)
-            near = f"{lower} or {lower + multiple}" if value > 0 else str(multiple)
-            raise ValueError(f"{name} {value} is not accepted: it must be a multiple of {multiple}, such as {near}")
 
 
 def check_steps(steps: int) -> None:

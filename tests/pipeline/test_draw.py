@@ -1,0 +1,91 @@
+"""A request on an opened model."""
+
+import pytest
+import torch
+from PIL import Image
+
+from leanlens.pipeline.draw import draw
+from leanlens.pipeline.placement import open_model, resolve_device, resolve_dtype
+from leanlens.pipeline.request import ImageRequest
+
+GOOD = {"prompt": "a", "width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_model("toy", device="cpu", dtype="float32")
+
+
+def test_same_request_same_picture_and_a_record_that_says_so(opened):
+    request = ImageRequest.checked(**GOOD)
+    first, second = draw(opened, request), draw(opened, request)
+    assert first.image.tobytes() == second.image.tobytes()
+    assert first.record == second.record
+    assert ImageRequest.checked(**first.record["request"]) == request
+    assert first.record["run"]["dtype"] == "float32"
+    assert first.record["request"]["template_date"] == "2026-05-23"
+
+
+def test_prompts_are_encoded_once_for_several_seeds(opened, monkeypatch):
+    calls = []
+    encode = opened.pipeline.encode_prompt
+    monkeypatch.setattr(
+        opened.pipeline, "encode_prompt", lambda *args, **options: calls.append(args) or encode(*args, **options)
+    )
+    pictures = [draw(opened, ImageRequest.checked(**{**GOOD, "prompt": "new", "seed": seed})) for seed in range(3)]
+    assert len(calls) == 1
+    assert len({picture.image.tobytes() for picture in pictures}) == 3
+
+
+def test_steps_are_reported(opened, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    steps = []
+    draw(opened, ImageRequest.checked(**GOOD), on_step=steps.append)
+    start = {"image": str(tmp_path / "a.png"), "strength": 0.5}
+    draw(opened, ImageRequest.checked(**GOOD, **start), on_step=steps.append)
+    assert steps == [1, 2, 1]
+
+
+def test_input_files_are_recorded_by_checksum_and_named_when_missing(opened, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "m.png")
+    request = ImageRequest.checked(**GOOD, image=str(tmp_path / "a.png"), mask=str(tmp_path / "m.png"), strength=1.0)
+    inputs = draw(opened, request).record["inputs"]
+    assert len(inputs["image"]) == len(inputs["mask"]) == 64
+    with pytest.raises(ValueError, match=r"image .*gone.png cannot be read"):
+        draw(opened, ImageRequest.checked(**GOOD, image=str(tmp_path / "gone.png"), strength=1.0))
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text.png cannot be read as a picture"):
+        draw(opened, ImageRequest.checked(**GOOD, image=str(tmp_path / "text.png"), strength=1.0))
+
+
+def test_devices_and_dtypes():
+    cpu = torch.device("cpu")
+    assert resolve_dtype("bf16", cpu) is torch.bfloat16
+    assert resolve_dtype("auto", torch.device("cuda")) is torch.bfloat16
+    with pytest.raises(ValueError, match="dtype 'int8' is not accepted; use one of auto, bfloat16"):
+        resolve_dtype("int8", cpu)
+    with pytest.raises(ValueError, match="device 'tpu:0' cannot be used here"):
+        resolve_device("tpu:0")
+
+
+def test_without_a_compiler_the_model_stays_eager_and_says_so_once(monkeypatch, caplog):
+    import leanlens.pipeline.placement as placement
+    from leanlens.log import warn_once
+
+    warn_once.cache_clear()
+    monkeypatch.setattr(placement.shutil, "which", lambda name: None)
+    for _ in range(2):
+        assert not open_model("toy", device="cpu", dtype="float32", compile=True).compiled
+    assert caplog.text.count("No C++ compiler was found") == 1
+
+
+@pytest.mark.long
+def test_compiled_draws_nearly_the_same(opened):
+    compiled = open_model("toy", device="cpu", dtype="float32", compile=True)
+    assert compiled.compiled
+    request = ImageRequest.checked(**GOOD)
+    a, b = draw(opened, request), draw(compiled, request)
+    difference = max(abs(x - y) for x, y in zip(a.image.tobytes(), b.image.tobytes(), strict=True))
+    assert difference <= 2
+    assert b.record["run"]["compiled"]

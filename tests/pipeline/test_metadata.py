@@ -1,0 +1,77 @@
+"""Settings in picture files, read back by us and as other programs do."""
+
+import pytest
+from PIL import Image
+
+from leanlens.pipeline.metadata import parameters_text, read_record, save_picture
+
+RECORD = {
+    "leanlens": "0.1.0",
+    "request": {
+        "prompt": "a café, “quoted”\nsecond line", "negative_prompt": "dark", "width": 64, "height": 32,
+        "num_inference_steps": 20, "guidance_scale": 5.0, "seed": 7, "strength": None,
+        "loras": [{"path": "/x/my, style.safetensors", "scale": 1.0}],
+    },
+    "model": {"name": "toy", "parts": {}, "fingerprint": "ab" * 32},
+    "inputs": {"image": None, "mask": None, "loras": ["cd" * 32]},
+    "run": {"dtype": "float32"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_round_trip_and_same_bytes_twice(tmp_path, suffix):
+    picture = Image.effect_noise((64, 32), 50).convert("RGB")
+    first, second = (save_picture(picture, tmp_path / f"{name}{suffix}", RECORD) for name in "ab")
+    assert read_record(first) == RECORD
+    assert first.read_bytes() == second.read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_png_text_as_other_programs_read_it(tmp_path):
+    path = save_picture(Image.new("RGB", (64, 32)), tmp_path / "a.png", RECORD)
+    with Image.open(path) as picture:
+        text = picture.info["parameters"]
+    assert text == parameters_text(RECORD)
+    lines = text.split("\n")
+    assert lines[0].startswith("a café")
+    assert lines[2] == "Negative prompt: dark"
+    assert lines[3] == (
+        "Steps: 20, Sampler: Euler, Schedule type: Lens, CFG scale: 5.0, Seed: 7, Size: 64x32, Model hash: ababababab, "
+        'Model: toy, Lora hashes: "my, style: cdcdcdcdcdcd", Version: leanlens 0.1.0'
+    )
+
+
+def test_exif_comment_as_other_programs_read_it(tmp_path):
+    path = save_picture(Image.new("RGB", (64, 32)), tmp_path / "a.jpg", RECORD)
+    with Image.open(path) as picture:
+        comment = picture.getexif().get_ifd(0x8769)[0x9286]
+    assert comment[:8] == b"UNICODE\0"
+    assert comment[8:].decode("utf-16-be") == parameters_text(RECORD)
+
+
+def test_what_cannot_be_read_or_written_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"suffix '.gif' is not accepted; use one of .png"):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.gif", RECORD)
+    Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
+    with pytest.raises(ValueError, match="carries no leanlens settings"):
+        read_record(tmp_path / "bare.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ValueError, match="is not a picture"):
+        read_record(tmp_path / "text.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write"):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "file" / "a.png", RECORD)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", RECORD)
+    before = path.read_bytes()
+
+    def fail(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_picture(Image.new("RGB", (8, 8), "red"), path, RECORD)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,41 @@
+"""The form that every door fills in."""
+
+import pytest
+
+from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS, ImageRequest
+
+GOOD = {"prompt": "a", "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 1.0, "seed": 0}
+
+
+def test_survives_json():
+    request = ImageRequest.checked(**GOOD, loras=[{"path": "x.safetensors", "scale": 0.5}], negative_prompt="dark")
+    assert ImageRequest.checked(**request.model_dump(mode="json")) == request
+
+
+def test_today_becomes_a_date():
+    assert ImageRequest.checked(**GOOD, template_date="today").template_date != "today"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": "x" * 100_000}, f"prompt has 100,000 characters; at most {MAX_PROMPT_CHARACTERS:,} are accepted"),
+        ({"width": 100}, "width 100 is not a positive multiple of 16"),
+        (
+            {"num_inference_steps": 0},
+            "num_inference_steps 0 is not accepted: input should be greater than or equal to 1",
+        ),
+        ({"guidance_scale": -1}, "guidance_scale -1 is not accepted"),
+        ({"seed": -5}, "seed -5 is not accepted"),
+        ({"strength": 0.5}, "mask and strength need a picture"),
+        ({"image": "a.png"}, "strength is missing"),
+        ({"steps": 3}, "steps is not a known setting; known are prompt"),
+        ({"template_date": "x"}, "YYYY-MM-DD"),
+        ({"loras": [{"path": "x", "scale": 1e9}]}, "loras.0.scale 1000000000.0 is not accepted"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(fields, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is checked below
+        ImageRequest.checked(**{**GOOD, **fields})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
