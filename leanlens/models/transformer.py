@@ -10,6 +10,7 @@ Sources: Lens, arXiv 2605.21573, section 3; weight names, config keys and numeri
 checkpoints. Where the paper and the released code differ, this file follows the code.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -33,6 +34,14 @@ MAX_TEXT_POSITION = 4096  # the released code tabulates positions -4096 .. 4095
 
 # Step caches of diffusers that are proven to act, and to act rightly, on this network.
 SUPPORTED_CACHES = ("FirstBlockCacheConfig", "MagCacheConfig", "TaylorSeerCacheConfig")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Tokens of each packed sample in the image stream and in the text stream; samples lie one after another."""
+
+    image: tuple[int, ...]
+    text: tuple[int, ...]
 
 
 class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
@@ -118,6 +127,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         img_shapes: list[tuple[int, int, int]] | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
+        text_lengths: list[int] | None = None,
     ) -> Tensor | tuple[Tensor] | Transformer2DModelOutput:
         """Predict the velocity of packed latents.
 
@@ -132,6 +142,10 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             attention_kwargs: `{"scale": s}` scales LoRA adapters for this call.
             return_dict: None gives the velocity tensor itself (what the released code gives), False a tuple of one,
                 True a `Transformer2DModelOutput`.
+            text_lengths: packs N samples of any sizes into one row: `hidden_states` (1, sum of L, C) and features
+                (1, sum of S, E) hold them one after another, `img_shapes` has one grid and this list one text length
+                (0 is accepted) for each, `timestep` is a scalar or (N,), and there is no mask. Samples do not see each
+                other: the result is that of N calls.
 
         Returns:
             The velocity `noise - data`, (B, L, patch_size^2 * out_channels), in the dtype of `hidden_states`.
@@ -139,27 +153,37 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         Raises:
             ValueError: an input whose shape does not fit the others.
         """
-        grid = self._check_inputs(
-            hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes
+        samples = hidden_states.shape[0] if text_lengths is None else len(text_lengths)
+        self._check_inputs(
+            hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes, samples
         )
+        if encoder_hidden_states_mask is not None and text_lengths is not None:
+            raise ValueError(
+                "encoder_hidden_states_mask cannot be combined with text_lengths; pack text without padding"
+            )
         if encoder_hidden_states_mask is not None and self._parallel_config is not None:
             raise ValueError(
                 "encoder_hidden_states_mask cannot be combined with context parallelism: tokens are distributed over "
                 "ranks; pass text of its true length and no mask"
             )
+        segments, rotary = self._lay_out(hidden_states, encoder_hidden_states, img_shapes, text_lengths)
         image = self.img_in(hidden_states)  # (B, L, D)
         text = self.project_text(encoder_hidden_states)  # (B, S, D)
-        temb = self.time_text_embed(timestep, image)  # (B, D)
-        rotary = self.pos_embed(grid, text.shape[1], image.device)
+        # (B, D); packed, (N, D)
+        temb = self.time_text_embed(timestep, image if segments is None else image.expand(samples, -1, -1))
         mask = _key_mask(encoder_hidden_states_mask, image)  # (B, 1, 1, L + S) or None
 
         for block in self.transformer_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                text, image = self._gradient_checkpointing_func(block, image, text, temb, rotary, mask)
+                text, image = self._gradient_checkpointing_func(block, image, text, temb, rotary, mask, segments)
             else:
-                text, image = block(image, text, temb=temb, rotary=rotary, attention_mask=mask)
+                text, image = block(image, text, temb=temb, rotary=rotary, attention_mask=mask, segments=segments)
 
-        velocity = self.proj_out(self.norm_out(image, temb))
+        if segments is None:
+            image = self.norm_out(image, temb)
+        else:  # a row for each token, because its scale and shift are those of the token's sample
+            image = self.norm_out(image.transpose(0, 1), _spread(temb, segments.image)[0]).transpose(0, 1)
+        velocity = self.proj_out(image)
         if return_dict is None:
             return velocity
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
@@ -191,7 +215,22 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         _tell_diffusers_of_the_block()
         super().enable_cache(config)
 
-    def _check_inputs(self, hidden_states, features, mask, timestep, img_shapes) -> tuple[int, int]:
+    def _lay_out(self, hidden_states, features, img_shapes, text_lengths) -> tuple[Segments | None, tuple[Tensor, ...]]:
+        """The segments of a packed row (None for a plain batch) and the rotary tables of both streams."""
+        device = hidden_states.device
+        if text_lengths is None:
+            return None, self.pos_embed(_grid_of(img_shapes, hidden_states.shape[1]), features[0].shape[1], device)
+        if self._parallel_config is not None:
+            raise ValueError("text_lengths cannot be combined with context parallelism; pass samples unpacked")
+        segments = _segments_of(hidden_states, features[0], img_shapes, text_lengths)
+        # Each sample counts positions from its own centre.
+        tables = [
+            self.pos_embed((height, width), length, device)
+            for (_, height, width), length in zip(img_shapes, text_lengths, strict=True)
+        ]
+        return segments, tuple(torch.cat(stream) for stream in zip(*tables, strict=True))
+
+    def _check_inputs(self, hidden_states, features, mask, timestep, img_shapes, samples: int) -> None:
         if timestep is None or img_shapes is None:
             raise ValueError("timestep and img_shapes are required: a noise level in 0..1 and [(1, h, w)]")
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.in_channels:
@@ -220,15 +259,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             raise ValueError(
                 f"encoder_hidden_states_mask has dtype {mask.dtype}; bool, or integers 0 and 1, are accepted"
             )
-        if timestep.ndim > 1 or timestep.numel() not in (1, batch):
-            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; a scalar or ({batch},) is accepted")
-        frames, height, width = _single_grid(img_shapes)
-        if frames != 1 or height * width != hidden_states.shape[1]:
-            raise ValueError(
-                f"img_shapes {img_shapes} does not describe hidden_states with {hidden_states.shape[1]} tokens; "
-                "[(1, h, w)] with h * w tokens is accepted"
-            )
-        return height, width
+        if timestep.ndim > 1 or timestep.numel() not in (1, samples):
+            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; a scalar or ({samples},) is accepted")
 
 
 class LensTransformerBlock(nn.Module):
@@ -253,15 +285,21 @@ class LensTransformerBlock(nn.Module):
         temb: Tensor,
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(B, L, D), (B, S, D), (B, D) -> text (B, S, D), image (B, L, D): the order the released code returns."""
+        """(B, L, D), (B, S, D), (B, D) -> text (B, S, D), image (B, L, D): the order the released code returns.
+
+        With `segments`, B is 1 and `temb` (N, D) has a row for each packed sample.
+        """
         image, text = hidden_states, encoder_hidden_states
-        img_mod1, img_mod2 = self.img_mod(temb).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, 3 D) each
-        txt_mod1, txt_mod2 = self.txt_mod(temb).unsqueeze(1).chunk(2, dim=-1)
+        img_lengths, txt_lengths = (segments.image, segments.text) if segments else (None, None)
+        # (B, 1, 3 D) each; packed, (1, tokens, 3 D)
+        img_mod1, img_mod2 = _spread(self.img_mod(temb), img_lengths).chunk(2, dim=-1)
+        txt_mod1, txt_mod2 = _spread(self.txt_mod(temb), txt_lengths).chunk(2, dim=-1)
 
         img_in, img_gate = _modulate(self.img_norm1(image), img_mod1)
         txt_in, txt_gate = _modulate(self.txt_norm1(text), txt_mod1)
-        img_out, txt_out = self.attn(img_in, txt_in, rotary=rotary, attention_mask=attention_mask)
+        img_out, txt_out = self.attn(img_in, txt_in, rotary=rotary, attention_mask=attention_mask, segments=segments)
         image = _within_float16(image + img_gate * img_out)
         text = _within_float16(text + txt_gate * txt_out)
 
@@ -270,6 +308,9 @@ class LensTransformerBlock(nn.Module):
         txt_in, txt_gate = _modulate(self.txt_norm2(text), txt_mod2)
         text = _within_float16(text + txt_gate * self.txt_mlp(txt_in))
         return text, image
+
+
+Streams = tuple[Tensor, Tensor, Tensor]  # query, key and value
 
 
 class LensAttnProcessor:
@@ -285,22 +326,35 @@ class LensAttnProcessor:
         encoder_hidden_states: Tensor,
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> tuple[Tensor, Tensor]:
-        image_tokens = hidden_states.shape[1]
         img_q, img_k, img_v = attn.split_heads(attn.img_qkv(hidden_states))  # (B, L, H, K) each
         txt_q, txt_k, txt_v = attn.split_heads(attn.txt_qkv(encoder_hidden_states))  # (B, S, H, K) each
         img_q, img_k = _rotate(attn.norm_q(img_q), rotary[0]), _rotate(attn.norm_k(img_k), rotary[0])
         txt_q, txt_k = _rotate(attn.norm_added_q(txt_q), rotary[1]), _rotate(attn.norm_added_k(txt_k), rotary[1])
+        img_qkv, txt_qkv = (img_q, img_k, img_v), (txt_q, txt_k, txt_v)
+        if segments is None:
+            image, text = self._attend(img_qkv, txt_qkv, attention_mask)
+        else:  # block-diagonal attention, without its empty blocks: every sample by itself
+            image, text = self._attend_packed(img_qkv, txt_qkv, segments)
+        return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text)
+
+    def _attend(self, image: Streams, text: Streams, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Query, key and value of both streams, (B, L, H, K) and (B, S, H, K) -> (B, L, D), (B, S, D)."""
+        query, key, value = (torch.cat(pair, dim=1) for pair in zip(image, text, strict=True))
         joint = dispatch_attention_fn(
-            torch.cat([img_q, txt_q], dim=1),
-            torch.cat([img_k, txt_k], dim=1),
-            torch.cat([img_v, txt_v], dim=1),
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
         )
-        joint = joint.flatten(2).to(hidden_states.dtype)  # (B, L + S, D)
-        return attn.to_out[1](attn.to_out[0](joint[:, :image_tokens])), attn.to_add_out(joint[:, image_tokens:])
+        joint = joint.flatten(2).to(image[0].dtype)  # (B, L + S, D)
+        tokens = image[0].shape[1]
+        return joint[:, :tokens], joint[:, tokens:]
+
+    def _attend_packed(self, image: Streams, text: Streams, segments: Segments) -> tuple[Tensor, Tensor]:
+        """As `_attend`, one row that holds several samples."""
+        image_parts = zip(*(x.split(segments.image, dim=1) for x in image), strict=True)
+        text_parts = zip(*(x.split(segments.text, dim=1) for x in text), strict=True)
+        done = [self._attend(i, t, None) for i, t in zip(image_parts, text_parts, strict=True)]
+        return torch.cat([i for i, _ in done], dim=1), torch.cat([t for _, t in done], dim=1)
 
 
 class LensAttention(nn.Module, AttentionModuleMixin):
@@ -332,9 +386,10 @@ class LensAttention(nn.Module, AttentionModuleMixin):
         encoder_hidden_states: Tensor,
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(B, L, D), (B, S, D) -> the same shapes: image, text."""
-        return self.processor(self, hidden_states, encoder_hidden_states, rotary, attention_mask)
+        return self.processor(self, hidden_states, encoder_hidden_states, rotary, attention_mask, segments)
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3 * H * K) -> three tensors (B, N, H, K); query, key and value are contiguous thirds."""
@@ -432,6 +487,13 @@ def _modulate(x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
     return x * (1 + scale) + shift, gate
 
 
+def _spread(rows: Tensor, lengths: tuple[int, ...] | None) -> Tensor:
+    """(B, D) -> (B, 1, D), to be broadcast; with `lengths`, (N, D) -> (1, sum of lengths, D), a row for each token."""
+    if lengths is None:
+        return rows.unsqueeze(1)
+    return rows.repeat_interleave(torch.tensor(lengths, device=rows.device), dim=0, output_size=sum(lengths))[None]
+
+
 def _within_float16(residual: Tensor) -> Tensor:
     """The residual streams of the released weights exceed float16, and one infinity becomes NaN in the next norm."""
     return residual.clip(-65504, 65504) if residual.dtype == torch.float16 else residual
@@ -453,6 +515,34 @@ def _single_grid(img_shapes: Any) -> tuple[int, int, int]:
     if not shapes or len(set(shapes)) != 1 or len(shapes[0]) != 3:
         raise ValueError(f"img_shapes {img_shapes} is not accepted; give [(1, h, w)], one grid for the whole batch")
     return shapes[0]
+
+
+def _grid_of(img_shapes: Any, tokens: int) -> tuple[int, int]:
+    """The one grid (h, w) of an unpacked batch."""
+    frames, height, width = _single_grid(img_shapes)
+    if frames != 1 or height * width != tokens:
+        raise ValueError(
+            f"img_shapes {img_shapes} does not describe hidden_states with {tokens} tokens; "
+            "[(1, h, w)] with h * w tokens is accepted"
+        )
+    return height, width
+
+
+def _segments_of(hidden_states: Tensor, features: Tensor, img_shapes: Any, text_lengths: Any) -> Segments:
+    if len(img_shapes) != len(text_lengths) or not text_lengths:
+        raise ValueError(
+            f"img_shapes has {len(img_shapes)} grids and text_lengths {len(text_lengths)} lengths; "
+            "give one of each for every packed sample"
+        )
+    segments = Segments(tuple(h * w for _, h, w in img_shapes), tuple(text_lengths))
+    streams = (("hidden_states", hidden_states, segments.image), ("encoder_hidden_states", features, segments.text))
+    for name, tensor, lengths in streams:
+        if tensor.shape[:2] != (1, sum(lengths)):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; packed samples of {list(lengths)} tokens need "
+                f"(1, {sum(lengths)}, channels)"
+            )
+    return segments
 
 
 def _check_config(config: Any) -> None:
