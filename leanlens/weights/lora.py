@@ -13,11 +13,13 @@ that trainers of Lens write.
 """
 
 import json
+import logging
 import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -143,8 +145,7 @@ def apply_lora(transformer: LensTransformer2DModel, lora: Lora, name: str = "def
     scales = lora_scales(transformer)
     state = {f"{module}.lora_A.weight": layer.a for module, layer in lora.layers.items()}
     state |= {f"{module}.lora_B.weight": layer.b for module, layer in lora.layers.items()}
-    with warnings.catch_warnings():  # PEFT doubts that several adapters are meant; here they are
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+    with _without_false_alarms():
         transformer.load_lora_adapter(state, prefix=None, adapter_name=name, metadata=_peft_config(lora))
     set_lora_scales(transformer, scales | {name: scale})
 
@@ -177,7 +178,7 @@ def lora_scales(transformer: LensTransformer2DModel) -> dict[str, float]:
 
 
 def remove_loras(transformer: LensTransformer2DModel) -> None:
-    """Take every adapter out; the transformer is what it was before the first."""
+    """Take every adapter out; the weights are what they were, and frozen, as PEFT leaves them."""
     if _loaded(transformer):
         transformer.unload_lora()
 
@@ -412,6 +413,20 @@ def _fused(file: Path, stem: str, parts: list[LowRank | None]) -> LowRank:
 
 def _loaded(transformer: LensTransformer2DModel) -> list[str]:
     return list(getattr(transformer, "peft_config", {}))
+
+
+@contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """PEFT doubts that a second adapter is meant; diffusers misses every key that has the adapter's name in it."""
+    library = logging.getLogger("diffusers.utils.peft_utils")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            yield
+    finally:
+        library.setLevel(level)
 
 
 def _check_shapes(transformer: LensTransformer2DModel, lora: Lora) -> None:

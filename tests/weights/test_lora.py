@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 
 import pytest
 import torch
@@ -292,6 +293,17 @@ def test_several_at_once_with_scales(plain, model, pairs, tmp_path):
     assert list(model.state_dict()) == list(plain.state_dict())
     torch.testing.assert_close(draw(model), draw(plain), rtol=0, atol=0)
     remove_loras(model)
+
+
+def test_a_second_adapter_raises_no_false_alarm(model, pairs, tmp_path, caplog):
+    library = logging.getLogger("diffusers")
+    library.addHandler(caplog.handler)
+    try:
+        apply_lora(model, read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, only="attn")), "first")
+        apply_lora(model, read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, only="mlp")), "lora")
+    finally:
+        library.removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 def test_scale_zero_equals_none(plain, model, pairs, tmp_path):
