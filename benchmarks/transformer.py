@@ -140,7 +140,7 @@ def commit() -> str:
 
 
 def run_benchmark(quick: bool) -> dict:
-    grid, text_tokens, rounds = ((16, 16), 32, 5) if quick else ((32, 32), 128, 7)
+    grid, text_tokens, rounds = ((16, 16), 32, 5) if quick else ((32, 32), 128, 5)
     tokens = grid[0] * grid[1] + text_tokens
     gflop = block_flops(grid[0] * grid[1], text_tokens) / 1e9
     machine = describe_machine()
