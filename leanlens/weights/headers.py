@@ -108,6 +108,8 @@ def _read_index(index: Path) -> dict[str, Entry]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map, so it does not say which shard holds which tensor")
+    if any(not isinstance(shard, str) or Path(shard).name != shard for shard in weight_map.values()):
+        raise ValueError(f"{index} maps tensors to something else than file names of its own folder")
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:

@@ -427,6 +427,8 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     config = read_json(file) if file.is_file() else {}
     if not isinstance(config, dict):
         raise ValueError(f"{file} is not a JSON object, so it configures no model")
+    if not isinstance(config.get("quantization_config") or {}, dict):
+        raise ValueError(f"{file} is wrong: its quantization_config is no object")
     return config
 
 

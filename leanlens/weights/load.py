@@ -189,7 +189,7 @@ def open_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     if path.is_dir():
         folder = path / "tokenizer" if (path / "tokenizer").is_dir() else path
         if (folder / "tokenizer_config.json").is_file() and (folder / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", truncation_side="right")
+            return _stock_tokenizer(folder)
         path = folder / "tokenizer.json"
     if path.suffix == ".json":
         if not path.is_file():
@@ -215,9 +215,9 @@ def empty_model(layout: Layout, keep_head: bool = False) -> Any:
             if layout.component == "vae":
                 return AutoencoderKLFlux2.from_config(config)
             return LensGptOssEncoder(GptOssConfig.from_dict(config), lens_keep_head=keep_head)
-    except (TypeError, KeyError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # the libraries raise whatever a wrong value runs into
         raise ValueError(
-            f"{layout.path} has a config that {TITLES[layout.component]} is not built from: {error}"
+            f"{layout.path} has a config.json that no {TITLES[layout.component]} is built from: {_sentence(error)}"
         ) from error
 
 
@@ -452,11 +452,18 @@ def _levels(names: Iterable[str], prefix: str) -> int:
     return len({name[len(start) :].split(".", 1)[0] for name in names if name.startswith(start)})
 
 
+def _stock_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", truncation_side="right")
+    except Exception as error:  # the library raises whatever a wrong value runs into
+        raise ValueError(f"{folder} holds no readable tokenizer: {_sentence(error)}") from error
+
+
 def _tokenizer(content: str, path: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} holds no readable tokenizer: {error}") from error
+        raise ValueError(f"{path} holds no readable tokenizer: {_sentence(error)}") from error
     absent = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
     if absent:
         raise ValueError(
@@ -469,6 +476,10 @@ def _tokenizer(content: str, path: Path) -> PreTrainedTokenizerFast:
     with suppress(OSError):
         fast.chat_template = template.read_text(encoding="utf-8")
     return fast
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _listed(names: list[str]) -> str:

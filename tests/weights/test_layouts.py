@@ -17,6 +17,7 @@ from leanlens.weights.load import (
     open_vae,
     read_tensors,
 )
+from leanlens.weights.verify import verify
 from tests.weights import foreign
 
 IDS = torch.tensor([[3, 8, 9, 10, 11, 12, 4]])
@@ -275,6 +276,30 @@ def test_damaged_folders_are_named(tmp_path):
         identify(tmp_path / "nothing")
     with pytest.raises(ValueError, match="does not exist"):
         identify(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "sentence"),
+    [
+        ("transformer/config.json", "num_layers", "many", "has a config.json that no Lens transformer is built from"),
+        ("transformer/config.json", "in_channels", 64, "in_channels 64 must equal"),
+        ("vae/config.json", "act_fn", [], "has a config.json that no FLUX.2 autoencoder is built from"),
+        ("text_encoder/config.json", "layer_types", 3, "has a config.json that no GPT-OSS text encoder is built from"),
+        ("tokenizer/tokenizer_config.json", "eos_token", {}, "holds no readable tokenizer"),
+        ("tokenizer/tokenizer.json", "added_tokens", 3, "holds no readable tokenizer"),
+        ("text_encoder/model.safetensors.index.json", "weight_map", {"a": [1]}, "something else than file names"),
+        ("text_encoder/model.safetensors.index.json", "weight_map", {"a": "../b"}, "something else than file names"),
+        ("text_encoder/model.safetensors.index.json", "weight_map", [], "has no weight_map"),
+        ("text_encoder/config.json", "quantization_config", [1], "quantization_config is no object"),
+    ],
+)
+def test_wrong_values_in_json_files_are_one_sentence(tmp_path, file, key, value, sentence):
+    foreign.write_pipeline(tmp_path / "Lens")
+    path = tmp_path / "Lens" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    (finding,) = verify(tmp_path / "Lens", quick=True)
+    assert sentence in finding.message
+    assert "\n" not in finding.message
 
 
 def test_names_and_shapes_are_strict(tmp_path):
