@@ -257,13 +257,12 @@ def _parts_of(layout: Layout, given: Mapping[str, Path]) -> dict[str, Path]:
 
 def _how_to_give(name: str) -> str:
     where = {
-        "transformer": "give transformer=, a Lens transformer folder or file",
-        "text_encoder": "give text_encoder=, a GPT-OSS folder or ComfyUI's gpt_oss file, or put that file into "
-        "text_encoders/ of the models folder",
-        "vae": "give vae=, a FLUX.2 autoencoder folder or file, or put flux2-vae.safetensors into vae/ of the models "
+        "transformer": "a Lens transformer folder or file",
+        "text_encoder": "a GPT-OSS folder or ComfyUI's gpt_oss file, or put that file into text_encoders/ of the models "
         "folder",
+        "vae": "a FLUX.2 autoencoder folder or file, or put flux2-vae.safetensors into vae/ of the models folder",
     }
-    return where[name]
+    return f"give {name}= (--{name.replace('_', '-')}), {where[name]}"
 
 
 def _tokenizer_path(tokenizer: str | Path | None, encoder: Layout) -> Path:
@@ -280,7 +279,8 @@ def _tokenizer_path(tokenizer: str | Path | None, encoder: Layout) -> Path:
     if encoder.path.is_dir() and (beside / "tokenizer.json").is_file():  # the text encoder of a pipeline folder
         return beside
     raise ValueError(
-        f"{encoder.path} comes without a tokenizer: give tokenizer=, the folder or tokenizer.json of openai/gpt-oss-20b"
+        f"{encoder.path} comes without a tokenizer: give tokenizer= (--tokenizer), "
+        "the folder or tokenizer.json of openai/gpt-oss-20b"
     )
 
 
@@ -289,13 +289,14 @@ def _has_tokenizer(layout: Layout) -> bool:
 
 
 def _write_component(folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool) -> None:
+    folder.mkdir()
+    if (layout.path / "generation_config.json").is_file():
+        shutil.copyfile(layout.path / "generation_config.json", folder / "generation_config.json")
     if _stays(layout, dtype):
         require_fit(empty_model(layout), stored_tensors(layout), layout)
-        folder.mkdir()
         _link_weights(folder, layout)
         _write_json(folder / "config.json", _official_config(layout, keep_quantisation=True))
     else:
-        folder.mkdir()
         _rewrite_component(folder, layout, dtype, progress)
 
 

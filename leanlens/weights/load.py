@@ -22,7 +22,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import GptOssConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, GptOssConfig, PreTrainedTokenizerFast
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from leanlens.models.text_encoder import LensGptOssEncoder
@@ -163,6 +163,8 @@ def open_text_encoder(
     model = _fill(empty_model(layout, keep_head), layout, dtype, device, progress)
     model.config.dtype = dtype
     model.model.rotary_emb = GptOssRotaryEmbedding(model.config).to(device)  # its buffers are computed, not stored
+    if keep_head and (layout.path / "generation_config.json").is_file():  # names the tokens that end an answer
+        model.generation_config = GenerationConfig.from_pretrained(layout.path)
     return _without_meta(model, layout)
 
 

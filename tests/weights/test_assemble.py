@@ -156,7 +156,7 @@ def test_components_beside_a_comfy_file(comfy):
 
 def test_a_missing_part_is_named_with_the_way_to_give_it(tmp_path, comfy, stock):
     models, _ = comfy
-    with pytest.raises(ValueError, match=r"comes without its text_encoder: give text_encoder="):
+    with pytest.raises(ValueError, match=r"comes without its text_encoder: give text_encoder= \(--text-encoder\)"):
         components(stock["transformer"])
     with pytest.raises(ValueError, match=r"comes without its vae: give vae="):
         components(stock["transformer"], text_encoder=stock["text_encoder"])

@@ -399,9 +399,13 @@ def test_encoder_from_stock_mxfp4_is_what_transformers_dequantises(tmp_path):
 
 def test_encoder_keeps_its_head_on_request(tmp_path):
     values = foreign.write_mxfp4_encoder(tmp_path / "e")
+    (tmp_path / "e" / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1]}))
     model = open_text_encoder(tmp_path / "e", torch.bfloat16, keep_head=True)
     expect_state(model, values, torch.bfloat16)
     assert model.has_head
+    assert model.generation_config.eos_token_id == [2, 1]
+    answer = model.generate(IDS, max_new_tokens=2, do_sample=False)
+    assert answer.shape[1] > IDS.shape[1]
 
 
 def test_what_no_feature_needs_is_not_read(tmp_path, monkeypatch):
