@@ -258,8 +258,8 @@ def _parts_of(layout: Layout, given: Mapping[str, Path]) -> dict[str, Path]:
 def _how_to_give(name: str) -> str:
     where = {
         "transformer": "a Lens transformer folder or file",
-        "text_encoder": "a GPT-OSS folder or ComfyUI's gpt_oss file, or put that file into text_encoders/ of the models "
-        "folder",
+        "text_encoder": "a GPT-OSS folder or ComfyUI's gpt_oss file, or put that file into text_encoders/ "
+        "of the models folder",
         "vae": "a FLUX.2 autoencoder folder or file, or put flux2-vae.safetensors into vae/ of the models folder",
     }
     return f"give {name}= (--{name.replace('_', '-')}), {where[name]}"
