@@ -534,6 +534,8 @@ def _segments_of(hidden_states: Tensor, features: Tensor, img_shapes: Any, text_
             f"img_shapes has {len(img_shapes)} grids and text_lengths {len(text_lengths)} lengths; "
             "give one of each for every packed sample"
         )
+    if any(len(shape) != 3 or shape[0] != 1 for shape in img_shapes):
+        raise ValueError(f"img_shapes {img_shapes} is not accepted; give (1, h, w) for every packed sample")
     segments = Segments(tuple(h * w for _, h, w in img_shapes), tuple(text_lengths))
     streams = (("hidden_states", hidden_states, segments.image), ("encoder_hidden_states", features, segments.text))
     for name, tensor, lengths in streams:

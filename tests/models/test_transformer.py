@@ -256,6 +256,69 @@ def test_each_sample_has_its_own_mask(model):
         torch.testing.assert_close(together[i : i + 1], model(**one), rtol=0, atol=1e-5)
 
 
+# Packing
+
+
+PACKED = [((4, 6), 5, 0.9), ((5, 3), 0, 0.2), ((2, 2), 7, 0.5)]
+
+
+def make_packed() -> tuple[list[dict], dict]:
+    """Three samples of their own sizes and noise levels, and the same three in one row."""
+    singles = [
+        make_inputs(grid=grid, text=text, seed=seed) | {"timestep": torch.tensor([level])}
+        for seed, (grid, text, level) in enumerate(PACKED)
+    ]
+    row = {
+        "hidden_states": torch.cat([one["hidden_states"] for one in singles], dim=1),
+        "encoder_hidden_states": [torch.cat([one["encoder_hidden_states"][i] for one in singles], 1) for i in range(2)],
+        "timestep": torch.cat([one["timestep"] for one in singles]),
+        "img_shapes": [one["img_shapes"][0] for one in singles],
+        "text_lengths": [text for _, text, _ in PACKED],
+    }
+    return singles, row
+
+
+def test_packed_row_equals_single_calls(model):
+    singles, row = make_packed()
+    expected = torch.cat([model(**one) for one in singles], dim=1)
+    torch.testing.assert_close(model(**row), expected, rtol=0, atol=1e-5)
+    level = torch.tensor(0.3)  # one for all
+    expected = torch.cat([model(**one | {"timestep": level}) for one in singles], dim=1)
+    torch.testing.assert_close(model(**row | {"timestep": level}), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_row_gives_the_gradients_of_single_calls(checkpointing):
+    torch.manual_seed(0)
+    made = LensTransformer2DModel(**TOY)
+    if checkpointing:
+        made.enable_gradient_checkpointing()
+    singles, row = make_packed()
+    sum(made(**one).square().sum() for one in singles).backward()
+    apart = {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
+    made.zero_grad()
+    made(**row).square().sum().backward()
+    for name, gradient in apart.items():
+        torch.testing.assert_close(made.get_parameter(name).grad, gradient, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder_hidden_states_mask": torch.ones(1, 12, dtype=torch.bool)}, "cannot be combined with text_lengths"),
+        ({"text_lengths": [5, 7], "timestep": torch.tensor(0.5)}, "img_shapes has 3 grids and text_lengths 2 lengths"),
+        ({"text_lengths": [5, 1, 7]}, r"encoder_hidden_states has shape \(1, 12, 32\).*need \(1, 13, channels\)"),
+        ({"img_shapes": [(1, 4, 6), (1, 5, 3), (1, 2, 3)]}, r"hidden_states has shape \(1, 43, 128\).*need \(1, 45"),
+        ({"img_shapes": [(1, 4, 6), (2, 5, 3), (1, 2, 2)]}, r"img_shapes .* is not accepted; give \(1, h, w\)"),
+        ({"img_shapes": [[(1, 4, 6)], [(1, 5, 3)], [(1, 2, 2)]]}, r"img_shapes .* is not accepted; give \(1, h, w\)"),
+        ({"timestep": torch.zeros(2)}, r"timestep has shape \(2,\); a scalar or \(3,\) is accepted"),
+    ],
+)
+def test_wrong_packings_are_named(model, change, message):
+    with pytest.raises(ValueError, match=message):
+        model(**make_packed()[1] | change)
+
+
 # Input and output forms
 
 

@@ -446,6 +446,16 @@ def test_blocks_compile_into_one_graph(model, graphs):
     assert len(kept) == 1
 
 
+def test_blocks_compile_for_packed_samples(model, graphs):
+    keep, kept = graphs
+    inputs = make_inputs(grid=(4, 6), text=5)
+    row = inputs | {"img_shapes": [(1, 3, 6), (1, 2, 3)], "text_lengths": [5, 0], "timestep": torch.tensor([0.7, 0.2])}
+    plain = model(**row)
+    model.compile_repeated_blocks(fullgraph=True, backend=keep)
+    torch.testing.assert_close(model(**row), plain, rtol=0, atol=1e-5)
+    assert len(kept) == 1
+
+
 def test_compiled_blocks_take_any_size(model, graphs):
     keep, kept = graphs
     sizes = [((4, 6), text) for text in (5, 7, 9, 12)] + [((6, 8), 12), ((2, 10), 3)]
