@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from transformers import BertConfig, BertModel
 
-from leanlens import LensGptOssEncoder, LensPipeline, LensPipelineOutput
+from leanlens import LensPipeline, LensPipelineOutput
 from leanlens.pipeline.toy import OFFICIAL_SCHEDULER
 
 QUICK = {"num_inference_steps": 2, "height": 64, "width": 48, "guidance_scale": 3.0}
@@ -270,7 +270,24 @@ def test_large_pictures_are_decoded_in_tiles_and_official_sizes_are_not(toy, mon
     assert (whole - parts).abs().mean() < 0.1
 
 
-def test_model_offload_runs_the_same(toy):
+def test_placement_of_diffusers_finds_its_way(tmp_path):
+    """Group offload keeps weights elsewhere than it computes; the pipeline must send inputs to where it computes."""
+    from leanlens.pipeline.placement import compute_device
+    from leanlens.pipeline.toy import toy_pipeline
+
     assert LensPipeline.model_cpu_offload_seq == "text_encoder->transformer->vae"
-    assert isinstance(toy.text_encoder, LensGptOssEncoder)
-    assert toy.components.keys() == {"scheduler", "vae", "text_encoder", "tokenizer", "transformer"}
+    pipeline = toy_pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    before = latents(pipeline, generator=seeded(1))
+    pipeline.transformer.enable_group_offload(
+        onload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        offload_to_disk_path=str(tmp_path),
+    )
+    assert compute_device(pipeline.transformer) == torch.device("cpu")
+    assert torch.equal(latents(pipeline, generator=seeded(1)), before)
+    assert list(tmp_path.iterdir())
+
+    pipeline.vae._hf_hook = type("Hook", (), {"execution_device": "meta"})()
+    assert compute_device(pipeline.vae) == torch.device("meta")

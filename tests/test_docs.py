@@ -1,0 +1,93 @@
+"""The documentation is true: blocks marked `run` are run, every other command line is parsed by our own parser."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(leanlens [^`\n]+)`")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return FENCE.findall(page.read_text(encoding="utf-8"))
+
+
+def runnable() -> list:
+    return [
+        pytest.param(info.split()[0], text, id=f"{page.name}-{index}")
+        for page in PAGES
+        for index, (info, text) in enumerate(blocks(page))
+        if "run" in info.split()[1:]
+    ]
+
+
+def command_lines() -> list:
+    """Every line that begins with `leanlens`, in blocks of shell or of no language, and inline, each once."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        for info, text in blocks(page):
+            if info.split()[:1] in ([], ["sh"], ["bash"], ["console"]):
+                joined = re.sub(r"\\\n\s*", " ", text)
+                for line in joined.splitlines():
+                    line = line.strip().removeprefix("$ ").split(" | ")[-1]
+                    if line.startswith("leanlens "):
+                        found.setdefault(line, page.name)
+        prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for line in INLINE.findall(prose):
+            # `leanlens weights fetch --list | verify` and `leanlens COMMAND --help` name several at once
+            if "|" not in line and not re.search(r"\b(COMMAND|OPTIONS)\b", line) and page.name != "commands.md":
+                found.setdefault(line, page.name)
+    return [pytest.param(line, id=f"{page}: {line[:60]}") for line, page in found.items()]
+
+
+@pytest.mark.parametrize(("language", "text"), runnable())
+def test_blocks_marked_run(language, text, tmp_path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(ROOT)
+    words = [sys.executable, "-c", text] if language == "python" else ["bash", "-e", "-c", text]
+    run = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_are_ours(line):
+    from leanlens.cli.main import app
+
+    words = shlex.split(line, comments=True)[1:]
+    command, name = typer.main.get_command(app), "leanlens"
+    while hasattr(command, "list_commands") and words and not words[0].startswith("-"):
+        name = words.pop(0)
+        inner = command.get_command(command.context_class(command, info_name="x"), name)
+        assert inner is not None, f"{name!r} is no command"
+        command = inner
+    if hasattr(command, "list_commands") or "--help" in words or not words:
+        return
+    command.make_context(name, words)
+
+
+def test_the_command_reference_is_current():
+    spec = importlib.util.spec_from_file_location("make_commands", ROOT / "docs" / "make_commands.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.TARGET.read_text(encoding="utf-8") == module.reference(), "run `python docs/make_commands.py`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_examples_are_short():
+    for example in (ROOT / "examples").glob("*.py"):
+        assert len(example.read_text(encoding="utf-8").splitlines()) <= 40, example
