@@ -1,0 +1,94 @@
+"""One captioned picture, and the words by which files call its captions.
+
+Comes in: the fields that a sidecar or a table row holds. Goes out: a `Record`, or an `Entry` that says where one lies.
+Knows nothing of paths, pixels or training.
+
+A caption has a kind: "brief" (a phrase or sentence), "dense" (a paragraph) or "text" (nobody said which).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CAPTION_KINDS = ("brief", "dense", "text")
+
+SIDECAR_SUFFIXES = ("json", "txt", "caption")
+
+# How files name a caption -> its kind. For each kind the first name that holds text is taken.
+CAPTION_NAMES = {
+    "brief": "brief",
+    "short_caption": "brief",
+    "dense": "dense",
+    "long_caption": "dense",
+    "text": "text",
+    "caption": "text",
+    "prompt": "text",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture as its file's bytes, its captions by kind, and whatever else its source said of it."""
+
+    key: str
+    image: bytes
+    captions: dict[str, str]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What an index knows of a record: its size as it will be seen, the kinds of its captions, and where it lies.
+
+    `height` and `width` are in pixels, after the turn that EXIF asks for. `place` means something to its source only.
+    """
+
+    key: str
+    height: int
+    width: int
+    kinds: tuple[str, ...]
+    place: tuple[Any, ...]
+
+
+def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Fields by name -> (captions by kind, everything else). Blank captions are left out."""
+    captions: dict[str, str] = {}
+    extra: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in CAPTION_NAMES:
+            extra[name] = value
+    for name, kind in CAPTION_NAMES.items():
+        value = fields.get(name)
+        if kind not in captions and isinstance(value, str) and value.strip():
+            captions[kind] = value.strip()
+    return captions, extra
+
+
+def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
+    """Fields from the sidecars of one picture, by suffix: those of a "json", and the words of a "txt" or "caption".
+
+    The words count as "text" where the .json has no such caption.
+
+    Raises:
+        ValueError: one that is not UTF-8, or no JSON object.
+    """
+    fields: dict[str, Any] = {}
+    for suffix in SIDECAR_SUFFIXES:
+        if suffix not in sidecars:
+            continue
+        try:
+            if suffix == "json":
+                fields = json.loads(sidecars[suffix].decode("utf-8"))
+                if not isinstance(fields, dict):
+                    raise ValueError("it holds no object")
+            elif "text" not in split_fields(fields)[0]:
+                fields["text"] = sidecars[suffix].decode("utf-8")
+        except ValueError as error:
+            raise ValueError(f"its .{suffix} cannot be read: {error}") from error
+    return fields
+
+
+def kinds_of(captions: Mapping[str, str]) -> tuple[str, ...]:
+    """The kinds in `captions`, in the order of `CAPTION_KINDS`."""
+    return tuple(kind for kind in CAPTION_KINDS if kind in captions)

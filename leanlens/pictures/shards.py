@@ -1,0 +1,309 @@
+"""Tar shards of captioned pictures: the one format this project writes, and any WebDataset read.
+
+Comes in: records, or tar files. Goes out: a folder of `shard-000000.tar` with a `manifest.json`, or records. Knows
+nothing of pixels beyond their size, and nothing of training.
+
+A record is two members with one stem: `<key>.jpg` (or png, webp) and `<key>.json` with the captions ("brief", "dense",
+"text") and whatever else is known of the picture. The same records give the same bytes. The manifest is
+`{"format": "leanlens-shards-1", "count", "shards": [{"name", "count", "bytes", "sha256"}], "made_by"}`. Tars of other
+makers open too: .jpg/.jpeg/.png/.webp beside .json, .txt or .caption (the WebDataset convention).
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from leanlens.files import sha256, whole_file, whole_folder
+from leanlens.log import logger
+from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure, suffix_of
+from leanlens.pictures.record import (
+    CAPTION_NAMES,
+    SIDECAR_SUFFIXES,
+    Entry,
+    Record,
+    kinds_of,
+    read_sidecars,
+    split_fields,
+)
+
+FORMAT = "leanlens-shards-1"
+MANIFEST = "manifest.json"
+_VERIFIED = ".verified.json"
+_BLOCK = 512
+
+
+def write_shards(
+    out: str | Path, samples: Iterable[Record], per_shard: int = 1000, made_by: str = ""
+) -> dict[str, Any]:
+    """Write `samples` as a folder of shards and return its manifest. The folder is there completely or not at all.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        samples: records with unique keys; taken one by one, never all in memory.
+        per_shard: records in each tar, the last one aside.
+        made_by: a line that says what made them; stands in the manifest.
+
+    Raises:
+        ValueError: no samples, a key used twice or not fit for a tar, a picture that is none of JPEG, PNG and WebP, a
+            record without caption, or an `out` that holds files.
+    """
+    if per_shard < 1:
+        raise ValueError(f"per_shard {per_shard} is not accepted; give 1 or more")
+    seen: set[str] = set()
+    shards: list[dict[str, Any]] = []
+    stream = iter(samples)
+    with whole_folder(out) as folder:
+        while records := list(islice(stream, per_shard)):
+            name = f"shard-{len(shards):06d}.tar"
+            _write_tar(folder / name, records, seen)
+            shards.append(
+                {
+                    "name": name,
+                    "count": len(records),
+                    "bytes": (folder / name).stat().st_size,
+                    "sha256": sha256(folder / name),
+                }
+            )
+        if not shards:
+            raise ValueError(f"samples is empty, so there is nothing to write to {out}")
+        manifest = {"format": FORMAT, "count": len(seen), "shards": shards, "made_by": made_by}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a folder of shards, after a check of every shard's size, and of its SHA-256 the first time.
+
+    What was checked is remembered in `.verified.json` beside the manifest, with each file's size and time, where the
+    folder can be written to; elsewhere it is checked each time.
+
+    Raises:
+        ValueError: no manifest of this format, or a shard that is missing or is not the one that was written.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is no manifest of {FORMAT}: {error}") from error
+    if not known:
+        raise ValueError(f"{folder / MANIFEST} has format {manifest['format']!r}; {FORMAT!r} is accepted")
+    remembered = _read_verified(folder)
+    checked = {shard["name"]: _checked(folder, shard, remembered.get(shard["name"])) for shard in manifest["shards"]}
+    if checked != remembered:
+        _remember(folder, checked)
+    return manifest
+
+
+@dataclass
+class TarSource:
+    """Captioned pictures in tar files.
+
+    Attributes:
+        name: what errors call this source.
+        paths: the tar files.
+        skipped: what could not be read so far, "<tar>: <key>" -> the reason.
+    """
+
+    name: str
+    paths: list[Path]
+    skipped: dict[str, str] = field(default_factory=dict)
+    _entries: list[Entry] | None = None
+
+    def index(self) -> list[Entry]:
+        """Every record in the order of the files. Heads of pictures and sidecars are read, pixels are not."""
+        if self._entries is None:
+            self._entries = [entry for number in range(len(self.paths)) for entry in self._scan(number)]
+        return self._entries
+
+    def captions(self, i: int) -> dict[str, str]:
+        """Captions of record `i` by kind, without reading its picture."""
+        return split_fields(self._fields(i))[0]
+
+    def read(self, i: int) -> Record:
+        """Record `i`.
+
+        Raises:
+            ValueError: its bytes cannot be read any more.
+        """
+        entry = self.index()[i]
+        number, (offset, size), _ = entry.place
+        captions, extra = split_fields(self._fields(i))
+        return Record(entry.key, _read_at(self.paths[number], offset, size), captions, extra)
+
+    def _fields(self, i: int) -> dict[str, Any]:
+        number, _, sidecars = self.index()[i].place
+        return read_sidecars({suffix: _read_at(self.paths[number], *where) for suffix, where in sidecars})
+
+    def _scan(self, number: int) -> Iterator[Entry]:
+        path = self.paths[number]
+        damage: list[tuple[str, str]] = []
+        samples: dict[str, dict[str, tuple[int, int]]] = {}
+        for member in _members(path, damage):
+            stem, suffix = _split_name(member.name)
+            if not member.isfile() or suffix not in (*IMAGE_SUFFIXES, *SIDECAR_SUFFIXES):
+                continue
+            if suffix in samples.setdefault(stem, {}):
+                damage.append((member.name, "a second member of this name"))
+            samples[stem].setdefault(suffix, (member.offset_data, member.size))
+        for where, reason in damage:
+            self._skip(f"{path.name}: {where}", reason)
+        for key, parts in samples.items():
+            try:
+                entry = self._entry(number, key, parts)
+                if damage and not entry.kinds:
+                    raise ValueError("its caption is missing from a damaged tar")
+                yield entry
+            except ValueError as error:
+                self._skip(f"{path.name}: {key}", str(error))
+
+    def _entry(self, number: int, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
+        image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
+        if image is None:
+            raise ValueError(f"it has no picture ({', '.join(IMAGE_SUFFIXES)}), only {', '.join(sorted(parts))}")
+        path = self.paths[number]
+        sidecars = tuple((suffix, parts[suffix]) for suffix in SIDECAR_SUFFIXES if suffix in parts)
+        captions, _ = split_fields(read_sidecars({suffix: _read_at(path, *where) for suffix, where in sidecars}))
+        offset, size = image
+        head = _read_at(path, offset, min(size, HEAD_BYTES))
+        height, width = measure(head, lambda: _read_at(path, offset, size))
+        return Entry(key, height, width, kinds_of(captions), (number, image, sidecars))
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped[name] = reason
+        logger.warning("%s: skipped %s: %s", self.name, name, reason)
+
+
+def _members(path: Path, damage: list[tuple[str, str]]) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar as far as they can be read; where they cannot is added to `damage` as (where, reason).
+
+    A broken header costs the member it belongs to: reading goes on at the next header that is whole.
+    """
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        start: int | None = 0
+        while start is not None and start < end:
+            file.seek(start)
+            position = start
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    for member in archive:
+                        position = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                        if member.offset_data + member.size > end:
+                            damage.append((member.name, "the tar ends before it does"))
+                        else:
+                            yield member
+                reason = "an empty header, and more behind it" if _holds_data(file, position, end) else ""
+            except (tarfile.TarError, OSError, EOFError) as error:
+                reason = str(error)
+            if not reason or position >= end:
+                return
+            damage.append((f"byte {position}", f"no tar header can be read there: {reason}"))
+            start = _next_header(file, position + _BLOCK)
+
+
+def _next_header(file: BinaryIO, start: int) -> int | None:
+    """The byte of the first header at or after `start` that is whole."""
+    file.seek(start)
+    try:
+        with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as archive:
+            member = archive.next()
+            return member.offset if member else None
+    except (tarfile.TarError, OSError, EOFError):
+        return None
+
+
+def _holds_data(file: BinaryIO, start: int, end: int) -> bool:
+    """Whether any byte from `start` on is not zero; a tar ends with zeros."""
+    file.seek(start)
+    return any(any(file.read(1 << 20)) for _ in range(start, end, 1 << 20))
+
+
+def _write_tar(path: Path, records: list[Record], seen: set[str]) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for record in records:
+            _check_record(record, seen)
+            fields = {**record.captions, **record.extra}
+            text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
+            _add(archive, f"{record.key}.{suffix_of(record.image)}", record.image)
+            _add(archive, f"{record.key}.json", text)
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # time, owner and rights are fixed, so that equal records give equal bytes
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def _check_record(record: Record, seen: set[str]) -> None:
+    key = record.key
+    if not re.fullmatch(r"[^\s./\\]+(/[^\s./\\]+)*", key):
+        raise ValueError(f"key {key!r} is not accepted: a tar splits names at dots; give one without dots and blanks")
+    if key in seen:
+        raise ValueError(f"key {key!r} is used twice; every record needs its own")
+    if not kinds_of(record.captions) or set(record.captions) - set(kinds_of(record.captions)):
+        raise ValueError(f"record {key!r} has captions {sorted(record.captions)}; brief, dense or text are accepted")
+    if clash := set(record.extra) & set(CAPTION_NAMES):
+        raise ValueError(f"record {key!r} has {sorted(clash)} in extra, which is the name of a caption")
+    try:
+        suffix_of(record.image)
+    except ValueError as error:
+        raise ValueError(f"record {key!r}: {error}") from error
+    seen.add(key)
+
+
+def _checked(folder: Path, shard: dict[str, Any], remembered: list[Any] | None) -> list[Any]:
+    """[size, time, SHA-256] of a shard that is what its manifest says."""
+    path = folder / shard["name"]
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path} is missing, but the manifest lists it") from error
+    if status.st_size != shard["bytes"]:
+        raise ValueError(f"{path} has {status.st_size} bytes; the manifest says {shard['bytes']}")
+    state = [status.st_size, status.st_mtime_ns, shard["sha256"]]
+    if remembered != state and sha256(path) != shard["sha256"]:
+        raise ValueError(f"{path} is not the shard that was written: its SHA-256 differs from the manifest's")
+    return state
+
+
+def _read_verified(folder: Path) -> dict[str, list[Any]]:
+    try:
+        remembered = json.loads((folder / _VERIFIED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return remembered if isinstance(remembered, dict) else {}
+
+
+def _remember(folder: Path, checked: dict[str, list[Any]]) -> None:
+    try:
+        with whole_file(folder / _VERIFIED) as path:
+            path.write_text(json.dumps(checked), encoding="utf-8")
+    except ValueError:
+        logger.info("%s cannot be written to, so its shards are checked again when it is opened next", folder)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Stem and lower-case suffix, split at the first dot of the file name, as WebDataset does."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if len(data) != size:
+        raise ValueError(f"{path} ends before byte {offset + size}")
+    return data

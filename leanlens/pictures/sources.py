@@ -1,0 +1,323 @@
+"""Any folder, parquet or WebDataset of captioned pictures, behind three calls: index, captions, read.
+
+Comes in: a path. Goes out: a `Source`. Knows nothing of buckets, batches or training.
+
+What cannot be read is left out of the index and named with its reason in `Source.skipped` and in the log; a source of
+which nothing can be read is an error.
+"""
+
+import csv
+import glob
+import json
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+from leanlens.log import logger
+from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure
+from leanlens.pictures.record import (
+    CAPTION_NAMES,
+    SIDECAR_SUFFIXES,
+    Entry,
+    Record,
+    kinds_of,
+    read_sidecars,
+    split_fields,
+)
+from leanlens.pictures.shards import MANIFEST, TarSource, read_manifest
+
+_PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes")
+_KEY_COLUMNS = ("key", "__key__", "id", "image_id")
+_KEPT_ROW_GROUPS = 4
+
+
+class Source(Protocol):
+    """Captioned pictures by number. All calls may be made from several threads at once."""
+
+    name: str
+    skipped: dict[str, str]
+
+    def index(self) -> list[Entry]:
+        """All records, in an order that does not change as long as the files do not."""
+
+    def captions(self, i: int) -> dict[str, str]:
+        """Captions of record `i` by kind."""
+
+    def read(self, i: int) -> Record:
+        """Record `i`; a ValueError with the reason where it cannot be read."""
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Open captioned pictures and read their index.
+
+    Args:
+        path: a folder of pictures, captions in `metadata.jsonl`, `metadata.csv` or sidecars (.txt, .caption, .json); a
+            .parquet file or a folder of them; a .tar, a folder of them, or several written as
+            `shard-{000000..000009}.tar` or with `*`. A folder with the `manifest.json` of this project's shards is
+            checked against it.
+
+    Raises:
+        ValueError: nothing is there, nothing of it can be read, or it is of no such kind.
+    """
+    source = _opened(os.fspath(path))
+    if not source.index():
+        examples = "; ".join(f"{name}: {reason}" for name, reason in list(source.skipped.items())[:3])
+        raise ValueError(
+            f"{path} holds no picture that can be read"
+            + (f" ({len(source.skipped)} skipped: {examples})" if examples else "")
+        )
+    if source.skipped:
+        logger.warning("%s: %d skipped, %d left", path, len(source.skipped), len(source.index()))
+    return source
+
+
+def _opened(spec: str) -> Source:
+    path = Path(spec)
+    if path.is_dir():
+        return _opened_folder(path)
+    files = (
+        [path]
+        if path.exists()
+        else [Path(name) for part in _unfolded(spec) for name in sorted(glob.glob(part)) or [part]]
+    )
+    if missing := [file for file in files if not file.is_file()]:
+        raise ValueError(f"{missing[0]} does not exist; give a folder, .parquet or .tar files")
+    suffixes = {file.suffix.lower() for file in files}
+    if suffixes == {".tar"}:
+        return TarSource(spec, files)
+    if suffixes == {".parquet"}:
+        return ParquetSource(spec, files)
+    raise ValueError(
+        f"{spec} is {', '.join(sorted(suffixes))}; give a folder, .parquet or .tar files "
+        "(unpack compressed tars: records are read in any order)"
+    )
+
+
+def _opened_folder(folder: Path) -> Source:
+    if (folder / MANIFEST).is_file():
+        shards = read_manifest(folder)["shards"]
+        return TarSource(str(folder), [folder / shard["name"] for shard in shards])
+    tars, tables = sorted(folder.glob("*.tar")), sorted(folder.rglob("*.parquet"))
+    if tars and tables:
+        raise ValueError(f"{folder} holds both .tar and .parquet files; give one kind, as a path or with *")
+    if tars:
+        return TarSource(str(folder), tars)
+    if tables:
+        return ParquetSource(str(folder), tables)
+    return FolderSource(str(folder))
+
+
+def _unfolded(spec: str) -> list[str]:
+    """`a-{000..002}.tar` -> three names, zeros kept."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", spec)
+    if not match:
+        return [spec]
+    first, last = match.groups()
+    return [
+        name
+        for number in range(int(first), int(last) + 1)
+        for name in _unfolded(f"{spec[: match.start()]}{number:0{len(first)}d}{spec[match.end() :]}")
+    ]
+
+
+@dataclass
+class FolderSource:
+    """Pictures in a folder and below it, with one table of captions or sidecars beside them."""
+
+    name: str
+    skipped: dict[str, str] = field(default_factory=dict)
+    _entries: list[Entry] | None = None
+
+    def index(self) -> list[Entry]:
+        if self._entries is None:
+            self._entries = list(self._scan())
+        return self._entries
+
+    def captions(self, i: int) -> dict[str, str]:
+        return split_fields(self._fields(i))[0]
+
+    def read(self, i: int) -> Record:
+        entry = self.index()[i]
+        captions, extra = split_fields(self._fields(i))
+        return Record(entry.key, _bytes_of(Path(self.name, entry.place[0])), captions, extra)
+
+    def _fields(self, i: int) -> dict[str, Any]:
+        file, fields = self.index()[i].place
+        return _sidecar_fields(Path(self.name, file)) if fields is None else fields
+
+    def _scan(self) -> Iterator[Entry]:
+        for file, fields in self._listed():
+            try:
+                yield self._entry(file, fields)
+            except ValueError as error:
+                self._skip(file, str(error))
+
+    def _entry(self, file: str, fields: dict[str, Any] | None) -> Entry:
+        path = Path(self.name, file)
+        try:
+            with open(path, "rb") as handle:
+                head = handle.read(HEAD_BYTES)
+        except OSError as error:
+            raise ValueError(f"it cannot be read: {error.strerror}") from error
+        height, width = measure(head, lambda: _bytes_of(path))
+        captions, _ = split_fields(_sidecar_fields(path) if fields is None else fields)
+        return Entry(os.path.splitext(file)[0], height, width, kinds_of(captions), (file, fields))
+
+    def _listed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """(file below the folder, its fields); None for fields that stand in sidecars."""
+        folder = Path(self.name)
+        for table, rows in (("metadata.jsonl", _jsonl_rows), ("metadata.csv", _csv_rows)):
+            if (folder / table).is_file():
+                for line, row in rows(folder / table):
+                    if isinstance(row, dict) and isinstance(row.get("file_name"), str):
+                        yield row.pop("file_name"), row
+                    else:
+                        self._skip(f"{table} line {line}", row if isinstance(row, str) else "it has no file_name")
+                return
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower()[1:] in IMAGE_SUFFIXES and path.is_file():
+                yield path.relative_to(folder).as_posix(), None
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped[name] = reason
+        logger.warning("%s: skipped %s: %s", self.name, name, reason)
+
+
+@dataclass
+class ParquetSource:
+    """Pictures in a column of parquet files, as bytes or as the {"bytes", "path"} structure of `datasets`.
+
+    Parquet is read by the row group: a shuffled stream is fast only where groups are small. `write_shards` makes
+    something quicker of it.
+    """
+
+    name: str
+    paths: list[Path]
+    skipped: dict[str, str] = field(default_factory=dict)
+    _entries: list[Entry] | None = None
+    _groups: OrderedDict[tuple[int, int], Any] = field(default_factory=OrderedDict)
+    _lock: Any = field(default_factory=Lock)
+
+    def index(self) -> list[Entry]:
+        if self._entries is None:
+            self._entries = [entry for number in range(len(self.paths)) for entry in self._scan(number)]
+        return self._entries
+
+    def captions(self, i: int) -> dict[str, str]:
+        return split_fields(self._row(self.index()[i].place, picture=False))[0]
+
+    def read(self, i: int) -> Record:
+        entry = self.index()[i]
+        row = self._row(entry.place, picture=True)
+        data = _picture_bytes(row.pop(_picture_column(row)))
+        captions, extra = split_fields(row)
+        return Record(entry.key, data, captions, extra)
+
+    def _row(self, place: tuple[Any, ...], picture: bool) -> dict[str, Any]:
+        number, group, row = place
+        table = self._group(number, group)
+        if not picture:
+            table = table.select([name for name in table.column_names if name in CAPTION_NAMES])
+        return table.slice(row, 1).to_pylist()[0]
+
+    def _group(self, number: int, group: int) -> Any:
+        with self._lock:
+            if (number, group) not in self._groups:
+                try:
+                    self._groups[number, group] = _parquet_file(self.paths[number]).read_row_group(group)
+                except Exception as error:  # pyarrow's errors for broken files are of many kinds
+                    raise ValueError(f"{self.paths[number]} row group {group} cannot be read: {error}") from error
+                if len(self._groups) > _KEPT_ROW_GROUPS:
+                    self._groups.popitem(last=False)
+            self._groups.move_to_end((number, group))
+            return self._groups[number, group]
+
+    def _scan(self, number: int) -> Iterator[Entry]:
+        path = self.paths[number]
+        try:
+            file = _parquet_file(path)
+        except Exception as error:
+            self._skip(path.name, f"it cannot be opened: {error}")
+            return
+        _picture_column(file.schema_arrow.names, path)
+        start = 0
+        for group in range(file.num_row_groups):
+            try:
+                rows = file.read_row_group(group).to_pylist()
+            except Exception as error:
+                self._skip(f"{path.name}: row group {group}", str(error))
+                rows = []
+            for row, fields in enumerate(rows):
+                key = next((str(fields[name]) for name in _KEY_COLUMNS if fields.get(name) is not None), None)
+                key = key or f"{path.stem}-{start + row:08d}"
+                try:
+                    yield self._entry(key, fields, (number, group, row))
+                except ValueError as error:
+                    self._skip(f"{path.name}: {key}", str(error))
+            start += file.metadata.row_group(group).num_rows
+
+    def _entry(self, key: str, fields: dict[str, Any], place: tuple[int, int, int]) -> Entry:
+        data = _picture_bytes(fields[_picture_column(fields)])
+        height, width = measure(data, lambda: data)
+        return Entry(key, height, width, kinds_of(split_fields(fields)[0]), place)
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped[name] = reason
+        logger.warning("%s: skipped %s: %s", self.name, name, reason)
+
+
+def _parquet_file(path: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("parquet needs pyarrow: pip install 'leanlens[data]'") from error
+    return pyarrow.parquet.ParquetFile(path)
+
+
+def _picture_column(names: Any, path: Path | None = None) -> str:
+    for name in _PICTURE_COLUMNS:
+        if name in names:
+            return name
+    raise ValueError(f"{path} has columns {', '.join(names)}; one of {', '.join(_PICTURE_COLUMNS)} must hold pictures")
+
+
+def _picture_bytes(value: Any) -> bytes:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes) or not data:
+        raise ValueError("it holds no picture bytes")
+    return data
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _sidecar_fields(picture: Path) -> dict[str, Any]:
+    beside = {suffix: picture.with_suffix(f".{suffix}") for suffix in SIDECAR_SUFFIXES}
+    return read_sidecars({suffix: _bytes_of(path) for suffix, path in beside.items() if path.is_file()})
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, the object there, or the reason why there is none)."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError as error:
+                    yield number, f"it is no JSON: {error}"
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, {name: value for name, value in row.items() if name is not None}
