@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -202,20 +203,25 @@ def _toy(dtype: torch.dtype) -> "tuple[LensPipeline, str]":
 def _opened(name: str, dtype: torch.dtype, parts: dict[str, str]) -> "tuple[LensPipeline, str]":
     from leanlens.hub import locate
     from leanlens.pipeline.pipeline import LensPipeline
-    from leanlens.weights.assemble import components
+    from leanlens.weights.assemble import components, parts_beside
     from leanlens.weights.layouts import identify
 
     path = locate(name)
     layout = identify(path)
     if layout.component == "pipeline" and not parts:
         pipeline = LensPipeline.from_pretrained(path, dtype=dtype)
-        files = [file for part in layout.parts.values() for file in part.files]
+        files = _files_of(layout)
     else:
-        given: dict[str, Any] = dict(parts)
-        loaded = components(path, dtype=dtype, **given)
-        pipeline = LensPipeline(**loaded)
-        files = list(layout.files) + [file for part in parts.values() for file in identify(part).files]
-    return pipeline, fingerprint([file for file in files if file.suffix == ".safetensors"])
+        missing = tuple(part for part in ("text_encoder", "vae") if part not in parts)
+        beside = parts_beside(path, missing) if layout.component == "transformer" else {}
+        given: dict[str, Any] = {**beside, **parts}
+        pipeline = LensPipeline(**components(path, dtype=dtype, **given))
+        files = [file for used in (path, *given.values()) for file in _files_of(identify(used))]
+    return pipeline, fingerprint(sorted({file for file in files if file.suffix == ".safetensors"}))
+
+
+def _files_of(layout: Any) -> list[Path]:
+    return [*layout.files, *(file for part in layout.parts.values() for file in part.files)]
 
 
 def _can_compile(device: torch.device) -> bool:

@@ -126,7 +126,7 @@ def _checksums(layout: Layout) -> Iterator[Finding]:
             yield Finding("error", file, f"its SHA-256 is not the one in {SUMS_FILE}; fetch it again")
     for file in layout.files:
         known = KNOWN_SUMS.get(file.name)
-        if known and file.name not in stated and sha256(file) != known:
+        if known and file.relative_to(folder).as_posix() not in stated and sha256(file) != known:
             yield Finding("warning", file, "its SHA-256 is not that of the published file of this name")
 
 

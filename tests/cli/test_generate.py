@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLFlux2
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -181,3 +182,31 @@ def test_loras_act_and_are_replayed(leanlens):
             pictures[name] = picture.tobytes()
     assert pictures["none"] == pictures["zero"] != pictures["full"]
     assert leanlens("replay", "full.png").out == "full-replay.png  identical\n"
+
+
+def test_a_file_in_a_comfyui_tree_finds_its_parts(leanlens, tmp_path):
+    from leanlens.pipeline.toy import toy_pipeline
+
+    pipeline = toy_pipeline()
+    vae = AutoencoderKLFlux2(block_out_channels=(32, 32, 32, 32), layers_per_block=1)
+    places = {
+        "diffusion_models/lens_turbo_bf16.safetensors": pipeline.transformer.state_dict(),
+        "vae/flux2-vae.safetensors": vae.state_dict(),
+    }
+    for name, tensors in places.items():
+        (tmp_path / "models" / name).parent.mkdir(parents=True)
+        save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "models" / name)
+    transformer = tmp_path / "models" / "diffusion_models" / "lens_turbo_bf16.safetensors"
+    run = leanlens("generate", "a", "--model", transformer, "-o", "x.png")
+    assert run.code == 2
+    assert "comes without its text_encoder" in run.err
+    pipeline.text_encoder.save_pretrained(tmp_path / "te")
+    pipeline.tokenizer.save_pretrained(tmp_path / "te")
+    words = ["generate", "a", "--model", transformer, "--text-encoder", tmp_path / "te", *TOY[2:]]
+    run = leanlens(*words, "-o", "x.png", "--json")
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["model"]["parts"] == {"text_encoder": str(tmp_path / "te")}
+    assert leanlens("replay", "x.png").out == "x-replay.png  identical\n"
+    changed = {name: value + 1 for name, value in vae.state_dict().items()}
+    save_file(changed, tmp_path / "models" / "vae" / "flux2-vae.safetensors")
+    assert "is another model than the one that drew x.png" in leanlens("replay", "x.png").err
