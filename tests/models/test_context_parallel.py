@@ -65,19 +65,24 @@ def run_case(options: dict, text: int) -> dict:
 
     model.transformer_blocks[1].register_forward_pre_hook(look, with_kwargs=True)
     shared = model(**inputs)
-    try:
-        model(**inputs, encoder_hidden_states_mask=torch.ones(1, text, dtype=torch.bool))
-        refusal = ""
-    except ValueError as error:
-        refusal = str(error)
+    refusals = []
+    for forbidden in (
+        {"encoder_hidden_states_mask": torch.ones(1, text, dtype=torch.bool)},
+        {"text_lengths": [text]},
+    ):
+        try:
+            model(**inputs, **forbidden)
+        except ValueError as error:
+            refusals.append(str(error).split(" parallelism")[0])
     return {
         "difference": (shared - alone).abs().max().item(),
         "shape": list(shared.shape),
         "tokens": seen,
-        "refusal": refusal,
+        "refusals": refusals,
     }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_two_processes_equal_one(tmp_path):
     with socket.socket() as probe:
@@ -90,7 +95,10 @@ def test_two_processes_equal_one(tmp_path):
         for case in (first, second):
             assert case["difference"] < 1e-5
             assert case["shape"] == [1, image, 128]
-            assert "encoder_hidden_states_mask cannot be combined with context parallelism" in case["refusal"]
+            assert case["refusals"] == [
+                "encoder_hidden_states_mask cannot be combined with context",
+                "text_lengths cannot be combined with context",
+            ]
         (first_tokens,), (second_tokens,) = first["tokens"], second["tokens"]
         assert first_tokens == [image // 2, text - text // 2] * 2  # image, text, and the rotary table of each
         assert second_tokens == [image // 2, text // 2] * 2
