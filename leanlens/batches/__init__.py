@@ -1,0 +1,1 @@
+"""Captioned records to training batches: bucket rule, seeded stream, encoding with caches, packing, loss weights."""

@@ -1,0 +1,227 @@
+"""Batches of pixels and words to latents and text features, computed or found on disk.
+
+Comes in: a `Batch`. Goes out: an `EncodedBatch`. Knows nothing of noise, losses or the transformer.
+
+Shapes: B samples, h x w image tokens, L = h * w, C packed latent channels, S text tokens, E text width.
+
+Nothing found on disk can be stale: latents lie under the SHA-256 of the cut pixels and of the autoencoder, features
+under the whole conversation that a caption becomes, the language model, its layers and its tokenizer. Each picture and
+each caption is computed by itself by default, so that what is found equals what would be computed, bit for bit,
+whatever stands beside it; `at_once` trades that for speed.
+"""
+
+import gc
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLFlux2
+from torch import Tensor, nn
+
+from leanlens.batches.stream import Batch
+from leanlens.models import vae as autoencoder
+from leanlens.pipeline.features import TextFeatures, TextSide, join
+from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date, template_named
+from leanlens.store import Store, content_key
+
+# Entries of a configuration that say where a model came from, not what it computes.
+_ORIGIN_KEYS = ("_name_or_path", "name_or_path", "_diffusers_version", "transformers_version")
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """`latents` (B, L, C), normalised; `grid` (h, w); `text` with zero tokens (mask False) for dropped captions."""
+
+    latents: Tensor
+    grid: tuple[int, int]
+    text: TextFeatures
+    keys: list[str]
+    index: int
+
+
+class Encoder:
+    """`Batch` -> `EncodedBatch`, on the devices and in the dtypes of the models it is given.
+
+    Args:
+        vae: the frozen autoencoder.
+        text_side: tokenizer, language model and template.
+        cache: where latents and text features are kept and found; None computes them each time.
+        template_date: the date in the conversation template, YYYY-MM-DD or "today".
+        max_sequence_length: text tokens, the template's prefix included.
+        at_once: pictures and captions that are put through a model together. 1 makes each independent of its
+            neighbours to the last bit; more is faster and equal up to rounding.
+
+    The key of an entry does not hold the device: what one device computed is used on another.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLFlux2,
+        text_side: TextSide,
+        cache: Store | None = None,
+        template_date: str = DEFAULT_DATE,
+        max_sequence_length: int = MAX_SEQUENCE_LENGTH,
+        at_once: int = 1,
+    ):
+        if at_once < 1:
+            raise ValueError(f"at_once {at_once} is not accepted; give 1 or more")
+        self.vae = vae
+        self.text_side: TextSide | None = text_side
+        self.cache = cache
+        self.date = resolve_date(template_date)
+        self.max_sequence_length = max_sequence_length
+        self.at_once = at_once
+        self._template = template_named(text_side.template, self.date)
+        self._no_text = _no_text(text_side)
+        # Checksums read every weight, so they are taken only where something is kept under them.
+        self._vae_sum = checksum(vae) if cache else ""
+        self._text_sum = _text_checksum(text_side) if cache else ""
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> EncodedBatch:
+        """Encode a batch.
+
+        Raises:
+            ValueError: a caption that is not on disk after the text encoder was let go.
+        """
+        side = autoencoder.token_pixels(self.vae)
+        grid = (batch.bucket[0] // side, batch.bucket[1] // side)
+        return EncodedBatch(self.latents(batch.pixels), grid, self.text(batch.captions), batch.keys, batch.index)
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> normalised packed latents (B, L, C)."""
+        keys = [self._latent_key(picture) for picture in pixels] if self.cache else [""] * len(pixels)
+        found = {i: kept["latents"] for i, key in enumerate(keys) if (kept := self._find(key))}
+        missing = [i for i in range(len(pixels)) if i not in found]
+        for group in _groups(missing, self.at_once):
+            scaled = pixels[group].to(self.vae.device).float() / 127.5 - 1
+            for i, latents in zip(group, autoencoder.encode(self.vae, scaled), strict=True):
+                found[i] = latents
+                self._keep(keys[i], {"latents": latents})
+        return torch.stack([found[i].to(self.vae.device) for i in range(len(pixels))])
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> TextFeatures:
+        """Features of captions on the autoencoder's device, padded to the longest; a blank caption has zero tokens."""
+        written = list(dict.fromkeys(caption for caption in captions if caption.strip()))
+        keys = {caption: self._text_key(caption) if self.cache else "" for caption in written}
+        found = {caption: _unpacked(kept) for caption in written if (kept := self._find(keys[caption]))}
+        for group in _groups([caption for caption in written if caption not in found], self.at_once):
+            for caption, features in zip(group, self._encoded(group), strict=True):
+                found[caption] = features
+                self._keep(keys[caption], _packed(features))
+        return join([_on(self.vae.device, found.get(caption, self._no_text)) for caption in captions])
+
+    def encode_once(self, captions: Iterable[str]) -> int:
+        """Put the features of all `captions` on disk, then let the text encoder go; how many captions there were.
+
+        The language model's memory is free once the caller holds no reference to it either.
+
+        Raises:
+            ValueError: there is no cache to put them in.
+        """
+        if self.cache is None:
+            raise ValueError("encode_once needs a cache to put text features in; give the encoder one")
+        if self.text_side is None:
+            raise ValueError("encode_once needs the text encoder, which was let go already; make a new Encoder")
+        seen: set[bytes] = set()
+        pending: list[str] = []
+        for caption in captions:
+            digest = hashlib.sha256(caption.encode()).digest()
+            if not caption.strip() or digest in seen:
+                continue
+            seen.add(digest)
+            if self._text_key(caption) not in self.cache:
+                pending.append(caption)
+            if len(pending) == self.at_once:
+                self.text(pending)
+                pending = []
+        if pending:
+            self.text(pending)
+        self.evict()
+        return len(seen)
+
+    def evict(self) -> None:
+        """Let the text encoder go; from here on captions must be found in the cache."""
+        self.text_side = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _encoded(self, captions: list[str]) -> list[TextFeatures]:
+        """Features of each caption without padding, (1, S, E)."""
+        if self.text_side is None:
+            raise ValueError(
+                f"caption {captions[0]!r} has no features in the cache and the text encoder was let go; "
+                "hand it to encode_once before"
+            )
+        features = self.text_side(captions, self.date, self.max_sequence_length)
+        rows = range(len(captions))
+        return [TextFeatures([x[i : i + 1] for x in features.layers], features.mask[i : i + 1]).trimmed() for i in rows]
+
+    def _latent_key(self, picture: Tensor) -> str:
+        pixels = hashlib.sha256(picture.cpu().contiguous().numpy().data).hexdigest()
+        return content_key(kind="latents", pixels=pixels, shape=list(picture.shape), model=self._vae_sum)
+
+    def _text_key(self, caption: str) -> str:
+        return content_key(
+            kind="text",
+            text=self._template.render(caption),
+            dropped=self._template.prefix(),
+            length=self.max_sequence_length,
+            model=self._text_sum,
+        )
+
+    def _find(self, key: str) -> dict[str, Tensor] | None:
+        return self.cache.load(key) if self.cache else None
+
+    def _keep(self, key: str, tensors: dict[str, Tensor]) -> None:
+        if self.cache:
+            self.cache.save(key, tensors)
+
+
+def checksum(model: nn.Module) -> str:
+    """SHA-256 over a model's configuration and every byte of its weights and buffers, in 64 hexadecimal digits."""
+    config: Any = getattr(model, "config", {})
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    kept = {name: value for name, value in config.items() if name not in _ORIGIN_KEYS}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _text_checksum(side: TextSide) -> str:
+    """Everything of the text side that features depend on, beside the text."""
+    tokenizer = side.tokenizer.backend_tokenizer.to_str()
+    words = hashlib.sha256(tokenizer.encode()).hexdigest()
+    return content_key(model=checksum(side.encoder), layers=list(side.layers), tokenizer=words)
+
+
+def _no_text(side: TextSide) -> TextFeatures:
+    """One row with zero tokens."""
+    encoder = side.encoder
+    empty = torch.zeros(1, 0, encoder.config.hidden_size, dtype=encoder.dtype, device=encoder.device)
+    return TextFeatures([empty] * len(side.layers), torch.zeros(1, 0, dtype=torch.bool, device=encoder.device))
+
+
+def _on(device: torch.device, features: TextFeatures) -> TextFeatures:
+    return TextFeatures([x.to(device) for x in features.layers], features.mask.to(device))
+
+
+def _packed(features: TextFeatures) -> dict[str, Tensor]:
+    return {f"layer{number:02d}": layer for number, layer in enumerate(features.layers)}
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> TextFeatures:
+    layers = [tensors[name] for name in sorted(tensors)]
+    return TextFeatures(layers, torch.ones(layers[0].shape[:2], dtype=torch.bool))
+
+
+def _groups(items: list, size: int) -> list[list]:
+    return [items[first : first + size] for first in range(0, len(items), size)]

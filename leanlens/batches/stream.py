@@ -1,0 +1,353 @@
+"""Sources to an endless, seeded, resumable sequence of micro-batches.
+
+Comes in: sources of captioned pictures and a bucket table. Goes out: `Batch`es of pictures, each with a caption.
+Knows nothing of latents, text features, models, or of ranks beyond their number.
+
+The sequence of micro-batches is a pure function of seed, sources and settings. Rank r of w takes the micro-batches r,
+r + w, r + 2 w, ...: one process that accumulates 8 sees in each optimiser step what 8 processes see together. Each
+micro-batch has its own bucket. In every epoch each usable picture comes exactly once; the last micro-batch of a bucket
+may be short.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from leanlens.batches.assign import Bucket, Table, assign, buckets_of, candidates, check_table, crop_box
+from leanlens.log import logger
+from leanlens.pictures.decode import decode
+from leanlens.pictures.record import Entry
+from leanlens.pictures.sources import Source
+
+CAPTION_CHOICES = ("dense", "brief", "mix")
+RESOLUTION_CHOICES = ("largest", "draw")
+_BATCHES_AHEAD = 2  # of each worker
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch. `pixels` is uint8 (B, 3, H, W); `bucket` is (H, W); a caption "" was dropped.
+
+    `index` is the number of the micro-batch in the whole sequence, over all ranks and epochs.
+    """
+
+    index: int
+    bucket: Bucket
+    pixels: Tensor
+    captions: list[str]
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One epoch: the bucket and the sample numbers of each micro-batch, and two coins for each sample."""
+
+    buckets: list[Bucket]
+    samples: list[np.ndarray]
+    dropped: np.ndarray
+    brief: np.ndarray
+    digest: str
+
+
+class Stream:
+    """Micro-batches without end.
+
+    Args:
+        sources: one opened source, or several that are taken together.
+        table: base resolution -> buckets.
+        batch_sizes: bucket -> pictures in a micro-batch; `assign.batch_sizes` makes one.
+        seed: decides order, captions and dropout, together with the epoch.
+        caption_kind: "dense", "brief", or "mix" for either with equal chance. Captions of a source that does not say
+            which kind they are ("text") stand for the kind that is missing.
+        caption_dropout: the share of pictures whose caption is dropped whole and becomes "".
+        rank, world_size: this process and the number of processes.
+        max_upscale: pictures that would have to be enlarged by more are left out and counted.
+        workers: threads that read and decode ahead; 0 does it in the caller's. Their number changes no batch.
+        resolution: a picture goes to the "largest" base resolution that it reaches, or a new one is drawn for it in
+            every epoch among all that it reaches.
+        missing_caption: a picture without the caption wanted is an "error" at once, or is "skip"ped and counted.
+
+    Attributes:
+        skipped: everything left out so far, "<source>: <key>" -> the reason. What is found unreadable while reading is
+            known only to the rank that read it.
+        epoch: the epoch of the micro-batch that came last, from 0.
+
+    Raises:
+        ValueError: a setting that is not accepted, a caption that is missing, or no picture that fits the table.
+    """
+
+    def __init__(
+        self,
+        sources: Source | Sequence[Source],
+        table: Table,
+        batch_sizes: Mapping[Bucket, int],
+        seed: int,
+        caption_kind: str = "dense",
+        caption_dropout: float = 0.1,
+        rank: int = 0,
+        world_size: int = 1,
+        max_upscale: float = 1.25,
+        workers: int = 0,
+        resolution: str = "largest",
+        missing_caption: str = "error",
+    ):
+        self.sources: list[Source] = list(sources) if isinstance(sources, Sequence) else [sources]
+        self.table, self.batch_sizes, self.seed = table, dict(batch_sizes), seed
+        self.caption_kind, self.caption_dropout = caption_kind, caption_dropout
+        self.rank, self.world_size, self.workers = rank, world_size, workers
+        self.max_upscale, self.resolution, self.missing_caption = max_upscale, resolution, missing_caption
+        self._check_settings()
+        self.skipped: dict[str, str] = {}
+        self.epoch = 0
+        self._epoch_start = 0  # the micro-batches of all epochs before
+        self._consumed = 0  # micro-batches of all ranks that were handed out
+        self._plans: dict[int, _Plan] = {}
+        self._buckets = buckets_of(table)
+        self._places: list[tuple[int, int]] = []  # (source, record) of each usable picture
+        self._reached: list[tuple[int, ...]] = []  # numbers of the buckets that it may go to
+        digest = hashlib.sha256()
+        self._choose_usable(digest)
+        self._settings = {
+            "seed": seed,
+            "caption_kind": caption_kind,
+            "caption_dropout": caption_dropout,
+            "max_upscale": max_upscale,
+            "resolution": resolution,
+            "buckets": [[*bucket, self.batch_sizes[bucket]] for bucket in self._buckets],
+            "pictures": digest.hexdigest(),
+        }
+
+    def __len__(self) -> int:
+        """Pictures that come in every epoch."""
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on after the last micro-batch that was handed out, or after a loaded state."""
+        for number, epoch, start, (batch, skipped) in self._loaded():
+            for name, reason in skipped.items():
+                if name not in self.skipped:
+                    logger.warning("skipped %s: %s", name, reason)
+            self.skipped.update(skipped)
+            self.epoch, self._epoch_start = epoch, start
+            self._consumed = number - self.rank + self.world_size
+            yield replace(batch, index=number)
+
+    def captions(self) -> Iterator[str]:
+        """Every caption that this stream can give, to be encoded beforehand; some may come twice."""
+        for source, record in self._places:
+            found = self.sources[source].captions(record)
+            yield from dict.fromkeys(pick_caption(found, kind) for kind in _wanted(self.caption_kind))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sequence stands, the same on every rank that took as many micro-batches; plain JSON values."""
+        epoch, start = self.epoch, self._epoch_start
+        while self._consumed >= start + len(self._plan(epoch).samples):
+            start, epoch = start + len(self._plan(epoch).samples), epoch + 1
+        return {
+            "consumed": self._consumed,
+            "epoch": epoch,
+            "epoch_start": start,
+            "order": self._plan(epoch).digest,
+            "settings": self._settings,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was taken, with any number of workers and of ranks.
+
+        Raises:
+            ValueError: the state is of other pictures or settings, so that the sequence would not be continued.
+        """
+        settings = json.loads(json.dumps(self._settings))
+        for name, value in settings.items():
+            if state["settings"].get(name) != value:
+                raise ValueError(
+                    f"the state was taken with {name} {state['settings'].get(name)!r}, this stream has {value!r}; "
+                    "resume with the same sources and settings"
+                )
+        if self._plan(state["epoch"]).digest != state["order"]:
+            raise ValueError(
+                "the state's order of pictures cannot be drawn again; resume with the NumPy it was made with"
+            )
+        self.epoch, self._epoch_start, self._consumed = state["epoch"], state["epoch_start"], state["consumed"]
+
+    def _check_settings(self) -> None:
+        check_table(self.table)
+        for name, value, accepted in (
+            ("caption_kind", self.caption_kind, CAPTION_CHOICES),
+            ("resolution", self.resolution, RESOLUTION_CHOICES),
+            ("missing_caption", self.missing_caption, ("error", "skip")),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name} {value!r} is not known; use one of {', '.join(accepted)}")
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(f"caption_dropout {self.caption_dropout} is not accepted; give a share in 0..1")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"rank {self.rank} of world_size {self.world_size} is not accepted; give 0 <= rank < world_size"
+            )
+        if self.max_upscale < 1:
+            raise ValueError(f"max_upscale {self.max_upscale} is not accepted; give 1 (never enlarge) or more")
+        if self.workers < 0:
+            raise ValueError(f"workers {self.workers} is not accepted; give 0 or more")
+        for bucket in buckets_of(self.table):
+            if self.batch_sizes.get(bucket, 0) < 1:
+                raise ValueError(f"batch_sizes has no positive number for bucket {bucket}; give one for every bucket")
+
+    def _choose_usable(self, digest: Any) -> None:
+        """Fill `_places` and `_reached`, and name what is left out."""
+        known: dict[tuple[int, int], tuple[int, ...] | str] = {}
+        total = 0
+        for number, source in enumerate(self.sources):
+            self.skipped.update({f"{source.name}: {name}": reason for name, reason in source.skipped.items()})
+            for record, entry in enumerate(source.index()):
+                total += 1
+                digest.update(json.dumps([number, entry.key, entry.height, entry.width, entry.kinds]).encode())
+                size = (entry.height, entry.width)
+                if size not in known:
+                    known[size] = self._reach(*size)
+                reached = known[size]
+                if isinstance(reached, str):
+                    self.skipped[f"{source.name}: {entry.key}"] = reached
+                elif self._has_captions(source, entry):
+                    self._places.append((number, record))
+                    self._reached.append(reached)
+        names = ", ".join(source.name for source in self.sources)
+        if not self._places:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:3])
+            raise ValueError(f"none of the {total} pictures of {names} can be used with this table; {reasons}")
+        if len(self._places) < total:
+            examples = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:3])
+            logger.warning("%s: %d of %d pictures are left out (%s)", names, total - len(self._places), total, examples)
+
+    def _reach(self, height: int, width: int) -> tuple[int, ...] | str:
+        if self.resolution == "largest":
+            bucket = assign(height, width, self.table, self.max_upscale)
+            return bucket if isinstance(bucket, str) else (self._buckets.index(bucket),)
+        possible = candidates(height, width, self.table, self.max_upscale)
+        if not possible:
+            return str(assign(height, width, self.table, self.max_upscale))
+        return tuple(self._buckets.index(bucket) for bucket in possible.values())
+
+    def _has_captions(self, source: Source, entry: Entry) -> bool:
+        try:
+            for kind in _wanted(self.caption_kind):
+                pick_caption(dict.fromkeys(entry.kinds, ""), kind)
+        except ValueError as error:
+            if self.missing_caption == "error":
+                raise ValueError(
+                    f"{source.name}: {entry.key}: {error}; caption it, choose another caption_kind, or set "
+                    "missing_caption to skip"
+                ) from error
+            self.skipped[f"{source.name}: {entry.key}"] = str(error)
+            return False
+        return True
+
+    def _plan(self, epoch: int) -> _Plan:
+        if epoch not in self._plans:
+            self._plans = {kept: plan for kept, plan in self._plans.items() if kept >= epoch - 1}
+            self._plans[epoch] = self._drawn(epoch)
+        return self._plans[epoch]
+
+    def _drawn(self, epoch: int) -> _Plan:
+        random = np.random.default_rng([self.seed, epoch])
+        coins = random.random((3, len(self._places)))
+        chosen = np.array(
+            [reached[int(coin * len(reached))] for reached, coin in zip(self._reached, coins[0], strict=True)]
+        )
+        batches = []
+        for number, bucket in enumerate(self._buckets):
+            order = random.permutation(np.flatnonzero(chosen == number))
+            size = self.batch_sizes[bucket]
+            batches += [(bucket, order[first : first + size]) for first in range(0, len(order), size)]
+        batches = [batches[place] for place in random.permutation(len(batches))]
+        dropped, brief = coins[1] < self.caption_dropout, coins[2] < 0.5
+        digest = hashlib.sha256(dropped.tobytes() + brief.tobytes())
+        for bucket, samples in batches:
+            digest.update(np.array([*bucket, *samples], dtype="<i8").tobytes())
+        return _Plan([bucket for bucket, _ in batches], [s for _, s in batches], dropped, brief, digest.hexdigest())
+
+    def _turns(self) -> Iterator[tuple[int, int, int]]:
+        """(number of the micro-batch, epoch, first number of the epoch) of everything this rank still has to do."""
+        number, epoch, start = self._consumed + self.rank, self.epoch, self._epoch_start
+        while True:
+            length = len(self._plan(epoch).samples)
+            if number >= start + length:
+                epoch, start = epoch + 1, start + length
+                continue
+            yield number, epoch, start
+            number += self.world_size
+
+    def _loaded(self) -> Iterator[tuple[int, int, int, tuple[Batch, dict[str, str]]]]:
+        turns = self._turns()
+        if not self.workers:
+            for number, epoch, start in turns:
+                yield number, epoch, start, self._load(self._plan(epoch), number - start)
+        ahead: deque[tuple[int, int, int, Future]] = deque()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="leanlens-stream")
+        try:
+            while True:
+                while len(ahead) < _BATCHES_AHEAD * self.workers:
+                    number, epoch, start = next(turns)
+                    ahead.append((number, epoch, start, pool.submit(self._load, self._plan(epoch), number - start)))
+                number, epoch, start, batch = ahead.popleft()
+                yield number, epoch, start, batch.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load(self, plan: _Plan, place: int) -> tuple[Batch, dict[str, str]]:
+        """A micro-batch of a plan, and what of it was unreadable. Where that is all of it, the next one is repeated."""
+        skipped: dict[str, str] = {}
+        for step in range(len(plan.samples)):
+            at = (place + step) % len(plan.samples)
+            bucket, parts = plan.buckets[at], []
+            for sample in plan.samples[at]:
+                source, record = self._places[sample]
+                try:
+                    parts.append(self._sample(self.sources[source], record, bucket, plan, sample))
+                except ValueError as error:
+                    key = self.sources[source].index()[record].key
+                    skipped[f"{self.sources[source].name}: {key}"] = str(error)
+            if parts:
+                pixels, captions, keys = zip(*parts, strict=True)
+                batch = Batch(0, bucket, torch.from_numpy(np.stack(pixels)), list(captions), list(keys))
+                return batch, skipped
+        examples = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise ValueError(f"not one picture of an epoch could be read: {examples}")
+
+    def _sample(self, source: Source, number: int, bucket: Bucket, plan: _Plan, sample: int) -> tuple[Any, str, str]:
+        record = source.read(number)
+        wanted = _wanted(self.caption_kind)
+        caption = pick_caption(record.captions, wanted[-1] if plan.brief[sample] else wanted[0])
+        return fit(decode(record.image), bucket), "" if plan.dropped[sample] else caption, record.key
+
+
+def fit(image: Image.Image, bucket: Bucket) -> np.ndarray:
+    """An RGB picture cut and resized (Lanczos) to `bucket`: uint8 (3, H, W)."""
+    box = crop_box(image.height, image.width, bucket)
+    resized = image.resize((bucket[1], bucket[0]), Image.Resampling.LANCZOS, box=box)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+def pick_caption(captions: Mapping[str, str], kind: str) -> str:
+    """The caption of a kind, or the one whose kind nobody stated.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    for name in (kind, "text"):
+        if name in captions:
+            return captions[name]
+    raise ValueError(f"it has no {kind} caption" + (f", only {', '.join(captions)}" if captions else ""))
+
+
+def _wanted(caption_kind: str) -> tuple[str, ...]:
+    return ("dense", "brief") if caption_kind == "mix" else (caption_kind,)

@@ -1,0 +1,235 @@
+import json
+import logging
+import shutil
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from leanlens.batches.assign import batch_sizes
+from leanlens.batches.stream import Stream, fit
+from leanlens.pictures.sources import open_source
+from tests.batches.conftest import SIZES, TABLE, write_folder, write_picture
+
+
+def first_epoch(stream):
+    batches = []
+    for batch in stream:
+        if stream.epoch:
+            return batches
+        batches.append(batch)
+
+
+def test_a_batch_is_what_it_says(make_stream):
+    for batch in islice(make_stream(caption_dropout=0), 12):
+        assert batch.pixels.dtype == torch.uint8
+        assert batch.pixels.shape == (len(batch.keys), 3, *batch.bucket)
+        assert batch.captions == [f"dense words for number {int(key)}" for key in batch.keys]
+
+
+def test_every_epoch_holds_every_picture_once(make_stream):
+    stream = make_stream()
+    epochs = {}
+    for batch in stream:
+        if stream.epoch == 3:
+            break
+        epochs.setdefault(stream.epoch, []).extend(batch.keys)
+    assert [Counter(keys) for keys in epochs.values()] == [Counter(f"{n:03d}" for n in range(40))] * 3
+    assert epochs[0] != epochs[1]
+
+
+def test_batches_have_their_buckets_size_and_only_the_last_is_short(make_stream):
+    sizes = batch_sizes(TABLE, 4)
+    short = Counter()
+    for batch in first_epoch(make_stream()):
+        assert len(batch.keys) <= sizes[batch.bucket]
+        short[batch.bucket] += len(batch.keys) < sizes[batch.bucket]
+    assert max(short.values()) == 1
+
+
+def test_pixels_are_the_cut_and_resized_picture(make_stream, folder):
+    for batch in islice(make_stream(), 6):
+        for key, pixels in zip(batch.keys, batch.pixels, strict=True):
+            image = Image.open(folder / f"{key}.png")
+            np.testing.assert_array_equal(pixels.numpy(), fit(image, batch.bucket))
+            if image.size == batch.bucket[::-1]:
+                np.testing.assert_array_equal(pixels.numpy().transpose(1, 2, 0), np.asarray(image))
+
+
+def test_fit_keeps_the_middle():
+    image = Image.new("RGB", (96, 32), "red")
+    image.paste((0, 0, 255), (32, 0, 64, 32))
+    assert (fit(image, (32, 32))[2] == 255).all()
+
+
+def test_captions_of_each_kind(make_stream):
+    def kinds(**settings):
+        return Counter(
+            caption.split()[0]
+            for batch in first_epoch(make_stream(**settings))
+            for caption in batch.captions
+            if caption
+        )
+
+    assert kinds(caption_kind="brief", caption_dropout=0) == {"brief": 40}
+    assert kinds(caption_kind="dense", caption_dropout=0) == {"dense": 40}
+    mixed = kinds(caption_kind="mix", caption_dropout=0)
+    assert sum(mixed.values()) == 40
+    assert min(mixed["brief"], mixed["dense"]) >= 10
+    assert kinds(caption_dropout=1.0) == {}
+
+
+def test_dropout_has_its_rate_and_changes_from_epoch_to_epoch(make_stream):
+    stream = make_stream(caption_dropout=0.25)
+    plans = [stream._plan(epoch) for epoch in range(100)]
+    rate = np.mean([plan.dropped.mean() for plan in plans])
+    assert abs(rate - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    assert not (plans[0].dropped == plans[1].dropped).all()
+
+
+def test_every_caption_that_can_come_is_told_beforehand(make_stream):
+    for kind in ("dense", "brief", "mix"):
+        stream = make_stream(caption_kind=kind, caption_dropout=0)
+        given = {caption for batch in islice(stream, 60) for caption in batch.captions}
+        assert given <= set(stream.captions())
+        assert len(set(stream.captions())) == (80 if kind == "mix" else 40)
+
+
+def test_drawn_resolutions_show_a_picture_at_every_base_it_reaches(make_stream):
+    stream = make_stream(resolution="draw")
+    seen = {}
+    for batch in stream:
+        if stream.epoch == 6:
+            break
+        for key in batch.keys:
+            seen.setdefault(key, set()).add(max(batch.bucket) >= 64)
+    large = [f"{n:03d}" for n in range(40) if SIZES[n % 7] == (96, 96)]
+    small = [f"{n:03d}" for n in range(40) if SIZES[n % 7] == (32, 32)]
+    assert all(seen[key] == {False} for key in small)
+    assert sum(seen[key] == {False, True} for key in large) > len(large) / 2
+
+
+def test_several_sources_are_one(folder, tmp_path):
+    other = write_folder(tmp_path / "other", 8)
+    stream = Stream([open_source(folder), open_source(other)], TABLE, batch_sizes(TABLE, 4), seed=0)
+    assert len(stream) == 48
+    assert sum(len(batch.keys) for batch in first_epoch(stream)) == 48
+
+
+# ---- what is left out ----
+
+
+def test_pictures_that_become_unreadable_are_skipped_counted_and_named(tmp_path, make_stream, caplog):
+    path = write_folder(tmp_path / "in")
+    stream = make_stream(path)
+    for n in (3, 11):
+        data = (path / f"{n:03d}.png").read_bytes()
+        (path / f"{n:03d}.png").write_bytes(data[: len(data) // 2])  # the head stays whole
+    (path / "020.png").unlink()
+    with caplog.at_level(logging.WARNING, "leanlens"):
+        keys = [key for batch in first_epoch(stream) for key in batch.keys]
+    assert set(keys) == {f"{n:03d}" for n in range(40) if n not in (3, 11, 20)}
+    assert set(stream.skipped) == {f"{path}: {n:03d}" for n in (3, 11, 20)}
+    assert all(f"skipped {path}: {n:03d}" in caplog.text for n in (3, 11, 20))
+    assert "truncated" in stream.skipped[f"{path}: 003"]
+
+
+def test_a_batch_of_which_nothing_is_readable_repeats_the_next(tmp_path, make_stream):
+    path = write_folder(tmp_path / "in", 12)
+    write_picture(path / "lone.png", 48, 80, 99)  # the only one of its bucket
+    (path / "lone.txt").write_text("alone")
+    for n in range(12):
+        if SIZES[n % 7] == (50, 80):
+            (path / f"{n:03d}.png").unlink()
+    stream = make_stream(path)
+    (path / "lone.png").write_bytes((path / "lone.png").read_bytes()[:300])
+    reference = [batch.index for batch in first_epoch(make_stream(path))]
+    batches = first_epoch(stream)
+    assert [batch.index for batch in batches] == reference
+    assert all(batch.keys for batch in batches)
+    assert list(stream.skipped) == [f"{path}: lone"]
+
+
+def test_an_epoch_of_which_nothing_is_readable_is_an_error(tmp_path, make_stream):
+    path = write_folder(tmp_path / "in", 9)
+    stream = make_stream(path)
+    for file in path.glob("*.png"):
+        file.unlink()
+    with pytest.raises(ValueError, match="not one picture of an epoch could be read"):
+        next(iter(stream))
+
+
+def test_pictures_too_small_are_left_out_by_name(tmp_path, make_stream, caplog):
+    path = write_folder(tmp_path / "in", 7)
+    write_picture(path / "tiny.png", 10, 10, 0)
+    (path / "tiny.txt").write_text("tiny")
+    stream = make_stream(path)
+    assert len(stream) == 7
+    assert "would be enlarged" in stream.skipped[f"{path}: tiny"]
+    assert "1 of 8 pictures are left out" in caplog.text
+
+
+def test_a_table_that_nothing_fits_is_an_error(make_stream):
+    with pytest.raises(ValueError, match=r"none of the 40 pictures of .* can be used with this table"):
+        make_stream(table={1024: ((1024, 1024),)})
+
+
+def test_a_missing_caption_is_an_error_that_names_the_record_or_a_skip(tmp_path, make_stream):
+    path = write_folder(tmp_path / "in", 7)
+    (path / "004.json").write_text(json.dumps({"brief": "b"}))
+    with pytest.raises(ValueError, match="004: it has no dense caption, only brief"):
+        make_stream(path)
+    stream = make_stream(path, missing_caption="skip")
+    assert len(stream) == 6
+    assert list(stream.skipped) == [f"{path}: 004"]
+    assert len(make_stream(path, caption_kind="brief")) == 7
+
+
+def test_unlabelled_captions_stand_for_any_kind(tmp_path, make_stream):
+    path = write_folder(tmp_path / "in", 7)
+    for file in path.glob("*.json"):
+        file.with_suffix(".txt").write_text("words")
+        file.unlink()
+    for kind in ("dense", "brief", "mix"):
+        captions = [c for batch in first_epoch(make_stream(path, caption_kind=kind)) for c in batch.captions]
+        assert set(captions) <= {"words", ""}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"caption_kind": "poem"}, "caption_kind 'poem'"),
+        ({"resolution": "all"}, "resolution 'all'"),
+        ({"missing_caption": "guess"}, "missing_caption 'guess'"),
+        ({"caption_dropout": 1.5}, "caption_dropout 1.5"),
+        ({"rank": 2, "world_size": 2}, "rank 2 of world_size 2"),
+        ({"max_upscale": 0.5}, "max_upscale 0.5"),
+        ({"workers": -1}, "workers -1"),
+    ],
+)
+def test_settings_that_are_not_accepted(make_stream, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_stream(**settings)
+
+
+def test_batch_sizes_must_cover_the_table(folder):
+    with pytest.raises(ValueError, match=r"bucket \(32, 32\)"):
+        Stream(open_source(folder), TABLE, {(64, 64): 2}, seed=0)
+
+
+def test_a_state_of_other_pictures_or_settings_is_refused(tmp_path, make_stream, folder):
+    state = make_stream().state_dict()
+    with pytest.raises(ValueError, match="seed 7, this stream has 8"):
+        make_stream(seed=8).load_state_dict(state)
+    with pytest.raises(ValueError, match="caption_dropout"):
+        make_stream(caption_dropout=0.5).load_state_dict(state)
+    shutil.copytree(folder, tmp_path / "copy")
+    make_stream(tmp_path / "copy").load_state_dict(state)
+    (tmp_path / "copy" / "000.png").unlink()
+    with pytest.raises(ValueError, match="pictures"):
+        make_stream(tmp_path / "copy").load_state_dict(state)
+    with pytest.raises(ValueError, match="NumPy"):
+        make_stream().load_state_dict({**state, "order": "0"})
