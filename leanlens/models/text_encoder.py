@@ -31,12 +31,20 @@ class LensGptOssEncoder(GptOssForCausalLM):
         config: a GPT-OSS configuration. A further key `lens_selected_layers` names the layers, counted from 0; without
             it they are 5, 11, 17, 23, or the last four of a model that is not so deep.
         lens_keep_head: build the whole language model, head included, which `generate` needs.
+        lens_selected_layers: the layers, where the configuration does not name them.
     """
 
-    def __init__(self, config: GptOssConfig, lens_keep_head: bool = False):
+    def __init__(
+        self,
+        config: GptOssConfig,
+        lens_keep_head: bool = False,
+        lens_selected_layers: list[int] | tuple[int, ...] | None = None,
+    ):
         super(GptOssForCausalLM, self).__init__(config)  # its own __init__ would build the head
         self.model = GptOssModel(config)
         self.vocab_size = config.vocab_size
+        if lens_selected_layers is not None:
+            config.lens_selected_layers = list(lens_selected_layers)
         stated = getattr(config, "lens_selected_layers", None)
         self.selected_layers = self._checked(stated or default_layers(config.num_hidden_layers))
         if lens_keep_head:

@@ -5,7 +5,7 @@ tools without any download, and for tests. It has learnt nothing and never will.
 """
 
 import torch
-from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLFlux2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GptOssConfig, PreTrainedTokenizerFast
 
@@ -13,17 +13,8 @@ from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import HarmonyTemplate
+from leanlens.weights.assemble import official_scheduler
 
-# The scheduler configuration of the released folders, as far as it differs from the library's defaults.
-OFFICIAL_SCHEDULER = {
-    "shift": 3.0,
-    "use_dynamic_shifting": True,
-    "base_shift": 0.5,
-    "max_shift": 1.15,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 4096,
-    "time_shift_type": "exponential",
-}
 _SPECIAL_TOKENS = [
     "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
 ]  # fmt: skip
@@ -35,7 +26,7 @@ def toy_pipeline(seed: int = 0) -> LensPipeline:
         torch.manual_seed(seed)
         tokenizer = toy_tokenizer()
         return LensPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(**OFFICIAL_SCHEDULER),
+            scheduler=official_scheduler(),
             vae=_toy_autoencoder(),
             text_encoder=_toy_text_encoder(len(tokenizer)),
             tokenizer=tokenizer,

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BertConfig, BertModel
 
 from leanlens import LensPipeline, LensPipelineOutput
-from leanlens.pipeline.toy import OFFICIAL_SCHEDULER
+from leanlens.weights.assemble import OFFICIAL_SCHEDULER
 
 QUICK = {"num_inference_steps": 2, "height": 64, "width": 48, "guidance_scale": 3.0}
 
