@@ -27,9 +27,6 @@ from leanlens.pipeline.features import TextFeatures, TextSide, join
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date, template_named
 from leanlens.store import Store, content_key
 
-# Entries of a configuration that say where a model came from, not what it computes.
-_ORIGIN_KEYS = ("_name_or_path", "name_or_path", "_diffusers_version", "transformers_version")
-
 
 @dataclass(frozen=True)
 class EncodedBatch:
@@ -188,7 +185,8 @@ def checksum(model: nn.Module) -> str:
     """SHA-256 over a model's configuration and every byte of its weights and buffers, in 64 hexadecimal digits."""
     config: Any = getattr(model, "config", {})
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    kept = {name: value for name, value in config.items() if name not in _ORIGIN_KEYS}
+    # Names with an underscore, and the version, say where a model came from and how it was opened, not what it is.
+    kept = {name: value for name, value in config.items() if name[0] != "_" and name != "transformers_version"}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
