@@ -1,0 +1,125 @@
+"""Recipes: a TOML file and `--set a.b=c` changes to one frozen, strictly checked object.
+
+Comes in: a pydantic model whose sections derive from `Section`, a path and changes. Goes out: the checked recipe, or a
+`ValueError` that names the key and, where the key is unknown, the nearest one. Knows nothing of what recipes mean.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+Recipe = TypeVar("Recipe", bound=Section)
+
+
+def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe at `path` with `changes` ("optim.lr=1e-4") applied.
+
+    Raises:
+        ValueError: a file that is missing or no TOML, a change that is not of the form a.b=c, or a key or value that
+            the recipe does not accept.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"recipe {path} is not a file; give the path of a TOML recipe")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is not valid TOML: {error}") from error
+    for change in changes:
+        _apply(values, change)
+    return checked(kind, values)
+
+
+def checked(kind: type[Recipe], values: dict[str, Any]) -> Recipe:
+    """`values` as a recipe of this kind.
+
+    Raises:
+        ValueError: one sentence for every key or value that is not accepted.
+    """
+    try:
+        # Through JSON, because only there does strict checking take a list for a tuple and a string for a path.
+        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(kind, one) for one in error.errors())) from error
+
+
+def plain(recipe: Section) -> dict[str, Any]:
+    """The recipe as nested JSON values under the names that its TOML has."""
+    return recipe.model_dump(mode="json", by_alias=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old value, new value) of every value that differs; None where one side lacks the key."""
+    left, right = dict(_leaves(old)), dict(_leaves(new))
+    return {key: (left.get(key), right.get(key)) for key in {**left, **right} if left.get(key) != right.get(key)}
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Write one "a.b=c" into nested tables; c is a TOML value, or else a plain string."""
+    dotted, equals, text = change.partition("=")
+    keys = [key.strip() for key in dotted.split(".")]
+    if not equals or not all(keys):
+        raise ValueError(f"change {change!r} is not of the form a.b=c, such as optim.lr=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for depth, key in enumerate(keys[:-1]):
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"change {change!r} goes below {'.'.join(keys[: depth + 1])}, which is not a table")
+    values[keys[-1]] = value
+
+
+def _explain(kind: type[Section], error: Any) -> str:
+    """One pydantic error as a sentence."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown recipe key {key!r}; {_nearest(kind, key)}"
+    if error["type"] == "missing":
+        return f"recipe key {key!r} is missing"
+    if error["type"] == "value_error":  # one of our own sentences
+        return str(error["ctx"]["error"])
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"recipe key {key!r} is {error['input']!r}; {message.removeprefix('input ')}"
+
+
+def _nearest(kind: type[Section], key: str) -> str:
+    parent, _, last = key.rpartition(".")
+    known = list(_keys(kind))
+    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    anywhere = {name.rpartition(".")[2]: name for name in reversed(known)}
+    for names in (beside, anywhere):
+        if close := difflib.get_close_matches(last, names, n=1, cutoff=0.6):
+            return f"the nearest known key is {names[close[0]]!r}"
+    return f"known keys are {', '.join(beside.values() or known)}"
+
+
+def _keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a recipe of this kind may hold, tables before what they hold."""
+    for name, field in kind.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        yield key
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from _keys(inner, f"{key}.")

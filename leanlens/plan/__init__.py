@@ -1,0 +1,1 @@
+"""plan: what a request or a run costs, before it is made; arithmetic only."""

@@ -1,0 +1,102 @@
+"""The one count of floating-point operations; plans, training ledgers and reports all use it.
+
+Comes in: sizes. Goes out: floating-point operations (FLOP), two for each multiply-add. Arithmetic only: no torch, no
+devices, no seconds.
+
+What is counted: matrix products, attention's two products over every pair of tokens that are really computed (padding
+included), and convolutions. Norms, activations, softmax and the optimiser's elementwise work are not, as in the peak
+rates of hardware that shares are taken of. Recomputation (activation checkpointing, fused attention) is work that the
+model does not need: it belongs to no figure here.
+
+Legend: D width, n image tokens, m text tokens, C packed latent channels, E channels of all text features joined.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DenoiserSizes:
+    """What decides the cost of the denoiser; the defaults are the released Lens.
+
+    Attributes:
+        layers: number of blocks.
+        width: D.
+        latent_channels: C.
+        text_channels: E, all selected layers together.
+    """
+
+    layers: int = 48
+    width: int = 1536
+    latent_channels: int = 128
+    text_channels: int = 4 * 2880
+
+    @property
+    def hidden(self) -> int:
+        """Width inside the gated MLP."""
+        return int(self.width / 3 * 8)
+
+
+def denoiser_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) -> int:
+    """One forward pass of one sample."""
+    d, tokens = sizes.width, image_tokens + text_tokens
+    linear = 2 * (4 * d**2 + 3 * d * sizes.hidden) * tokens
+    attention = 4 * tokens**2 * d
+    modulation = 2 * 12 * d**2  # once per sample: six vectors for each stream
+    ends = 2 * d * (2 * sizes.latent_channels * image_tokens + sizes.text_channels * text_tokens)
+    level = 2 * (256 * d + d**2) + 2 * 2 * d**2  # timestep embedding, final modulation
+    return sizes.layers * (linear + attention + modulation) + ends + level
+
+
+def training_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) -> int:
+    """Forward and backward of one sample.
+
+    The backward pass costs two forwards, less three things that need no gradient: the latents that come in, the noise
+    levels, and the last block's text output, which nothing reads (its product with the weights, its gated MLP).
+    """
+    d = sizes.width
+    unread = 2 * (d**2 + 3 * d * sizes.hidden) * text_tokens
+    inputs = 2 * d * sizes.latent_channels * image_tokens + 2 * 256 * d
+    return 3 * denoiser_flops(sizes, image_tokens, text_tokens) - 2 * unread - inputs
+
+
+def muon_flops(shapes: Sequence[tuple[int, int]], iterations: int = 5) -> int:
+    """Orthogonalising the updates of these matrices once (Newton-Schulz: three products in each iteration)."""
+    return sum(iterations * (4 * min(a, b) ** 2 * max(a, b) + 2 * min(a, b) ** 3) for a, b in shapes)
+
+
+def text_encoder_flops(active_parameters: int, tokens: int, layers: int, width: int) -> int:
+    """One forward pass over one text: every active weight once per token, and attention over all pairs of tokens.
+
+    Args:
+        active_parameters: weights that a token meets, embedding and head left out; 3.03e9 for GPT-OSS-20B.
+        width: heads * head_dim.
+    """
+    return 2 * active_parameters * tokens + 4 * layers * tokens**2 * width
+
+
+def autoencoder_flops(
+    height: int,
+    width: int,
+    channels: Sequence[int] = (128, 256, 512, 512),
+    layers_per_block: int = 2,
+    latent_channels: int = 32,
+) -> int:
+    """Encoding one picture of `height` x `width` pixels with the FLUX.2 autoencoder; the defaults are the released one.
+
+    Counts a 3 x 3 convolution as 18 * channels in * channels out for each pixel of its output.
+    """
+    pixels, before = height * width, channels[0]
+    total = 18 * 3 * before * pixels
+    for index, after in enumerate(channels):
+        for layer in range(layers_per_block):
+            entering = before if layer == 0 else after
+            total += pixels * (18 * entering * after + 18 * after * after)
+            total += pixels * 2 * entering * after if entering != after else 0  # the shortcut is 1 x 1
+        before = after
+        if index < len(channels) - 1:
+            pixels //= 4
+            total += 18 * after * after * pixels  # halving
+    total += 2 * pixels * 2 * 18 * before * before  # two residual blocks in the middle
+    total += pixels * 4 * 2 * before * before + 4 * pixels**2 * before  # and attention between them
+    return total + pixels * (18 * before * 2 * latent_channels + 2 * (2 * latent_channels) ** 2)
