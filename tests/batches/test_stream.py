@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leanlens.batches.assign import batch_sizes
+from leanlens.batches.assign import batch_sizes, crop_box
 from leanlens.batches.stream import Stream, fit
 from leanlens.pictures.sources import open_source
 from tests.batches.conftest import SIZES, TABLE, write_folder, write_picture
@@ -54,9 +54,19 @@ def test_pixels_are_the_cut_and_resized_picture(make_stream, folder):
     for batch in islice(make_stream(), 6):
         for key, pixels in zip(batch.keys, batch.pixels, strict=True):
             image = Image.open(folder / f"{key}.png")
-            np.testing.assert_array_equal(pixels.numpy(), fit(image, batch.bucket))
+            assert torch.equal(pixels, fit(image, batch.bucket))
             if image.size == batch.bucket[::-1]:
                 np.testing.assert_array_equal(pixels.numpy().transpose(1, 2, 0), np.asarray(image))
+
+
+def test_fit_resizes_as_pillow_does():
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((180, 120), Image.Resampling.BICUBIC)
+    for bucket in ((64, 96), (160, 240), (64, 64), (48, 96)):
+        left, top, right, bottom = map(round, crop_box(120, 180, bucket))
+        wanted = image.crop((left, top, right, bottom)).resize(bucket[::-1], Image.Resampling.BICUBIC)
+        difference = fit(image, bucket).permute(1, 2, 0).numpy().astype(int) - np.asarray(wanted)
+        assert abs(difference).max() <= 2
 
 
 def test_fit_keeps_the_middle():

@@ -1,0 +1,195 @@
+"""How fast pictures become batches, beside the pure JPEG decoding that bounds it; and a packed step beside a plain one.
+
+Comes in: nothing but the options. Goes out: one JSON object on stdout. The pictures are made here: smooth colour noise
+with edges, saved as JPEG, as large as photos usually are. The best of several rounds counts, and every round has every
+case: read the ratios, not the rates, which belong to one machine on one day.
+
+    python benchmarks/batches.py [--quick] [--threads N]
+"""
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformer import describe_machine
+
+from leanlens.batches.assign import batch_sizes, scaled_table
+from leanlens.batches.encode import EncodedBatch
+from leanlens.batches.pack import pack, predict_packed, sample_means
+from leanlens.batches.stream import Stream
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.pictures.record import Record
+from leanlens.pictures.shards import write_shards
+from leanlens.pictures.sources import open_source
+from leanlens.pipeline.features import TextFeatures, join
+from leanlens.resolution import TRAINING_BUCKETS
+
+SIZES = ((1200, 1600), (1600, 1200), (1024, 1024), (900, 1600))
+TEXT_WIDTH, TEXT_LAYERS = 384, 4
+
+
+def best_rates(cases: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """The best rate of each case, in whatever its call counts, for one second."""
+    best = dict.fromkeys(cases, 0.0)
+    for _ in range(rounds):
+        for name, run in cases.items():
+            start = time.perf_counter()
+            count = run()
+            best[name] = max(best[name], count / (time.perf_counter() - start))
+    return best
+
+
+def picture(number: int) -> bytes:
+    """A JPEG with soft gradients and hard edges, about as many bytes as a photo of its size has."""
+    random = np.random.default_rng(number)
+    height, width = SIZES[number % len(SIZES)]
+    coarse = Image.fromarray(random.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
+    image = coarse.resize((width, height), Image.Resampling.BICUBIC)
+    for _ in range(20):
+        left, top = int(random.integers(0, width - 100)), int(random.integers(0, height - 100))
+        image.paste(tuple(random.integers(0, 256, 3).tolist()), (left, top, left + 90, top + 60))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def measure_stream(pictures: int, rounds: int) -> dict:
+    data = [picture(number) for number in range(pictures)]
+
+    def decode(jpeg: bytes) -> None:
+        Image.open(io.BytesIO(jpeg)).load()
+
+    def decode_all(threads: int) -> int:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(decode, data))
+        return len(data)
+
+    with tempfile.TemporaryDirectory() as folder:
+        records = (Record(f"{n:05d}", jpeg, {"dense": f"picture {n}"}) for n, jpeg in enumerate(data))
+        write_shards(Path(folder, "shards"), records)
+        source = open_source(Path(folder, "shards"))
+        sizes = batch_sizes(TRAINING_BUCKETS, 8)
+        counted: dict[str, int] = {}
+
+        def stream_all(workers: int) -> int:
+            stream = Stream(source, TRAINING_BUCKETS, sizes, seed=0, resolution="draw", workers=workers)
+            length = len(stream._plan(0).samples)
+            counted["batches"] = length
+            return sum(len(batch.keys) for batch in islice(stream, length))
+
+        cases: dict[str, Callable[[], int]] = {}
+        for threads in (1, 2):
+            cases[f"jpeg decode alone, {threads} threads"] = lambda threads=threads: decode_all(threads)
+            cases[f"stream, {threads} workers"] = lambda threads=threads: stream_all(threads)
+        rates = best_rates(cases, rounds)
+    share = counted["batches"] / pictures
+    return {
+        "pictures": pictures,
+        "mean_jpeg_kilobytes": round(sum(map(len, data)) / len(data) / 1024),
+        "images_per_s": {name: round(rate, 1) for name, rate in rates.items()},
+        "batches_per_s": {name: round(rate * share, 2) for name, rate in rates.items() if name.startswith("stream")},
+        "share_of_decode_ceiling": {
+            f"{n} workers": round(rates[f"stream, {n} workers"] / rates[f"jpeg decode alone, {n} threads"], 2)
+            for n in (1, 2)
+        },
+        "two_workers_over_one": round(rates["stream, 2 workers"] / rates["stream, 1 workers"], 2),
+    }
+
+
+def encoded_batches(base_batch: int) -> list[EncodedBatch]:
+    """One random batch of the square bucket of each base, text lengths drawn as dense captions have them."""
+    table = scaled_table(1 / 4)
+    sizes = batch_sizes(table, base_batch)
+    random = torch.Generator().manual_seed(0)
+    batches = []
+    for base in table:
+        lengths = torch.exp(4.9 + 0.4 * torch.randn(sizes[base, base], generator=random)).clamp(20, 400).int().tolist()
+        rows = [
+            TextFeatures(
+                [torch.randn(1, length, TEXT_WIDTH, generator=random) for _ in range(TEXT_LAYERS)],
+                torch.ones(1, length, dtype=torch.bool),
+            )
+            for length in lengths
+        ]
+        grid = (base // 16, base // 16)
+        latents = torch.randn(len(lengths), grid[0] * grid[1], 128, generator=random)
+        batches.append(EncodedBatch(latents, grid, join(rows), [f"{base}-{n}" for n in range(len(lengths))], base))
+    return batches
+
+
+def measure_packing(base_batch: int, rounds: int) -> dict:
+    torch.manual_seed(0)
+    model = LensTransformer2DModel(
+        num_layers=6, num_attention_heads=4, enc_hidden_dim=TEXT_WIDTH, selected_layer_index=tuple(range(TEXT_LAYERS))
+    )
+    batches = encoded_batches(base_batch)
+    samples = sum(len(batch.keys) for batch in batches)
+    time_of = torch.tensor(0.5)
+
+    def plain_step() -> int:
+        model.zero_grad()
+        for batch in batches:
+            velocity = model(batch.latents, batch.text.layers, batch.text.mask, time_of, [(1, *batch.grid)])
+            (velocity.square().mean((1, 2)).sum() / samples).backward()
+        return samples
+
+    def packed_step() -> int:
+        model.zero_grad()
+        packed = pack(batches)
+        velocity = predict_packed(model, packed, packed.latents, time_of)
+        sample_means(velocity.square(), packed).mean().backward()
+        return samples
+
+    def gradient(step: Callable[[], int]) -> torch.Tensor:
+        step()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    one, two = gradient(plain_step), gradient(packed_step)
+    rates = best_rates({"unpacked": plain_step, "packed": packed_step}, rounds)
+    text = [batch.text.mask for batch in batches]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "samples": {f"{batch.index} px": len(batch.keys) for batch in batches},
+        "image_tokens": sum(batch.latents.shape[0] * batch.latents.shape[1] for batch in batches),
+        "text_tokens": {
+            "unpacked": sum(mask.numel() for mask in text),
+            "packed": sum(int(mask.sum()) for mask in text),
+        },
+        "images_per_s": {name: round(rate, 2) for name, rate in rates.items()},
+        "packed_over_unpacked": round(rates["packed"] / rates["unpacked"], 2),
+        "relative_difference_of_gradients": float(f"{((one - two).norm() / one.norm()).item():.1e}"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds, for a look")
+    parser.add_argument("--threads", type=int, help="CPU threads of the transformer; the default is torch's own choice")
+    options = parser.parse_args()
+    if options.threads is not None:
+        if options.threads < 1:
+            parser.error(f"--threads {options.threads} is not accepted; give 1 or more")
+        torch.set_num_threads(options.threads)
+    pictures, base_batch, rounds = (24, 4, 2) if options.quick else (96, 12, 5)
+    result = {
+        "benchmark": "pictures to batches, and packed against unpacked training steps (forward and backward, float32)",
+        "command": " ".join(["python", "benchmarks/batches.py", *sys.argv[1:]]),
+        "machine": describe_machine(),
+        "stream": measure_stream(pictures, rounds),
+        "packing": measure_packing(base_batch, rounds),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
