@@ -62,7 +62,7 @@ def write_shards(
     with whole_folder(out) as folder:
         while records := list(islice(stream, per_shard)):
             name = f"shard-{len(shards):06d}.tar"
-            _write_tar(folder / name, records, seen)
+            write_tar(folder / name, records, seen)
             shards.append(
                 {
                     "name": name,
@@ -226,7 +226,8 @@ def _holds_data(file: BinaryIO, start: int, end: int) -> bool:
     return any(any(file.read(1 << 20)) for _ in range(start, end, 1 << 20))
 
 
-def _write_tar(path: Path, records: list[Record], seen: set[str]) -> None:
+def write_tar(path: Path, records: Iterable[Record], seen: set[str]) -> None:
+    """Write one shard; the same records give the same bytes. Keys are checked against `seen` and added to it."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for record in records:
             _check_record(record, seen)
