@@ -1,0 +1,58 @@
+"""`leanlens train` and `leanlens export`: a recipe to a run, and a run to a pipeline folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a key of the recipe; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would be, and stop.")] = False,
+) -> None:
+    """Train a denoiser, or continue a run.
+
+    A run.dir that holds a checkpoint is continued. Several processes: torchrun --nproc-per-node 8 -m leanlens train ...
+    """
+    from leanlens.config import read_recipe
+    from leanlens.train.config import TrainRecipe
+
+    wanted = read_recipe(TrainRecipe, recipe, changes or [])
+    if dry_run:
+        from leanlens.train.outline import outline
+
+        print(outline(wanted))
+        return
+    from leanlens import dist
+    from leanlens.train.loop import train as run
+
+    group = dist.join(wanted.run.device)
+    try:
+        progress = run(wanted, group)
+        if group.leads:
+            _report(wanted.run.dir, progress)
+    finally:
+        dist.leave()
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run.dir of a training run.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Pipeline folder to make; must not exist.")],
+    std: Annotated[
+        float | None,
+        typer.Option(help="Width of the average; 0: the last weights. Without it: the recipe's."),
+    ] = None,
+) -> None:
+    """Write a run's latest checkpoint as a pipeline folder."""
+    from leanlens.train.export import export_run
+
+    export_run(run, output, std)
+    print(output)
+
+
+def _report(folder: Path, progress: Any) -> None:
+    done = f"step {progress.step}, {progress.images} images, {progress.flops:.3g} FLOP, {progress.seconds:.0f} s"
+    print(f"{folder}  {done}")

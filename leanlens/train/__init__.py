@@ -1,0 +1,1 @@
+"""train: batches to checkpoints to a pipeline folder."""

@@ -1,0 +1,173 @@
+"""Checkpoints: the whole state of a run, written beside training, whole or not there.
+
+Comes in: tensors (sharded or not) and plain facts. Goes out: folders `step-00001000` below one folder, each readable on
+any number of processes. A folder has its final name only when everything is in it, so a process may be killed at any
+moment. Knows nothing of what the tensors mean.
+
+Format: torch distributed checkpoint (DCP). Its metadata file is a pickle by torch's design, so a checkpoint is read
+back only from the run's own folder; what leaves a run is safetensors (`export`).
+"""
+
+import json
+import os
+import re
+import shutil
+import warnings
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from leanlens.dist import Group, gathered, wait_for_all
+
+FACTS = "facts.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie.
+        group: the processes that write them together.
+        keep: how many of the latest stay, beside the one with the lowest `score`.
+    """
+
+    def __init__(self, folder: Path, group: Group, keep: int):
+        self.folder, self.group, self.keep = folder, group, keep
+        self._writing: tuple[Path, dict[str, Any], Any] | None = None
+        # Writing goes on while the next steps are made: its messages must not mix with theirs.
+        self._channel = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        _accept_one_process()
+        if group.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".*"):
+                shutil.rmtree(leftover)
+        wait_for_all()
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return latest_checkpoint(self.folder)
+
+    def save(self, step: int, tensors: dict[str, Any], facts: dict[str, Any], score: float | None = None) -> None:
+        """Start writing the state after `step`; training may go on and change the tensors at once.
+
+        Raises:
+            OSError: there is not enough room, or the save before this one failed; whole checkpoints are untouched.
+        """
+        self.settle()
+        target = self.folder / f"step-{step:08d}"
+        if any(gathered(target.exists())):
+            return
+        partial = self.folder / f".{target.name}"
+        if lacking := [line for line in gathered(self._lacking_room(tensors)) if line]:
+            raise OSError(f"checkpoint {target} {lacking[0]}; {self._untouched()}")
+        future = dcp.async_save(
+            tensors, checkpoint_id=partial, process_group=self._channel, no_dist=self._channel is None
+        )
+        self._writing = (target, {"step": step, "score": score, **facts}, future)
+
+    def settle(self, wait: bool = True) -> None:
+        """Give the started checkpoint its name when it is complete on every process; with `wait`, wait for that.
+
+        Raises:
+            OSError: it could not be written; the earlier checkpoints are untouched.
+        """
+        if self._writing is None:
+            return
+        target, facts, handle = self._writing
+        future = _future_of(handle)
+        if not wait and not all(gathered(future.done())):
+            return
+        self._writing = None
+        partial = self.folder / f".{target.name}"
+        errors = [line for line in gathered(_failure(future)) if line]
+        if self.group.leads and errors:
+            shutil.rmtree(partial, ignore_errors=True)
+        elif self.group.leads:
+            (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+            os.replace(partial, target)
+            self._prune()
+        wait_for_all()
+        if errors:
+            raise OSError(f"checkpoint {target} could not be written: {errors[0]}; {self._untouched()}")
+
+    def _prune(self) -> None:
+        found = whole_checkpoints(self.folder)
+        scores = {path: score for path in found if (score := read_facts(path)["score"]) is not None}
+        kept = {*found[-self.keep :], *([min(scores, key=scores.__getitem__)] if scores else [])}
+        for path in found:
+            if path not in kept:
+                doomed = path.with_name(f".{path.name}")
+                os.replace(path, doomed)  # half deleted, it must not look whole
+                shutil.rmtree(doomed)
+
+    def _lacking_room(self, tensors: dict[str, Any]) -> str | None:
+        needed, free = _bytes(tensors), shutil.disk_usage(self.folder).free
+        return f"needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free" if free < needed else None
+
+    def _untouched(self) -> str:
+        latest = self.latest()
+        return f"the run can be continued from {latest}" if latest else "there is no earlier checkpoint"
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Every whole checkpoint below `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint below `folder`."""
+    found = whole_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """The plain facts that were saved with a checkpoint, `step` and `score` among them."""
+    return json.loads((checkpoint / FACTS).read_text(encoding="utf-8"))
+
+
+def load_tensors(checkpoint: Path, tensors: dict[str, Any]) -> None:
+    """Overwrite `tensors`, nested as they were saved, with what a checkpoint holds for this process.
+
+    Raises:
+        ValueError: the checkpoint holds no such tensors, or others.
+    """
+    _accept_one_process()
+    try:
+        dcp.load(tensors, checkpoint_id=checkpoint, no_dist=not dist.is_initialized())
+    except (RuntimeError, dcp.api.CheckpointException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"checkpoint {checkpoint} does not fit this model: {reason}") from error
+
+
+def _accept_one_process() -> None:
+    """Keep torch from warning, also out of its writing thread, that one process is saving by itself."""
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+
+
+def _future_of(handle: Any) -> Future:
+    """`async_save` answers with a future, or with an object that holds it."""
+    return getattr(handle, "upload_completion", handle)
+
+
+def _failure(future: Future) -> str | None:
+    """The cause of a failed save in one line: the last one of what was raised, wherever that was."""
+    error = future.exception()
+    if error is None:
+        return None
+    causes = [str(one) for one in getattr(error, "failures", {}).values()] or [str(error)]
+    lines = [line.strip() for line in causes[0].splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
+
+
+def _bytes(tensors: Any) -> int:
+    if isinstance(tensors, dict):
+        return sum(_bytes(value) for value in tensors.values())
+    if isinstance(tensors, list | tuple):
+        return sum(_bytes(value) for value in tensors)
+    return tensors.numel() * tensors.element_size() if isinstance(tensors, Tensor) else 0

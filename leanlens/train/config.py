@@ -1,0 +1,280 @@
+"""The recipe of a training run: every key, its meaning and its default.
+
+Comes in: TOML values. Goes out: a `TrainRecipe`. The defaults are the paper's where it states a figure; where it is
+silent the text says "our choice". Knows nothing of tensors.
+
+Source: Lens, arXiv 2605.21573, section 3 and appendix.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from leanlens.config import Section
+from leanlens.resolution import TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Run(Section):
+    """Where the run lives, and its seed."""
+
+    dir: Path
+    """Folder of everything the run writes; a folder that holds a checkpoint is continued."""
+    seed: int = 0
+    """Decides initial weights, data order, noise levels and noise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+
+class Model(Section):
+    """Sizes of the denoiser, under the names of its configuration file; the defaults are the released Lens."""
+
+    parts: str = "toy"
+    """Frozen autoencoder and text side: a pipeline folder, a preset or repository, or "toy" (random, tiny)."""
+    num_layers: Count = 48
+    num_attention_heads: Count = 24
+    attention_head_dim: Count = 64
+    axes_dims_rope: tuple[Count, ...] = (8, 28, 28)
+    out_channels: Count = 32
+    """Channels of the autoencoder's latents."""
+    enc_hidden_dim: Count = 2880
+    """Width of the text encoder."""
+    selected_layer_index: tuple[int, ...] = (5, 11, 17, 23)
+    """Text-encoder layers whose features come in."""
+
+    @property
+    def width(self) -> int:
+        """Channels of the residual streams."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class Init(Section):
+    """Where the weights start."""
+
+    start: str | None = Field(default=None, alias="from")
+    """None: random. Or a run folder, a pipeline folder, a weight file or a preset: stage 2 starts from stage 1."""
+    std: float | None = None
+    """With a run folder: relative width of the averaged weights to take; None takes that run's `ema.export`."""
+
+
+class Scenes(Section):
+    """Synthetic scenes, drawn once into `run.dir/data`."""
+
+    num: Count
+    """Pictures to train on."""
+    seed: int = 0
+    size: Count = 256
+    """Side of the square of a picture's area, pixels."""
+    validation: Count = 64
+    """Held-out pictures."""
+
+
+class Bucket(Section):
+    """The sizes of one resolution, and how many pictures a micro-batch of it holds."""
+
+    base: Count
+    """Side of the square of this area, pixels."""
+    batch: Count
+    """Pictures in a micro-batch. The paper: 24 at 512, 10 at 768, 6 at 1024, which cost about the same time."""
+    sizes: tuple[tuple[int, int], ...] | None = None
+    """(height, width) pairs; None takes the paper's nine shapes, scaled where the paper has no table."""
+
+    @property
+    def table(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of every size, pixels."""
+        return self.sizes or TRAINING_BUCKETS.get(self.base) or tuple(sizes_at(self.base).values())
+
+    @model_validator(mode="after")
+    def _whole_tokens(self) -> Self:
+        for height, width in self.table:
+            if height < TOKEN_PIXELS or width < TOKEN_PIXELS or height % TOKEN_PIXELS or width % TOKEN_PIXELS:
+                raise ValueError(
+                    f"bucket {height}x{width} is not accepted; both sides must be multiples of {TOKEN_PIXELS}"
+                )
+        return self
+
+
+class Data(Section):
+    """What is learnt from."""
+
+    sources: tuple[str, ...] = ()
+    """Shards or folders of captioned pictures."""
+    validation: tuple[str, ...] = ()
+    """The same for the held-out split."""
+    scenes: Scenes | None = None
+    """Instead of sources: synthetic scenes."""
+    buckets: tuple[Bucket, ...]
+    """One entry for each resolution."""
+    caption: Literal["dense", "brief", "mix"] = "dense"
+    """Which caption of a picture is used."""
+    resolution: Literal["largest", "draw"] = "largest"
+    """A picture counts for the largest resolution that it reaches, or for one drawn anew in every epoch."""
+    caption_dropout: Share = 0.1
+    """Share of pictures learnt without any text, which guidance needs. The paper does not state it: our choice."""
+    max_upscale: Annotated[float, Field(ge=1)] = 1.25
+    """A picture may be enlarged by this factor to fit a bucket."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Threads that decode pictures."""
+    cache: Path | None = None
+    """Folder that keeps encoded pictures and captions; None encodes each time."""
+    encode_at_once: Count = 1
+    """Pictures and captions put through the frozen parts together: 1 is exact to the last bit, more is faster."""
+    captioning_flops: Annotated[float, Field(ge=0)] = 0.0
+    """What captioning this data cost, FLOP, for the ledger."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        if bool(self.sources) == (self.scenes is not None):
+            raise ValueError("data.sources and data.scenes: give exactly one of them")
+        if not self.buckets:
+            raise ValueError("data.buckets is empty; give at least one [[data.buckets]] table")
+        return self
+
+    @property
+    def batch_sizes(self) -> dict[tuple[int, int], int]:
+        """(height, width) -> pictures in a micro-batch."""
+        return {size: bucket.batch for bucket in self.buckets for size in bucket.table}
+
+    @property
+    def bases(self) -> dict[tuple[int, int], int]:
+        """(height, width) -> the resolution that it counts for."""
+        return {size: bucket.base for bucket in self.buckets for size in bucket.table}
+
+
+class Train(Section):
+    """One optimiser step, and when to stop."""
+
+    steps: Count
+    """Where to stop; the only key that may change when a run is continued. The schedule has a length of its own."""
+    micro_batches: Count = 1
+    """Micro-batches in one step, over all processes: 128 in the paper. Each process takes its share in turn, so that
+    the same recipe is the same run on any number of processes that divides it."""
+    average: Literal["sample", "rank"] = "sample"
+    """"sample": every picture weighs the same. "rank": every micro-batch does, as plain data parallelism has it, which
+    gives a picture of 1024 pixels four times the weight of one of 512. The paper is silent: our choice."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products; weights, optimiser and averages are kept in float32."""
+    compile: bool = False
+    """Compile the blocks."""
+    checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations."""
+
+
+class Optim(Section):
+    """The optimiser and its learning rate."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of matrices. The paper does not state it: our choice."""
+    matrices: Literal["adamw", "muon"] = "adamw"
+    """Optimiser of the matrices inside the blocks; everything else has AdamW."""
+    muon_lr: Annotated[float, Field(gt=0)] = 2e-4
+    """Learning rate of Muon, in AdamW's scale: its updates are brought to the same root mean square."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the whole gradient."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """After the warm-up: constant; a cosine to `floor`; or constant and a straight line to `floor` at the end."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps from zero to `lr`. The paper does not state it: our choice."""
+    length: Count | None = None
+    """Steps of the whole schedule; needed by cosine and wsd, and independent of `train.steps`."""
+    cooldown: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """With wsd: the share of `length` in which the rate falls."""
+    floor: Share = 0.0
+    """Where the schedule ends, as a share of `lr`."""
+
+    @model_validator(mode="after")
+    def _has_length(self) -> Self:
+        if self.schedule != "constant" and self.length is None:
+            raise ValueError(f"optim.length is missing; schedule {self.schedule!r} needs its number of steps")
+        return self
+
+
+class Ema(Section):
+    """Averages of the weights with power-function profiles, from which any length can be had afterwards."""
+
+    stds: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.289)], ...], Field(min_length=1)] = (0.05, 0.10)
+    """Relative widths that are tracked; two are enough to rebuild others."""
+    every: Count | None = None
+    """Steps between snapshots, from which other widths are rebuilt; None writes none."""
+    export: Annotated[float, Field(ge=0, lt=0.289)] = 0.05
+    """Width of what a finished run exports; 0 is the last weights themselves."""
+
+
+class Save(Section):
+    """Checkpoints."""
+
+    every: Count = 1000
+    """Steps between them; the last step is always saved."""
+    keep: Count = 3
+    """How many of the latest stay, beside the one with the best validation loss."""
+
+
+class Validate(Section):
+    """The loss on held-out pictures at fixed noise and levels."""
+
+    every: Count | None = None
+    """Steps between measurements; None measures nothing."""
+    batches: Count = 4
+    """Micro-batches measured, the same each time."""
+
+
+class Sample(Section):
+    """A grid of pictures on the way."""
+
+    every: Count | None = None
+    prompts: tuple[str, ...] = ()
+    height: int | None = None
+    width: int | None = None
+    steps: Count = 20
+    guidance: float = 5.0
+    seed: int = 0
+
+
+class Guard(Section):
+    """What counts as broken: then the last checkpoint is restored and training goes on with the data after it."""
+
+    spike: Annotated[float, Field(gt=1)] = 3.0
+    """A loss above this multiple of the recent median; a value that is not finite always counts."""
+    window: Count = 64
+    """Steps that "recent" means; before so many have been made only values that are not finite count."""
+    restores: Annotated[int, Field(ge=0)] = 3
+    """How often the run may be restored between two checkpoints before it stops."""
+
+
+class Metrics(Section):
+    """What is written down beside `run.dir/metrics.jsonl`."""
+
+    tensorboard: bool = False
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Peak rate of one device for utilisation; None looks the device up in a small table."""
+
+
+class TrainRecipe(Section):
+    """A whole run."""
+
+    run: Run
+    model: Model = Model()
+    init: Init = Init()
+    data: Data
+    train: Train
+    optim: Optim = Optim()
+    ema: Ema = Ema()
+    save: Save = Save()
+    validate_: Validate = Field(default=Validate(), alias="validate")
+    sample: Sample = Sample()
+    guard: Guard = Guard()
+    metrics: Metrics = Metrics()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.validate_.every and not self.data.validation and self.data.scenes is None:
+            raise ValueError("data.validation is empty; validate.every needs held-out pictures")
+        if self.sample.every and not self.sample.prompts:
+            raise ValueError("sample.prompts is empty; sample.every needs prompts to draw")
+        return self

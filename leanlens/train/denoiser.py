@@ -1,0 +1,113 @@
+"""The denoiser as a thing that is trained: built, initialised, and its loss on a micro-batch.
+
+Comes in: sizes, encoded batches, random numbers. Goes out: the model, and one loss for each sample. Knows nothing of
+optimisers, processes or files.
+
+Shapes: B samples, L image tokens, C packed latent channels, S text tokens.
+
+Source: Lens, arXiv 2605.21573, section 3: flow matching on the velocity, resolution-shifted logit-normal times. The
+paper does not state the initialisation; ours starts every block as the identity (adaLN-Zero, arXiv 2212.09748).
+"""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leanlens.flow.path import noised, velocity_loss
+from leanlens.flow.times import training_times
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.plan.compute import DenoiserSizes
+from leanlens.train.config import Model
+
+
+def build_denoiser(sizes: Model, seed: int, device: str = "cpu") -> LensTransformer2DModel:
+    """The transformer of a recipe in float32, with weights that depend on nothing but `seed`.
+
+    On the device "meta" it has shapes and no weights.
+    """
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LensTransformer2DModel(
+            num_layers=sizes.num_layers,
+            num_attention_heads=sizes.num_attention_heads,
+            attention_head_dim=sizes.attention_head_dim,
+            axes_dims_rope=sizes.axes_dims_rope,
+            in_channels=4 * sizes.out_channels,
+            out_channels=sizes.out_channels,
+            enc_hidden_dim=sizes.enc_hidden_dim,
+            selected_layer_index=sizes.selected_layer_index,
+        )
+        initialise(model)
+    return model
+
+
+def initialise(model: LensTransformer2DModel) -> None:
+    """Xavier for matrices, zero for biases, modulation and the last projection: the first prediction is zero."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        if "_mod." in name or name.startswith(("norm_out.", "proj_out")):
+            nn.init.zeros_(module.weight)
+        elif name.startswith("time_text_embed."):
+            nn.init.normal_(module.weight, std=0.02)
+        else:
+            nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def freeze_unread(model: LensTransformer2DModel) -> None:
+    """Exclude from training what no output depends on: the text output of the last block."""
+    last: Any = model.transformer_blocks[-1]
+    for module in (last.attn.to_add_out, last.txt_mlp, last.txt_norm2):
+        module.requires_grad_(False)
+
+
+def sizes_of(model: LensTransformer2DModel) -> DenoiserSizes:
+    """What its cost depends on."""
+    config = model.config
+    return DenoiserSizes(
+        layers=config.num_layers,
+        width=config.num_attention_heads * config.attention_head_dim,
+        latent_channels=config.in_channels,
+        text_channels=config.enc_hidden_dim * len(config.selected_layer_index),
+    )
+
+
+def draw_randomness(seed: int, step: int, first_sample: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Standard normal numbers for the times (B,) and the noise (B, L, C) of samples `first_sample`, + 1, ... of a step.
+
+    Each sample's numbers depend on `seed`, `step` and its own number in the step alone, and are drawn on the CPU: how a
+    step is cut into micro-batches, and over how many processes, does not change them.
+    """
+    rows = []
+    for sample in range(first_sample, first_sample + shape[0]):
+        digest = hashlib.blake2b(f"{seed}/{step}/{sample}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        time = torch.randn((), generator=generator)
+        rows.append((time, torch.randn(shape[1:], generator=generator)))
+    return torch.stack([time for time, _ in rows]), torch.stack([noise for _, noise in rows])
+
+
+def denoiser_losses(model: nn.Module, batch: Any, t: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the predicted velocity of each sample: (B,) float32.
+
+    Args:
+        model: the transformer.
+        batch: an `EncodedBatch` on the model's device.
+        t: levels (B,), noise (B, L, C), on any device.
+    """
+    x0 = batch.latents.float()
+    noise, t = noise.to(x0.device), t.to(x0.device)
+    mask = None if bool(batch.text.mask.all()) else batch.text.mask  # unmasked attention is the fast one
+    text = [layer.float() for layer in batch.text.layers]
+    predicted = model(noised(x0, noise, t), text, mask, t, [(1, *batch.grid)])
+    return velocity_loss(predicted, x0, noise)
+
+
+def training_losses(model: nn.Module, batch: Any, seed: int, step: int, first_sample: int) -> Tensor:
+    """`denoiser_losses` at the random times and noise of a training step."""
+    normal, noise = draw_randomness(seed, step, first_sample, batch.latents.shape)
+    return denoiser_losses(model, batch, training_times(normal, noise.shape[1]), noise)

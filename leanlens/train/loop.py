@@ -1,0 +1,254 @@
+"""Training, from the first step to the exported pipeline; the file to read first.
+
+Comes in: a recipe. Goes out: checkpoints, metrics, sample grids and a pipeline folder in `run.dir`. Each part is a file
+of this room; here they are called in order.
+
+One step: every process takes its share of `train.micro_batches` micro-batches, encodes them with the frozen parts and
+adds up the gradients of
+
+    sum over samples of |v(x_t, t, text) - (noise - x0)|^2 (mean over tokens and channels) / number of samples,
+
+the number counted over all micro-batches and processes; then one clipped update, and the averages follow.
+
+Source: Lens, arXiv 2605.21573, section 3.
+"""
+
+import math
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from leanlens.dist import Group, wait_for_all
+from leanlens.log import logger
+from leanlens.train.checkpoint import Checkpoints
+from leanlens.train.config import TrainRecipe
+from leanlens.train.data import open_data
+from leanlens.train.denoiser import build_denoiser, freeze_unread
+from leanlens.train.ema import Averages
+from leanlens.train.export import replace_pipeline, whole_weights, write_snapshots
+from leanlens.train.fit import require_fit
+from leanlens.train.metrics import MetricsFile, peak_flops, peak_memory
+from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
+from leanlens.train.parallel import computing, parallelize
+from leanlens.train.parts import open_parts
+from leanlens.train.sample import draw_grid
+from leanlens.train.start import load_start
+from leanlens.train.state import Progress, RunState, claim_folder
+from leanlens.train.step import StepSums, TrainingData, accumulate_gradients, validation_losses
+
+
+def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -> Progress:
+    """Start or continue the run in `recipe.run.dir` and train until `train.steps`, or until SIGTERM.
+
+    Args:
+        recipe: the whole run.
+        group: the processes that train together.
+        data: micro-batches and their encoder; None opens what the recipe names.
+
+    Returns:
+        How far the run is.
+
+    Raises:
+        ValueError: anything in the recipe that cannot be, before a step is made.
+        FloatingPointError: a loss that stays broken after `guard.restores` restorations.
+        OSError: the last checkpoint could not be written.
+    """
+    share = _share_of_micro_batches(recipe, group)
+    require_fit(recipe, group)
+    claim_folder(recipe, group)
+    denoiser = build_denoiser(recipe.model, recipe.run.seed)
+    load_start(denoiser, recipe.init)
+    freeze_unread(denoiser)
+    pipeline = open_parts(recipe.model, denoiser)
+    data = data or open_data(recipe, pipeline, group)
+
+    model = parallelize(denoiser, group, recipe.train)
+    optimizers = build_optimizers(model, recipe.optim)
+    averages = Averages(model, recipe.ema.stds)
+    state = RunState(model, optimizers, averages, data.stream)
+    checkpoints = Checkpoints(recipe.run.dir / "checkpoints", group, recipe.save.keep)
+    if (latest := checkpoints.latest()) is not None:
+        state.restore(latest)
+        logger.info("continuing %s after step %d", recipe.run.dir, state.progress.step)
+    else:  # proves that there is room, and gives the guard something to return to
+        checkpoints.save(0, state.tensors(), state.facts())
+    metrics = MetricsFile(recipe.run.dir, state.progress.step, recipe.metrics.tensorboard) if group.leads else None
+    batches, restored, stopping = iter(data.stream), 0, False
+
+    with _sigterm_noted() as asked:
+        while state.progress.step < recipe.train.steps and not stopping:
+            step, began = state.progress.step, time.monotonic()
+            micro = [next(batches) for _ in range(share)]
+            sums = accumulate_gradients(model, data, micro, step, bool(asked), recipe, group)
+            norm = clip_gradients(model, recipe.optim.clip)
+            if fault := _fault(sums.loss, norm, state.progress.recent, recipe):
+                restored += 1
+                _go_back(state, checkpoints, metrics, f"step {step + 1}: {fault}", recipe.guard.restores - restored)
+                continue
+
+            set_rate(optimizers, rate_factor(step, recipe.optim))
+            for optimizer in optimizers:
+                optimizer.step()
+            _advance(state.progress, sums, recipe.guard.window)
+            averages.update(state.progress.images, sums.images)
+
+            done, held_out = state.progress.step, {}
+            stopping = sums.stopping or done == recipe.train.steps
+            with averages.in_place(recipe.ema.export if _looks(done, recipe) else 0):
+                if _due(done, recipe.validate_.every):
+                    held_out = validation_losses(model, data, recipe, group)
+                if _due(done, recipe.sample.every):
+                    with computing(model, group, recipe.train):
+                        draw_grid(
+                            pipeline, recipe.sample, recipe.data.buckets[-1].base, _grid_path(recipe, done), group.leads
+                        )
+            if _due(done, recipe.ema.every):
+                write_snapshots(recipe.run.dir, done, state.progress.images, averages, group.leads)
+            seconds = time.monotonic() - began
+            state.progress.seconds += seconds
+            if metrics is not None:
+                rate = rate_factor(step, recipe.optim) * recipe.optim.lr
+                metrics.write({**_line(state.progress, sums, norm, rate, seconds, recipe, group), **held_out})
+            if stopping or done % recipe.save.every == 0:
+                restored = 0
+                _save(checkpoints, state, held_out.get("validation_loss"), must=stopping)
+            else:
+                _settle(checkpoints)
+
+    checkpoints.settle()
+    if metrics is not None:
+        metrics.close()
+    if state.progress.step >= recipe.train.steps:
+        finish(state, recipe, group)
+    else:
+        logger.info("stopped by SIGTERM after step %d; the same command continues the run", state.progress.step)
+    return state.progress
+
+
+def finish(state: RunState, recipe: TrainRecipe, group: Group) -> None:
+    """Export the averaged weights to `run.dir/export`."""
+    with state.averages.in_place(recipe.ema.export):
+        weights = whole_weights(state.model)
+    if group.leads:
+        denoiser = build_denoiser(recipe.model, recipe.run.seed)
+        denoiser.load_state_dict(weights)
+        replace_pipeline(recipe, denoiser, recipe.run.dir / "export")
+        logger.info("exported %s", recipe.run.dir / "export")
+    wait_for_all()
+
+
+def _share_of_micro_batches(recipe: TrainRecipe, group: Group) -> int:
+    share, rest = divmod(recipe.train.micro_batches, group.world_size)
+    if rest or not share:
+        raise ValueError(
+            f"train.micro_batches {recipe.train.micro_batches} cannot be shared out over {group.world_size} processes; "
+            "give a multiple of their number"
+        )
+    return share
+
+
+def _fault(loss: float, norm: float, recent: list[float], recipe: TrainRecipe) -> str | None:
+    """What is wrong with a step's loss and gradient, or None."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        return f"loss {loss:g}, gradient norm {norm:g}"
+    if len(recent) >= recipe.guard.window and loss > recipe.guard.spike * statistics.median(recent):
+        return (
+            f"loss {loss:g} is more than {recipe.guard.spike:g} times the recent median {statistics.median(recent):g}"
+        )
+    return None
+
+
+def _go_back(state: RunState, checkpoints: Checkpoints, metrics: MetricsFile | None, fault: str, left: int) -> None:
+    """Restore the last checkpoint and say so; the data goes on, so that the broken step is not met again."""
+    _settle(checkpoints, wait=True)
+    latest = checkpoints.latest()
+    if latest is None or left < 0:
+        raise FloatingPointError(
+            f"{fault}; the run stopped"
+            + (f", {latest} is the last good state" if latest else "; there is no checkpoint")
+        )
+    state.restore(latest, rewind=False)
+    logger.warning("%s; restored the state after step %d, and go on with new data", fault, state.progress.step)
+    if metrics is not None:
+        metrics.rewind(state.progress.step)
+
+
+def _advance(progress: Progress, sums: StepSums, window: int) -> None:
+    progress.step += 1
+    progress.images += sums.images
+    progress.image_tokens += sums.image_tokens
+    progress.text_tokens += sums.text_tokens
+    progress.flops += sums.flops
+    progress.encoder_flops += sums.encoder_flops
+    progress.recent = [*progress.recent, sums.loss][-window:]
+
+
+def _line(
+    progress: Progress, sums: StepSums, norm: float, rate: float, seconds: float, recipe: TrainRecipe, group: Group
+) -> dict[str, Any]:
+    """One line of metrics: of this step, and the ledger since the start (FLOP; model, encoders, captioning apart)."""
+    peak = peak_flops(group.device, recipe.metrics.peak_tflops)
+    return {
+        "step": progress.step,
+        "loss": sums.loss,
+        **{f"loss_{base}": loss / sums.counts[base] for base, loss in sums.losses.items()},
+        "grad_norm": norm,
+        "lr": rate,
+        "images": progress.images,
+        "image_tokens": progress.image_tokens,
+        "text_tokens": progress.text_tokens,
+        "flops": progress.flops,
+        "flops_encoders": progress.encoder_flops,
+        "flops_captioning": recipe.data.captioning_flops,
+        "images_per_s": sums.images / seconds,
+        "tokens_per_s": (sums.image_tokens + sums.text_tokens) / seconds,
+        "model_flops_utilisation": sums.flops / seconds / (peak * group.world_size) if peak else None,
+        "memory_gb": peak_memory(group.device),
+        "seconds": progress.seconds,
+    }
+
+
+def _due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+def _looks(done: int, recipe: TrainRecipe) -> bool:
+    return _due(done, recipe.validate_.every) or _due(done, recipe.sample.every)
+
+
+def _grid_path(recipe: TrainRecipe, done: int) -> Any:
+    return recipe.run.dir / "samples" / f"step-{done:08d}.png"
+
+
+def _save(checkpoints: Checkpoints, state: RunState, score: float | None, must: bool) -> None:
+    """Start a checkpoint. Where it fails on the way training goes on; where it `must` succeed the error is raised."""
+    try:
+        checkpoints.save(state.progress.step, state.tensors(), state.facts(), score)
+    except OSError as error:
+        if must:
+            raise
+        logger.warning("%s; training goes on", error)
+
+
+def _settle(checkpoints: Checkpoints, wait: bool = False) -> None:
+    try:
+        checkpoints.settle(wait)
+    except OSError as error:
+        logger.warning("%s; training goes on", error)
+
+
+@contextmanager
+def _sigterm_noted() -> Iterator[list[int]]:
+    """Within: SIGTERM fills the list instead of ending the process."""
+    noted: list[int] = []
+    previous = None
+    with suppress(ValueError):  # only the main thread may set handlers; elsewhere SIGTERM is somebody else's matter
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,83 @@
+"""Optimisers and the learning rate over steps.
+
+Comes in: a model and the `[optim]` table. Goes out: optimisers over its parameters, and the factor of the learning rate
+at a step. Knows nothing of losses, data or processes.
+
+Sources: AdamW, constant rate and betas are the paper's (Lens, arXiv 2605.21573, section 3); Muon brought to AdamW's
+update size, arXiv 2502.16982.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from leanlens.train.config import Optim
+
+
+def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
+    """One AdamW, or Muon for the matrices of attention and MLP and AdamW for the rest.
+
+    Vectors (biases, norms) have no weight decay. Every group remembers its full rate as `peak_lr`.
+
+    Raises:
+        ValueError: `matrices = "muon"` with a torch that has none.
+    """
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    by_muon = {name for name, weight in named if optim.matrices == "muon" and _is_block_matrix(name, weight)}
+    rest = [(name, weight) for name, weight in named if name not in by_muon]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {"params": [weight for _, weight in rest if weight.ndim > 1], "weight_decay": optim.weight_decay},
+                {"params": [weight for _, weight in rest if weight.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+        )
+    ]
+    if by_muon:
+        optimizers.append(_muon([weight for name, weight in named if name in by_muon], optim))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Every group's learning rate becomes its full rate times `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def rate_factor(step: int, optim: Optim) -> float:
+    """The factor of the learning rate for update number `step`, counted from 0; 1 at the height of the schedule."""
+    if step < optim.warmup:
+        return (step + 1) / optim.warmup
+    if optim.schedule == "constant" or optim.length is None:
+        return 1.0
+    start = optim.warmup if optim.schedule == "cosine" else round(optim.length * (1 - optim.cooldown))
+    done = min(max((step - start) / max(optim.length - start, 1), 0.0), 1.0)
+    left = (1 + math.cos(math.pi * done)) / 2 if optim.schedule == "cosine" else 1 - done
+    return optim.floor + (1 - optim.floor) * left
+
+
+def clip_gradients(model: nn.Module, limit: float) -> float:
+    """Scale all gradients so that their joint norm is at most `limit`; the norm before, also of sharded ones."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return float(full)
+
+
+def _is_block_matrix(name: str, weight: Tensor) -> bool:
+    """Modulation, embedders and the ends stay with AdamW: each of their rows acts alone."""
+    return weight.ndim == 2 and name.startswith("transformer_blocks.") and "_mod." not in name
+
+
+def _muon(matrices: list[Tensor], optim: Optim) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optim.matrices 'muon' needs torch 2.9 or newer, this is {torch.__version__}; use 'adamw'")
+    return torch.optim.Muon(matrices, lr=optim.muon_lr, weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw")

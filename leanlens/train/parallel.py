@@ -1,0 +1,49 @@
+"""Everything that is done to a model from outside to train it fast and on many devices.
+
+Comes in: a float32 model, the process group, the `[train]` table. Goes out: the same model, compiled, checkpointed and
+sharded as asked. The model itself knows nothing of it, and its weights keep their names.
+
+Order: recomputation, then compilation of each block, then sharding of each block and of the whole (FSDP2). Sums of
+gradients are sums: the loop has divided by the global number of samples already.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from leanlens.dist import Group
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.train.config import Train
+
+
+def parallelize(model: LensTransformer2DModel, group: Group, train: Train) -> LensTransformer2DModel:
+    """Place `model` (float32, on the CPU) on the group's devices, ready to train."""
+    if train.checkpointing:
+        model.enable_gradient_checkpointing()
+    if train.compile:
+        for block in model.transformer_blocks:
+            block.compile(fullgraph=True)
+    if group.world_size == 1:
+        return model.to(group.device)
+    mesh = init_device_mesh(group.device.type, (group.world_size,))
+    dtype = torch.bfloat16 if train.precision == "bfloat16" else None
+    # Blocks take float32 rotary tables beside bfloat16 streams, so their inputs must come through as they are.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in model.transformer_blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    return model
+
+
+def computing(model: nn.Module, group: Group, train: Train) -> AbstractContextManager:
+    """The precision of matrix products: a sharded model has it in its policy, a single process through autocast."""
+    if train.precision == "float32" or isinstance(model, FSDPModule):
+        return nullcontext()
+    return torch.autocast(group.device.type, torch.bfloat16)

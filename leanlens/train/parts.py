@@ -1,0 +1,65 @@
+"""The frozen parts beside the denoiser: autoencoder, text encoder, tokenizer, scheduler.
+
+Comes in: the `[model]` table and the denoiser. Goes out: a `LensPipeline` of both, which encodes training data, draws
+sample grids and is what a run exports. Knows nothing of optimisers and checkpoints.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.plan.compute import autoencoder_flops, text_encoder_flops
+from leanlens.train.config import Model
+
+
+def open_parts(model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtype = torch.float32) -> LensPipeline:
+    """The pipeline of `denoiser` and the frozen parts that the recipe names.
+
+    Raises:
+        ValueError: parts whose sizes are not those of the recipe.
+    """
+    if model.parts == "toy":
+        from leanlens.pipeline.toy import toy_pipeline
+
+        pipeline = toy_pipeline()
+        pipeline.register_modules(transformer=denoiser)
+    else:
+        pipeline = LensPipeline.from_pretrained(model.parts, transformer=denoiser, dtype=dtype)
+    for key, wanted, found in (
+        ("model.out_channels", model.out_channels, pipeline.vae.config.latent_channels),
+        ("model.enc_hidden_dim", model.enc_hidden_dim, pipeline.text_encoder.config.hidden_size),
+    ):
+        if wanted != found:
+            raise ValueError(f"{key} {wanted} does not fit the parts {model.parts!r}; they have {found}")
+    for part in (pipeline.vae, pipeline.text_encoder):
+        part.requires_grad_(False).eval()
+    return pipeline
+
+
+def encoder_flops(pipeline: LensPipeline, height: int, width: int, text_tokens: int) -> int:
+    """What encoding one picture and its caption costs, without a cache; `text_tokens` are those of the template too."""
+    vae, text = pipeline.vae.config, pipeline.text_encoder.config
+    picture = autoencoder_flops(height, width, vae.block_out_channels, vae.layers_per_block, vae.latent_channels)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return picture + text_encoder_flops(
+        active_parameters(pipeline.text_encoder),
+        text_tokens,
+        text.num_hidden_layers,
+        text.num_attention_heads * head_dim,
+    )
+
+
+def active_parameters(encoder: nn.Module) -> int:
+    """Weights that one token meets: without the embedding and the head, and with the experts it is routed to."""
+    config: Any = encoder.config
+    experts = getattr(config, "num_local_experts", None)
+    total = 0
+    for name, weight in encoder.named_parameters():
+        if "embed_tokens" in name or name.startswith("lm_head"):
+            continue
+        routed = experts and ".experts." in name
+        total += weight.numel() * config.num_experts_per_tok // experts if routed else weight.numel()
+    return total

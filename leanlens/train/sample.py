@@ -1,0 +1,46 @@
+"""Pictures on the way: a grid of fixed prompts and seeds.
+
+Comes in: a pipeline whose denoiser is being trained, the `[sample]` table. Goes out: one PNG in `run.dir/samples`.
+Every process draws, because a sharded model computes on all of them; the leading one writes.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from leanlens.files import whole_file
+from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.train.config import Sample
+
+
+def draw_grid(pipeline: LensPipeline, sample: Sample, side: int, path: Path, leads: bool) -> None:
+    """Draw every prompt once and write the pictures as one grid to `path`.
+
+    Args:
+        side: height and width in pixels where the recipe names none.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    drawn: Any = pipeline(
+        prompt=list(sample.prompts),
+        height=sample.height or side,
+        width=sample.width or side,
+        num_inference_steps=sample.steps,
+        guidance_scale=sample.guidance,
+        generator=[torch.Generator().manual_seed(sample.seed + index) for index in range(len(sample.prompts))],
+    )
+    if leads:
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as temporary:
+            _grid(drawn.images).save(temporary, format="PNG")
+
+
+def _grid(pictures: list[Image.Image]) -> Image.Image:
+    columns = math.ceil(math.sqrt(len(pictures)))
+    width, height = pictures[0].size
+    grid = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height))
+    for index, picture in enumerate(pictures):
+        grid.paste(picture, (index % columns * width, index // columns * height))
+    return grid

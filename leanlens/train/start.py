@@ -1,0 +1,39 @@
+"""Where the weights of a run start.
+
+Comes in: the `[init]` table and a fresh denoiser. Goes out: the same denoiser with the weights of an earlier run or of
+a released model. Knows nothing of training.
+"""
+
+from pathlib import Path
+
+import torch
+
+from leanlens.hub import locate
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.train.config import Init
+from leanlens.train.export import is_run, run_weights
+from leanlens.weights.layouts import identify
+from leanlens.weights.load import open_transformer
+
+
+def load_start(denoiser: LensTransformer2DModel, init: Init) -> None:
+    """Overwrite the weights with those that `init.from` names.
+
+    Raises:
+        ValueError: no such run or model, or one of other sizes.
+    """
+    if init.start is None:
+        return
+    if is_run(Path(init.start)):
+        weights = run_weights(Path(init.start), init.std)
+    else:
+        layout = identify(locate(init.start))
+        path = layout.parts["transformer"].path if layout.component == "pipeline" else layout.path
+        weights = open_transformer(path, torch.float32).state_dict()
+    own = denoiser.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or [name for name in own if own[name].shape != weights[name].shape]
+    if wrong:
+        raise ValueError(
+            f"init.from {init.start!r} has other sizes than [model]: {wrong[0]} and {len(wrong) - 1} more differ"
+        )
+    denoiser.load_state_dict(weights)

@@ -1,0 +1,142 @@
+"""One step's gradients, and the loss on held-out data.
+
+Comes in: a model, micro-batches and their encoder. Goes out: gradients added up in the model's weights, and sums over
+all processes. Knows nothing of optimisers, checkpoints or files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leanlens.batches.weigh import sample_weights
+from leanlens.dist import Group, gathered, summed
+from leanlens.flow.times import spread_times
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.plan.compute import training_flops
+from leanlens.train.config import TrainRecipe
+from leanlens.train.denoiser import denoiser_losses, draw_randomness, sizes_of, training_losses
+from leanlens.train.parallel import computing
+
+
+@dataclass
+class TrainingData:
+    """What a run learns from, as the loop sees it.
+
+    Attributes:
+        stream: endless iterable of this process's micro-batches, each with `bucket` (height, width) and `captions`. Its
+            `state_dict()` is the same on every process; `load_state_dict()` counts for the next iterator.
+        encode: micro-batch -> encoded batch (`latents` (B, L, C), `grid`, `text` features) on the model's device.
+        validation: held-out micro-batches, the same on every process.
+        cost: FLOP that `encode` spent on a micro-batch.
+    """
+
+    stream: Any
+    encode: Callable[[Any], Any]
+    validation: Sequence[Any] = ()
+    cost: Callable[[Any, Any], float] = lambda batch, encoded: 0.0
+
+
+@dataclass
+class StepSums:
+    """Sums over all micro-batches and processes of one step.
+
+    Attributes:
+        loss: the value that was minimised.
+        losses, counts: by resolution: sum of sample losses, number of samples.
+        stopping: whether any process was asked to stop.
+    """
+
+    loss: float
+    image_tokens: int
+    text_tokens: int
+    flops: float
+    encoder_flops: float
+    stopping: bool
+    losses: dict[int, float] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        """Samples of the step."""
+        return sum(self.counts.values())
+
+
+def accumulate_gradients(
+    model: LensTransformer2DModel,
+    data: TrainingData,
+    micro: Sequence[Any],
+    step: int,
+    stop: bool,
+    recipe: TrainRecipe,
+    group: Group,
+) -> StepSums:
+    """Gradients of the step's loss in the weights, from this process's micro-batches `micro`."""
+    model.zero_grad(set_to_none=True)
+    counts = gathered([len(batch.captions) for batch in micro])
+    bases, sizes = sorted(set(recipe.data.bases.values())), sizes_of(model)
+    totals = torch.zeros(6 + 2 * len(bases), dtype=torch.float64)
+    totals[5] = stop
+    seen: list[tuple[int, float, Tensor]] = []
+    for batch, first, weight in zip(micro, *cut(counts, group.rank, recipe.train.average), strict=True):
+        encoded = data.encode(batch)
+        with computing(model, group, recipe.train):
+            losses = training_losses(model, encoded, recipe.run.seed, step, first)
+        (losses.sum() * weight).backward()
+        seen.append((bases.index(recipe.data.bases[tuple(batch.bucket)]), weight, losses.detach()))
+        number, image_tokens = encoded.latents.shape[:2]
+        text_tokens = encoded.text.mask.shape[1]
+        flops = number * training_flops(sizes, image_tokens, text_tokens)
+        totals[1:5] += torch.tensor(
+            [number * image_tokens, number * text_tokens, flops, data.cost(batch, encoded)], dtype=torch.float64
+        )
+    for base, weight, losses in seen:  # only now, so that the device never waits for a number to be read
+        total = float(losses.sum())
+        totals[0] += weight * total
+        totals[6 + 2 * base] += total
+        totals[7 + 2 * base] += len(losses)
+    values = summed(totals).tolist()
+    pairs = {base: (values[6 + 2 * i], int(values[7 + 2 * i])) for i, base in enumerate(bases)}
+    return StepSums(
+        values[0], int(values[1]), int(values[2]), values[3], values[4], values[5] > 0,
+        {base: loss for base, (loss, count) in pairs.items() if count},
+        {base: count for base, (_, count) in pairs.items() if count},
+    )  # fmt: skip
+
+
+def cut(counts: Sequence[Sequence[int]], rank: int, average: str) -> tuple[list[int], list[float]]:
+    """How this process's micro-batches lie in the whole step.
+
+    Args:
+        counts: samples of each micro-batch, by process. Micro-batch j of process r is number j * processes + r.
+        average: "sample" or "rank", as in the recipe.
+
+    Returns:
+        For each own micro-batch: the number of its first sample in the step, and the weight of each of its samples.
+    """
+    in_order = [row[turn] for turn in range(len(counts[0])) for row in counts]
+    weights = sample_weights(in_order, average)
+    own = range(rank, len(in_order), len(counts))
+    return [sum(in_order[:number]) for number in own], [weights[number] for number in own]
+
+
+@torch.no_grad()
+def validation_losses(model: nn.Module, data: TrainingData, recipe: TrainRecipe, group: Group) -> dict[str, float]:
+    """Mean loss over the held-out micro-batches, all together and by resolution.
+
+    Levels are spread evenly and noise is fixed, so that two measurements differ by the weights alone. Every process
+    computes all of them: a sharded model needs all, and the figure is the same for any number.
+    """
+    found: dict[int, list[Tensor]] = {}
+    for number, batch in enumerate(data.validation):
+        encoded = data.encode(batch)
+        count, tokens = encoded.latents.shape[:2]
+        _, noise = draw_randomness(recipe.run.seed, -1 - number, 0, encoded.latents.shape)
+        with computing(model, group, recipe.train):
+            losses = denoiser_losses(model, encoded, spread_times(count, tokens), noise)
+        found.setdefault(recipe.data.bases[tuple(batch.bucket)], []).append(losses)
+    means = {f"validation_loss_{base}": float(torch.cat(rows).mean()) for base, rows in sorted(found.items())}
+    every = torch.cat([losses for rows in found.values() for losses in rows])
+    return {"validation_loss": float(every.mean()), **means}
