@@ -15,7 +15,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,7 @@ from leanlens.pictures.record import (
     read_sidecars,
     split_fields,
 )
+from leanlens.pictures.remembered import recall, remember
 
 FORMAT = "leanlens-shards-1"
 MANIFEST = "manifest.json"
@@ -120,7 +121,11 @@ class TarSource:
     def index(self) -> list[Entry]:
         """Every record in the order of the files. Heads of pictures and sidecars are read, pixels are not."""
         if self._entries is None:
-            self._entries = [entry for number in range(len(self.paths)) for entry in self._scan(number)]
+            self._entries = [
+                replace(entry, place=(number, *entry.place))
+                for number in range(len(self.paths))
+                for entry in self._recalled_or_scanned(number)
+            ]
         return self._entries
 
     def captions(self, i: int) -> dict[str, str]:
@@ -142,43 +147,53 @@ class TarSource:
         number, _, sidecars = self.index()[i].place
         return read_sidecars({suffix: _read_at(self.paths[number], *where) for suffix, where in sidecars})
 
-    def _scan(self, number: int) -> Iterator[Entry]:
+    def _recalled_or_scanned(self, number: int) -> list[Entry]:
+        """The entries of one tar; their places do not hold its number yet."""
         path = self.paths[number]
-        damage: list[tuple[str, str]] = []
-        samples: dict[str, dict[str, tuple[int, int]]] = {}
-        for member in _members(path, damage):
-            stem, suffix = _split_name(member.name)
-            if not member.isfile() or suffix not in (*IMAGE_SUFFIXES, *SIDECAR_SUFFIXES):
-                continue
-            if suffix in samples.setdefault(stem, {}):
-                damage.append((member.name, "a second member of this name"))
-            samples[stem].setdefault(suffix, (member.offset_data, member.size))
-        for where, reason in damage:
-            self._skip(f"{path.name}: {where}", reason)
-        for key, parts in samples.items():
-            try:
-                entry = self._entry(number, key, parts)
-                if damage and not entry.kinds:
-                    raise ValueError("its caption is missing from a damaged tar")
-                yield entry
-            except ValueError as error:
-                self._skip(f"{path.name}: {key}", str(error))
+        found = recall(path)
+        entries, skipped = found or _scan(path)
+        for name, reason in skipped.items():
+            self.skipped[name] = reason
+            logger.warning("%s: skipped %s: %s", self.name, name, reason)
+        if not found:
+            remember(path, entries, skipped)
+        return entries
 
-    def _entry(self, number: int, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
-        image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
-        if image is None:
-            raise ValueError(f"it has no picture ({', '.join(IMAGE_SUFFIXES)}), only {', '.join(sorted(parts))}")
-        path = self.paths[number]
-        sidecars = tuple((suffix, parts[suffix]) for suffix in SIDECAR_SUFFIXES if suffix in parts)
-        captions, _ = split_fields(read_sidecars({suffix: _read_at(path, *where) for suffix, where in sidecars}))
-        offset, size = image
-        head = _read_at(path, offset, min(size, HEAD_BYTES))
-        height, width = measure(head, lambda: _read_at(path, offset, size))
-        return Entry(key, height, width, kinds_of(captions), (number, image, sidecars))
 
-    def _skip(self, name: str, reason: str) -> None:
-        self.skipped[name] = reason
-        logger.warning("%s: skipped %s: %s", self.name, name, reason)
+def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
+    """The entries of a tar, each with the place (picture, sidecars), and what had to be skipped."""
+    damage: list[tuple[str, str]] = []
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    for member in _members(path, damage):
+        stem, suffix = _split_name(member.name)
+        if not member.isfile() or suffix not in (*IMAGE_SUFFIXES, *SIDECAR_SUFFIXES):
+            continue
+        if suffix in samples.setdefault(stem, {}):
+            damage.append((member.name, "a second member of this name"))
+        samples[stem].setdefault(suffix, (member.offset_data, member.size))
+    skipped = {f"{path.name}: {where}": reason for where, reason in damage}
+    entries = []
+    for key, parts in samples.items():
+        try:
+            entry = _entry(path, key, parts)
+            if damage and not entry.kinds:
+                raise ValueError("its caption is missing from a damaged tar")
+            entries.append(entry)
+        except ValueError as error:
+            skipped[f"{path.name}: {key}"] = str(error)
+    return entries, skipped
+
+
+def _entry(path: Path, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
+    image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
+    if image is None:
+        raise ValueError(f"it has no picture ({', '.join(IMAGE_SUFFIXES)}), only {', '.join(sorted(parts))}")
+    sidecars = tuple((suffix, parts[suffix]) for suffix in SIDECAR_SUFFIXES if suffix in parts)
+    captions, _ = split_fields(read_sidecars({suffix: _read_at(path, *where) for suffix, where in sidecars}))
+    offset, size = image
+    head = _read_at(path, offset, min(size, HEAD_BYTES))
+    height, width = measure(head, lambda: _read_at(path, offset, size))
+    return Entry(key, height, width, kinds_of(captions), (image, sidecars))
 
 
 def _members(path: Path, damage: list[tuple[str, str]]) -> Iterator[tarfile.TarInfo]:

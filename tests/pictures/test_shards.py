@@ -208,3 +208,34 @@ def test_several_tars_by_braces_star_and_folder(tmp_path, foreign_tar):
     assert counts == {30}
     with pytest.raises(ValueError, match=r"00003\.tar does not exist"):
         open_source(tmp_path / "data" / "{00000..00003}.tar")
+
+
+def test_a_large_index_is_remembered_until_the_tar_changes(tmp_path, monkeypatch, caplog):
+    from leanlens.pictures import remembered, shards
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "LEAST_RECORDS", 3)
+    png = picture(form="PNG")
+    members = [member for n in range(4) for member in ((f"{n}.png", png), (f"{n}.txt", b"words"))]
+    path = write_tar(tmp_path / "a.tar", [*members, ("bad.jpg", b"nothing"), ("bad.txt", b"words")])
+    first = open_source(path)
+    scan = shards._scan
+    monkeypatch.setattr(shards, "_scan", lambda _: pytest.fail("it was scanned again"))
+    caplog.clear()
+    again = open_source(path)
+    assert again.index() == first.index()
+    assert again.skipped == first.skipped == {"a.tar: bad": "the picture cannot be opened: it is no picture file"}
+    assert "skipped a.tar: bad" in caplog.text
+    assert again.read(3) == first.read(3)
+
+    monkeypatch.setattr(shards, "_scan", scan)
+    write_tar(path, members[2:])
+    assert [entry.key for entry in open_source(path).index()] == ["1", "2", "3"]
+    next((tmp_path / "cache").rglob("*.json")).write_text("{broken")
+    assert len(open_source(path).index()) == 3
+
+
+def test_small_indexes_leave_nothing_behind(tmp_path, monkeypatch, foreign_tar):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_source(foreign_tar)
+    assert not (tmp_path / "cache").exists()
