@@ -131,9 +131,10 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def full(weight: Tensor) -> Tensor:
-    """A whole tensor on the CPU from one that may be sharded."""
+    """A whole tensor on the CPU from one that may be sharded; a copy, which later training does not change."""
     weight = weight.detach()
-    return (weight.full_tensor() if hasattr(weight, "full_tensor") else weight).cpu().contiguous()
+    whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return whole.to("cpu", copy=True).contiguous()
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -1,0 +1,61 @@
+"""What leaves a run: pipeline folders that open, with averages of any width."""
+
+import json
+
+import pytest
+import torch
+
+from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.pipeline.toy import toy_pipeline
+from leanlens.train.export import export_run, run_weights
+from leanlens.train.loop import train
+from tests.train.tiny import CPU, tiny_data, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Eight steps from parts in a folder of their own, with snapshots."""
+    folder = tmp_path_factory.mktemp("run")
+    toy_pipeline(seed=5).save_pretrained(folder / "parts")
+    recipe = tiny_recipe(
+        folder / "run",
+        model={"parts": str(folder / "parts")},
+        train={"steps": 8},
+        ema={"every": 2},
+    )
+    train(recipe, CPU, tiny_data(recipe))
+    return folder / "run"
+
+
+def test_a_finished_run_has_exported_its_averaged_weights(run):
+    pipeline = LensPipeline.from_pretrained(run / "export")
+    torch.testing.assert_close(pipeline.transformer.state_dict(), run_weights(run, 0.05), rtol=0, atol=0)
+    picture = pipeline("a dog", num_inference_steps=2, output_type="pt").images
+    assert picture.shape == (1, 3, 64, 64)  # the size it was trained at
+
+
+def test_the_parts_go_over_byte_for_byte_and_stay_as_they_were(run):
+    parts = run.parent / "parts"
+    for name in ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "model_index.json"):
+        assert (run / "export" / name).read_bytes() == (parts / name).read_bytes()
+    sizes = [json.loads((folder / "vae/config.json").read_text())["sample_size"] for folder in (parts, run / "export")]
+    assert sizes == [128, 64]
+
+
+def test_widths_that_were_not_tracked_are_rebuilt(run, tmp_path):
+    rebuilt, narrow, wide = (run_weights(run, std)["img_in.weight"] for std in (0.07, 0.05, 0.1))
+    last = run_weights(run, 0)["img_in.weight"]
+    assert not torch.equal(narrow, wide)
+    # a width in between lies about in between, and nearer to the last weights than the wider one
+    assert (rebuilt - last).norm() < (wide - last).norm()
+    assert (rebuilt - (narrow + wide) / 2).norm() < (narrow - wide).norm()
+    export_run(run, tmp_path / "out", std=0.07)
+    opened = LensPipeline.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(opened.transformer.img_in.weight.data, rebuilt, rtol=0, atol=0)
+
+
+def test_refusals(run, tmp_path):
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        export_run(tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="exists already"):
+        export_run(run, run / "export")

@@ -1,0 +1,35 @@
+"""Metrics: one line for each step that counts."""
+
+import sys
+
+import pytest
+import torch
+
+from leanlens.train.metrics import MetricsFile, peak_flops, peak_memory
+
+
+def test_lines_after_the_step_and_cut_lines_go(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    file = MetricsFile(tmp_path, 2)
+    file.write({"step": 3, "loss": 0.5})
+    file.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 0.5}\n'
+
+
+def test_a_last_line_without_its_end_is_not_written_onto(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}')
+    MetricsFile(tmp_path, 5).write({"step": 2})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_tensorboard_is_optional_and_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"metrics.tensorboard needs the package tensorboard"):
+        MetricsFile(tmp_path, 0, tensorboard=True)
+
+
+def test_peak_is_stated_or_known_or_nothing():
+    cpu = torch.device("cpu")
+    assert peak_flops(cpu, 2.0) == 2e12
+    assert peak_flops(cpu, None) is None
+    assert 0.01 < peak_memory(cpu) < 1000
