@@ -10,7 +10,7 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import doctor, generate, replay, weights
+from leanlens.cli import doctor, generate, replay, train, weights
 
 app = typer.Typer(
     name="leanlens",
@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("replay")(replay.replay)
+app.command("train")(train.train)
+app.command("export")(train.export)
 app.command("doctor")(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 
