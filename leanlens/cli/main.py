@@ -10,7 +10,7 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import doctor, generate, replay, train, weights
+from leanlens.cli import doctor, generate, replay, scenes, train, weights
 
 app = typer.Typer(
     name="leanlens",
@@ -25,6 +25,7 @@ app.command("train")(train.train)
 app.command("export")(train.export)
 app.command("doctor")(doctor.doctor)
 app.add_typer(weights.app, name="weights")
+app.add_typer(scenes.app, name="scenes")
 
 
 def _version(asked: bool) -> None:

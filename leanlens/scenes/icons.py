@@ -270,7 +270,7 @@ def _make_once(concepts: list[Concept], drawings: list[sources.Drawings], folder
     """Make a library that another process may be making at the same moment; the first to finish stays."""
     try:
         make_library(concepts, drawings, folder, progress)
-    except OSError:
+    except (OSError, ValueError):
         if not (folder / "library.json").exists():
             raise
 

@@ -80,6 +80,14 @@ def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(FONTS / f"{name}.woff", size, layout_engine=ImageFont.Layout.BASIC)
 
 
+@lru_cache(maxsize=2048)
+def measure_ink(name: str, size: int, string: str) -> Frame:
+    """(left, top, right, bottom) of what is drawn of a string, in pixels from where it is put."""
+    mask, (x, y) = load_font(name, size).getmask2(string)
+    left, top, right, bottom = mask.getbbox()
+    return (left + x, top + y, right + x, bottom + y)
+
+
 def arrange(
     units: list[Unit],
     arrangement: str,
@@ -208,14 +216,14 @@ class _Placing:
         capitals = string == string.upper()
         name = self.rng.choice(FONT_NAMES + CAPITAL_FONTS if capitals else FONT_NAMES)
         widest = slot[2] - slot[0]
-        left, top, right, bottom = load_font(name, 100).getbbox(string)
+        left, top, right, bottom = measure_ink(name, 100, string)
         largest = min(widest * 0.8 / (right - left), tallest * 0.62 / (bottom - top), 0.0024 * self.short) * 100
         if largest < LEAST_LETTERS:
             name = "bebas-neue" if capitals else "fredoka"  # the narrowest
-            left, top, right, bottom = load_font(name, 100).getbbox(string)
+            left, top, right, bottom = measure_ink(name, 100, string)
             largest = min(widest * 0.88 / (right - left), tallest * 0.8 / (bottom - top)) * 100
         size = max(LEAST_LETTERS, int(largest * self.rng.uniform(0.75, 1.0)))
-        left, top, right, bottom = (int(side) for side in load_font(name, size).getbbox(string))
+        left, top, right, bottom = measure_ink(name, size, string)
         pad_x, pad_y = max(4, round(size * 0.3)), max(4, round(size * 0.26))
         width, height = right - left + 2 * pad_x, bottom - top + 2 * pad_y
         x = round(slot[0] + (widest - width) / 2)

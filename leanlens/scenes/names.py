@@ -4,6 +4,7 @@ Comes in: the categories of the reference emoji set, the CLDR annotations of tho
 concepts. Knows nothing of bitmaps, styles or scenes.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
@@ -61,7 +62,8 @@ def is_allowed(icon: str, keywords: list[str]) -> bool:
     drop = read_vocabulary()["drop"]
     if icon in drop["names"] or len(icon.split("-")) > 4:
         return False
-    if any(f"-{word}-" in f"-{icon}-" for word in drop["words"]):
+    plain = re.sub(r"\d+", "", icon)  # tone1 to tone5
+    if any(f"-{word}-" in f"-{plain}-" for word in drop["words"]):
         return False
     return not set(drop["keywords"]) & set(keywords)
 

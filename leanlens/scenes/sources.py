@@ -192,15 +192,17 @@ def read_packages(tarballs: dict[str, Path]) -> tuple[list[Concept], list[Drawin
 
 def read_set(style: Style, icons: dict[str, Any], concepts: list[Concept]) -> Drawings:
     """The drawings that an Iconify set has of the concepts; logos, flags and homographs are left out."""
-    barred = {name for category in BARRED_CATEGORIES for name in icons.get("categories", {}).get(category, [])}
-    if style.kind == "emoji":  # symbols of an emoji set were chosen one by one with the reference set
-        barred = set()
+    categories = BARRED_CATEGORIES - {"Symbols"} if style.kind == "emoji" else BARRED_CATEGORIES
+    barred = {name for category in categories for name in icons.get("categories", {}).get(category, [])}
+    wrong = set(read_vocabulary()["wrong"].get(style.name, ()))
+    if style.kind == "interface":
+        wrong |= set(read_vocabulary()["ambiguous"]["names"])
     spelled = {
         _spelling(style, name): name for name in [*icons.get("aliases", {}), *icons["icons"]] if name not in barred
     }
     found: dict[str, str | bytes] = {}
     for concept in concepts:
-        if style.kind == "interface" and concept.name in read_vocabulary()["ambiguous"]["names"]:
+        if concept.name in wrong:
             continue
         for name in (concept.icon, concept.name, *concept.synonyms):
             icon = _resolve(icons, spelled.get(_spelling(style, name.replace(" ", "-")), ""))

@@ -1,0 +1,80 @@
+"""`leanlens scenes`: make the training and test world, look at it, and fetch what it is drawn from.
+
+Comes in: words. Goes out: shards, a contact sheet, a library of drawings in the cache folder.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Endless pictures with exact captions, drawn from open icon sets.")
+
+Seed = Annotated[int, typer.Option(help="Of the whole set; the same seed gives the same bytes.")]
+Split = Annotated[
+    str, typer.Option(help="train, test (each has something held out from train), or any.", metavar="SPLIT")
+]
+Sources = Annotated[
+    str | None,
+    typer.Option(help="full, sample, or the folder of a library; without it full if fetched, else the sample."),
+]
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="The folder to make, or to go on with.")],
+    num: Annotated[int, typer.Option(help="Pictures.")],
+    seed: Seed = 0,
+    split: Split = "train",
+    size: Annotated[int, typer.Option(help="Side of the square of the same area, a multiple of 16.")] = 256,
+    encoding: Annotated[str, typer.Option(help="jpg (quality 95), png or webp (lossless).")] = "jpg",
+    per_shard: Annotated[int, typer.Option(help="Pictures in each shard.")] = 1000,
+    sources: Sources = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; every core without it.")] = None,
+) -> None:
+    """Write WebDataset shards with a manifest and checksums; run again, it goes on where it was stopped."""
+    wanted = _split(split)
+    from leanlens.scenes.build import build as make
+
+    manifest = make(out, num, seed, wanted, size, encoding, per_shard, sources, workers, progress=True)
+    typer.echo(f"{manifest['count']} pictures in {len(manifest['shards'])} shard(s): {out}")
+
+
+@app.command()
+def preview(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("scenes.png"),
+    num: Annotated[int, typer.Option(help="Pictures on the sheet.")] = 24,
+    seed: Seed = 0,
+    split: Split = "train",
+    sources: Sources = None,
+) -> None:
+    """Draw a contact sheet with brief captions."""
+    wanted = _split(split)
+    from leanlens.scenes.build import make_preview
+
+    make_preview(out, num, seed, wanted, sources)
+    typer.echo(out)
+
+
+@app.command()
+def sources(
+    packages: Annotated[
+        Path | None, typer.Option(help="A folder with the npm tarballs; without it they are fetched with npm.")
+    ] = None,
+) -> None:
+    """Fetch the icon sets, check their sums, draw them once into the cache folder, and list styles and licences."""
+    from leanlens.scenes.icons import make_full_library
+    from leanlens.scenes.sources import STYLES
+
+    made = make_full_library(packages)
+    for style in STYLES:
+        if style.name in made.styles:
+            count = len(made.bitmaps[style.name])
+            typer.echo(f"{style.name:18} {count:4} drawings  {style.licence:10}  {style.phrase}")
+    typer.echo(f"{len(made.concepts)} concepts: {made.folder}")
+
+
+def _split(name: str) -> str | None:
+    if name not in ("train", "test", "any"):
+        raise ValueError(f"--split {name} is not accepted; train, test and any are")
+    return None if name == "any" else name

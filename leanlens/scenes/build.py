@@ -1,0 +1,258 @@
+"""Many scenes to a folder of shards, by every core, and on from where a killed run stopped.
+
+Comes in: a number, a seed and a folder. Goes out: shards in the format of pictures/shards.py with captions and ground
+truth, or one contact sheet. Knows nothing of training.
+
+While a folder is being made each finished shard has its row of the manifest beside it (`shard-000000.json`); at the end
+the rows become `manifest.json`. A shard with such a row and the right bytes is not made again.
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from leanlens.files import sha256, whole_file
+from leanlens.log import logger
+from leanlens.pictures.record import Record
+from leanlens.pictures.shards import FORMAT, MANIFEST, read_manifest, write_tar
+from leanlens.scenes.describe import brief, dense
+from leanlens.scenes.icons import Library, library, open_library
+from leanlens.scenes.layout import load_font
+from leanlens.scenes.render import render
+from leanlens.scenes.scene import Scene, sample_scene
+
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "png": {"format": "PNG", "compress_level": 1},
+    "webp": {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
+}
+SEED_STEP = 2**32  # scenes of one seed; scene i of seed s has seed s * SEED_STEP + i
+ATTRIBUTION = "ATTRIBUTION.md"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides every byte of a build."""
+
+    num: int
+    seed: int
+    split: str | None
+    size: int
+    encoding: str
+    per_shard: int
+    library: str
+    version: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"command": "leanlens scenes build", **vars(self), "split": self.split or "any"}
+
+
+def build(
+    out: str | Path,
+    num: int,
+    seed: int = 0,
+    split: str | None = "train",
+    size: int = 256,
+    encoding: str = "jpg",
+    per_shard: int = 1000,
+    sources: str | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Make `num` scenes in `out` and return the manifest. Run again with the same arguments, it goes on.
+
+    Args:
+        out: a folder that is not there, is empty, or holds an unfinished build of the same settings.
+        split: "train", "test", or None for both.
+        size: as in `sample_scene`.
+        encoding: "jpg" (quality 95, full colour resolution), "png" or "webp" (both lossless).
+        sources: as in `icons.library`.
+        workers: processes; every core without it.
+
+    Raises:
+        ValueError: an argument is not one of these, or `out` holds something else.
+    """
+    import leanlens
+
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding {encoding!r} is not accepted; {', '.join(ENCODINGS)} are")
+    for name, value in (("num", num), ("per_shard", per_shard)):
+        if value < 1:
+            raise ValueError(f"{name} {value} is not accepted; give 1 or more")
+    if not 0 <= seed < 2**20:
+        raise ValueError(f"seed {seed} is not accepted; give 0 to {2**20 - 1}")
+    shelf = library(sources)
+    sample_scene(seed * SEED_STEP, shelf, split, size)  # a wrong argument fails here, not in a worker
+    settings = Settings(num, seed, split, size, encoding, per_shard, shelf.fingerprint, leanlens.__version__)
+    folder = Path(out)
+    if (folder / MANIFEST).exists():
+        return _finished(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = _recorded(folder, settings)
+    bar = tqdm(total=num, unit="picture", desc="scenes", disable=not progress, initial=_total(rows.values()))
+    for row in _make_shards(folder, settings, shelf, sorted(set(_shard_names(settings)) - set(rows)), workers):
+        rows[row["name"]] = row
+        bar.update(row["count"])
+    bar.close()
+    return _finish(folder, settings, shelf, rows)
+
+
+def make_picture(scene: Scene, shelf: Library, encoding: str) -> bytes:
+    """The encoded picture of a scene."""
+    buffer = io.BytesIO()
+    render(scene, shelf).save(buffer, **ENCODINGS[encoding])
+    return buffer.getvalue()
+
+
+def make_records(settings: Settings, first: int, count: int, shelf: Library) -> Iterator[Record]:
+    """Records of scenes first .. first + count - 1; no two neighbours have captions of one template."""
+    brief_template = dense_template = ""
+    for index in range(first, first + count):
+        seed = settings.seed * SEED_STEP + index
+        scene = sample_scene(seed, shelf, settings.split, settings.size)
+        rng = Random(f"captions {seed}")
+        short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
+        brief_template, dense_template = short.template, long.template
+        extra = {
+            "truth": scene.truth(),
+            "width": scene.width,
+            "height": scene.height,
+            "source": "scenes",
+            "seed": seed,
+        }
+        captions = {"brief": short.text, "dense": long.text}
+        yield Record(f"{index:09d}", make_picture(scene, shelf, settings.encoding), captions, extra)
+
+
+def make_preview(
+    out: str | Path, num: int = 24, seed: int = 0, split: str | None = "train", sources: str | None = None
+) -> None:
+    """Write one PNG with `num` scenes, six in a row, each over its brief caption."""
+    if num < 1:
+        raise ValueError(f"num {num} is not accepted; give 1 or more")
+    shelf, tile, text, columns = library(sources), 256, 44, min(6, num)
+    rows = -(-num // columns)
+    sheet = Image.new("RGB", (columns * (tile + 12) + 12, rows * (tile + text + 12) + 12), (250, 250, 250))
+    draw, font = ImageDraw.Draw(sheet), load_font("inter", 12)
+    template = ""
+    for index in range(num):
+        scene = sample_scene(seed * SEED_STEP + index, shelf, split)
+        caption = brief(scene, Random(f"captions {scene.seed}"), template)
+        template = caption.template
+        picture = render(scene, shelf)
+        picture.thumbnail((tile, tile))
+        x, y = 12 + index % columns * (tile + 12), 12 + index // columns * (tile + text + 12)
+        sheet.paste(picture, (x + (tile - picture.width) // 2, y + (tile - picture.height) // 2))
+        for line, words in enumerate(_wrap(caption.text, font, tile)):
+            draw.text((x, y + tile + 4 + 18 * line), words, (60, 60, 64), font)
+    with whole_file(out) as path:
+        sheet.save(path, format="PNG")
+
+
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines[:2]
+
+
+def _shard_names(settings: Settings) -> list[str]:
+    return [f"shard-{number:06d}.tar" for number in range(-(-settings.num // settings.per_shard))]
+
+
+def _total(rows: Any) -> int:
+    return sum(row["count"] for row in rows)
+
+
+def _make_shards(
+    folder: Path, settings: Settings, shelf: Library, names: list[str], workers: int | None
+) -> Iterator[dict[str, Any]]:
+    """Rows of the manifest, as the shards are finished."""
+    workers = min(len(names), workers or os.cpu_count() or 1)
+    if workers <= 1:
+        for name in names:
+            yield _make_shard(folder, settings, str(shelf.folder), name)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_make_shard, folder, settings, str(shelf.folder), name) for name in names]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _make_shard(folder: Path, settings: Settings, library_folder: str, name: str) -> dict[str, Any]:
+    """Write one shard and its row of the manifest. Runs in a worker."""
+    first = int(Path(name).stem.removeprefix("shard-")) * settings.per_shard
+    count = min(settings.per_shard, settings.num - first)
+    with whole_file(folder / name) as path:
+        write_tar(path, make_records(settings, first, count, _open_shared(library_folder)), set())
+    row = {"name": name, "count": count, "bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    with whole_file((folder / name).with_suffix(".json")) as path:
+        path.write_text(json.dumps({**row, "made_by": settings.as_dict()}), encoding="utf-8")
+    return row
+
+
+@lru_cache(maxsize=1)
+def _open_shared(folder: str) -> Library:
+    return open_library(Path(folder))
+
+
+def _finished(folder: Path, settings: Settings) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    if manifest["made_by"] != settings.as_dict():
+        raise ValueError(f"out {folder} holds a build of other settings, {manifest['made_by']}; give another folder")
+    return manifest
+
+
+def _recorded(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Rows of the shards that are there already, whole; what a killed run left half done is removed."""
+    names = _shard_names(settings)
+    for leftover in folder.glob(".shard-*"):
+        leftover.unlink()
+    known = {*names, *(Path(name).with_suffix(".json").name for name in names), ATTRIBUTION}
+    if strangers := sorted(path.name for path in folder.iterdir() if path.name not in known):
+        raise ValueError(f"out {folder} holds {strangers[0]}, which is no part of this build; give another folder")
+    rows = {}
+    for name in names:
+        path = folder / name
+        if not path.with_suffix(".json").exists():
+            continue
+        row = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if row.pop("made_by") != settings.as_dict():
+            raise ValueError(f"out {folder} holds an unfinished build of other settings; give another folder")
+        if path.exists() and sha256(path) == row["sha256"]:
+            rows[name] = row
+        else:
+            logger.warning("%s is missing or not what was written; it is made again", path)
+    return rows
+
+
+def _finish(folder: Path, settings: Settings, shelf: Library, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    shards = [rows[name] for name in _shard_names(settings)]
+    manifest = {"format": FORMAT, "count": _total(shards), "shards": shards, "made_by": settings.as_dict()}
+    with whole_file(folder / ATTRIBUTION) as path:
+        path.write_bytes((shelf.folder / ATTRIBUTION).read_bytes())
+    with whole_file(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for name in rows:
+        (folder / name).with_suffix(".json").unlink()
+    return manifest

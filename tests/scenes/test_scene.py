@@ -1,0 +1,175 @@
+"""Scenes: the same seed gives the same scene everywhere, and the ground truth is what the pixels show."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leanlens.scenes.render import render
+from leanlens.scenes.scene import is_held_out, sample_scene, split_of
+
+SEEDS = range(60)
+
+
+def changed(one: Image.Image, other: Image.Image) -> np.ndarray:
+    return (np.asarray(one) != np.asarray(other)).any(axis=-1)
+
+
+def union(thing):
+    x0, y0, x1, y1 = zip(*thing.boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process(shelf):
+    code = (
+        "import hashlib, json, sys\nfrom random import Random\n"
+        "from leanlens.scenes import icons, scene, render, describe\n"
+        f"shelf = icons.open_library(__import__('pathlib').Path({str(shelf.folder)!r}))\n"
+        "for seed in range(5):\n"
+        "    one = scene.sample_scene(seed, shelf)\n"
+        "    print(hashlib.sha256(render.render(one, shelf).tobytes()).hexdigest(), json.dumps(one.truth()),\n"
+        "          describe.dense(one, Random(seed)).text)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout != ""
+    assert json.dumps(sample_scene(0, shelf).truth()) in runs[0].stdout
+
+
+def test_seeds_differ(shelf):
+    assert len({json.dumps(sample_scene(seed, shelf).truth()) for seed in SEEDS}) == len(SEEDS)
+
+
+def test_taking_a_thing_away_changes_pixels_inside_its_boxes_only(shelf):
+    tight = loose = 0
+    for seed in SEEDS:
+        scene = sample_scene(seed, shelf)
+        whole = render(scene, shelf)
+        for index, thing in enumerate(scene.things):
+            different = changed(whole, render(scene.without(index), shelf))
+            assert different.any(), (seed, thing)
+            inside = np.zeros_like(different)
+            for x0, y0, x1, y1 in thing.boxes:
+                inside[y0:y1, x0:x1] = True
+            assert not (different & ~inside).any(), (seed, thing)
+            for x0, y0, x1, y1 in thing.boxes:
+                found = Image.fromarray(different[y0:y1, x0:x1]).getbbox()
+                edges = np.abs(np.subtract(found, (0, 0, x1 - x0, y1 - y0)))
+                tight, loose = tight + (edges.max() <= 2), loose + (edges.max() > 2)
+    assert tight > 20 * loose  # a white edge on a white background cannot be seen to change
+
+
+def test_text_boxes_are_the_ink(shelf):
+    found = 0
+    for seed in range(120):
+        scene = sample_scene(seed, shelf)
+        for text in scene.texts:
+            blank = type(scene)(**{**vars(scene), "texts": tuple(one.__class__(**{**vars(one), "string": ""})
+                                   if one is text else one for one in scene.texts)})  # fmt: skip
+            ink = Image.fromarray(changed(render(scene, shelf), render(blank, shelf))).getbbox()
+            assert np.abs(np.subtract(ink, text.box)).max() <= 1, (seed, text, ink)
+            assert text.box[3] - text.box[1] >= 7
+            found += 1
+    assert found > 10
+
+
+def holds(word, a, b):
+    """Whether a relation between two boxes is what the word says."""
+    return {
+        "left of": a[2] <= b[0],
+        "right of": a[0] >= b[2],
+        "above": a[3] <= b[1],
+        "below": a[1] >= b[3],
+        "on": a[3] == b[1] and b[0] <= (a[0] + a[2]) / 2 <= b[2],
+        "inside": b[0] <= a[0] and b[1] <= a[1] and a[2] <= b[2] and a[3] <= b[3],
+        "in front of": a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3],
+    }[word]
+
+
+def test_relations_hold_between_the_boxes(shelf):
+    seen = set()
+    for seed in range(800):
+        scene = sample_scene(seed, shelf)
+        for a, word, b in scene.relations:
+            assert holds(word, union(scene.things[a]), union(scene.things[b])), (seed, word)
+            seen.add(word)
+    assert seen == {"left of", "right of", "above", "below", "on", "inside", "in front of"}
+
+
+def test_everything_lies_on_the_canvas_and_ids_are_unique(shelf):
+    counts, ratios = set(), []
+    for seed in range(400):
+        scene = sample_scene(seed, shelf)
+        ids = [thing.id for thing in scene.things]
+        assert len(set(ids)) == len(ids) <= 6
+        counts |= {thing.count for thing in scene.things}
+        ratios.append(scene.width / scene.height)
+        for box in [box for thing in scene.things for box in thing.boxes] + [text.box for text in scene.texts]:
+            assert 0 <= box[0] < box[2] <= scene.width
+            assert 0 <= box[1] < box[3] <= scene.height
+    assert counts == {1, 2, 3, 4, 5, 6}
+    assert 0.5 <= min(ratios) < 0.6
+    assert 1.7 < max(ratios) <= 2.0
+
+
+def test_truth_is_json_with_all_fields(shelf):
+    truth = json.loads(json.dumps(sample_scene(3, shelf).truth()))
+    assert set(truth) == {"canvas", "style", "background", "objects", "relations", "texts"}
+    for thing in truth["objects"]:
+        assert set(thing) == {"id", "concept", "category", "count", "color", "size", "boxes"}
+        assert len(thing["boxes"]) == thing["count"]
+        assert thing["size"] in ("small", "medium", "large")
+
+
+def names_of(scene):
+    """Every name that may be held out, from the ground truth alone."""
+    truth = scene.truth()
+    by_id = {thing["id"]: thing for thing in truth["objects"]}
+    for thing in truth["objects"]:
+        if thing["category"] not in ("shape", "support", "sign"):
+            yield f"concept {thing['concept']}"
+        if thing["color"] != "natural" and thing["category"] != "sign":
+            yield f"color {thing['color']} {thing['concept']}"
+    for a, word, b in truth["relations"]:
+        first, second = by_id[a]["concept"], by_id[b]["concept"]
+        yield "pair " + " + ".join(sorted((first, second)))
+        if word in ("right of", "below"):
+            word, first, second = {"right of": "left of", "below": "above"}[word], second, first
+        yield f"relation {first} {word} {second}"
+
+
+def test_splits_share_no_held_out_name(shelf):
+    trained = {name for seed in range(300) for name in names_of(sample_scene(seed, shelf, "train"))}
+    assert not any(map(is_held_out, trained))
+    for seed in range(100):
+        scene = sample_scene(seed, shelf, "test")
+        assert split_of(scene) == "test"
+        assert set(names_of(scene)) - trained
+        assert split_of(sample_scene(seed, shelf, "train")) == "train"
+
+
+def test_about_one_name_in_twenty_is_held_out():
+    share = sum(is_held_out(f"concept thing {index}") for index in range(4000)) / 4000
+    assert 0.035 < share < 0.065
+    assert is_held_out("concept car") == is_held_out("concept car")
+
+
+def test_an_exact_canvas(shelf):
+    scene = sample_scene(1, shelf, None, (320, 96))
+    assert render(scene, shelf).size == (320, 96)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("valid", 256), "split 'valid' is not accepted"),
+        ((None, 100), "size 100 is not accepted"),
+        ((None, (32, 256)), r"size \(32, 256\) is not accepted"),
+    ],
+)
+def test_wrong_arguments(shelf, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sample_scene(0, shelf, *arguments)
