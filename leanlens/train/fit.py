@@ -4,8 +4,9 @@ Comes in: a recipe and the number of processes. Goes out: bytes on each device, 
 micro-batch that fits. Arithmetic; knows nothing of models.
 
 Weights, gradients, AdamW's two moments and every average are float32 and shared out over the processes. Activations
-that the backward pass needs were counted on one block of full width: 77 bytes for each token and channel of a block in
-bfloat16, twice that in float32; with recomputation only the input of each block, and one block at a time.
+that the backward pass needs were counted on eager blocks, in bytes for each token and channel of a block: 154 in
+float32, 129 under autocast (norms keep float32), 77 where sharded weights make everything bfloat16. With recomputation
+only the input of each block stays, and one block at a time.
 """
 
 import os
@@ -17,7 +18,7 @@ from leanlens.plan.compute import DenoiserSizes
 from leanlens.train.config import Bucket, Model, TrainRecipe
 
 TEXT_TOKENS = 256  # a long caption and what follows it in the template; the paper's mean is about 165
-BLOCK_BYTES = 77
+FLOAT32_BYTES, AUTOCAST_BYTES, SHARDED_BYTES = 154, 129, 77  # for each token and channel of a block
 
 
 def denoiser_parameters(model: Model) -> int:
@@ -37,13 +38,13 @@ def state_bytes(recipe: TrainRecipe, world_size: int) -> int:
     return 4 * copies * denoiser_parameters(recipe.model) // world_size
 
 
-def activation_bytes(recipe: TrainRecipe, bucket: Bucket) -> int:
+def activation_bytes(recipe: TrainRecipe, bucket: Bucket, world_size: int = 1) -> int:
     """What one picture of the largest size of a bucket keeps for its backward pass."""
     tokens = max(height * width for height, width in bucket.table) // 256 + TEXT_TOKENS
-    per_value = 2 if recipe.train.precision == "bfloat16" else 4
-    live = BLOCK_BYTES * per_value // 2
+    half = recipe.train.precision == "bfloat16"
+    live = FLOAT32_BYTES if not half else SHARDED_BYTES if world_size > 1 else AUTOCAST_BYTES
     blocks = recipe.model.num_layers
-    per_channel = per_value * blocks + live if recipe.train.checkpointing else live * blocks
+    per_channel = (2 if half else 4) * blocks + live if recipe.train.checkpointing else live * blocks
     return tokens * recipe.model.width * per_channel
 
 
@@ -61,13 +62,14 @@ def require_fit(recipe: TrainRecipe, group: Group) -> None:
             f"which has {memory / 1e9:.0f} GB; use more processes, or a smaller [model]"
         )
     for bucket in recipe.data.buckets:
-        most = free // activation_bytes(recipe, bucket)
+        each = activation_bytes(recipe, bucket, group.world_size)
+        most = free // each
         if bucket.batch > most:
             advice = f"the largest that fits is {most}" if most else "not even 1 fits"
             also = "" if recipe.train.checkpointing else ", or set train.checkpointing"
             raise ValueError(
                 f"data.buckets: a micro-batch of {bucket.batch} at base {bucket.base} needs about "
-                f"{(bucket.batch * activation_bytes(recipe, bucket) + memory - free) / 1e9:.0f} GB and the device has "
+                f"{(bucket.batch * each + memory - free) / 1e9:.0f} GB and the device has "
                 f"{memory / 1e9:.0f}; {advice}{also}"
             )
 

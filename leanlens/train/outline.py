@@ -41,7 +41,7 @@ def outline(recipe: TrainRecipe) -> str:
     lines = [f"{name:12} {value}" for name, value in rows.items()]
     for bucket in recipe.data.buckets:
         sizes = " ".join(f"{height}x{width}" for height, width in bucket.table)
-        gigabytes = bucket.batch * activation_bytes(recipe, bucket) / 1e9
+        gigabytes = bucket.batch * activation_bytes(recipe, bucket, processes) / 1e9
         lines.append(f"{'bucket ' + str(bucket.base):12} {bucket.batch} pictures, about {gigabytes:.2f} GB: {sizes}")
     return "\n".join(lines)
 
