@@ -1,0 +1,135 @@
+"""How fast training data is made: scenes drawn, captioned, encoded and written to shards.
+
+Comes in: nothing but the options. Goes out: one JSON object on stdout. Rates are whole builds, worker start included,
+divided by the wall time; stages are one process, one after the other. Each part is a function below; `--part` runs one.
+
+    python benchmarks/data.py [--part scenes] [--num N] [--workers N] [--sources full|sample]
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from leanlens.scenes.build import build, make_picture
+from leanlens.scenes.describe import brief, dense
+from leanlens.scenes.icons import Library, library
+from leanlens.scenes.render import render
+from leanlens.scenes.scene import sample_scene
+
+SCENE_GOALS = {"jpg": 300, "png": 150, "webp": 150}  # pictures a second of 256 px on two cores; lossless is either
+
+
+def measure_scenes(options: argparse.Namespace) -> dict[str, Any]:
+    """Pictures a second of whole builds, and milliseconds of each stage."""
+    shelf = library(options.sources)
+    rates = {}
+    for encoding, goal in SCENE_GOALS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            manifest = build(
+                Path(folder) / "out", options.num, encoding=encoding, sources=str(shelf.folder),
+                workers=options.workers, per_shard=max(1, options.num // (4 * options.workers)),
+            )  # fmt: skip
+            seconds = time.perf_counter() - start
+        size = sum(row["bytes"] for row in manifest["shards"]) / options.num
+        rates[encoding] = {
+            "pictures_per_s": round(options.num / seconds, 1),
+            "goal": goal,
+            "bytes_per_picture": round(size),
+        }
+    return {
+        "library": {"styles": len(shelf.styles), "concepts": len(shelf.concepts), "fingerprint": shelf.fingerprint},
+        "pictures": options.num,
+        "workers": options.workers,
+        "builds": rates,
+        "stages_ms": time_stages(shelf, min(options.num, 1000)),
+    }
+
+
+def time_stages(shelf: Library, num: int) -> dict[str, float]:
+    """Milliseconds per picture of each stage; sprites not seen before are drawn in `render` or `sample`."""
+    seeds = range(10**6, 10**6 + num)
+    start = time.perf_counter()
+    scenes = [sample_scene(seed, shelf, "train") for seed in seeds]
+    sampled = time.perf_counter()
+    for scene in scenes:
+        rng = Random(scene.seed)
+        brief(scene, rng), dense(scene, rng)
+    described = time.perf_counter()
+    for scene in scenes:
+        render(scene, shelf)
+    rendered = time.perf_counter()
+    stages = {"sample": sampled - start, "describe": described - sampled, "render": rendered - described}
+    for encoding in SCENE_GOALS:
+        start = time.perf_counter()
+        for scene in scenes[:200]:
+            make_picture(scene, shelf, encoding)
+        stages[f"render again and encode {encoding}"] = (time.perf_counter() - start) * num / len(scenes[:200])
+    return {name: round(1000 * seconds / num, 3) for name, seconds in stages.items()}
+
+
+PARTS = {"scenes": measure_scenes}
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "pillow": Image.__version__,
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of this checkout, with `+` when the measured code was changed since."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "data.py", "../leanlens/scenes", "../leanlens/pictures")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=PARTS, help="one part only; without it all of them")
+    parser.add_argument("--num", type=int, default=4000, help="pictures of each build")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--sources", help="full, sample or a folder; without it full if fetched, else the sample")
+    options = parser.parse_args()
+    for name in ("num", "workers"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)} is not accepted; give 1 or more")
+    parts = {name: part for name, part in PARTS.items() if options.part in (None, name)}
+    report = {"command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]), "machine": describe_machine()}
+    print(json.dumps({**report, **{name: part(options) for name, part in parts.items()}}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
