@@ -172,11 +172,14 @@ def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
             damage.append((member.name, "a second member of this name"))
         samples[stem].setdefault(suffix, (member.offset_data, member.size))
     skipped = {f"{path.name}: {where}": reason for where, reason in damage}
-    entries = []
+    entries: list[Entry] = []
+    last = next(reversed(samples), None)
     for key, parts in samples.items():
         try:
             entry = _entry(path, key, parts)
-            if damage and not entry.kinds:
+            # Zeros behind the last whole member look like a tar's end, so the last record tells whether it is one.
+            lost = damage or (key == last and any(entry.kinds for entry in entries))
+            if lost and not entry.kinds:
                 raise ValueError("its caption is missing from a damaged tar")
             entries.append(entry)
         except ValueError as error:
@@ -215,6 +218,8 @@ def _members(path: Path, damage: list[tuple[str, str]]) -> Iterator[tarfile.TarI
                             damage.append((member.name, "the tar ends before it does"))
                         else:
                             yield member
+                if position >= end:
+                    damage.append(("end", "it has no end mark, so more may be missing"))
                 reason = "an empty header, and more behind it" if _holds_data(file, position, end) else ""
             except (tarfile.TarError, OSError, EOFError) as error:
                 reason = str(error)

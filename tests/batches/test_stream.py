@@ -243,3 +243,20 @@ def test_a_state_of_other_pictures_or_settings_is_refused(tmp_path, make_stream,
         make_stream(tmp_path / "copy").load_state_dict(state)
     with pytest.raises(ValueError, match="NumPy"):
         make_stream().load_state_dict({**state, "order": "0"})
+
+
+def test_parquet_is_streamed_by_several_workers(tmp_path, folder, make_stream):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = sorted(folder.glob("*.png"))
+    columns = {
+        "key": [file.stem for file in files],
+        "image": [file.read_bytes() for file in files],
+        "dense": [f"dense words for number {int(file.stem)}" for file in files],
+    }
+    parquet.write_table(arrow.table(columns), tmp_path / "a.parquet", row_group_size=3)
+    expected = first_epoch(make_stream())
+    batches = first_epoch(make_stream(tmp_path / "a.parquet", workers=3))
+    for one, two in zip(expected, batches, strict=True):
+        assert (one.keys, one.captions) == (two.keys, two.captions)
+        assert torch.equal(one.pixels, two.pixels)
