@@ -32,7 +32,7 @@ PIXELS = 192  # longest side of a stored bitmap
 FORMAT = "leanlens-icons-1"
 SHAPES = "shapes"  # the style of the drawn shapes, which go with every other style
 CACHE_BYTES = 96 * 2**20  # resized sprites kept per process
-PAINTABLE_SHARE = 0.5  # of the visible pixels must have the dominant hue, or a colour name would not be true
+PAINTABLE_SHARE = 0.55  # of the visible pixels must have the dominant hue, or a colour name would not be true
 
 FLAT_SHARE = 0.7  # of the columns must reach the top before a thing can stand there
 

@@ -20,6 +20,8 @@ Size = int | tuple[int, int]
 HELD_OUT = 5  # of 100 names, for concepts, coloured concepts, pairs and relations each
 INVERSE = {"right of": "left of", "below": "above"}
 MOST_ATTEMPTS = 400
+# Units side by side -> pixels of the short side that each needs for the longest text it may carry.
+LEGIBLE_PIXELS = {1: 96, 2: 60, 3: 42}
 CONTRAST = 95.0  # least distance of two colours that must be told apart, in parts of 255 per channel
 
 # Background colours: soft and dark ones, with names that captions use.
@@ -146,7 +148,7 @@ def sample_scene(seed: int, library: Library, split: str | None = None, size: Si
     for attempt in range(MOST_ATTEMPTS):
         rng = Random(f"scene {seed} {attempt}")
         style = _choose_style(library, rng)
-        arrangement, units = _sample_graph(library, style, width / height, rng)
+        arrangement, units = _sample_graph(library, style, (width, height), rng)
         if split is None or _split_of_keys(graph_keys(units, link(arrangement, units))) == split:
             break
     else:
@@ -237,16 +239,19 @@ def _choose_style(library: Library, rng: Random) -> str:
     return rng.choices(styles, weights)[0]
 
 
-def _sample_graph(library: Library, style: str, aspect: float, rng: Random) -> tuple[str, list[Unit]]:
+def _sample_graph(library: Library, style: str, canvas: tuple[int, int], rng: Random) -> tuple[str, list[Unit]]:
     """An arrangement and its units, at most six things together, no two of which look alike."""
     wanted = rng.choices((1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3))[0]
+    beside = min(3, wanted)  # units that may share the short side
+    legible = min(canvas) / beside >= LEGIBLE_PIXELS[beside]
+    aspect = canvas[0] / canvas[1]
     units: list[Unit] = []
     taken: list[Draft] = []
     for _ in range(12):
         room = 6 - len(taken)
         if len(units) == wanted or room == 0:
             break
-        unit = _sample_unit(library, style, wanted, room, rng)
+        unit = _sample_unit(library, style, wanted, room, legible, rng)
         if _are_distinct([*taken, *unit.drafts]):
             units.append(unit)
             taken += unit.drafts
@@ -268,10 +273,12 @@ def _are_distinct(drafts: list[Draft]) -> bool:
     return True
 
 
-def _sample_unit(library: Library, style: str, wanted: int, room: int, rng: Random) -> Unit:
+def _sample_unit(library: Library, style: str, wanted: int, room: int, legible: bool, rng: Random) -> Unit:
     kinds = ("plain", "on", "inside", "front", "sign", "labelled")
     weights = (60, 12, 10, 8, 6, 7) if room > 1 else (90, 0, 0, 0, 10, 0)
     kind = rng.choices(kinds, weights)[0]
+    if kind in ("sign", "labelled") and not legible:
+        kind = "plain"
     turned = rng.random() < 0.4
     if kind == "sign":
         return Unit(kind, (_sample_sign("sign", rng),), turned=turned, text=_choose_text(wanted, rng))
