@@ -223,12 +223,12 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         if self._parallel_config is not None:
             raise ValueError("text_lengths cannot be combined with context parallelism; pass samples unpacked")
         segments = _segments_of(hidden_states, features[0], img_shapes, text_lengths)
-        # Each sample counts positions from its own centre.
-        tables = [
-            self.pos_embed((height, width), length, device)
-            for (_, height, width), length in zip(img_shapes, text_lengths, strict=True)
-        ]
-        return segments, tuple(torch.cat(stream) for stream in zip(*tables, strict=True))
+        # Each sample counts positions from its own centre; samples of one grid share a table, which outlasts any text.
+        grids, longest = [(height, width) for _, height, width in img_shapes], max(text_lengths)
+        tables = {grid: self.pos_embed(grid, longest, device) for grid in set(grids)}
+        image = [tables[grid][0] for grid in grids]
+        text = [tables[grid][1][:length] for grid, length in zip(grids, text_lengths, strict=True)]
+        return segments, (torch.cat(image), torch.cat(text))
 
     def _check_inputs(self, hidden_states, features, mask, timestep, img_shapes, samples: int) -> None:
         if timestep is None or img_shapes is None:
