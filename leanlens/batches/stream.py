@@ -31,6 +31,7 @@ from leanlens.pictures.sources import Source
 CAPTION_CHOICES = ("dense", "brief", "mix")
 RESOLUTION_CHOICES = ("largest", "draw")
 _BATCHES_AHEAD = 2  # of each worker
+_MOST_UNREADABLE = 64  # micro-batches in a row; more, and it is the disk that is gone, not pictures
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,8 @@ class Stream:
     def _load(self, plan: _Plan, place: int) -> tuple[Batch, dict[str, str]]:
         """A micro-batch of a plan, and what of it was unreadable. Where that is all of it, the next one is repeated."""
         skipped: dict[str, str] = {}
-        for step in range(len(plan.samples)):
+        tried = min(len(plan.samples), _MOST_UNREADABLE)
+        for step in range(tried):
             at = (place + step) % len(plan.samples)
             bucket, parts = plan.buckets[at], []
             for sample in plan.samples[at]:
@@ -321,7 +323,7 @@ class Stream:
                 batch = Batch(0, bucket, torch.stack(pixels).contiguous(), list(captions), list(keys))
                 return batch, skipped
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-        raise ValueError(f"not one picture of an epoch could be read: {examples}")
+        raise ValueError(f"not one picture of {tried} micro-batches in a row could be read: {examples}")
 
     def _sample(self, source: Source, number: int, bucket: Bucket, plan: _Plan, sample: int) -> tuple[Tensor, str, str]:
         record = source.read(number)

@@ -163,12 +163,12 @@ def test_a_batch_of_which_nothing_is_readable_repeats_the_next(tmp_path, make_st
     assert list(stream.skipped) == [f"{path}: lone"]
 
 
-def test_an_epoch_of_which_nothing_is_readable_is_an_error(tmp_path, make_stream):
+def test_pictures_that_are_all_gone_are_an_error(tmp_path, make_stream):
     path = write_folder(tmp_path / "in", 9)
     stream = make_stream(path)
     for file in path.glob("*.png"):
         file.unlink()
-    with pytest.raises(ValueError, match="not one picture of an epoch could be read"):
+    with pytest.raises(ValueError, match=r"not one picture of \d micro-batches in a row could be read"):
         next(iter(stream))
 
 
