@@ -152,7 +152,8 @@ class Library:
         image = Image.frombuffer("RGBa", (bitmap.width, bitmap.height), pixels, "raw", "RGBa", 0, 1)
         if image.size != size:
             larger = size[0] > bitmap.width or size[1] > bitmap.height
-            image = image.resize(size, Image.Resampling.BICUBIC if larger else Image.Resampling.BILINEAR)
+            filter_ = Image.Resampling.BICUBIC if larger else Image.Resampling.BILINEAR
+            image = image.resize(size, filter_, reducing_gap=1.5)
         image = image.convert("RGBA")
         if color is not None:
             image = recolor(image, bitmap.facts.hue, bitmap.facts.luma, COLORS[color])

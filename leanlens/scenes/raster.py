@@ -6,10 +6,11 @@ names or scenes.
 
 import io
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 FAINT = 20  # alpha below this is an antialiasing fringe, and becomes nothing
 HUE_REACH = 26  # of 256: how far a hue may lie from the dominant one and still count as the same paint
@@ -106,12 +107,7 @@ def recolor(image: Image.Image, hue: int, luma: int, color: tuple[int, int, int]
     """
     flat = image.convert("RGB")
     hues, saturations, _ = flat.convert("HSV").split()
-    far = 14  # of 256: from full to no paint
-    reach = [min(1.0, max(0.0, (HUE_REACH + far - _hue_distance(at, hue)) / far)) for at in range(256)]
-    vivid = [min(1.0, max(0.0, (at - 30) / 40)) for at in range(256)]
-    mask = _darker(
-        hues.point([round(255 * value) for value in reach]), saturations.point([round(255 * v) for v in vivid])
-    )
+    mask = ImageChops.darker(hues.point(_near_hue(hue)), saturations.point(_vivid()))
     grey = flat.convert("L")
     ramps = [grey.point(_ramp(channel, max(1, luma))) for channel in color]
     painted = Image.composite(Image.merge("RGB", ramps), flat, mask)
@@ -119,17 +115,22 @@ def recolor(image: Image.Image, hue: int, luma: int, color: tuple[int, int, int]
     return painted
 
 
-def _darker(left: Image.Image, right: Image.Image) -> Image.Image:
-    from PIL import ImageChops
-
-    return ImageChops.darker(left, right)
-
-
-def _hue_distance(left: int, right: int) -> int:
-    return abs((left - right + 128) % 256 - 128)
+@lru_cache(maxsize=256)
+def _near_hue(hue: int) -> list[int]:
+    """How much each hue is painted, 0 to 255: all within HUE_REACH, less over the next 14."""
+    distances = [abs((at - hue + 128) % 256 - 128) for at in range(256)]
+    return [round(255 * min(1.0, max(0.0, (HUE_REACH + 14 - distance) / 14))) for distance in distances]
 
 
+@lru_cache(maxsize=1)
+def _vivid() -> list[int]:
+    """How much each saturation is painted, 0 to 255: greys, blacks and whites are not."""
+    return [round(255 * min(1.0, max(0.0, (at - 30) / 40))) for at in range(256)]
+
+
+@lru_cache(maxsize=4096)
 def _ramp(channel: int, luma: int) -> list[int]:
+    """Value of one channel for each brightness: shades up to `luma`, tints beyond."""
     lighter = max(1, 255 - luma)
     return [
         round(channel * at / luma) if at <= luma else round(channel + (255 - channel) * 0.75 * (at - luma) / lighter)

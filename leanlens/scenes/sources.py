@@ -287,26 +287,40 @@ def describe_attribution(drawings: list[Drawings]) -> str:
         f"{len(one.found)} |"
         for one in drawings
     ]
+    holders = sorted({one.style.author for one in drawings if one.style.licence == "MIT"})
+    notices = "\n".join(f"Copyright (c) {holder}" for holder in holders)
     package = PACKAGES["annotations"]
-    return "\n".join(
-        [
-            "# Attribution",
-            "",
-            "Pictures drawn by `leanlens scenes` are composed of drawings from these sets. They are cropped, resized",
-            "and, where a caption names a colour, recoloured; nothing else is changed.",
-            "",
-            "| set | author | licence | home | taken from | drawings |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            f"Keywords of concepts: Unicode CLDR, {package.name} {package.version}, licence Unicode-3.0.",
-            "",
-            "Fonts of signs and labels: Inter, Fredoka, Bebas Neue, Press Start 2P (OFL-1.1), Roboto Slab, Permanent",
-            "Marker (Apache-2.0); their licences lie beside them in `leanlens/scenes/fonts`.",
-            "",
-            "Licence texts: Apache-2.0 https://www.apache.org/licenses/LICENSE-2.0, CC-BY-4.0",
-            "https://creativecommons.org/licenses/by/4.0/, MIT https://opensource.org/license/mit, OFL-1.1",
-            "https://openfontlicense.org, Unicode-3.0 https://www.unicode.org/license.txt.",
-            "",
-        ]
-    )
+    keywords = f"Keywords of concepts: Unicode CLDR, {package.name} {package.version}, licence Unicode-3.0."
+    parts = [_ATTRIBUTION_HEAD + "\n".join(rows), keywords, _ATTRIBUTION_FOOT]
+    return "\n\n".join([*parts, f"## MIT\n\n{notices}\n\n{_MIT_TERMS}"] if holders else parts) + "\n"
+
+
+_ATTRIBUTION_HEAD = """\
+# Attribution
+
+Pictures drawn by `leanlens scenes` are composed of drawings from these sets. They are cropped, resized and, where a
+caption names a colour, recoloured; nothing else is changed.
+
+| set | author | licence | home | taken from | drawings |
+|---|---|---|---|---|---|
+"""
+_ATTRIBUTION_FOOT = """\
+Fonts of signs and labels: Inter, Fredoka, Bebas Neue, Press Start 2P (OFL-1.1), Roboto Slab, Permanent Marker
+(Apache-2.0); their licences lie beside them in `leanlens/scenes/fonts`.
+
+Licence texts: Apache-2.0 https://www.apache.org/licenses/LICENSE-2.0 (and `fonts/roboto-slab.LICENSE.txt`), CC-BY-4.0
+https://creativecommons.org/licenses/by/4.0/, OFL-1.1 https://openfontlicense.org, Unicode-3.0
+https://www.unicode.org/license.txt, MIT below."""
+_MIT_TERMS = """\
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE."""

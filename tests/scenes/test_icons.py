@@ -56,6 +56,8 @@ def test_attribution_lists_every_set_author_and_licence(shelf):
     assert "Apache-2.0" in shipped
     assert "MIT" in shipped
     assert "OFL-1.1" in shipped
+    assert "Copyright (c) Microsoft Corporation" in shipped  # MIT asks for its notice
+    assert "WITHOUT WARRANTY OF ANY KIND" in shipped
 
 
 def test_every_font_has_its_licence_beside_it():
