@@ -1,8 +1,8 @@
 """How many pictures a second one process learns from, and what compiling, mixing sizes and packing change.
 
 Comes in: nothing but the options. Goes out: one JSON object on stdout. A step is forward, backward, clipping and AdamW
-of the real denoiser on random latents; encoders are not run. All cases are timed in turn in the same run: read the ratios,
-not the seconds, which belong to one machine on one day.
+of the real denoiser on random latents; encoders are not run. All cases are timed in turn in the same run: read the
+ratios, not the seconds, which belong to one machine on one day.
 
     python benchmarks/training.py [--quick] [--eager] [--threads N] [--precision bfloat16|float32]
 """
