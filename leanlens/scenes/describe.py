@@ -283,7 +283,7 @@ class _Words:
     def total(self) -> str:
         count = sum(thing.count for thing in self.scene.things)
         if count == 1:
-            return self.rng.choice(("it is the only object in the scene", "there is one single object in view"))
+            return self.rng.choice(("there is only one object in the scene", "there is one single object in view"))
         number = NUMBERS[count] if count < len(NUMBERS) else str(count)
         return self.rng.choice(
             (
@@ -307,8 +307,8 @@ class _Words:
             choose(
                 (
                     "nothing else appears in the picture",
-                    "apart from that the picture is empty",
-                    "there are no other objects and no shadows around",
+                    "apart from that there is only the background",
+                    "there are no other objects around",
                 )
             ),
             choose(

@@ -129,6 +129,22 @@ def test_packages_are_verified_and_drawn(tmp_path, monkeypatch):
     assert icons.library().folder == made.folder == icons.library("full").folder
 
 
+def test_without_npm_the_error_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="npm was not found"):
+        sources.fetch_packages(tmp_path / "packages")
+    assert not list((tmp_path / "packages").iterdir())
+
+
+def test_a_package_that_npm_cannot_give(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho no such version >&2\nexit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(ValueError, match=r"npm pack @iconify/json@2\.2\.535 failed: no such version"):
+        sources.fetch_packages(tmp_path / "packages")
+
+
 def test_without_full_sources_the_sample_is_taken_and_said(shelf, caplog):
     from leanlens.log import say_once
 

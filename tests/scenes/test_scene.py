@@ -108,8 +108,8 @@ def test_everything_lies_on_the_canvas_and_ids_are_unique(shelf):
         counts |= {thing.count for thing in scene.things}
         ratios.append(scene.width / scene.height)
         for box in [box for thing in scene.things for box in thing.boxes] + [text.box for text in scene.texts]:
-            assert 0 <= box[0] < box[2] <= scene.width
-            assert 0 <= box[1] < box[3] <= scene.height
+            assert 0 < box[0] < box[2] < scene.width  # captions say that nothing touches the edges
+            assert 0 < box[1] < box[3] < scene.height
     assert counts == {1, 2, 3, 4, 5, 6}
     assert 0.5 <= min(ratios) < 0.6
     assert 1.7 < max(ratios) <= 2.0
