@@ -19,7 +19,7 @@ from leanlens.scenes.names import read_vocabulary
 Size = int | tuple[int, int]
 HELD_OUT = 5  # of 100 names, for concepts, coloured concepts, pairs and relations each
 INVERSE = {"right of": "left of", "below": "above"}
-MOST_ATTEMPTS = 400
+MOST_ATTEMPTS = 1000
 # Units side by side -> pixels of the short side that each needs for the longest text it may carry.
 LEGIBLE_PIXELS = {1: 96, 2: 60, 3: 42}
 CONTRAST = 95.0  # least distance of two colours that must be told apart, in parts of 255 per channel
@@ -145,10 +145,11 @@ def sample_scene(seed: int, library: Library, split: str | None = None, size: Si
         raise ValueError(f"split {split!r} is not accepted; 'train', 'test' and None are")
     canvas_rng = Random(f"canvas {seed}")
     width, height = _choose_canvas(size, canvas_rng)
+    wanted = canvas_rng.choices((1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3))[0]  # so that no split has larger scenes
     for attempt in range(MOST_ATTEMPTS):
         rng = Random(f"scene {seed} {attempt}")
         style = _choose_style(library, rng)
-        arrangement, units = _sample_graph(library, style, (width, height), rng)
+        arrangement, units = _sample_graph(library, style, (width, height), wanted, rng)
         if split is None or _split_of_keys(graph_keys(units, link(arrangement, units))) == split:
             break
     else:
@@ -239,9 +240,10 @@ def _choose_style(library: Library, rng: Random) -> str:
     return rng.choices(styles, weights)[0]
 
 
-def _sample_graph(library: Library, style: str, canvas: tuple[int, int], rng: Random) -> tuple[str, list[Unit]]:
+def _sample_graph(
+    library: Library, style: str, canvas: tuple[int, int], wanted: int, rng: Random
+) -> tuple[str, list[Unit]]:
     """An arrangement and its units, at most six things together, no two of which look alike."""
-    wanted = rng.choices((1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3))[0]
     beside = min(3, wanted)  # units that may share the short side
     legible = min(canvas) / beside >= LEGIBLE_PIXELS[beside]
     aspect = canvas[0] / canvas[1]
