@@ -10,6 +10,7 @@ the rows become `manifest.json`. A shard with such a row and the right bytes is 
 import io
 import json
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def _make_shards(
         for name in names:
             yield _make_shard(folder, settings, str(shelf.folder), name)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as pool:
         waiting = [pool.submit(_make_shard, folder, settings, str(shelf.folder), name) for name in names]
         try:
             for future in as_completed(waiting):
@@ -197,6 +198,11 @@ def _make_shards(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _ignore_interrupts() -> None:
+    """In a worker: Ctrl-C is for the parent, which lets the shards in hand be finished."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make_shard(folder: Path, settings: Settings, library_folder: str, name: str) -> dict[str, Any]:
