@@ -10,6 +10,7 @@ ratios are written W:H, sizes (height, width), as the released code has them.
 from math import gcd
 
 TOKEN_PIXELS = 16  # the autoencoder halves three times, and 2 x 2 latents make one token
+MAX_PIXELS = 8192  # a side; nearly six times what the released models hold
 DEFAULT_BASE_RESOLUTION = 1024
 DEFAULT_ASPECT_RATIO = "1:1"
 
@@ -129,6 +130,8 @@ def require_whole_tokens(name: str, pixels: int) -> None:
         raise ValueError(
             f"{name} {pixels!r} is not a whole number of pixels; give a positive multiple of {TOKEN_PIXELS}"
         )
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"{name} {pixels} is not accepted; at most {MAX_PIXELS} pixels a side are")
     if pixels >= TOKEN_PIXELS and pixels % TOKEN_PIXELS == 0:
         return
     below = pixels // TOKEN_PIXELS * TOKEN_PIXELS

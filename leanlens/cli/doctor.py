@@ -2,9 +2,7 @@
 
 import json
 import os
-import platform
 import shutil
-from importlib import metadata, util
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +33,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 def _versions() -> dict[str, str]:
+    import platform
+    from importlib import metadata
+
     import leanlens
 
     found = {"leanlens": leanlens.__version__, "python": platform.python_version()}
@@ -47,6 +48,8 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
+    import platform
+
     import torch
 
     from leanlens.pipeline.placement import resolve_device, resolve_dtype
@@ -75,6 +78,8 @@ def _machine() -> dict[str, Any]:
 
 def _commands() -> dict[str, str]:
     """Which commands will work, and for those that will not, why."""
+    from importlib import util
+
     from leanlens.hub import locate, models_folder
     from leanlens.presets import PRESETS
 
@@ -97,6 +102,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
+        import platform
+
         return platform.processor() or platform.machine()
 
 

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-_PARTS = "A component that MODEL does not hold."
+_PARTS = "A component that the model does not bring, or another one than it brings."
+# What a request calls it -> what this command calls it.
+_OPTIONS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--cfg",
+    "template_date": "--date",
+    "seed": "--seed",
+    "strength": "--strength",
+    r"loras\.\d+\.scale": "--lora scale",
+}
 
 
 def generate(
@@ -35,7 +44,9 @@ def generate(
     aspect: Annotated[
         str | None, typer.Option(metavar="W:H", help="Instead of a size: 1:1, 16:9, 2:3 and so on.")
     ] = None,
-    base: Annotated[int | None, typer.Option(help="With --aspect: side of the square of the same area.")] = None,
+    base: Annotated[
+        int | None, typer.Option(help="Side of the square of the same area; the model's own without it.")
+    ] = None,
     number: Annotated[int, typer.Option("-n", "--number", help="Pictures for each prompt.")] = 1,
     negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
     image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
@@ -71,10 +82,10 @@ def generate(
     The picture file carries every setting; `leanlens replay FILE` draws it again.
     """
     texts = _read_prompts(prompt, prompts)
-    names = _OutputNames(output, len(texts) * _positive("number", number))
     first_seed = random.randrange(2**32) if seed is None else seed
+    jobs = [(text, first_seed + index) for text in texts for index in range(_positive("number", number))]
+    paths = output_paths(output, jobs, sources=[path for path in (image, mask) if path])
 
-    from leanlens.pipeline.request import ImageRequest
     from leanlens.presets import preset_for
 
     preset = preset_for(model)
@@ -87,11 +98,14 @@ def generate(
         **({"template_date": date} if date is not None else {}),
         **_source_fields(image, mask, strength),
     }
-    wanted = _wanted_size(size, aspect, base)
-    size_of = {} if wanted is None else {"height": wanted[0], "width": wanted[1]}
-    for text in texts:  # what is wrong is said before anything heavy is loaded
-        ImageRequest.checked(prompt=text, seed=first_seed, **{"height": 16, "width": 16, **fields, **size_of})
-    names.require_writable(texts, first_seed)
+    # What is wrong is said before anything heavy is loaded. The model's own size is not known yet: 1024 stands for it.
+    provisional = _size(size, aspect, base, 1024, image)
+    for text, one_seed in jobs:
+        _checked(prompt=text, seed=one_seed, **fields, **provisional)
+    _check_sources(image, mask)
+    _check_loras(fields["loras"])
+    if not all(texts):
+        _say("The prompt is empty; the model draws whatever it likes.")
 
     started = time.monotonic()
     from leanlens.pipeline.draw import draw
@@ -101,61 +115,104 @@ def generate(
     parts = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
     given = {part: str(path) for part, path in parts.items() if path is not None}
     opened = open_model(model, device, dtype, given, compile)
-    if not size_of:
-        size_of = _default_size(opened, image)
+    size_of = _size(size, aspect, base, int(opened.pipeline.vae.config.sample_size), image)
     _say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
         f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
         f"guidance {fields['guidance_scale']:g}; opened in {time.monotonic() - started:.1f} s"
     )
-    count = 0
-    for text in texts:
-        for index in range(number):
-            request = ImageRequest.checked(prompt=text, seed=first_seed + index, **fields, **size_of)
-            began = time.monotonic()
-            with _steps_bar(request) as bar:
-                drawn = draw(opened, request, on_step=lambda _: bar.update())
-            path = save_picture(drawn.image, names.path(count, text, request.seed), drawn.record)
+    for (text, one_seed), path in zip(jobs, paths, strict=True):
+        request = _checked(prompt=text, seed=one_seed, **fields, **size_of)
+        began = time.monotonic()
+        with _steps_bar(request) as bar:
+            drawn = draw(opened, request, on_step=lambda _: bar.update())
+        save_picture(drawn.image, path, drawn.record)
+        if as_json:
+            print(json.dumps({"path": str(path), **drawn.record}), flush=True)
+        else:
+            print(f"{path}  seed {one_seed}  {time.monotonic() - began:.1f} s", flush=True)
+
+
+def output_paths(pattern: str | None, jobs: list[tuple[str, int]], sources: list[Path]) -> list[Path]:
+    """Where the picture of each (prompt, seed) goes.
+
+    A pattern without {seed} or {index} gets an index when there are several. Without a pattern, names are made of
+    prompt and seed, and none that exists is taken.
+
+    Raises:
+        ValueError: an unknown placeholder or suffix, a name that two pictures would share or that a source has, a
+            folder that cannot be written to.
+    """
+    from leanlens.files import require_writable
+    from leanlens.pipeline.metadata import picture_format
+
+    given = pattern or "{prompt}-{seed}.png"
+    picture_format(given)
+    placeholders = re.findall(r"{([^{}]*)}", given)
+    if unknown := [name for name in placeholders if name not in ("seed", "index", "prompt")]:
+        raise ValueError(f"output {pattern!r} holds {{{unknown[0]}}}; {{seed}}, {{index}} and {{prompt}} are accepted")
+    if len(jobs) > 1 and not {"seed", "index"} & set(placeholders):
+        given = str(Path(given).with_name(f"{Path(given).stem}-{{index}}{Path(given).suffix}"))
+    paths = [_filled(given, index, *job) for index, job in enumerate(jobs)]
+    if pattern is None:
+        paths = _free(paths)
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"output {pattern!r} gives several pictures the same name; add {{index}}")
+    if taken := {path.resolve() for path in paths} & {path.resolve() for path in sources}:
+        raise ValueError(f"output {taken.pop()} is the picture to start from; give another name")
+    for path in {path.parent: path for path in paths}.values():
+        require_writable(path)
+    return paths
+
+
+def _filled(pattern: str, index: int, prompt: str, seed: int) -> Path:
+    words = "-".join(re.findall(r"\w+", prompt.lower()))[:40].strip("-_") or "picture"
+    values = {"seed": str(seed), "index": str(index + 1), "prompt": words}
+    return Path(re.sub(r"{(\w+)}", lambda match: values[match[1]], pattern)).expanduser()
+
+
+def _free(paths: list[Path]) -> list[Path]:
+    """The same names, counted up where one exists or stands here already."""
+    free: list[Path] = []
+    for path in paths:
+        copy, count = path, 1
+        while copy in free or copy.exists():
             count += 1
-            if as_json:
-                print(json.dumps({"path": str(path), **drawn.record}), flush=True)
-            else:
-                print(f"{path}  seed {request.seed}  {time.monotonic() - began:.1f} s", flush=True)
+            copy = path.with_name(f"{path.stem}-{count}{path.suffix}")
+        free.append(copy)
+    return free
 
 
-class _OutputNames:
-    """Where the pictures go: a pattern, a file, or files beside each other numbered from 1."""
+def _checked(**fields: Any) -> Any:
+    """An `ImageRequest`; what is wrong is named as this command's options are."""
+    from leanlens.pipeline.request import ImageRequest
 
-    def __init__(self, pattern: str | None, count: int):
-        from leanlens.pipeline.metadata import picture_format
+    try:
+        return ImageRequest.checked(**fields)
+    except ValueError as error:
+        message = str(error)
+        for field, option in _OPTIONS.items():
+            message = re.sub(rf"^{field}\b", option, message)
+        raise ValueError(message) from None
 
-        self.pattern = pattern or "{prompt}-{seed}.png"
-        self.count = count
-        picture_format(self.pattern)
-        unknown = set(re.findall(r"{(\w*)}", self.pattern)) - {"seed", "index", "prompt"}
-        if unknown:
-            raise ValueError(
-                f"output {pattern!r} holds {{{unknown.pop()}}}; {{seed}}, {{index}} and {{prompt}} are accepted"
-            )
-        if count > 1 and not {"{seed}", "{index}"} & set(re.findall(r"{\w+}", self.pattern)):
-            path = Path(self.pattern)
-            self.pattern = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
 
-    def path(self, index: int, prompt: str, seed: int) -> Path:
-        words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:40].strip("-") or "picture"
-        values = {"seed": str(seed), "index": str(index + 1), "prompt": words}
-        return Path(re.sub(r"{(\w+)}", lambda match: values[match[1]], self.pattern)).expanduser()
+def _check_sources(image: Path | None, mask: Path | None) -> None:
+    """Read the pictures to start from once, before a model is opened."""
+    from leanlens.pipeline.image import open_picture, picture_size, to_mask
 
-    def require_writable(self, texts: list[str], seed: int) -> None:
-        from leanlens.files import require_writable
+    if image is not None:
+        size = picture_size(open_picture(image, "--image"))
+        if mask is not None:
+            to_mask(open_picture(mask, "--mask"), size, size)
 
-        paths = [
-            self.path(i, text, seed + i % (self.count // len(texts)))
-            for i, text in enumerate(texts * (self.count // len(texts)))
-        ]
-        if len(set(paths)) < len(paths):
-            raise ValueError(f"output {self.pattern!r} gives several pictures the same name; add {{index}}")
-        require_writable(paths[0])
+
+def _check_loras(loras: list[dict[str, Any]]) -> None:
+    """Read LoRA files once, before a model is opened."""
+    if loras:
+        from leanlens.weights.lora import read_lora
+
+        for lora in loras:
+            read_lora(lora["path"])
 
 
 def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
@@ -171,7 +228,7 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"prompts {file} cannot be read: {error}") from None
+            raise ValueError(f"--prompts {file} cannot be read; give a text file in UTF-8 ({error})") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(
@@ -183,20 +240,24 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
 def _lora_choice(text: str) -> dict[str, Any]:
     """FILE[:SCALE]; a colon that is part of a path (C:\\...) is not taken for a scale."""
     path, separator, scale = text.rpartition(":")
-    if separator and path and not Path(text).exists():
-        try:
-            return {"path": path, "scale": float(scale)}
-        except ValueError:
-            pass
-    return {"path": text}
+    if not separator or Path(text).exists():
+        return {"path": text}
+    try:
+        return {"path": path, "scale": float(scale)}
+    except ValueError:
+        if Path(path).exists():
+            raise ValueError(
+                f"--lora {text!r} is not accepted: {scale!r} is no number; give FILE or FILE:SCALE"
+            ) from None
+        return {"path": text}
 
 
 def _source_fields(image: Path | None, mask: Path | None, strength: float | None) -> dict[str, Any]:
     if image is None:
         return {"mask": None if mask is None else str(mask), "strength": strength}
-    for name, path in (("image", image), ("mask", mask)):
+    for name, path in (("--image", image), ("--mask", mask)):
         if path is not None and not path.is_file():
-            raise ValueError(f"{name} {path} does not exist; give a picture file")
+            raise ValueError(f"{name} {path} is not a file; give a picture file")
     default = 0.6 if mask is None else 1.0
     return {
         "image": str(image),
@@ -205,32 +266,26 @@ def _source_fields(image: Path | None, mask: Path | None, strength: float | None
     }
 
 
-def _wanted_size(size: str | None, aspect: str | None, base: int | None) -> tuple[int, int] | None:
-    """(height, width) that the options ask for, or None for the model's own."""
+def _size(size: str | None, aspect: str | None, base: int | None, own: int, image: Path | None) -> dict[str, int]:
+    """Height and width: as the options say, or of the picture to start from, or the model's `own` square."""
     from leanlens.resolution import resolve_size
 
     if size is not None:
         if aspect is not None or base is not None:
             raise ValueError("give either --size, or --aspect and --base")
-        match = re.fullmatch(r"(\d+)[xX×](\d+)", size)
+        match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", size)
         if not match:
-            raise ValueError(f"size {size!r} is not accepted; give width and height in pixels, such as 1024x768")
-        return resolve_size(int(match[2]), int(match[1]))
-    if aspect is None and base is None:
-        return None
-    return resolve_size(base_resolution=base, aspect_ratio=aspect)
+            raise ValueError(f"--size {size!r} is not accepted; give width and height in pixels, such as 1024x768")
+        height, width = resolve_size(int(match[2]), int(match[1]))
+    elif aspect is not None or base is not None:
+        height, width = resolve_size(base_resolution=own if base is None else base, aspect_ratio=aspect)
+    elif image is not None:
+        from leanlens.pipeline.image import open_picture, picture_size
 
-
-def _default_size(opened: Any, image: Path | None) -> dict[str, int]:
-    """The model's own square, or the size of the picture to start from, cut to whole tokens."""
-    if image is None:
-        side = int(opened.pipeline.vae.config.sample_size)
-        return {"height": side, "width": side}
-    from PIL import Image, ImageOps
-
-    with Image.open(image) as picture:
-        turned = ImageOps.exif_transpose(picture)
-    return {"height": max(16, turned.height // 16 * 16), "width": max(16, turned.width // 16 * 16)}
+        height, width = (max(16, side // 16 * 16) for side in picture_size(open_picture(image, "--image")))
+    else:
+        height = width = own
+    return {"height": height, "width": width}
 
 
 def _steps_bar(request: Any) -> Any:
@@ -244,7 +299,7 @@ def _steps_bar(request: Any) -> Any:
 
 def _positive(name: str, value: int) -> int:
     if value < 1:
-        raise ValueError(f"{name} {value} is not accepted; give a whole number from 1")
+        raise ValueError(f"--{name} {value} is not accepted; give a whole number from 1")
     return value
 
 

@@ -14,7 +14,7 @@ from leanlens.cli import doctor, generate, replay, scenes, train, weights
 
 app = typer.Typer(
     name="leanlens",
-    help="Lens text-to-image models: draw, train, judge and serve.",
+    help="Lens text-to-image models: draw with any checkpoint, train, look after weights.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +48,8 @@ def run() -> None:
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # they set their own levels when they are imported
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         sys.exit(130)
@@ -57,3 +58,20 @@ def run() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        message = _plain_message(error)
+        if message is None or os.environ.get("LEANLENS_DEBUG"):
+            raise
+        typer.echo(f"error: {message}", err=True)
+        sys.exit(2)
+
+
+def _plain_message(error: Exception) -> str | None:
+    """One sentence for words that the parser refuses and for memory that is not there; None for our own mistakes."""
+    if hasattr(error, "format_message"):  # what the parser raises
+        return " ".join(error.format_message().split())
+    if type(error).__name__ == "Abort":
+        return "stopped"
+    if type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error):
+        return f"out of memory ({str(error).splitlines()[0]}); take a smaller size, or --dtype bf16"
+    return None

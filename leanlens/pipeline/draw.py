@@ -13,6 +13,7 @@ from PIL import Image
 
 import leanlens
 from leanlens.files import sha256
+from leanlens.pipeline.image import open_picture
 from leanlens.pipeline.placement import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.variants import LensImg2ImgPipeline, LensInpaintPipeline
@@ -81,22 +82,13 @@ def _entry(opened: OpenedModel, request: ImageRequest) -> tuple[Any, dict[str, A
     """The pipeline class that a request asks for, sharing the opened components, and what it starts from."""
     if request.image is None:
         return opened.pipeline, {}
-    start = {"image": _open_picture(request.image, "image"), "strength": request.strength}
+    start = {"image": open_picture(request.image, "image"), "strength": request.strength}
     kind: Any = LensImg2ImgPipeline
     if request.mask is not None:
-        kind, start["mask_image"] = LensInpaintPipeline, _open_picture(request.mask, "mask")
+        kind, start["mask_image"] = LensInpaintPipeline, open_picture(request.mask, "mask")
     pipeline = kind(**opened.pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, start
-
-
-def _open_picture(path: str, argument: str) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except OSError as error:
-        raise ValueError(f"{argument} {path} cannot be read as a picture: {error}") from None
 
 
 def _checksum(path: str | None, argument: str) -> str | None:

@@ -5,12 +5,14 @@ Comes in: PIL pictures, arrays or tensors. Goes out: tensors in -1..1, and back.
 Shapes: B pictures, H x W pixels.
 """
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -101,6 +103,26 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
     if not (values > 0).any():
         raise ValueError("the mask is black everywhere, so nothing would be repainted; white marks what to repaint")
     return values
+
+
+def open_picture(path: str | Path, argument: str = "image") -> Image.Image:
+    """Read a picture file whole.
+
+    Raises:
+        ValueError: no file, no picture, a damaged one, or one with more pixels than Pillow holds safe to unpack.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                picture.load()
+                return picture
+    except UnidentifiedImageError:
+        raise ValueError(f"{argument} {path} is not a picture that can be read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{argument} {path} unpacks to too many pixels: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{argument} {path} cannot be read: {error.strerror or error}") from None
 
 
 def picture_size(image: Any, argument: str = "image") -> tuple[int, int]:

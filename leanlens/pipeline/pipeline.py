@@ -1,7 +1,8 @@
 """From a prompt to a picture: the calls in order.
 
 Comes in: a prompt, or text features. Goes out: pictures, or latents. Each step is a file of this room: `tokens` and
-`features` (text), `denoise` (the loop), `image` (pixels); `variants` starts from a picture instead of noise.
+`features` (text), `start` (noise and its levels), `denoise` (the loop), `image` (pixels); `folder` opens and saves,
+`variants` starts from a picture instead of noise.
 
 Shapes: B pictures, L = H / 16 * W / 16 image tokens, C packed latent channels (128), S text tokens, E text width.
 
@@ -17,26 +18,20 @@ import torch
 from diffusers import AutoencoderKLFlux2, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from leanlens.flow.schedule import linear_sigmas, shift_mu
 from leanlens.models import vae as autoencoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.denoise import StepHook, denoise
 from leanlens.pipeline.features import TextFeatures, TextSide
+from leanlens.pipeline.folder import OfficialFolderMixin
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
 from leanlens.pipeline.placement import compute_device, tiled_decoding
 from leanlens.pipeline.request import check_guidance, check_steps
+from leanlens.pipeline.start import Keep, begin_from, draw_noise, set_levels
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, TEMPLATES
 from leanlens.resolution import resolve_size
-
-# The released folders name two classes as if they were part of diffusers and transformers: class -> (that, our module).
-_LIBRARIES = {
-    "LensTransformer2DModel": ("diffusers", "leanlens.models.transformer"),
-    "LensGptOssEncoder": ("transformers", "leanlens.models.text_encoder"),
-}
 
 
 @dataclass
@@ -46,7 +41,7 @@ class LensPipelineOutput(BaseOutput):
     images: Any
 
 
-class LensPipeline(DiffusionPipeline, LoraBaseMixin):
+class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
     """Text to image with any Lens checkpoint.
 
     Args:
@@ -64,7 +59,6 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     _lora_loadable_modules = ["transformer"]  # noqa: RUF012
     transformer_name = "transformer"
-    _internal_dict: Any
 
     def __init__(
         self,
@@ -164,9 +158,9 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
 
         side = autoencoder.token_pixels(self.vae)
         grid = (height // side, width // side)
-        noise = self._prepare_noise(positive.mask.shape[0], grid, generator, latents)
-        self._set_levels(grid, num_inference_steps, 1.0 if source is None else source.strength)
-        start, keep = self._start(noise, source)
+        noise = draw_noise(self.transformer, positive.mask.shape[0], grid, generator, latents)
+        set_levels(self.scheduler, grid, num_inference_steps, 1.0 if source is None else source.strength)
+        start, keep = (noise, None) if source is None else begin_from(source, self.vae, self.scheduler, noise)
 
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             drawn = denoise(
@@ -271,53 +265,7 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
             )
         return self.reasoner(prompts)
 
-    def _prepare_noise(self, batch, grid, generator, latents) -> Tensor:
-        shape = (batch, grid[0] * grid[1], self.transformer.config.in_channels)
-        device, dtype = compute_device(self.transformer), self.transformer.dtype
-        if latents is not None:
-            if tuple(latents.shape) != shape:
-                raise ValueError(
-                    f"latents has shape {tuple(latents.shape)}; {shape} is accepted for this size and batch"
-                )
-            return latents.to(device, dtype)
-        if isinstance(generator, list) and len(generator) != batch:
-            raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
-        return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-
-    def _set_levels(self, grid: tuple[int, int], steps: int, strength: float) -> None:
-        """Set the scheduler's levels; below strength 1 only the last `strength` share of them is walked."""
-        mu = shift_mu(self.scheduler.config, grid[0] * grid[1], steps)
-        self.scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=mu)
-        skipped = steps - max(1, min(steps, round(steps * strength)))
-        self.scheduler.timesteps = self.scheduler.timesteps[skipped:]
-        self.scheduler.set_begin_index(skipped)
-
-    def _start(
-        self, noise: Tensor, source: SourcePicture | None
-    ) -> tuple[Tensor, Callable[[int, Tensor], Tensor] | None]:
-        """Latents at the first level, and what keeps the untouched part of a picture in place after every step."""
-        if source is None:
-            return noise, None
-        device = compute_device(self.vae)
-        clean = autoencoder.encode(self.vae, source.pixels.to(device)).to(noise.device, noise.dtype)
-        clean = clean.expand(noise.shape[0], -1, -1)
-        levels = self.scheduler.sigmas[self.scheduler.begin_index :].to(noise.device)
-
-        def noised(index: int) -> Tensor:
-            return ((1 - levels[index]) * clean.float() + levels[index] * noise.float()).to(noise.dtype)
-
-        if source.repaint is None:
-            return noised(0), None
-        side = autoencoder.token_pixels(self.vae)
-        tokens = torch.nn.functional.max_pool2d(source.repaint, side).flatten(2).transpose(1, 2)  # (1, L, 1)
-        touched = (tokens > 0).to(noise.device)
-
-        def keep(index: int, latents: Tensor) -> Tensor:
-            return torch.where(touched, latents, noised(index + 1))
-
-        return noised(0), keep
-
-    def _step_hook(self, callback, keep, bar) -> StepHook:
+    def _step_hook(self, callback: Callable[..., Any] | None, keep: Keep | None, bar: Any) -> StepHook:
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
             if keep is not None:
                 latents = keep(index, latents)
@@ -332,71 +280,15 @@ class LensPipeline(DiffusionPipeline, LoraBaseMixin):
         device = compute_device(self.vae)
         with tiled_decoding(self.vae, grid):
             pixels = autoencoder.decode(self.vae, latents.to(device), grid)
+        if not torch.isfinite(pixels).all():
+            raise FloatingPointError(
+                "the autoencoder's pixels are not finite: a damaged autoencoder is likely (`leanlens weights verify` "
+                "finds it), or float16, which does not hold its range"
+            )
         if source is not None and source.repaint is not None:
             repaint = source.repaint.to(device)
             pixels = repaint * pixels.float() + (1 - repaint) * source.pixels.to(device)
         return from_pixels(pixels, output_type)
-
-    # Opening, saving, adapters
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "LensPipeline":
-        """Open a pipeline folder in the official layout, whoever wrote it.
-
-        Args:
-            pretrained_model_name_or_path: a folder, a preset name (`turbo`, `rl`, `base`, `nano`) or a repository id.
-            kwargs: as diffusers has them: `torch_dtype`, `device_map`, any component by its name, and so on.
-
-        Raises:
-            ValueError: weights that are missing, unexpected, damaged or of another shape, before anything is loaded.
-        """
-        from leanlens.hub import locate
-        from leanlens.weights.layouts import identify
-        from leanlens.weights.load import open_text_encoder
-        from leanlens.weights.verify import require_sound
-
-        layout = identify(locate(str(pretrained_model_name_or_path)))
-        if layout.component != "pipeline":
-            raise ValueError(
-                f"{layout.path} is a {layout.title}, not a pipeline folder; `leanlens generate --model` opens it with "
-                "the parts it lacks, `leanlens weights assemble` makes a folder of them"
-            )
-        if "torch_dtype" in kwargs:
-            kwargs["dtype"] = kwargs.pop("torch_dtype")
-        parts = {name: part for name, part in layout.parts.items() if name not in kwargs}
-        for part in parts.values():
-            require_sound(part)
-        encoder = parts.get("text_encoder")
-        if encoder is not None and encoder.quantisation == "mxfp4" and not torch.cuda.is_available():
-            # Without a GPU there are no MXFP4 kernels; decoding tensor by tensor spares the packed copy.
-            kwargs["text_encoder"] = open_text_encoder(encoder.path, kwargs.get("dtype") or torch.bfloat16)
-        return super().from_pretrained(str(layout.path), **kwargs)
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read `model_index.json`, with our classes found where they are instead of where the official files say."""
-        loaded = super().load_config(*args, **kwargs)
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
-        for entry in config.values():
-            if isinstance(entry, list) and len(entry) == 2 and entry[1] in _LIBRARIES:
-                entry[0] = _LIBRARIES[entry[1]][1]
-        return loaded
-
-    def to_json_string(self) -> str:
-        """`model_index.json` with the official class names, so that any Lens program opens what we save."""
-        kept = self._internal_dict
-        official = {
-            name: [_LIBRARIES[entry[1]][0], entry[1]]
-            if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in _LIBRARIES
-            else entry
-            for name, entry in kept.items()
-            if not (name == "text_template" and entry is None)
-        }
-        try:
-            self._internal_dict = official
-            return super().to_json_string().replace(f'"{type(self).__name__}"', '"LensPipeline"')
-        finally:
-            self._internal_dict = kept
 
     def load_lora_weights(self, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> None:
         """Add a LoRA file of any trainer's layout to the transformer; further ones need other `adapter_name`s."""

@@ -65,11 +65,16 @@ def resolve_device(name: str | None) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); give cpu, cuda, cuda:0 or mps") from None
+        device = torch.device(str(name))
+        usable = device.type in ("cpu", "cuda", "mps", "xpu") and (device.type != "cpu" or device.index is None)
+        if usable:
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = False
+    if not usable:
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"device {name!r} cannot be used here; give auto, {', '.join(here)}")
     return device
 
 
@@ -182,6 +187,8 @@ def open_model(
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     parts = {part: path for part, path in (parts or {}).items() if path}
+    if name == "toy" and parts:
+        raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
     pipeline, digest = _toy(kind) if name == "toy" else _opened(name, kind, parts)
     pipeline.to(where)
     pipeline.set_progress_bar_config(disable=True)

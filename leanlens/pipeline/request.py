@@ -41,17 +41,17 @@ class ImageRequest(BaseModel):
     """Pixels, a multiple of 16."""
     height: int
     """Pixels, a multiple of 16."""
-    num_inference_steps: int = Field(ge=1, le=1000)
+    num_inference_steps: int
     """Noise levels to walk."""
-    guidance_scale: float = Field(ge=0, le=100, allow_inf_nan=False)
+    guidance_scale: float
     """1 means no guidance."""
-    seed: int = Field(ge=0, le=MAX_SEED)
+    seed: int
     """Of this one picture; picture i of several has the seed of the first plus i."""
     image: str | None = None
     """Path of a picture to start from."""
     mask: str | None = None
     """Path of a mask of the same size as `image`; white is repainted."""
-    strength: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    strength: float | None = None
     """Share of the noise levels to walk again from `image`."""
     loras: tuple[LoraChoice, ...] = ()
     """Adapters, in the order they are applied."""
@@ -81,6 +81,12 @@ class ImageRequest(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ImageRequest":
+        check_steps(self.num_inference_steps)
+        check_guidance(self.guidance_scale)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed {self.seed} is not accepted: give a whole number from 0 to {MAX_SEED}")
+        if self.strength is not None:
+            check_strength(self.strength)
         require_whole_tokens("height", self.height)
         require_whole_tokens("width", self.width)
         if self.image is None and (self.mask is not None or self.strength is not None):
@@ -100,6 +106,8 @@ def describe(error: ValidationError) -> str:
         return f"{name} is not a known setting; known are {', '.join(ImageRequest.model_fields)}"
     if first["type"] == "missing":
         return f"{name} is missing"
+    if first["type"] == "finite_number":
+        return f"{name} {first['input']!r} is not accepted: give a finite number"
     if first["type"] == "string_too_long":
         return f"{name} has {len(first['input']):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are accepted"
     return f"{name} {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}"
@@ -115,3 +123,9 @@ def check_guidance(scale: float) -> None:
     """Raise a ValueError unless `scale` is a number from 0 to 100."""
     if not math.isfinite(scale) or not 0 <= scale <= 100:
         raise ValueError(f"guidance_scale {scale!r} is not accepted: give a number from 0 to 100 (1 is no guidance)")
+
+
+def check_strength(strength: float) -> None:
+    """Raise a ValueError unless `strength` is above 0 and up to 1."""
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength {strength!r} is not accepted: give a number above 0 and up to 1")

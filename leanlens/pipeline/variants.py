@@ -14,6 +14,7 @@ import torch
 from leanlens.models.vae import token_pixels
 from leanlens.pipeline.image import SourcePicture, picture_size, to_mask, to_pixels
 from leanlens.pipeline.pipeline import LensPipeline, LensPipelineOutput
+from leanlens.pipeline.request import check_strength
 
 
 class LensImg2ImgPipeline(LensPipeline):
@@ -38,9 +39,10 @@ class LensImg2ImgPipeline(LensPipeline):
             height, width: size to scale and crop `image` to; without them, its own, cut to the grid of tokens.
             options: everything else that `LensPipeline` takes.
         """
+        check_strength(strength)
         height, width = self._size_for(image, height, width, options)
         pixels = to_pixels(image, (height, width))
-        source = SourcePicture(pixels, _checked_strength(strength))
+        source = SourcePicture(pixels, strength)
         return super().__call__(prompt, height=height, width=width, source=source, **options)
 
     def _size_for(self, image: Any, height: int | None, width: int | None, options: dict[str, Any]) -> tuple[int, int]:
@@ -77,15 +79,10 @@ class LensInpaintPipeline(LensImg2ImgPipeline):
                 picture outside the mask is put back pixel by pixel at the end.
             strength, height, width, options: as for img2img.
         """
+        check_strength(strength)
         height, width = self._size_for(image, height, width, options)
         if mask_image is None:
             raise ValueError("mask_image is missing; give a mask of the same size as image, white where to repaint")
         mask = to_mask(mask_image, picture_size(image), (height, width))
-        source = SourcePicture(to_pixels(image, (height, width)), _checked_strength(strength), mask)
+        source = SourcePicture(to_pixels(image, (height, width)), strength, mask)
         return LensPipeline.__call__(self, prompt, height=height, width=width, source=source, **options)
-
-
-def _checked_strength(strength: float) -> float:
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength {strength!r} is not accepted; give a number above 0 and up to 1")
-    return float(strength)

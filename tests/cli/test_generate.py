@@ -87,14 +87,14 @@ def test_aspect_and_base(leanlens):
     ("words", "message"),
     [
         (["--size", "100x64"], "error: width 100 is not a positive multiple of 16; the nearest accepted: 96 and 112\n"),
-        (["--size", "big"], "error: size 'big' is not accepted"),
+        (["--size", "big"], "error: --size 'big' is not accepted"),
         (["--aspect", "7:1"], "error: aspect_ratio '7:1' is not known"),
-        (["--steps", "0"], "error: num_inference_steps 0 is not accepted"),
-        (["-n", "0"], "error: number 0 is not accepted"),
-        (["-n", "-2"], "error: number -2 is not accepted"),
-        (["--seed", "-1"], "error: seed -1 is not accepted"),
-        (["--cfg", "nan"], "error: guidance_scale nan is not accepted"),
-        (["--image", "none.png"], "error: image none.png does not exist"),
+        (["--steps", "0"], "error: --steps 0 is not accepted: give a whole number from 1 to 1000"),
+        (["-n", "0"], "error: --number 0 is not accepted"),
+        (["-n", "-2"], "error: --number -2 is not accepted"),
+        (["--seed", "-1"], "error: --seed -1 is not accepted"),
+        (["--cfg", "nan"], "error: --cfg nan is not accepted"),
+        (["--image", "none.png"], "error: --image none.png is not a file"),
         (["--mask", "none.png"], "error: mask and strength need a picture"),
         (["--model", "no/such/thing"], "error: model 'no/such/thing' is not a file or folder"),
         (["--dtype", "int4"], "error: dtype 'int4' is not accepted"),
@@ -102,9 +102,17 @@ def test_aspect_and_base(leanlens):
         (["-o", "a.bmp"], "error: cannot write a.bmp: the suffix '.bmp' is not accepted"),
         (["-o", "{name}.png"], "error: output '{name}.png' holds {name}"),
         (["-o", "/proc/nowhere/a.png"], "error: cannot write /proc/nowhere/a.png"),
-        (["--lora", "none.safetensors"], "error: lora none.safetensors"),
-        (["--date", "soon"], "error: template_date 'soon' is not accepted"),
+        (["--lora", "none.safetensors"], "error: none.safetensors"),
+        (["--date", "soon"], "error: --date 'soon' is not accepted"),
         (["--prompts", "p.txt"], "error: give either a prompt or --prompts"),
+        (["--size", "100000x100000"], "error: height 100000 is not accepted; at most 8192"),
+        (["--device", "meta"], "error: device 'meta' cannot be used here; give auto, cpu"),
+        (["--device", "cpu:7"], "error: device 'cpu:7' cannot be used here"),
+        (["--vae", "p.txt"], "error: vae cannot be given with the model toy"),
+        (["--seed", str(2**63 - 1), "-n", "2"], "error: --seed 9223372036854775808 is not accepted"),
+        (["--cfg", "abc"], "error: Invalid value for '--cfg': "),
+        (["--bogus"], "error: No such option: --bogus"),
+        (["--lora", "setup.cfg:abc"], "error: setup.cfg:abc"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_exit_code_2(leanlens, words, message):
@@ -210,3 +218,56 @@ def test_a_file_in_a_comfyui_tree_finds_its_parts(leanlens, tmp_path):
     changed = {name: value + 1 for name, value in vae.state_dict().items()}
     save_file(changed, tmp_path / "models" / "vae" / "flux2-vae.safetensors")
     assert "is another model than the one that drew x.png" in leanlens("replay", "x.png").err
+
+
+def test_as_many_prompts_as_pictures_have_their_own_names(leanlens):
+    Path("p.txt").write_text("a cat\na dog\n")
+    run = leanlens("generate", "--prompts", "p.txt", "-n", "2", *TOY)
+    assert run.code == 0, run.err
+    assert sorted(path.name for path in Path().glob("*.png")) == [
+        "a-cat-7.png",
+        "a-cat-8.png",
+        "a-dog-7.png",
+        "a-dog-8.png",
+    ]
+
+
+def test_names_made_by_us_never_overwrite_and_keep_any_script(leanlens):
+    for expected in ("猫-7.png", "猫-7-2.png"):
+        assert leanlens("generate", "猫", *TOY).code == 0
+        assert Path(expected).exists()
+
+
+def test_the_picture_to_start_from_is_never_overwritten(leanlens):
+    Image.new("RGB", (64, 64), "red").save("in.png")
+    run = leanlens("generate", "a", "--image", "in.png", "-o", "in.png", "--model", "toy")
+    assert run.code == 2
+    assert "is the picture to start from; give another name" in run.err
+
+
+def test_what_is_wrong_with_inputs_is_said_before_the_model_is_opened(leanlens, monkeypatch):
+    import leanlens.pipeline.placement as placement
+
+    monkeypatch.setattr(placement, "open_model", lambda *_: pytest.fail("opened"))
+    Image.new("RGB", (96, 80), "red").save("in.png")
+    Image.new("L", (96, 80), 0).save("black.png")
+    Path("text.png").write_text("no picture")
+    Path("broken.safetensors").write_bytes(b"junk")
+    cases = {
+        ("--image", "text.png"): "--image text.png is not a picture",
+        ("--image", "in.png", "--mask", "text.png"): "--mask text.png is not a picture",
+        ("--image", "in.png", "--mask", "black.png"): "black everywhere",
+        ("--lora", "broken.safetensors"): "broken.safetensors",
+        ("--lora", "in.png:abc"): "'abc' is no number; give FILE or FILE:SCALE",
+    }
+    for words, message in cases.items():
+        run = leanlens("generate", "a", "--model", "toy", "-o", "o.png", *words)
+        assert run.code == 2
+        assert message in run.err
+
+
+def test_a_picture_that_unpacks_to_too_much_is_refused(leanlens):
+    Image.new("1", (20000, 20000)).save("bomb.png")
+    run = leanlens("generate", "a", "--model", "toy", "--image", "bomb.png", "-o", "o.png")
+    assert run.code == 2
+    assert "--image bomb.png unpacks to too many pixels" in run.err

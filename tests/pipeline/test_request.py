@@ -23,9 +23,9 @@ def test_today_becomes_a_date():
         ({"width": 100}, "width 100 is not a positive multiple of 16"),
         (
             {"num_inference_steps": 0},
-            "num_inference_steps 0 is not accepted: input should be greater than or equal to 1",
+            "num_inference_steps 0 is not accepted: give a whole number from 1 to 1000",
         ),
-        ({"guidance_scale": -1}, "guidance_scale -1 is not accepted"),
+        ({"guidance_scale": -1}, "guidance_scale -1.0 is not accepted"),
         ({"seed": -5}, "seed -5 is not accepted"),
         ({"strength": 0.5}, "mask and strength need a picture"),
         ({"image": "a.png"}, "strength is missing"),

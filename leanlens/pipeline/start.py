@@ -1,0 +1,77 @@
+"""Where the loop begins: noise, the levels to walk, and a picture noised to one of them.
+
+Comes in: sizes, seeds, a scheduler, perhaps a picture. Goes out: latents at the first level. Knows nothing of text or
+of the transformer beyond its channels.
+
+Shapes: B pictures, L = h * w image tokens, C packed latent channels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from leanlens.flow.schedule import linear_sigmas, shift_mu
+from leanlens.models import vae as autoencoder
+from leanlens.pipeline.image import SourcePicture
+from leanlens.pipeline.placement import compute_device
+
+# (step index, latents after the step) -> latents in which the part of a picture that is to stay is in place.
+Keep = Callable[[int, Tensor], Tensor]
+
+
+def draw_noise(
+    transformer: Any,
+    batch: int,
+    grid: tuple[int, int],
+    generator: torch.Generator | list[torch.Generator] | None,
+    given: Tensor | None,
+) -> Tensor:
+    """Standard normal noise (B, L, C) in packed order, in the transformer's dtype and on its device; or `given`.
+
+    Raises:
+        ValueError: `given` of another shape, or a list of generators that is not one for each picture.
+    """
+    shape = (batch, grid[0] * grid[1], transformer.config.in_channels)
+    device, dtype = compute_device(transformer), transformer.dtype
+    if given is not None:
+        if tuple(given.shape) != shape:
+            raise ValueError(f"latents has shape {tuple(given.shape)}; {shape} is accepted for this size and batch")
+        return given.to(device, dtype)
+    if isinstance(generator, list) and len(generator) != batch:
+        raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
+    return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+
+
+def set_levels(scheduler: Any, grid: tuple[int, int], steps: int, strength: float = 1.0) -> None:
+    """Set the scheduler's levels; below strength 1 only the last `strength` share of them, at least one, is walked."""
+    scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=shift_mu(scheduler.config, grid[0] * grid[1], steps))
+    skipped = steps - max(1, min(steps, round(steps * strength)))
+    scheduler.timesteps = scheduler.timesteps[skipped:]
+    scheduler.set_begin_index(skipped)
+
+
+def begin_from(source: SourcePicture, vae: Any, scheduler: Any, noise: Tensor) -> tuple[Tensor, Keep | None]:
+    """A picture noised to the first level, and what keeps its untouched part in place after every step.
+
+    A token is repainted if any of its pixels is to be; the others are set, after each step, to the picture noised to
+    that step's level.
+    """
+    clean = autoencoder.encode(vae, source.pixels.to(compute_device(vae))).to(noise.device, noise.dtype)
+    clean = clean.expand(noise.shape[0], -1, -1)
+    levels = scheduler.sigmas[scheduler.begin_index :].to(noise.device)
+
+    def noised(index: int) -> Tensor:
+        return ((1 - levels[index]) * clean.float() + levels[index] * noise.float()).to(noise.dtype)
+
+    if source.repaint is None:
+        return noised(0), None
+    tokens = torch.nn.functional.max_pool2d(source.repaint, autoencoder.token_pixels(vae))  # (1, 1, h, w)
+    touched = (tokens > 0).flatten(2).transpose(1, 2).to(noise.device)  # (1, L, 1)
+
+    def keep(index: int, latents: Tensor) -> Tensor:
+        return torch.where(touched, latents, noised(index + 1))
+
+    return noised(0), keep
