@@ -101,6 +101,7 @@ def test_recomputation_changes_memory_alone(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_is_eager(tmp_path):
     """Within 1e-5 in the weights after four steps of size 1e-3: fused kernels round differently."""
     left = trained(tmp_path / "eager")

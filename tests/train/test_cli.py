@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from leanlens.cli.main import app
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,13 +35,16 @@ def steps_in(folder):
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_wrong_words_say_what_is_right(tmp_path):
-    wrong = leanlens(*smoke(tmp_path, 2, "optim.lrr=1"))
-    assert wrong.returncode == 2
-    assert wrong.stderr.strip() == "error: unknown recipe key 'optim.lrr'; the nearest known key is 'optim.lr'"
-    planned = leanlens(*smoke(tmp_path / "run", 2), "--dry-run")
-    assert planned.returncode == 0
-    assert "16 images" in planned.stdout
+def test_a_wrong_key_is_an_error_with_the_nearest_one(tmp_path):
+    found = CliRunner().invoke(app, [str(word) for word in smoke(tmp_path, 2, "optim.lrr=1")])
+    assert str(found.exception) == "unknown recipe key 'optim.lrr'; the nearest known key is 'optim.lr'"
+
+
+def test_dry_run_prints_the_plan_and_makes_nothing(tmp_path):
+    found = CliRunner().invoke(app, [str(word) for word in (*smoke(tmp_path / "run", 2), "--dry-run")])
+    assert found.exit_code == 0
+    assert "16 images" in found.stdout
+    assert "64x64" in found.stdout
     assert not (tmp_path / "run").exists()
 
 

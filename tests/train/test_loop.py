@@ -57,12 +57,13 @@ def flat(value, prefix=""):
             yield f"{prefix}{key}", item
 
 
-@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+@pytest.mark.parametrize("matrices", ["adamw", pytest.param("muon", marks=pytest.mark.long)])
 def test_stop_and_resume_is_no_stop_bit_for_bit(tmp_path, matrices):
     optim = {"matrices": matrices, "schedule": "cosine", "length": 20}
-    run(tmp_path / "straight", train={"steps": 10}, optim=optim)
-    run(tmp_path / "broken", train={"steps": 5}, optim=optim)
-    run(tmp_path / "broken", train={"steps": 10}, optim=optim)
+    save = {"every": 5}
+    run(tmp_path / "straight", train={"steps": 10}, optim=optim, save=save)
+    run(tmp_path / "broken", train={"steps": 5}, optim=optim, save=save)
+    run(tmp_path / "broken", train={"steps": 10}, optim=optim, save=save)
     left, right = state_of(tmp_path / "straight", tmp_path), state_of(tmp_path / "broken", tmp_path)
     assert left.keys() == right.keys()
     assert any("averages/0.05/" in name for name in left)
