@@ -82,9 +82,12 @@ def accumulate_gradients(
     seen: list[tuple[int, float, Tensor]] = []
     for batch, first, weight in zip(micro, *cut(counts, group.rank, recipe.train.average), strict=True):
         encoded = data.encode(batch)
-        with computing(model, group, recipe.train):
-            losses = training_losses(model, encoded, recipe.run.seed, step, first)
-        (losses.sum() * weight).backward()
+        try:
+            with computing(model, group, recipe.train):
+                losses = training_losses(model, encoded, recipe.run.seed, step, first)
+            (losses.sum() * weight).backward()
+        except torch.OutOfMemoryError as error:
+            raise ValueError(_too_large(batch)) from error
         seen.append((bases.index(recipe.data.bases[tuple(batch.bucket)]), weight, losses.detach()))
         number, image_tokens = encoded.latents.shape[:2]
         text_tokens = encoded.text.mask.shape[1]
@@ -104,6 +107,14 @@ def accumulate_gradients(
         {base: loss for base, (loss, count) in pairs.items() if count},
         {base: count for base, (_, count) in pairs.items() if count},
     )  # fmt: skip
+
+
+def _too_large(batch: Any) -> str:
+    height, width = batch.bucket
+    return (
+        f"a micro-batch of {len(batch.captions)} pictures of {height}x{width} does not fit into the device's memory; give a "
+        f"smaller batch in data.buckets ({len(batch.captions) // 2} needs half of it), or set train.checkpointing"
+    )
 
 
 def cut(counts: Sequence[Sequence[int]], rank: int, average: str) -> tuple[list[int], list[float]]:

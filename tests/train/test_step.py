@@ -124,3 +124,15 @@ def test_validation_is_the_same_every_time_and_by_resolution(tmp_path):
 
 def test_sizes_are_those_of_the_model(model):
     assert (sizes_of(model).width, sizes_of(model).text_channels, sizes_of(model).latent_channels) == (32, 192, 128)
+
+
+def test_what_does_not_fit_while_running_is_named(tmp_path, model, monkeypatch):
+    recipe = tiny_recipe(tmp_path)
+    data = tiny_data(recipe)
+
+    def refuse(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("leanlens.train.step.training_losses", refuse)
+    with pytest.raises(ValueError, match="a micro-batch of 2 pictures of 64x64 does not fit .*1 needs half of it"):
+        accumulate_gradients(model, data, [data.stream.batch(0)], 0, False, recipe, CPU)
