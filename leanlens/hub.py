@@ -5,8 +5,9 @@ and checksums, nothing of what the files hold.
 
 A download comes from a mirror: a repository id `owner/name` (read with huggingface_hub), the http(s) address of a
 folder that holds a `SHA256SUMS` file (the format of sha256sum), or a local folder. Files are collected in a folder
-beside the target, `.NAME.MIRROR.partial`, where an interrupted download goes on; when every checksum is right it is
-renamed to the target, with its own `SHA256SUMS`, so it is itself a mirror, and `fetched.json`, which says what it is.
+beside the target, `.NAME.MIRROR.partial`, where an interrupted download goes on; when every stated checksum is right
+it is renamed to the target, with its own `SHA256SUMS`, so it is itself a mirror, and `fetched.json`, which says what
+it is.
 """
 
 import http.client
@@ -76,7 +77,7 @@ def locate(model: str | Path) -> Path:
 
 
 def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None = None, progress: bool = True) -> Path:
-    """Download a model into a folder, whole or not at all, and check every sum; go on where an earlier try stopped.
+    """Download a model into a folder, whole or not at all; check the sums its mirror states; go on where it stopped.
 
     Args:
         name: a preset's name or a repository id.
@@ -99,6 +100,8 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
         )
     target = Path(to).expanduser() if to is not None else models_folder() / name.replace("/", "--")
     if _fetched(target, name):
+        if mirrors is not None:
+            logger.info("%s is a finished fetch of %s already; nothing was fetched", target, name)
         return target
     mirrors = mirrors_for(name) if mirrors is None else list(mirrors)
     if to is None and (single := next((m for m in mirrors if _wanted(name, m) != FOLDER_FILES), None)):
@@ -106,9 +109,11 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
     if target.is_file():
         raise ValueError(f"to {str(target)!r} is a file; give the folder to make")
     require_writable(target)
-    with FileLock(target.parent / f".{target.name}.lock"):  # the ranks of one run all ask for the same model
+    lock = target.parent / f".{target.name}.lock"
+    with FileLock(lock):  # the ranks of one run all ask for the same model
         if not _fetched(target, name):
             _fetch_from_first_that_works(mirrors, name, target, progress)
+        lock.unlink(missing_ok=True)  # only now: whoever still waits for it, or makes it anew, finds the model here
     return target
 
 
@@ -252,7 +257,10 @@ def _fetched(folder: Path, name: str) -> bool:
     """
     if not (folder / ORIGIN).is_file():
         return False
-    held = json.loads((folder / ORIGIN).read_text(encoding="utf-8")).get("model")
+    try:
+        held = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / ORIGIN} does not say which model it belongs to; remove the folder") from error
     if held != name:
         raise ValueError(f"{folder} holds {held} and not {name}; give another folder")
     return True
@@ -291,10 +299,21 @@ def _fetch_repository(repository: str, partial: Path, patterns: tuple[str, ...])
 
 
 def _copy_folder(folder: Path, partial: Path, patterns: tuple[str, ...]) -> dict[str, str]:
-    listed = _read_sums((folder / SUMS).read_text(encoding="utf-8")) if (folder / SUMS).is_file() else {}
+    """Every wanted file of a local folder; a sum that its SHA256SUMS does not state is said not to be checked."""
+    if patterns == FOLDER_FILES:
+        _require_lens(folder / "model_index.json")
+    listed = (
+        read_sums((folder / SUMS).read_text(encoding="utf-8", errors="replace")) if (folder / SUMS).is_file() else {}
+    )
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     files = {name: path for name, path in files.items() if _matches(name, patterns)}
     _require_files(files, "it")
+    if lost := [name for name in listed if _matches(name, patterns) and name not in files]:
+        raise DownloadError(f"lacks {len(lost)} files that its {SUMS} names, first {lost[0]}")
+    if not listed:
+        logger.warning("mirror %s has no %s, so no sum was checked", folder, SUMS)
+    elif unlisted := [name for name in files if name not in listed]:
+        logger.warning("%s of mirror %s lacks %s, so their sums were not checked", SUMS, folder, ", ".join(unlisted))
     _require_space(partial, sum(path.stat().st_size for path in files.values()))
     sums = {}
     for name, path in files.items():
@@ -308,7 +327,7 @@ def _fetch_folder(address: str, partial: Path, patterns: tuple[str, ...], progre
     """Every file that SHA256SUMS of an http(s) folder lists and that is wanted."""
     address = address.rstrip("/") + "/"
     with _opened(address + SUMS) as response:
-        listed = _read_sums(response.read().decode("utf-8"))
+        listed = read_sums(response.read().decode("utf-8"))
     sums = {path: digest for path, digest in listed.items() if _matches(path, patterns)}
     _require_files(sums, SUMS)
     missing = {path: digest for path, digest in sums.items() if not _is_there(partial / path, digest)}
@@ -415,8 +434,12 @@ def _finish(partial: Path, target: Path, sums: dict[str, str], origin: dict[str,
         shutil.rmtree(other, ignore_errors=True)
 
 
-def _read_sums(text: str) -> dict[str, str]:
-    """Lines of sha256sum -> relative path -> sum; a path that leaves the folder is refused."""
+def read_sums(text: str) -> dict[str, str]:
+    """Lines of sha256sum -> relative path -> sum, in lower case.
+
+    Raises:
+        ValueError: a line of another form, or a path that leaves the folder.
+    """
     sums = {}
     for line in text.splitlines():
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line.strip())
@@ -439,6 +462,18 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
 def _require_files(files: dict, where: str) -> None:
     if not any(path.endswith(".safetensors") for path in files):
         raise DownloadError(f"{where} lists no weights of a Lens model")
+
+
+def _require_lens(index: Path) -> None:
+    """Check by its model_index.json that a folder is a Lens pipeline, before its gigabytes are copied."""
+    if not index.is_file():
+        raise ValueError(f"is no Lens pipeline folder: it has no {index.name}")
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"is no Lens pipeline folder: its {index.name} names no _class_name") from error
+    if not str(named).startswith("Lens"):
+        raise ValueError(f"is a pipeline of class {named}; a LensPipeline is accepted")
 
 
 def _require_space(folder: Path, needed: int) -> None:

@@ -127,12 +127,15 @@ def test_fetch_from_http_takes_the_model_files_and_nothing_else(server, tmp_path
         assert (folder / name).read_bytes() == FILES[name]
     assert (folder / "SHA256SUMS").read_text() == "".join(f"{digest(FILES[name])}  {name}\n" for name in WANTED)
     assert json.loads((folder / "fetched.json").read_text()) == {"model": "turbo", "mirror": server.address}
-    assert {path.name for path in tmp_path.iterdir()} == {"lens", ".lens.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"lens"}
     server.log.clear()
     assert get(server, folder) == folder
     assert not server.log
     with pytest.raises(ValueError, match="holds turbo and not rl"):
         fetch("rl", to=folder, mirrors=[server.address])
+    (folder / "fetched.json").write_text("[]")
+    with pytest.raises(ValueError, match="does not say which model"):
+        get(server, folder)
 
 
 def test_ranks_that_ask_at_once_fetch_once(server, tmp_path):
@@ -240,6 +243,65 @@ def test_a_fetched_folder_is_itself_a_mirror(server, tmp_path):
     (folder / BIG[1:]).write_bytes(b"rotten")
     with pytest.raises(DownloadError, match=digest(WEIGHTS)):
         fetch("turbo", tmp_path / "other", [str(folder)])
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A mirror that is a plain folder, without SHA256SUMS."""
+    for name, data in FILES.items():
+        (tmp_path / "shared" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shared" / name).write_bytes(data)
+    return tmp_path / "shared"
+
+
+def test_a_folder_without_sums_is_copied_with_a_warning(shared, tmp_path, caplog):
+    folder = fetch("turbo", tmp_path / "lens", [str(shared)])
+    assert files_in(folder) == sorted([*WANTED, "SHA256SUMS", "fetched.json"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"mirror {shared} has no SHA256SUMS, so no sum was checked"
+    ]
+
+
+def test_a_folder_with_some_sums_says_which_were_not_checked(shared, tmp_path, caplog):
+    listed = {name: digest(FILES[name]) for name in WANTED if not name.startswith("vae")}
+    (shared / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in listed.items()))
+    fetch("turbo", tmp_path / "lens", [str(shared)])
+    assert "lacks vae/diffusion_pytorch_model.safetensors, so their sums were not checked" in caplog.text
+    (shared / "transformer" / "config.json").unlink()
+    with pytest.raises(DownloadError, match=r"lacks 1 files that its SHA256SUMS names, first transformer/config\.json"):
+        fetch("turbo", tmp_path / "other", [str(shared)])
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        (None, r"it has no model_index\.json"),
+        ("{", "names no _class_name"),
+        ("[]", "names no _class_name"),
+        ('{"_class_name": "FluxPipeline"}', "is a pipeline of class FluxPipeline; a LensPipeline is accepted"),
+    ],
+)
+def test_a_folder_that_is_no_lens_pipeline_is_not_copied(shared, tmp_path, index, sentence):
+    if index is None:
+        (shared / "model_index.json").unlink()
+    else:
+        (shared / "model_index.json").write_text(index)
+    with pytest.raises(DownloadError, match=sentence):
+        fetch("turbo", tmp_path / "lens", [str(shared)])
+    assert not (tmp_path / "lens").exists()
+
+
+def test_a_finished_fetch_says_that_a_mirror_was_not_asked(shared, tmp_path, caplog):
+    caplog.set_level("INFO", logger="leanlens")
+    folder = fetch("turbo", tmp_path / "lens", [str(shared)])
+    caplog.clear()
+    assert fetch("turbo", folder, ["someone/Lens"]) == folder
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder} is a finished fetch of turbo already; nothing was fetched"
+    ]
+    caplog.clear()
+    assert fetch("turbo", folder) == folder
+    assert not caplog.records
 
 
 def described(files: dict[str, bytes]) -> SimpleNamespace:

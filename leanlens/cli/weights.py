@@ -48,6 +48,8 @@ def verify(
     else:
         for found in findings:
             typer.echo(str(found))
+        if counts := _counted([found.level for found in findings]):
+            typer.echo(counts)
     if any(found.level == "error" for found in findings):
         raise typer.Exit(2)
 
@@ -73,7 +75,7 @@ def assemble(
 @app.command()
 def convert(
     path: Annotated[Path, typer.Argument(help="One component, file or folder.")],
-    out: Annotated[Path, typer.Argument(help="The folder (diffusers) or file (comfy) to make.")],
+    out: Annotated[Path, typer.Argument(help="The folder (diffusers) or .safetensors file (comfy) to make.")],
     to: Annotated[
         str, typer.Option(help="diffusers: a component folder; comfy: a single transformer file.")
     ] = "diffusers",
@@ -100,7 +102,7 @@ def fetch(
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show what can be fetched, and from where.")] = False,
 ) -> None:
-    """Download a released model and check every sum; an interrupted download goes on where it stopped."""
+    """Download a released model and check the sums its mirror states; an interrupted download goes on."""
     from leanlens.hub import describe_sources
     from leanlens.hub import fetch as download
 
@@ -122,6 +124,25 @@ def _dtype(name: str | None) -> Any:
     return getattr(torch, DTYPES[name])
 
 
+def _counted(levels: list[str]) -> str:
+    """The verdict under a list of findings; empty where the only line is the verdict itself."""
+    errors, warnings = levels.count("error"), levels.count("warning")
+    if not errors + warnings:
+        return ""
+    words = [
+        f"{count} {word}{'s' * (count != 1)}" for count, word in ((errors, "error"), (warnings, "warning")) if count
+    ]
+    return f"{'failed' if errors else 'ok'}: {', '.join(words)}"
+
+
+def _size(count: int) -> str:
+    """Bytes in the largest unit of which there is one."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count} bytes"
+
+
 def _described(summary: dict[str, Any], indent: str = "") -> str:
     facts = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in summary["facts"].items() if value is not None
@@ -129,7 +150,7 @@ def _described(summary: dict[str, Any], indent: str = "") -> str:
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in sorted(summary["dtypes"].items()))
     rows = {
         "": f"{Path(summary['path']).name}: {summary['title']}",
-        "size": f"{summary['bytes'] / 1e9:.2f} GB in {len(summary['files'])} file(s)",
+        "size": f"{_size(summary['bytes'])} in {len(summary['files'])} file(s)",
         "weights": f"{summary['parameters']:,} parameters in {summary['tensors']} tensors ({dtypes})" if dtypes else "",
         "facts": facts,
         "missing": ", ".join(summary["missing"]),

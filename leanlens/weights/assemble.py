@@ -118,6 +118,7 @@ def convert(
     """Write one component in another layout or dtype.
 
     Args:
+        out: a path that does not exist yet; for "comfy" it ends in .safetensors.
         to: "diffusers" for a component folder; "comfy" for a single file of the transformer.
         dtype: None keeps the stored one and takes bfloat16 where the weights are quantised.
 
@@ -133,6 +134,8 @@ def convert(
     if to == "comfy":
         if layout.component != "transformer":
             raise ValueError(f"to 'comfy' is only for a transformer; {path} is a {layout.title}, use to 'diffusers'")
+        if Path(out).suffix != ".safetensors":
+            raise ValueError(f"out {str(out)!r} does not end in .safetensors; to 'comfy' writes one file of that kind")
         if Path(out).exists():
             raise ValueError(f"{out} exists already; give a path that does not")
         slots = _slots(layout, dtype)

@@ -19,6 +19,11 @@ DTYPE_BITS = {
 }  # fmt: skip
 
 INDEX_SUFFIX = ".safetensors.index.json"
+PICKLE_REFUSAL = (
+    "is a pickle, which can run any program when it is opened, so leanlens never reads one; use the "
+    ".safetensors file of the same weights"
+)
+_FIRST_BYTES = 64  # enough to tell a file by its beginning
 # How diffusers and transformers call the weights of one component, best first.
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
@@ -54,19 +59,24 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors and metadata of one safetensors file.
 
     Raises:
-        ValueError: the file is empty, cut short, or not safetensors; the message says which.
+        ValueError: the file is empty, cut short, too long, or not safetensors; the message says which, and names what
+            is often saved in its place: a pickle, a web page, a Git LFS pointer.
     """
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path} is empty: 0 bytes; fetch it again")
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        first = file.read(_FIRST_BYTES)
+        if mistake := _mistake(first):
+            raise ValueError(f"{path} {mistake}")
+        length = int.from_bytes(first[:8], "little")
         if size < 8 or length > 200_000_000:
             raise ValueError(f"{path} is not a safetensors file: its first 8 bytes are no header length")
         if 8 + length > size:
             raise ValueError(
                 f"{path} is cut short: its header needs {8 + length} bytes and the file has {size}; fetch it again"
             )
+        file.seek(8)
         raw = file.read(length)
     try:
         header = json.loads(raw)
@@ -77,7 +87,16 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     end = max((entry.stop for entry in entries.values()), default=8 + length)
     if end > size:
         raise ValueError(f"{path} is cut short: its tensors need {end} bytes and the file has {size}; fetch it again")
+    if end < size:  # every other reader of the format refuses such a file
+        raise ValueError(f"{path} is damaged: {size - end} bytes follow its last tensor; fetch it again")
     return entries, metadata
+
+
+def is_pickle(first: bytes) -> bool:
+    """Whether a file that begins with `first`, at least 9 bytes of it, is a pickle or a zip of them."""
+    # The length before a safetensors header may begin like a pickle, but the header itself begins with a brace.
+    protocol = first[:1] == b"\x80" and first[1:2] in b"\x02\x03\x04\x05" and first[8:9] != b"{"
+    return protocol or first.startswith(b"PK\x03\x04")
 
 
 def read_folder(folder: Path) -> dict[str, Entry]:
@@ -101,6 +120,16 @@ def read_folder(folder: Path) -> dict[str, Entry]:
             f"{folder} holds {len(files)} weight files ({names}) and no index that joins them; name one file"
         )
     return read_header(files[0])[0] if files else {}
+
+
+def _mistake(first: bytes) -> str:
+    """What a file that begins with `first` is instead of safetensors, to follow its path; empty where unknown."""
+    text = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html")):
+        return "is a web page that was saved instead of the file; fetch it again, signed in where that is needed"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file it stands for; fetch the real file, for instance with `git lfs pull`"
+    return PICKLE_REFUSAL if is_pickle(first) else ""
 
 
 def _read_index(index: Path) -> dict[str, Entry]:

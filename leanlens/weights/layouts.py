@@ -13,9 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leanlens.weights.headers import INDEX_SUFFIX, Entry, read_folder, read_header, read_json
+from leanlens.weights.headers import (
+    INDEX_SUFFIX,
+    PICKLE_REFUSAL,
+    Entry,
+    is_pickle,
+    read_folder,
+    read_header,
+    read_json,
+)
 
 PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")  # the order of the official model_index.json
+OPTIONAL_PARTS = ("text_encoder", "tokenizer")  # a model_index.json may say that they are left out
 
 # What other programs put before the official names.
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "")
@@ -30,8 +39,7 @@ USE_INSTEAD = {
     "encoder those of openai/gpt-oss-20b (MXFP4, 13.8 GB)",
     "sdnq": "is quantised by SDNQ, which leanlens does not read; use the bf16, fp32 or MXFP8 files of the transformer "
     "and the MXFP4 files of openai/gpt-oss-20b",
-    "pickle": "is a pickle, which can run any program when it is opened, so leanlens never reads one; use the "
-    ".safetensors file of the same weights",
+    "pickle": PICKLE_REFUSAL,
 }
 
 LANGUAGE_MODEL_ADVICE = (
@@ -118,6 +126,25 @@ def identify(path: str | Path) -> Layout:
     return _identify_file(path)
 
 
+def identify_pipeline(folder: Path) -> tuple[Layout, dict[str, str]]:
+    """A pipeline folder from those of its parts that can be read; the others by name, each with what is wrong.
+
+    Raises:
+        ValueError: its model_index.json cannot be read or is that of no pipeline.
+    """
+    index = read_json(folder / "model_index.json")
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise ValueError(f"{folder / 'model_index.json'} names no _class_name, so it is not a diffusers pipeline")
+    parts, broken = {}, {}
+    for name in PARTS:
+        if name in index and name != "scheduler" and (folder / name).is_dir() and any((folder / name).iterdir()):
+            try:
+                parts[name] = _identify_part(folder, name)
+            except ValueError as error:
+                broken[name] = str(error)
+    return _pipeline(folder, index, parts, broken), broken
+
+
 def require_readable(layout: Layout, component: str) -> None:
     """Check that `layout` is the given component in a form that can be opened.
 
@@ -132,7 +159,10 @@ def require_readable(layout: Layout, component: str) -> None:
 
 def _identify_folder(folder: Path) -> Layout:
     if (folder / "model_index.json").is_file():
-        return _identify_pipeline(folder)
+        layout, broken = identify_pipeline(folder)
+        if broken:
+            raise ValueError(next(iter(broken.values())))
+        return layout
     config = _read_config(folder)
     entries = read_folder(folder)
     if not entries:
@@ -146,16 +176,18 @@ def _identify_folder(folder: Path) -> Layout:
     return replace(layout, files=tuple(sorted({*layout.files, *extra})))
 
 
-def _identify_pipeline(folder: Path) -> Layout:
-    index = read_json(folder / "model_index.json")
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise ValueError(f"{folder / 'model_index.json'} names no _class_name, so it is not a diffusers pipeline")
-    parts = {
-        name: identify(folder / name)
-        for name in PARTS
-        if name in index and name != "scheduler" and (folder / name).is_dir() and any((folder / name).iterdir())
-    }
-    present = {*parts, *(["scheduler"] if (folder / "scheduler" / "scheduler_config.json").is_file() else [])}
+def _identify_part(folder: Path, name: str) -> Layout:
+    part = identify(folder / name)
+    accepted = (name, "language_model") if name == "text_encoder" else (name,)  # a small Lens reads with another one
+    if part.component not in accepted and not part.refusal:
+        raise ValueError(f"{part.path} is a {part.title}; a {TITLES.get(name, name)} is accepted there")
+    return part
+
+
+def _pipeline(folder: Path, index: Mapping[str, Any], parts: Mapping[str, Layout], broken: Mapping[str, str]) -> Layout:
+    present = {*parts, *broken, *(name for name in OPTIONAL_PARTS if index.get(name) == [None, None])}
+    if (folder / "scheduler" / "scheduler_config.json").is_file():
+        present.add("scheduler")
     missing = tuple(name for name in PARTS if name not in present)
     named = str(index["_class_name"])
     ours = named.startswith("Lens") and "transformer" in index
@@ -206,13 +238,10 @@ def _identify_file(path: Path) -> Layout:
 def _magic_kind(path: Path) -> str | None:
     """gguf or pickle, by the first bytes and the ending; None for anything else."""
     with open(path, "rb") as file:
-        first = file.read(4)
-    if first == b"GGUF" or path.suffix == ".gguf":
+        first = file.read(9)
+    if first.startswith(b"GGUF") or path.suffix == ".gguf":
         return "gguf"
-    is_pickle = first == b"PK\x03\x04" or (
-        first[:1] == b"\x80" and first[1:2] in b"\x02\x03\x04\x05" and path.suffix != ".safetensors"
-    )
-    return "pickle" if is_pickle or path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl") else None
+    return "pickle" if is_pickle(first) or path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl") else None
 
 
 def _classify(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]) -> Layout:

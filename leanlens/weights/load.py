@@ -469,7 +469,7 @@ def _tokenizer(content: str, path: Path) -> PreTrainedTokenizerFast:
     absent = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
     if absent:
         raise ValueError(
-            f"the tokenizer of {path} lacks the special tokens {', '.join(absent)}; that of GPT-OSS has them"
+            f"{path} is a tokenizer that lacks the special tokens {', '.join(absent)}; that of GPT-OSS has them"
         )
     template = path.parent / "chat_template.jinja"
     fast = PreTrainedTokenizerFast(

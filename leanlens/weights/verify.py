@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from leanlens.files import sha256
-from leanlens.weights.layouts import TITLES, Layout, identify
+from leanlens.hub import SUMS, read_sums
+from leanlens.weights.layouts import TITLES, Layout, identify, identify_pipeline
 from leanlens.weights.load import Stored, differences, empty_model, open_tokenizer, read_stored, stored_tensors
 
-SUMS_FILE = "SHA256SUMS"
 # SHA-256 of published files, by file name. A file of another sum may still be sound: fine-tuned weights, for example.
 KNOWN_SUMS = {
     "lens_turbo_bf16.safetensors": "a9fc0e27261d9199d4e46e573a6b247f3cd94beec0241e61ae9eaee5ae9ef7c9",
@@ -33,7 +33,13 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.path}: {self.message}"
+        return f"{self.level}: {self.sentence}"
+
+    @property
+    def sentence(self) -> str:
+        """The message after its path, which is said once."""
+        named = self.message.startswith((f"{self.path} ", f"{self.path}/"))
+        return self.message if named else f"{self.path}: {self.message}"
 
 
 def verify(path: str | Path, quick: bool = False, progress: bool = False) -> list[Finding]:
@@ -43,34 +49,40 @@ def verify(path: str | Path, quick: bool = False, progress: bool = False) -> lis
         quick: look at names, shapes and dtypes alone; read no weight and compute no checksum.
         progress: show a progress bar.
     """
+    path = Path(path).expanduser()
+    path = path.parent if path.name == "model_index.json" else path
     try:
-        layout = identify(path)
+        if (path / "model_index.json").is_file():
+            layout, broken = identify_pipeline(path)
+        else:
+            layout, broken = identify(path), {}
     except ValueError as error:
-        return [Finding("error", Path(path), str(error))]
+        return [Finding("error", path, str(error))]
     if layout.refusal:
         return [Finding("error", layout.path, f"{layout.path} {layout.refusal}")]
-    findings = [finding for part in (layout, *layout.parts.values()) for finding in _check(part, quick, progress)]
-    findings += [
-        Finding("error", layout.path, f"{name} is missing") for name in layout.missing if name != "config.json"
-    ]
-    if not quick:
-        findings += _checksums(layout)
+    findings = [] if quick else list(_checksums(layout))
+    findings += [Finding("error", layout.path / name, problem) for name, problem in broken.items()]
+    findings += _check(layout, quick, progress)
     return findings or [Finding("ok", layout.path, layout.title)]
 
 
 def require_sound(layout: Layout) -> None:
-    """Check names, shapes and dtypes of one component; reads headers alone.
+    """Check names, shapes and dtypes of a component, or of a pipeline and all its parts; reads headers alone.
 
     Raises:
-        ValueError: the first error, with its path.
+        ValueError: the first error, with its path; a missing part or config.json is one.
     """
     for finding in _check(layout, quick=True, progress=False):
         if finding.level == "error":
-            place = "" if str(finding.path) in finding.message else f"{finding.path}: "
-            raise ValueError(f"{place}{finding.message}")
+            raise ValueError(finding.sentence)
 
 
 def _check(layout: Layout, quick: bool, progress: bool) -> Iterator[Finding]:
+    """What is wrong with a layout and with its parts, what is missing first."""
+    for name in layout.missing:
+        yield Finding("error", layout.path, f"{layout.path / name} is missing; fetch it again")
+    for part in layout.parts.values():
+        yield from _check(part, quick, progress)
     if layout.refusal:
         yield Finding("error", layout.path, f"{layout.path} {layout.refusal}")
     elif layout.component == "tokenizer":
@@ -115,26 +127,21 @@ def _check_values(layout: Layout, name: str, tensor: Stored) -> Iterator[Finding
 
 def _checksums(layout: Layout) -> Iterator[Finding]:
     folder = layout.path if layout.path.is_dir() else layout.path.parent
-    stated = _read_sums(folder / SUMS_FILE)
+    stated: dict[str, str] = {}
+    try:
+        if (folder / SUMS).is_file():
+            stated = read_sums((folder / SUMS).read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError) as error:
+        yield Finding("error", folder, str(error))
     for name, expected in stated.items():
         file = folder / name
         if layout.path.is_file() and file.resolve() != layout.path.resolve():
             continue
         if not file.is_file():
-            yield Finding("error", file, f"{SUMS_FILE} names it and it is missing")
+            yield Finding("error", file, f"{SUMS} names it and it is missing")
         elif sha256(file) != expected:
-            yield Finding("error", file, f"its SHA-256 is not the one in {SUMS_FILE}; fetch it again")
+            yield Finding("error", file, f"its SHA-256 is not the one in {SUMS}; fetch it again")
     for file in layout.files:
         known = KNOWN_SUMS.get(file.name)
         if known and file.relative_to(folder).as_posix() not in stated and sha256(file) != known:
             yield Finding("warning", file, "its SHA-256 is not that of the published file of this name")
-
-
-def _read_sums(path: Path) -> dict[str, str]:
-    """File name -> sum, from the lines `sum  name` that sha256sum writes; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if any(len(line) != 2 or len(line[0]) != 64 for line in lines):
-        raise ValueError(f"{path} is no list of SHA-256 sums; lines of `sum  name` are accepted")
-    return {line[1].removeprefix("*"): line[0].lower() for line in lines}

@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from leanlens.cli.weights import app
+from leanlens.cli.weights import _size, app
 from leanlens.weights.layouts import identify
 from tests.weights import foreign
 
@@ -70,6 +70,27 @@ def test_verify_exit_codes(stock):
     assert json.loads(cut.output)[0]["level"] == "error"
 
 
+def test_verify_ends_with_a_verdict(stock):
+    assert run("verify", stock / "lens.safetensors", "--quick").stdout.splitlines() == [
+        f"ok: {stock}/lens.safetensors: Lens transformer, fp32, file"
+    ]
+    (stock / "lens.safetensors").rename(stock / "lens_turbo_bf16.safetensors")
+    warned = run("verify", stock / "lens_turbo_bf16.safetensors")
+    assert (warned.exit_code, warned.stdout.splitlines()[-1]) == (0, "ok: 1 warning")
+    (stock / "SHA256SUMS").write_text(f"{'0' * 64}  lens_turbo_bf16.safetensors\nnonsense\n")
+    failed = run("verify", stock / "lens_turbo_bf16.safetensors")
+    assert (failed.exit_code, failed.stdout.splitlines()[-1]) == (2, "failed: 1 error, 1 warning")
+    assert run("verify", stock / "gone").stdout.splitlines()[-1] == "failed: 1 error"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1_500, "1.50 KB"), (2_340_000, "2.34 MB"), (3e10, "30.00 GB")],
+)
+def test_sizes_are_shown_in_a_fitting_unit(count, words):
+    assert _size(count) == words
+
+
 def test_assemble_convert_verify(stock):
     words = ("--transformer", stock / "lens.safetensors", "--text-encoder", stock / "gpt-oss-20b")
     result = run("assemble", *words, "--vae", stock / "flux2-vae.safetensors", stock / "Lens", "--dtype", "bf16")
@@ -93,6 +114,10 @@ def test_wrong_words_are_one_sentence(stock, monkeypatch, capsys):
             "--dtype int3 is not accepted",
         ),
         (["convert", str(stock / "lens.safetensors"), str(stock / "gpt-oss-20b")], "exists already"),
+        (
+            ["convert", str(stock / "lens.safetensors"), str(stock / "one"), "--to", "comfy"],
+            "does not end in .safetensors",
+        ),
     )
     for words, sentence in cases:
         monkeypatch.setattr(sys, "argv", ["leanlens", "weights", *words])

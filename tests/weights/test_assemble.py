@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from leanlens.weights import shards
 from leanlens.weights.assemble import assemble, components, convert, parts_beside
 from leanlens.weights.layouts import identify
 from leanlens.weights.load import open_text_encoder, open_transformer
-from leanlens.weights.verify import verify
+from leanlens.weights.verify import require_sound, verify
 from tests.weights import foreign
 
 IDS = torch.tensor([[3, 8, 9, 10, 11, 12, 4]])
@@ -269,6 +270,9 @@ def test_shards_are_split_and_indexed(tmp_path, monkeypatch):
 
 
 def test_convert_refuses_what_it_cannot_make(tmp_path, stock):
+    with pytest.raises(ValueError, match=r"one' does not end in \.safetensors"):
+        convert(stock["transformer"], tmp_path / "one", to="comfy")
+    assert not (tmp_path / "one").exists()
     with pytest.raises(ValueError, match="to 'onnx' is not accepted"):
         convert(stock["transformer"], tmp_path / "out", to="onnx")
     with pytest.raises(ValueError, match="only for a transformer"):
@@ -279,6 +283,11 @@ def test_convert_refuses_what_it_cannot_make(tmp_path, stock):
 
 
 # verify
+
+
+def errors_of(path):
+    """The errors alone: a toy tokenizer is not the published one, which is a warning."""
+    return [str(finding) for finding in verify(path) if finding.level == "error"]
 
 
 def test_verify_finds_values_that_are_not_finite(tmp_path):
@@ -300,6 +309,59 @@ def test_verify_finds_wrong_names_and_damage(tmp_path):
     assert verify(tmp_path / "empty.safetensors")[0].level == "error"
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     assert "is a GGUF file" in verify(tmp_path / "x.gguf")[0].message
+
+
+@pytest.mark.parametrize(
+    ("gone", "sentence"),
+    [
+        ("transformer/config.json", "transformer/config.json is missing; fetch it again"),
+        ("vae/config.json", "vae/config.json is missing"),
+        ("text_encoder", "text_encoder is missing"),
+        ("scheduler", "scheduler is missing"),
+    ],
+)
+def test_what_a_pipeline_lacks_is_an_error(tmp_path, gone, sentence):
+    foreign.write_pipeline(tmp_path / "Lens")
+    require_sound(identify(tmp_path / "Lens"))
+    path = tmp_path / "Lens" / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    layout = identify(tmp_path / "Lens")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/Lens/{sentence}"):
+        require_sound(layout)
+    if path.suffix:
+        with pytest.raises(ValueError, match=sentence):
+            require_sound(layout.parts[path.parent.name])
+    (error,) = errors_of(tmp_path / "Lens")
+    assert error.startswith(f"error: {tmp_path}/Lens/{sentence}")
+
+
+def test_verify_reports_every_broken_part_and_a_bad_list_of_sums(tmp_path):
+    foreign.write_pipeline(tmp_path / "Lens")
+    shard = tmp_path / "Lens" / "text_encoder" / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-3])
+    (tmp_path / "Lens" / "vae" / "config.json").write_text("{")
+    state = load_file(tmp_path / "Lens" / "transformer" / "diffusion_pytorch_model.safetensors")
+    del state["proj_out.bias"]
+    save_file(state, tmp_path / "Lens" / "transformer" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "Lens" / "SHA256SUMS").write_bytes(b"nonsense \xff\n")
+    for place in (tmp_path / "Lens", tmp_path / "Lens" / "model_index.json"):
+        findings = errors_of(place)
+        assert len(findings) == 4
+        for found, sentence in zip(
+            findings,
+            (
+                "Lens: SHA256SUMS line 'nonsense \ufffd' is not",
+                "vae/config.json cannot be read as JSON",
+                f"{shard.name} is cut short",
+                "transformer: missing 1 tensor (proj_out.bias)",
+            ),
+            strict=True,
+        ):
+            assert sentence in found
+            assert found.count(str(tmp_path)) == 1
 
 
 def test_verify_compares_stated_checksums(tmp_path):

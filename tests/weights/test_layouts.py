@@ -2,6 +2,8 @@
 
 import json
 import math
+import pickle
+import shutil
 import struct
 import sys
 
@@ -105,6 +107,12 @@ def test_official_pipeline_folder_and_what_it_lacks(tmp_path):
     assert layout.quantisation == "mxfp4"
     for file in (tmp_path / "Lens" / "vae").iterdir():
         file.unlink()
+    assert identify(tmp_path / "Lens").missing == ("vae",)
+    shutil.rmtree(tmp_path / "Lens" / "text_encoder")
+    assert identify(tmp_path / "Lens").missing == ("vae", "text_encoder")
+    index = json.loads((tmp_path / "Lens" / "model_index.json").read_text())
+    index |= {"vae": [None, None], "text_encoder": [None, None]}  # saved without it, which only text parts can be
+    (tmp_path / "Lens" / "model_index.json").write_text(json.dumps(index))
     assert identify(tmp_path / "Lens").missing == ("vae",)
     index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
     (tmp_path / "other").mkdir()
@@ -239,6 +247,14 @@ def test_the_wrong_component_is_named(tmp_path):
         open_transformer(tmp_path / "vae.safetensors")
 
 
+def test_a_part_in_the_place_of_another_is_named(tmp_path):
+    foreign.write_pipeline(tmp_path / "Lens")
+    for file in (tmp_path / "Lens" / "text_encoder").glob("*.safetensors*"):
+        file.unlink()  # what is left looks like a tokenizer
+    with pytest.raises(ValueError, match=r"text_encoder is a tokenizer; a GPT-OSS text encoder is accepted there"):
+        identify(tmp_path / "Lens")
+
+
 # Damage
 
 
@@ -250,7 +266,14 @@ def test_damaged_files_are_named(tmp_path):
         "empty": (b"", "is empty: 0 bytes"),
         "cut": (raw[:-10], "is cut short"),
         "header": (raw[:200], "is cut short"),
-        "text": (b"<html>not found</html>", "is not a safetensors file"),
+        "text": (b"not found, nothing here", "is not a safetensors file"),
+        "junk": (raw + b"abc", "is damaged: 3 bytes follow its last tensor"),
+        "page": (b"\n<!DOCTYPE html><html>sign in</html>", "is a web page that was saved instead of the file"),
+        "html": (b"<HTML>", "is a web page"),
+        "pointer": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "is a Git LFS pointer.*; fetch the real",
+        ),
         "tiny": (b"abc", "is not a safetensors file"),
         "json": (struct.pack("<Q", 4) + b"{{{{", "is not a safetensors file: its header is unreadable"),
     }
@@ -259,6 +282,28 @@ def test_damaged_files_are_named(tmp_path):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f"{file}.*{sentence}"):
             identify(file)
+        (finding,) = verify(file)
+        assert finding.level == "error"
+        assert str(finding).count(str(file)) == 1
+
+
+def test_every_pickle_under_the_name_of_safetensors_is_refused(tmp_path):
+    file = tmp_path / "model.safetensors"
+    for protocol in (2, 3, 4, 5):
+        file.write_bytes(pickle.dumps({"weight": [0.0] * 100}, protocol))
+        assert identify(file).kind == "pickle"
+        with pytest.raises(ValueError, match=r"is a pickle.*; use"):  # as the only file of a folder, too
+            identify(tmp_path)
+    torch.save({"weight": torch.zeros(2)}, file, _use_new_zipfile_serialization=False)
+    assert identify(file).kind == "pickle"
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    header = json.dumps({"lora_A.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    file.write_bytes(struct.pack("<Q", 0x0280) + header.ljust(0x0280) + bytes(4))
+    assert file.read_bytes()[:2] == b"\x80\x02"
+    assert identify(file).kind == "lora"
 
 
 def test_damaged_folders_are_named(tmp_path):
