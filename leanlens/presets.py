@@ -11,6 +11,7 @@ your own.
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,8 +166,8 @@ def preset_for(model: str | Path) -> Preset:
 
 def _names_of(path: Path) -> list[str]:
     names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
-    index = path / "model_index.json"
-    if index.is_file():
-        origin = json.loads(index.read_text(encoding="utf-8")).get("_name_or_path")
+    # A file that is missing or broken names nothing here; whoever opens the folder says what is wrong with it.
+    with suppress(OSError, ValueError, AttributeError):
+        origin = json.loads((path / "model_index.json").read_text(encoding="utf-8")).get("_name_or_path")
         names.append(Path(str(origin)).name)
     return [name.lower() for name in names]

@@ -63,6 +63,9 @@ def test_preset_for_a_folder_reads_where_it_came_from(tmp_path):
     assert preset_for(folder).name == "rl"
     (folder / "model_index.json").write_text(json.dumps({"_name_or_path": "someone/Lens-Turbo"}))
     assert preset_for(folder).name == "turbo"
+    for broken in (b"{", b"[]", b"\xff"):  # whoever opens the folder says what is wrong with it
+        (folder / "model_index.json").write_bytes(broken)
+        assert preset_for(folder).name == "rl"
 
 
 def test_the_table_costs_no_torch():
