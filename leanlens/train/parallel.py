@@ -34,7 +34,10 @@ def parallelize(model: LensTransformer2DModel, group: Group, train: Train) -> Le
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.transformer_blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32))
+    # By default the root keeps its whole weights after a forward pass. After one without gradient (validation, samples)
+    # they would stay, averaged ones even, into the next step.
+    root = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    fully_shard(model, mesh=mesh, mp_policy=root, reshard_after_forward=True)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -76,7 +76,8 @@ def assert_two_processes_are_one(tmp_path, tables, continued, **tolerances):
 
 
 def test_two_processes_are_one(tmp_path):
-    assert_two_processes_are_one(tmp_path, {}, continued=False)
+    looking = {"validate": {"every": 2}, "sample": {"every": 2, "prompts": ["a dog"], "steps": 1}}
+    assert_two_processes_are_one(tmp_path, looking, continued=False)
 
 
 @pytest.mark.long

@@ -134,5 +134,5 @@ def test_what_does_not_fit_while_running_is_named(tmp_path, model, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("leanlens.train.step.training_losses", refuse)
-    with pytest.raises(ValueError, match=r"a micro-batch of 2 pictures of 64x64 does not fit .*1 needs half of it"):
+    with pytest.raises(ValueError, match=r"2 pictures of 64x64 does not fit .*1 needs half of it"):
         accumulate_gradients(model, data, [data.stream.batch(0)], 0, False, recipe, CPU)
