@@ -113,7 +113,7 @@ def _too_large(batch: Any) -> str:
     height, width = batch.bucket
     return (
         f"a micro-batch of {len(batch.captions)} pictures of {height}x{width} does not fit into memory; "
-        f"give a smaller batch in data.buckets ({len(batch.captions) // 2} needs half of it), or set train.checkpointing"
+        f"give a smaller batch in data.buckets ({len(batch.captions) // 2} needs half of it), or train.checkpointing"
     )
 
 

@@ -88,9 +88,8 @@ def test_two_processes_are_one(tmp_path):
         ({"train": {"average": "rank"}}, {}),
         # Muon orthogonalises in bfloat16, so its updates (2e-4) agree to a few hundredths of themselves
         ({"optim": {"matrices": "muon"}}, {"rtol": 1e-2, "atol": 2e-5}),
-        ({"train": {"compile": True}}, {}),
     ],
-    ids=["checkpointing", "rank", "muon", "compile"],
+    ids=["checkpointing", "rank", "muon"],
 )
 def test_two_processes_are_one_whatever_is_applied(tmp_path, tables, tolerances):
     assert_two_processes_are_one(tmp_path, tables, continued=True, **tolerances)
