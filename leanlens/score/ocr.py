@@ -1,0 +1,50 @@
+"""What is written in a picture, by optical character recognition.
+
+Comes in: a picture. Goes out: the strings found, or None where no recogniser is installed. Knows nothing of what should
+be written. The recogniser (RapidOCR with PP-OCR models inside the package) is the extra `ocr`, apart from `eval`
+because it brings OpenCV and onnxruntime, 260 MB.
+"""
+
+import difflib
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from leanlens.log import say_once
+
+ENLARGED_TO = 768  # pixels of the longest side: letters of 11 pixels are too small as they are
+
+
+def read_texts(image: Image.Image) -> list[str] | None:
+    """Every string in an RGB picture from top to bottom; None, said once, without the extra `ocr`."""
+    reader = _reader()
+    if reader is None:
+        return None
+    scale = max(1.0, ENLARGED_TO / max(image.size))
+    large = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    found = reader(np.asarray(large.convert("RGB"))[..., ::-1])
+    return list(found.txts or ())
+
+
+def likeness(wanted: str, found: list[str]) -> float:
+    """1 where a found string, or all of them joined, is the wanted one but for case, spaces and punctuation; else the
+    best ratio of common letters, below 1."""
+    target = _letters(wanted)
+    candidates = [*map(_letters, found), _letters("".join(found))]
+    return max((difflib.SequenceMatcher(None, target, one, autojunk=False).ratio() for one in candidates), default=0.0)
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.casefold() if letter.isalnum())
+
+
+@cache
+def _reader() -> Any:
+    try:
+        from rapidocr import RapidOCR
+    except ImportError:
+        say_once("text is not judged: pip install 'leanlens[ocr]' for a recogniser")
+        return None
+    return RapidOCR(params={"Global.log_level": "error"})

@@ -1,0 +1,311 @@
+"""Where the things of a picture are: its background estimated from the rim, and what stands out from it.
+
+Comes in: (H, W, 3) uint8 pixels. Goes out: a `Backdrop` and `Region`s. Knows nothing of what a picture should show;
+the kinds of backdrop are the ones scenes have, and any other is taken for the nearest of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+RIM = 0.07  # of the short side: where almost nothing but background is
+TOLERANCE = 40.0  # redmean distance at which a pixel still has the background's colour
+STANDS_OUT = 62.0  # redmean distance from which it is something else
+LEAST_AREA = 0.0025  # of the picture: smaller regions are specks
+LEAST_SIDE = 0.05  # of the short side
+MOST_PATCHES = 6
+COMPLEXITY = {"plain": 0.0, "gradient": 0.02, "ground": 0.02, "pattern": 0.04}  # share of the rim it must explain more
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """The estimated background.
+
+    Attributes:
+        kind: plain, gradient, ground, dots, stripes or checks.
+        colors: RGB 0 to 255; top then bottom, or left then right, for a gradient; ground then sky; the more frequent
+            one first for patterns.
+        expected: (K, H, W, 3) float32, the K colours that each pixel may have.
+        inliers: share of the rim it explains, 0 to 1.
+    """
+
+    kind: str
+    colors: tuple[tuple[float, float, float], ...]
+    expected: np.ndarray
+    inliers: float
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the picture.
+
+    Attributes:
+        box: x0, y0, x1, y1 in pixels.
+        mask: (y1 - y0, x1 - x0) bool, what belongs to it, holes filled.
+        pixels: (y1 - y0, x1 - x0, 3) uint8.
+        look: how it was found: "whole", "joined" across gaps, "cut", "inner", "outer" or "window".
+    """
+
+    box: tuple[int, int, int, int]
+    mask: np.ndarray
+    pixels: np.ndarray
+    look: str = "whole"
+
+    @property
+    def area(self) -> int:
+        return int(self.mask.sum())
+
+
+def redmean(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far apart colours look, 0 to about 765, over the last axis; both 0 to 255."""
+    one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+    mean = (one[..., 0] + other[..., 0]) / 2
+    red, green, blue = np.moveaxis((one - other) ** 2, -1, 0)
+    return np.sqrt((2 + mean / 256) * red + 4 * green + (2 + (255 - mean) / 256) * blue)
+
+
+def estimate_backdrop(pixels: np.ndarray) -> Backdrop:
+    """The backdrop that explains most of the rim, simple kinds first."""
+    height, width = pixels.shape[:2]
+    band = max(3, round(RIM * min(height, width)))
+    rim = np.ones((height, width), bool)
+    rim[band:-band, band:-band] = False
+    fits = [_fit_plain, _fit_ground, _fit_pattern]
+    candidates = [fit(pixels.astype(np.float32), rim, band) for fit in fits]
+    candidates += [_fit_gradient(pixels.astype(np.float32), rim, axis) for axis in (0, 1)]
+    return max(
+        (one for one in candidates if one is not None),
+        key=lambda one: one.inliers - COMPLEXITY.get(one.kind, COMPLEXITY["pattern"]),
+    )
+
+
+def _made(kind: str, colors: list[np.ndarray], expected: np.ndarray, pixels: np.ndarray, rim: np.ndarray) -> Backdrop:
+    near = np.min([redmean(pixels[rim], one[rim]) for one in expected], axis=0)
+    named = tuple(tuple(float(channel) for channel in color) for color in colors)
+    return Backdrop(kind, named, expected.astype(np.float32), float((near < TOLERANCE / 2).mean()))  # type: ignore[arg-type]
+
+
+def _fit_plain(pixels: np.ndarray, rim: np.ndarray, band: int) -> Backdrop:
+    color = np.median(pixels[rim], axis=0)
+    return _made("plain", [color], np.broadcast_to(color, (1, *pixels.shape)), pixels, rim)
+
+
+def _fit_gradient(pixels: np.ndarray, rim: np.ndarray, axis: int) -> Backdrop:
+    """Linear along the rows (axis 0, top to bottom) or the columns, fitted twice: the second time without outliers."""
+    steps = pixels.shape[axis]
+    where = np.nonzero(rim)[axis] / max(1, steps - 1)
+    values, kept = pixels[rim], np.ones(len(where), bool)
+    for _ in range(3):
+        design = np.stack([1 - where[kept], where[kept]], axis=1)
+        ends = np.linalg.lstsq(design, values[kept], rcond=None)[0]  # (2, 3)
+        off = redmean(values, np.outer(1 - where, ends[0]) + np.outer(where, ends[1]))
+        kept = off <= max(np.median(off) * 2, 6.0)
+    ramp = np.linspace(0, 1, steps)[:, None]
+    line = (1 - ramp) * ends[0] + ramp * ends[1]  # (steps, 3)
+    line = line[:, None] if axis == 0 else line[None]
+    return _made("gradient", [ends[0], ends[1]], np.broadcast_to(line, pixels.shape)[None], pixels, rim)
+
+
+def _fit_ground(pixels: np.ndarray, rim: np.ndarray, band: int) -> Backdrop:
+    """Sky above a straight horizon, ground below it: the horizon is where the sides change most."""
+    height = len(pixels)
+    sides = np.median(np.concatenate([pixels[:, :band], pixels[:, -band:]], axis=1), axis=1)  # (H, 3)
+    rows = range(round(0.3 * height), round(0.9 * height))
+    means = np.cumsum(sides, axis=0)
+    jumps = [redmean(means[row - 1] / row, (means[-1] - means[row - 1]) / (height - row)) for row in rows]
+    best = rows[int(np.argmax(jumps))]
+    near = range(max(1, best - 6), min(height - 1, best + 7))  # the exact row: the sharpest step nearby
+    horizon = max(near, key=lambda row: float(redmean(sides[row - 1], sides[row])))
+    sky, ground = np.median(sides[:horizon], axis=0), np.median(sides[horizon:], axis=0)
+    expected = np.empty((1, *pixels.shape), np.float32)
+    expected[:, :horizon], expected[:, horizon:] = sky, ground
+    return _made("ground", [ground, sky], expected, pixels, rim)
+
+
+def _fit_pattern(pixels: np.ndarray, rim: np.ndarray, band: int) -> Backdrop | None:
+    """Two colours that alternate all around; None where the second does not show on three sides at least."""
+    first = _mode(pixels[rim])
+    rest = pixels[rim][redmean(pixels[rim], first) > TOLERANCE / 2]
+    if len(rest) < 0.03 * rim.sum():
+        return None
+    second = _mode(rest)
+    is_second = redmean(pixels, second) < redmean(pixels, first)
+    close = np.minimum(redmean(pixels, second), redmean(pixels, first)) < TOLERANCE
+    strips = [np.s_[:band], np.s_[-band:], np.s_[:, :band], np.s_[:, -band:]]
+    shares = [float((is_second & close)[strip].mean()) for strip in strips]
+    if sum(0.02 < share < 0.98 for share in shares) < 2 or sum(share > 0.02 for share in shares) < 3:
+        return None
+    kind = _kind_of_pattern(is_second, band, shares)
+    share = float(is_second[rim].mean())
+    colors = [first, second] if share <= 0.5 else [second, first]
+    middle = (first + second) / 2  # antialiased edges
+    expected = np.stack([np.broadcast_to(color, pixels.shape) for color in (first, second, middle)])
+    return _made(kind, colors, expected, pixels, rim)
+
+
+def _kind_of_pattern(is_second: np.ndarray, band: int, shares: list[float]) -> str:
+    """Stripes are of one colour along the rim's rows or columns; dots cover little; checks are what is left."""
+    left, top = is_second[:, :band].mean(axis=1), is_second[:band].mean(axis=0)
+    even = [float(np.maximum(line, 1 - line).mean()) for line in (left, top)]
+    changes = [int((np.diff(line > 0.5) != 0).sum()) for line in (left, top)]
+    if (even[0] > 0.93 and changes[0] >= 3 and changes[1] <= 2) or (
+        even[1] > 0.93 and changes[1] >= 3 and changes[0] <= 2
+    ):
+        return "stripes"
+    share = float(np.mean(shares))
+    return "dots" if min(share, 1 - share) < 0.28 else "checks"
+
+
+def _mode(pixels: np.ndarray) -> np.ndarray:
+    """The most frequent colour: the median of the fullest cell of 16 levels a channel and of its neighbours."""
+    cells = (pixels // 16).astype(int)
+    codes = cells[:, 0] * 256 + cells[:, 1] * 16 + cells[:, 2]
+    fullest = pixels[codes == np.bincount(codes).argmax()].mean(axis=0)
+    return np.median(pixels[redmean(pixels, fullest) < TOLERANCE], axis=0)
+
+
+def stands_out(pixels: np.ndarray, backdrop: Backdrop) -> np.ndarray:
+    """(H, W) bool: what does not have the backdrop's colour, holes filled, specks dropped."""
+    off = np.min([redmean(pixels, one) for one in backdrop.expected], axis=0) > STANDS_OUT
+    filled = ndimage.binary_fill_holes(off)
+    labels, count = ndimage.label(filled, structure=np.ones((3, 3)))
+    sizes = ndimage.sum_labels(filled, labels, range(1, count + 1))
+    kept = 1 + np.flatnonzero(sizes >= max(4, LEAST_AREA / 8 * filled.size))
+    return np.isin(labels, kept)
+
+
+def find_regions(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
+    """What hangs together, at once and across gaps of 1, 2.5 and 5 % of the short side; large ones first."""
+    short = min(mask.shape)
+    found: list[Region] = []
+    for gap in (0.0, 0.01, 0.025, 0.05):
+        reach = round(gap * short / 2)
+        grown = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=reach) if reach else mask
+        labels, _ = ndimage.label(grown, structure=np.ones((3, 3)))
+        for index, window in enumerate(ndimage.find_objects(labels), 1):
+            region = cut_out(pixels, mask & (labels == index), window, "joined" if reach else "whole")
+            if region is not None and not any(_is_same(region, other) for other in found):
+                found.append(region)
+    return sorted(found, key=lambda region: -region.area)
+
+
+def cut_out(
+    pixels: np.ndarray, mask: np.ndarray, window: tuple[slice, ...] | None = None, look: str = "whole"
+) -> Region | None:
+    """The region of a mask of the whole picture, inside `window`; None where it is too small to be a thing."""
+    limited = np.zeros_like(mask)
+    limited[window or np.s_[:]] = mask[window or np.s_[:]]
+    rows, columns = np.flatnonzero(limited.any(axis=1)), np.flatnonzero(limited.any(axis=0))
+    if not len(rows):
+        return None
+    y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if max(y1 - y0, x1 - x0) < LEAST_SIDE * min(mask.shape) or limited.sum() < LEAST_AREA * mask.size:
+        return None
+    inside = np.s_[y0:y1, x0:x1]
+    return Region((int(x0), int(y0), int(x1), int(y1)), limited[inside], pixels[inside], look)
+
+
+def overlap(one: Region, other: Region) -> float:
+    """Shared area of the boxes, in parts of the smaller one."""
+    a, b = one.box, other.box
+    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    return shared / max(1, min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
+
+
+def _is_same(one: Region, other: Region) -> bool:
+    a, b = (region.box for region in (one, other))
+    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return shared / (sum(areas) - shared) > 0.9
+
+
+def look_closer(pixels: np.ndarray, mask: np.ndarray, region: Region) -> list[Region]:
+    """Parts of a region that may be things of their own: one on another, inside another, before another."""
+    own = _own(mask, region)
+    return [
+        *_cuts(pixels, own, region),
+        *_inner(pixels, region),
+        *_windows(pixels, own, region),
+        *_patches(pixels, own, region),
+    ]
+
+
+def _cuts(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
+    """Above and below the rows where the region's width changes most."""
+    x0, y0, x1, y1 = region.box
+    widths = region.mask.sum(axis=1)
+    reach = max(2, (y1 - y0) // 40)
+    if y1 - y0 < 8 * reach:
+        return []
+    jump = np.abs(widths[reach:] - widths[:-reach]).astype(float)
+    found = []
+    for _ in range(3):
+        at = int(jump.argmax())
+        if jump[at] < 0.12 * (x1 - x0):
+            break
+        row = y0 + at + reach
+        jump[max(0, at - 3 * reach) : at + 3 * reach] = 0
+        for part in (np.s_[y0:row, x0:x1], np.s_[row:y1, x0:x1]):
+            found.append(cut_out(pixels, own, part, "cut"))
+    return [part for part in found if part is not None]
+
+
+def _own(mask: np.ndarray, region: Region) -> np.ndarray:
+    """The region's mask at the picture's size."""
+    x0, y0, x1, y1 = region.box
+    own = np.zeros_like(mask)
+    own[y0:y1, x0:x1] = region.mask
+    return own
+
+
+def _inner(pixels: np.ndarray, region: Region) -> list[Region]:
+    """What stands out inside a region of one colour all around, and the region with it painted over."""
+    eroded = ndimage.binary_erosion(region.mask, iterations=2)
+    ring = eroded & ~ndimage.binary_erosion(eroded, iterations=3)
+    if ring.sum() < 12:
+        return []
+    color = _mode(region.pixels[ring].astype(np.float32))
+    if (redmean(region.pixels[ring], color) < TOLERANCE).mean() < 0.8:
+        return []
+    off = ndimage.binary_fill_holes(eroded & (redmean(region.pixels, color) > STANDS_OUT))
+    x0, y0, x1, y1 = region.box
+    whole = np.zeros(pixels.shape[:2], bool)
+    whole[y0:y1, x0:x1] = ndimage.binary_opening(off) if off.sum() > 200 else off
+    inner = cut_out(pixels, whole, None, "inner")
+    if inner is None:
+        return []
+    painted = np.where(off[..., None], color, region.pixels).astype(np.uint8)
+    return [inner, Region(region.box, region.mask, painted, "outer")]
+
+
+def _windows(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
+    """Windows of three sizes over the region, half a window apart: for what covers a part of something else."""
+    x0, y0, x1, y1 = region.box
+    found: list[Region] = []
+    for share in (0.62, 0.45):
+        w, h = round(share * (x1 - x0)), round(share * (y1 - y0))
+        for y in np.linspace(y0, y1 - h, 3).astype(int):
+            for x in np.linspace(x0, x1 - w, 3).astype(int):
+                part = cut_out(pixels, own, np.s_[y : y + h, x : x + w], "window")
+                if part is not None and part.area > 0.3 * w * h:
+                    found.append(part)
+    return found
+
+
+def _patches(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
+    """The windows around what is of one colour: a thing before another has other colours than that."""
+    cells = (region.pixels // 43).astype(int) @ (36, 6, 1)  # six levels a channel
+    frequent = np.argsort(-np.bincount(cells[region.mask], minlength=216))[:MOST_PATCHES]
+    x0, y0, _, _ = region.box
+    found = []
+    for cell in frequent:
+        closed = ndimage.binary_closing(np.pad((cells == cell) & region.mask, 3), iterations=3)[3:-3, 3:-3]
+        labels, count = ndimage.label(closed)
+        if not count:
+            continue
+        largest = 1 + int(np.argmax(ndimage.sum_labels(closed, labels, range(1, count + 1))))
+        rows, columns = ndimage.find_objects(labels)[largest - 1]
+        window = np.s_[y0 + rows.start : y0 + rows.stop, x0 + columns.start : x0 + columns.stop]
+        found.append(cut_out(pixels, own, window, "window"))
+    return [part for part in found if part is not None and part.area < 0.7 * region.area]

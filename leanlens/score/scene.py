@@ -1,0 +1,259 @@
+"""Does a picture show what the truth of a scene states? Judged by means that took no part in drawing it.
+
+Comes in: pictures, and truths as `Scene.truth()` gives them; any part of a truth may be missing, and what it would
+state is then not judged. Goes out: one value per criterion: the share of its facts that hold. Knows nothing of models.
+
+| criterion | applies to | asks |
+|---|---|---|
+| background | a stated background | is it of the stated kind, in the stated colours |
+| object | one stated thing | is it there |
+| two_objects | two | are they there |
+| more_objects | three and more | are they there |
+| count | things more than one of which are stated | are they as many as stated |
+| color | things of a stated colour | has the region most like the thing that colour, whatever it shows |
+| color_binding | two or more stated colours | is each thing there, and in its own colour |
+| position | stated relations | do they hold between things that are there |
+| style | a stated style | do the things that are there look most like drawings of that style |
+| text | stated texts | are they written; needs the extra `ocr` |
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from leanlens.scenes.icons import SHAPES, Library
+from leanlens.scenes.sources import STYLES
+from leanlens.score import ocr
+from leanlens.score.colors import color_shares, has_color, is_background_color
+from leanlens.score.features import Gallery, open_gallery, picture_network
+from leanlens.score.protocol import Score, require_same_length
+from leanlens.score.regions import Backdrop, Region, estimate_backdrop
+from leanlens.score.things import Sighting, find_things
+
+CRITERIA = (
+    "background", "object", "two_objects", "more_objects", "count", "color", "color_binding", "position", "style",
+    "text",
+)  # fmt: skip
+KNOWN_STYLES = tuple(style.name for style in STYLES)
+STYLE_MARGIN = 0.02  # two sets draw some concepts alike
+LEAST_EXPLAINED = 0.6  # of the rim, by the estimated background
+
+Box = tuple[float, float, float, float]
+
+
+class SceneScorer:
+    """Judges pictures against truths; follows `protocol.Scorer`.
+
+    Args:
+        library: what things are compared with; a thing or a style that it does not have is not judged.
+        gallery: its features, where they are at hand.
+        read: the recogniser of texts; None as an answer leaves `text` unjudged.
+        folder: where the gallery is cached.
+    """
+
+    name: str = "scene"
+    criteria: tuple[str, ...] = CRITERIA
+
+    def __init__(
+        self,
+        library: Library,
+        gallery: Gallery | None = None,
+        read: Callable[[Image.Image], list[str] | None] = ocr.read_texts,
+        folder: Path | None = None,
+    ):
+        self.network = picture_network()
+        self.gallery = gallery or open_gallery(library, self.network, folder)
+        self.read = read
+
+    def __call__(
+        self, images: list[Image.Image], prompts: list[str], truths: list[dict[str, Any]] | None = None
+    ) -> list[Score]:
+        """See `protocol.Scorer`; the truths are needed here.
+
+        Raises:
+            ValueError: truths are missing, or one names a colour, a background or a style that scenes do not have.
+        """
+        require_same_length(images, prompts, truths)
+        if truths is None:
+            raise ValueError("truths is None; the scene scorer needs the truth of each picture")
+        return [self.judge(image, truth) for image, truth in zip(images, truths, strict=True)]
+
+    def judge(self, image: Image.Image, truth: dict[str, Any]) -> Score:
+        """The score of one picture."""
+        image = image.convert("RGB")
+        pixels = np.asarray(image)
+        score: dict[str, float | None] = dict.fromkeys(CRITERIA)
+        if truth.get("background"):
+            score["background"] = float(is_background(estimate_backdrop(pixels), truth["background"]))
+        stated = [_Thing(stated) for stated in truth.get("objects", [])]
+        things = [thing for thing in stated if thing.concept in self.gallery.concepts]
+        if things:
+            wanted = {thing.concept for thing in things}
+            seen = find_things(pixels, self.gallery, self.network, wanted, lambda seen: _attribute(things, seen))
+            _attribute(things, seen)
+            self._take_leftovers(things, seen)
+            score |= self._judge_things(things, truth)
+        if things and len(things) == len(stated):
+            name = {1: "object", 2: "two_objects"}.get(len(things), "more_objects")
+            score[name] = _share(bool(thing.seen) for thing in things)
+        score["text"] = self._judge_texts(image, truth.get("texts", []))
+        return score
+
+    def _judge_things(self, things: "list[_Thing]", truth: dict[str, Any]) -> Score:
+        score: dict[str, float | None] = {}
+        score["count"] = _share(len(thing.seen) == thing.count for thing in things if thing.count > 1)
+        colored = [thing for thing in things if thing.color]
+        score["color"] = _share(thing.has_color() for thing in colored)
+        if len({thing.color for thing in colored}) > 1:
+            score["color_binding"] = _share(bool(thing.seen) and thing.has_color() for thing in colored)
+        by_id = {thing.id: thing for thing in things}
+        score["position"] = _share(
+            holds(by_id[a].box(), word, by_id[b].box())
+            for a, word, b in truth.get("relations", [])
+            if a in by_id and b in by_id
+        )
+        score["style"] = self._judge_style(things, truth.get("style"))
+        return score
+
+    def _take_leftovers(self, things: "list[_Thing]", seen: list[Sighting]) -> None:
+        """A thing that was not seen gets the region that is no other thing's and looks most like it, for its colour."""
+        used = {id(one) for thing in things for one in thing.seen}
+        for thing in things:
+            rest = [one for one in seen if id(one) not in used]
+            if thing.seen or not rest:
+                continue
+            at = self.gallery.concepts.index(thing.concept)
+            thing.likeliest = max(rest, key=lambda one: float(one.by_concept[at].max()))
+            used.add(id(thing.likeliest))
+
+    def _judge_style(self, things: "list[_Thing]", style: str | None) -> float | None:
+        """Nearest style, over all things there that have more than one."""
+        if style is not None and style not in KNOWN_STYLES:
+            raise ValueError(f"style {style!r} is not accepted; use one of {', '.join(KNOWN_STYLES)}")
+        if style is None or style not in self.gallery.styles:
+            return None
+        kept = [at for at, name in enumerate(self.gallery.styles) if name != SHAPES]
+        rows = [
+            one.by_concept[self.gallery.concepts.index(thing.concept)][kept]
+            for thing in things
+            for one in thing.seen
+            if one.by_concept[self.gallery.concepts.index(thing.concept)][kept].max() > -1
+        ]
+        if not rows:
+            return 0.0 if any(self._has_styles(thing) for thing in things) else None
+        mean = np.mean(rows, axis=0)
+        stated = mean[[self.gallery.styles[at] for at in kept].index(style)]
+        return float(stated >= mean.max() - STYLE_MARGIN)
+
+    def _has_styles(self, thing: "_Thing") -> bool:
+        drawn = self.gallery.style_of[self.gallery.concept_of == self.gallery.concepts.index(thing.concept)]
+        return any(self.gallery.styles[at] != SHAPES for at in drawn)
+
+    def _judge_texts(self, image: Image.Image, texts: Sequence[Sequence[Any]]) -> float | None:
+        if not texts:
+            return None
+        found = self.read(image)
+        return None if found is None else float(np.mean([ocr.likeness(text[0], found) for text in texts]))
+
+
+class _Thing:
+    """A stated thing and the sightings that are taken for it."""
+
+    def __init__(self, stated: dict[str, Any]):
+        self.id: str = stated.get("id", stated["concept"])
+        self.concept: str = "sign" if stated.get("category") == "sign" else stated["concept"]
+        self.count = int(stated.get("count", 1))
+        color = stated.get("color")
+        self.color: str | None = None if color in (None, "natural") else color
+        self.seen: list[Sighting] = []
+        self.likeliest: Sighting | None = None
+
+    def has_color(self) -> bool:
+        """Whether most of the regions taken for it have its colour; the most certain ones, as many as stated."""
+        regions = [one.region for one in self.seen[: self.count] or filter(None, [self.likeliest])]
+        right = [has_color(_visible(region), str(self.color)) for region in regions]
+        return bool(right) and 2 * sum(right) > len(right)
+
+    def box(self) -> Box | None:
+        """Around what was seen of it, the most certain ones, as many as stated."""
+        if not self.seen:
+            return None
+        boxes = np.array([one.region.box for one in self.seen[: self.count]])
+        x0, y0 = boxes[:, :2].min(axis=0)
+        x1, y1 = boxes[:, 2:].max(axis=0)
+        return (float(x0), float(y0), float(x1), float(y1))
+
+
+def _attribute(things: list[_Thing], seen: list[Sighting]) -> bool:
+    """Give every thing the sightings of its concept; the same concept twice is told apart by colour. Returns whether
+    nothing that is stated is missing."""
+    for thing in things:
+        thing.seen = []
+    for one in seen:
+        alike = [thing for thing in things if thing.concept == one.concept]
+        if len(alike) > 1:
+            shares = color_shares(_visible(one.region))
+            alike.sort(key=lambda thing: -shares.get(thing.color or "", 0.0))
+        if alike:
+            alike[0].seen.append(one)
+    return all(len(thing.seen) >= thing.count for thing in things)
+
+
+def _visible(region: Region) -> np.ndarray:
+    return region.pixels[region.mask]
+
+
+def _share(facts: Any) -> float | None:
+    values = [bool(fact) for fact in facts]
+    return sum(values) / len(values) if values else None
+
+
+def is_background(found: Backdrop, stated: dict[str, Any]) -> bool:
+    """Whether an estimated background is of the stated kind and colours; which end of a gradient, or which colour of a
+    pattern, comes first is not stated by a truth."""
+    kind, names = stated["kind"], stated["colors"]
+    if found.kind != kind or found.inliers < LEAST_EXPLAINED:
+        return False
+    if len(found.colors) != len(names):
+        raise ValueError(f"background {stated} is not accepted; a {kind} one has {len(found.colors)} colors")
+    orders = [found.colors] if kind in ("plain", "ground") else [found.colors, found.colors[::-1]]
+    return any(
+        all(is_background_color(color, names[at], kind, at) for at, color in enumerate(order)) for order in orders
+    )
+
+
+def holds(a: Box | None, word: str, b: Box | None) -> bool:
+    """Whether a relation holds between two boxes; not, where one of them is missing.
+
+    Raises:
+        ValueError: an unknown word.
+    """
+    tests: dict[str, Callable[[Box, Box], bool]] = {
+        "left of": lambda a, b: _middle(a)[0] < _middle(b)[0] and a[2] < b[2] and a[0] < b[0],
+        "right of": lambda a, b: tests["left of"](b, a),
+        "above": lambda a, b: _middle(a)[1] < _middle(b)[1] and a[3] < b[3] and a[1] < b[1],
+        "below": lambda a, b: tests["above"](b, a),
+        "on": lambda a, b: _across(a, b) > 0.5 and abs(a[3] - b[1]) < 0.25 * (a[3] - a[1]) and a[1] < b[1],
+        "inside": lambda a, b: _covered(a, b) > 0.85 and _covered(b, a) < 0.85,
+        "in front of": lambda a, b: _covered(a, b) > 0.3 and a[3] >= b[3] - 0.15 * (b[3] - b[1]),
+    }
+    if word not in tests:
+        raise ValueError(f"relation {word!r} is not accepted; use one of {', '.join(tests)}")
+    return a is not None and b is not None and tests[word](a, b)
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _across(a: Box, b: Box) -> float:
+    """The part of a's width that lies over b."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) / (a[2] - a[0])
+
+
+def _covered(a: Box, b: Box) -> float:
+    """The part of a's area that lies inside b."""
+    return _across(a, b) * max(0.0, min(a[3], b[3]) - max(a[1], b[1])) / (a[3] - a[1])
