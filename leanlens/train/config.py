@@ -152,6 +152,9 @@ class Train(Section):
     micro_batches: Count = 1
     """Micro-batches in one step, over all processes: 128 in the paper. Each process takes its share in turn, so that
     the same recipe is the same run on any number of processes that divides it."""
+    pack: bool = False
+    """Put all micro-batches that a process has in a step into one row of the network, without padding: the same losses
+    and gradients with fewer, larger matrix products, for the memory of all of them at once."""
     average: Literal["sample", "rank"] = "sample"
     """"sample": every picture weighs the same. "rank": every micro-batch does, as plain data parallelism has it, which
     gives a picture of 1024 pixels four times the weight of one of 512. The paper is silent: our choice."""

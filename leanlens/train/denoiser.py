@@ -10,12 +10,15 @@ paper does not state the initialisation; ours starts every block as the identity
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from leanlens.flow.path import noised, velocity_loss
+from leanlens.batches.pack import pack, predict_packed, sample_means, spread
+from leanlens.flow.path import noised, velocity, velocity_loss
 from leanlens.flow.times import training_times
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import DenoiserSizes
@@ -105,6 +108,37 @@ def denoiser_losses(model: nn.Module, batch: Any, t: Tensor, noise: Tensor) -> T
     text = [layer.float() for layer in batch.text.layers]
     predicted = model(noised(x0, noise, t), text, mask, t, [(1, *batch.grid)])
     return velocity_loss(predicted, x0, noise)
+
+
+def packed_losses(
+    model: nn.Module, batches: Sequence[Any], times: Sequence[Tensor], noises: Sequence[Tensor]
+) -> Tensor:
+    """`denoiser_losses` of several batches of any sizes from one row of the network: all their samples, in order.
+
+    Args:
+        times, noises: levels (B,) and noise (B, L, C) of each batch, on any device.
+    """
+    row = pack(batches)
+    x0 = row.latents.float()
+    noise = torch.cat([noise.flatten(0, 1) for noise in noises])[None].to(x0.device)
+    t = torch.cat(list(times)).to(x0.device)
+    level = spread(t, row)
+    text = replace(row, text=[layer.float() for layer in row.text])
+    predicted = predict_packed(cast(LensTransformer2DModel, model), text, (1 - level) * x0 + level * noise, t)
+    return sample_means((predicted.float() - velocity(x0, noise)).square(), row)
+
+
+def packed_training_losses(
+    model: nn.Module, batches: Sequence[Any], seed: int, step: int, first_samples: Sequence[int]
+) -> list[Tensor]:
+    """`training_losses` of several batches, each with the number of its first sample, from one row of the network."""
+    times, noises = [], []
+    for batch, first in zip(batches, first_samples, strict=True):
+        normal, noise = draw_randomness(seed, step, first, batch.latents.shape)
+        times.append(training_times(normal, noise.shape[1]))
+        noises.append(noise)
+    losses = packed_losses(model, batches, times, noises)
+    return list(losses.split([len(time) for time in times]))
 
 
 def training_losses(model: nn.Module, batch: Any, seed: int, step: int, first_sample: int) -> Tensor:

@@ -61,8 +61,9 @@ def require_fit(recipe: TrainRecipe, group: Group) -> None:
             f"the model's training state needs {state_bytes(recipe, group.world_size) / 1e9:.0f} GB on each device, "
             f"which has {memory / 1e9:.0f} GB; use more processes, or a smaller [model]"
         )
+    together = recipe.train.micro_batches // group.world_size if recipe.train.pack else 1
     for bucket in recipe.data.buckets:
-        each = activation_bytes(recipe, bucket, group.world_size)
+        each = together * activation_bytes(recipe, bucket, group.world_size)
         most = free // each
         if bucket.batch > most:
             advice = f"the largest that fits is {most}" if most else "not even 1 fits"

@@ -15,9 +15,15 @@ from leanlens.batches.weigh import sample_weights
 from leanlens.dist import Group, gathered, summed
 from leanlens.flow.times import spread_times
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.plan.compute import training_flops
+from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.config import TrainRecipe
-from leanlens.train.denoiser import denoiser_losses, draw_randomness, sizes_of, training_losses
+from leanlens.train.denoiser import (
+    denoiser_losses,
+    draw_randomness,
+    packed_training_losses,
+    sizes_of,
+    training_losses,
+)
 from leanlens.train.parallel import computing
 
 
@@ -80,26 +86,27 @@ def accumulate_gradients(
     totals = torch.zeros(6 + 2 * len(bases), dtype=torch.float64)
     totals[5] = stop
     seen: list[tuple[int, float, Tensor]] = []
-    for batch, first, weight in zip(micro, *cut(counts, group.rank, recipe.train.average), strict=True):
-        encoded = data.encode(batch)
+    firsts, weights = cut(counts, group.rank, recipe.train.average)
+    turns = list(range(len(micro)))
+    for row in [turns] if recipe.train.pack else [[turn] for turn in turns]:
+        encoded = [data.encode(micro[turn]) for turn in row]
         try:
             with computing(model, group, recipe.train):
-                losses = training_losses(model, encoded, recipe.run.seed, step, first)
-            (losses.sum() * weight).backward()
+                losses = losses_of(model, encoded, recipe, step, [firsts[turn] for turn in row])
+            weighted = [part.sum() * weights[turn] for part, turn in zip(losses, row, strict=True)]
+            torch.stack(weighted).sum().backward()
         except torch.OutOfMemoryError as error:
-            raise ValueError(_too_large(batch)) from error
-        seen.append((bases.index(recipe.data.bases[tuple(batch.bucket)]), weight, losses.detach()))
-        number, image_tokens = encoded.latents.shape[:2]
-        text_tokens = encoded.text.mask.shape[1]
-        flops = number * training_flops(sizes, image_tokens, text_tokens)
-        totals[1:5] += torch.tensor(
-            [number * image_tokens, number * text_tokens, flops, data.cost(batch, encoded)], dtype=torch.float64
-        )
-    for base, weight, losses in seen:  # only now, so that the device never waits for a number to be read
-        total = float(losses.sum())
+            raise ValueError(_too_large([micro[turn] for turn in row])) from error
+        for turn, part, batch in zip(row, losses, encoded, strict=True):
+            place = bases.index(recipe.data.bases[tuple(micro[turn].bucket)])
+            seen.append((place, weights[turn], part.detach()))
+            work = [*_work(sizes, batch, recipe.train.pack), data.cost(micro[turn], batch)]
+            totals[1:5] += torch.tensor(work, dtype=torch.float64)
+    for base, weight, part in seen:  # only now, so that the device never waits for a number to be read
+        total = float(part.sum())
         totals[0] += weight * total
         totals[6 + 2 * base] += total
-        totals[7 + 2 * base] += len(losses)
+        totals[7 + 2 * base] += len(part)
     values = summed(totals).tolist()
     pairs = {base: (values[6 + 2 * i], int(values[7 + 2 * i])) for i, base in enumerate(bases)}
     return StepSums(
@@ -109,12 +116,31 @@ def accumulate_gradients(
     )  # fmt: skip
 
 
-def _too_large(batch: Any) -> str:
-    height, width = batch.bucket
+def _too_large(row: Sequence[Any]) -> str:
+    sizes = ", ".join(f"{len(batch.captions)} pictures of {batch.bucket[0]}x{batch.bucket[1]}" for batch in row)
+    half = "train.pack off" if len(row) > 1 else f"{len(row[0].captions) // 2} needs half of it"
     return (
-        f"a micro-batch of {len(batch.captions)} pictures of {height}x{width} does not fit into memory; "
-        f"give a smaller batch in data.buckets ({len(batch.captions) // 2} needs half of it), or train.checkpointing"
+        f"a {'row' if len(row) > 1 else 'micro-batch'} of {sizes} does not fit into memory; "
+        f"give a smaller batch in data.buckets ({half}), or train.checkpointing"
     )
+
+
+def losses_of(
+    model: LensTransformer2DModel, encoded: Sequence[Any], recipe: TrainRecipe, step: int, firsts: Sequence[int]
+) -> list[Tensor]:
+    """Sample losses (B,) of each encoded batch, packed into one row where the recipe asks for it."""
+    if recipe.train.pack:
+        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts)
+    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0])]
+
+
+def _work(sizes: DenoiserSizes, encoded: Any, packed: bool) -> tuple[int, int, float]:
+    """Image tokens, text tokens and FLOP of training on a batch; unpacked, padding is computed too."""
+    number, image_tokens = encoded.latents.shape[:2]
+    mask = encoded.text.mask
+    lengths = mask.sum(1).tolist() if packed else [mask.shape[1]] * number
+    flops = sum(training_flops(sizes, image_tokens, length) for length in lengths)
+    return number * image_tokens, sum(lengths), flops
 
 
 def cut(counts: Sequence[Sequence[int]], rank: int, average: str) -> tuple[list[int], list[float]]:

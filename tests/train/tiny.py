@@ -81,7 +81,8 @@ def encode(batch: SimpleNamespace) -> SimpleNamespace:
         texts.append(torch.randn(4, 3, 48, generator=generator))
     layers = list(torch.stack(texts, dim=1))
     mask = torch.tensor([[True, True, int(key) % 2 == 0] for key in batch.keys])
-    return SimpleNamespace(latents=torch.stack(latents), grid=grid, text=TextFeatures(layers, mask))
+    text = TextFeatures(layers, mask)
+    return SimpleNamespace(latents=torch.stack(latents), grid=grid, text=text, keys=batch.keys)
 
 
 def tiny_data(recipe: TrainRecipe, group: Group = CPU, broken: tuple[int, ...] = ()) -> TrainingData:
