@@ -10,7 +10,7 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import doctor, generate, replay, scenes, train, weights
+from leanlens.cli import doctor, evaluate, generate, replay, scenes, train, weights
 
 app = typer.Typer(
     name="leanlens",
@@ -26,6 +26,7 @@ app.command("export")(train.export)
 app.command("doctor")(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 app.add_typer(scenes.app, name="scenes")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def _version(asked: bool) -> None:

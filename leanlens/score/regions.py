@@ -15,6 +15,7 @@ STANDS_OUT = 62.0  # redmean distance from which it is something else
 LEAST_AREA = 0.0025  # of the picture: smaller regions are specks
 LEAST_SIDE = 0.05  # of the short side
 MOST_PATCHES = 6
+MOST_CUTS = 5
 COMPLEXITY = {"plain": 0.0, "gradient": 0.02, "ground": 0.02, "pattern": 0.04}  # share of the rim it must explain more
 
 
@@ -240,13 +241,15 @@ def _cuts(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
         return []
     jump = np.abs(widths[reach:] - widths[:-reach]).astype(float)
     found = []
-    for _ in range(3):
-        at = int(jump.argmax())
-        if jump[at] < 0.12 * (x1 - x0):
+    for _ in range(MOST_CUTS):
+        steepest = np.flatnonzero(jump == jump.max())  # a sharp edge is as steep for `reach` rows
+        first, last = int(steepest[0]), int(steepest[0])
+        while last + 1 < len(jump) and jump[last + 1] == jump[first] and last - first < reach - 1:
+            last += 1
+        if jump[first] < 0.12 * (x1 - x0):
             break
-        row = y0 + at + reach
-        jump[max(0, at - 3 * reach) : at + 3 * reach] = 0
-        for part in (np.s_[y0:row, x0:x1], np.s_[row:y1, x0:x1]):
+        jump[max(0, first - reach - 2) : last + reach + 3] = 0
+        for part in (np.s_[y0 : y0 + last + 1, x0:x1], np.s_[y0 + first + reach : y1, x0:x1]):
             found.append(cut_out(pixels, own, part, "cut"))
     return [part for part in found if part is not None]
 
@@ -275,7 +278,7 @@ def _inner(pixels: np.ndarray, region: Region) -> list[Region]:
     inner = cut_out(pixels, whole, None, "inner")
     if inner is None:
         return []
-    painted = np.where(off[..., None], color, region.pixels).astype(np.uint8)
+    painted = np.where(ndimage.binary_dilation(off, iterations=2)[..., None], color, region.pixels).astype(np.uint8)
     return [inner, Region(region.box, region.mask, painted, "outer")]
 
 

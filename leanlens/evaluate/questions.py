@@ -1,0 +1,118 @@
+"""What a model is asked: captions of held-out scenes, or prompts written by people, each with what must then be true.
+
+Comes in: how many, a seed, a library. Goes out: `Question`s. Knows nothing of models or scores.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from leanlens.scenes.describe import NUMBERS, RELATION_PHRASES, STYLE_PHRASES, brief, dense
+from leanlens.scenes.icons import Library
+from leanlens.scenes.names import pluralize, read_vocabulary
+from leanlens.scenes.render import render
+from leanlens.scenes.scene import Scene, sample_scene
+
+PEOPLE = Path(__file__).parent / "prompts" / "people.jsonl"
+PROMPTS = ("dense", "brief", "human")
+HELD_OUT_SEEDS = 2**40  # the first; training counts up from 0
+LARGEST = 3  # scenes of one thing, of two and of three or more take turns
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, what it states in the form of `Scene.truth()`, and the true picture where there is one.
+
+    Attributes:
+        seed: of the scene, or the prompt's number.
+        size: (width, height) in pixels that the answer should have.
+    """
+
+    prompt: str
+    truth: dict[str, Any]
+    seed: int
+    size: tuple[int, int]
+    picture: Image.Image | None = None
+
+
+def held_out_questions(
+    num: int, seed: int, library: Library, prompts: str = "dense", split: str = "test", size: int = 256
+) -> list[Question]:
+    """`num` held-out scenes, a third of them with one thing, a third with two.
+
+    Args:
+        seed: other seeds give other scenes.
+        prompts: "dense" or "brief"; a truth holds only what its caption states.
+        size: base of the canvas in pixels, as `sample_scene` takes it.
+    """
+    found: list[Question] = []
+    at = HELD_OUT_SEEDS + seed * 10**6
+    while len(found) < num:
+        scene = sample_scene(at, library, split, size)
+        at += 1
+        if min(len(scene.things), LARGEST) == 1 + len(found) % LARGEST:
+            found.append(_ask(scene, library, prompts))
+    return found
+
+
+def _ask(scene: Scene, library: Library, prompts: str) -> Question:
+    describe = {"dense": dense, "brief": brief}[prompts]
+    text = describe(scene, Random(f"question {scene.seed}")).text
+    truth = stated_truth(scene.truth(), text)
+    return Question(text, truth, scene.seed, (scene.width, scene.height), render(scene, library))
+
+
+def stated_truth(truth: dict[str, Any], caption: str) -> dict[str, Any]:
+    """The part of a scene's truth that its caption states.
+
+    A thing is stated by its name with its colour and its number; a relation by one of its phrases between two stated
+    things; a background by all of its colours; a style by its phrase; a text by itself in quotation marks.
+    """
+    text = caption.lower()
+    objects = [stated for stated in truth["objects"] if _names_thing(text, stated)]
+    kept = {stated["id"] for stated in objects}
+    background = truth["background"]
+    colors = list(background["colors"])
+    says_kind = background["kind"] in ("plain", "ground") or len(text.split()) > 20  # dense captions always do
+    return {
+        "canvas": truth["canvas"],
+        "objects": objects,
+        "relations": [
+            [a, word, b]
+            for a, word, b in truth["relations"]
+            if {a, b} <= kept and any(phrase in text for phrase in RELATION_PHRASES[word])
+        ],
+        "texts": [text_ for text_ in truth["texts"] if f'"{text_[0]}"' in caption],
+        **({"background": background} if says_kind and all(_has(text, color) for color in colors) else {}),
+        **({"style": truth["style"]} if STYLE_PHRASES[truth["style"]].lower() in text else {}),
+    }
+
+
+def _names_thing(text: str, stated: dict[str, Any]) -> bool:
+    names = [stated["concept"], *read_vocabulary()["synonyms"].get(stated["concept"], ())]
+    color = "" if stated["color"] == "natural" else f"{stated['color']} "
+    if stated["count"] == 1:
+        return any(_has(text, f"{color}{name}") for name in names)
+    return any(_has(text, f"{NUMBERS[stated['count']]} {color}{pluralize(name)}") for name in names)
+
+
+def _has(text: str, words: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(words.lower())}(?![\w-])", text) is not None
+
+
+def people_questions(num: int, size: int = 256) -> list[Question]:
+    """The first `num` of the prompts that people wrote, with the facts that can be checked; square.
+
+    Raises:
+        ValueError: more are asked for than there are.
+    """
+    lines = PEOPLE.read_text(encoding="utf-8").splitlines()
+    if num > len(lines):
+        raise ValueError(f"num {num} is not accepted; {len(lines)} prompts are written by people")
+    rows = [json.loads(line) for line in lines[:num]]
+    return [Question(row["prompt"], row["truth"], index, (size, size)) for index, row in enumerate(rows)]
