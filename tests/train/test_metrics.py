@@ -33,3 +33,11 @@ def test_peak_is_stated_or_known_or_nothing():
     assert peak_flops(cpu, 2.0) == 2e12
     assert peak_flops(cpu, None) is None
     assert 0.01 < peak_memory(cpu) < 1000
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    metrics = MetricsFile(tmp_path, 0, tensorboard=True)
+    metrics.write({"step": 1, "loss": 0.5})
+    metrics.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
