@@ -175,7 +175,10 @@ def models_folder() -> Path:
 def _embedded() -> Path:
     if (_NANO / "model_index.json").is_file():
         return _NANO
-    raise ValueError("model 'nano' is not embedded in this version of leanlens; use turbo, rl, base or a local folder")
+    raise ValueError(
+        "model 'nano' is not embedded in this version of leanlens; use turbo, rl, base or a local folder, "
+        "or try toy (random weights)"
+    )
 
 
 def _located_preset(name: str) -> Path:
