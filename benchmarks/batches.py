@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import describe_machine
 from PIL import Image
-from transformer import describe_machine
 
 from leanlens.batches.assign import batch_sizes, scaled_table
 from leanlens.batches.encode import EncodedBatch

@@ -9,8 +9,6 @@ divided by the wall time; stages are one process, one after the other. Each part
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from PIL import Image
+from machine import describe_machine
 
 from leanlens.scenes.build import build, make_picture
 from leanlens.scenes.describe import brief, dense
@@ -86,41 +84,6 @@ def time_stages(shelf: Library, num: int) -> dict[str, float]:
 
 
 PARTS = {"scenes": measure_scenes}
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "pillow": Image.__version__,
-        "commit": commit(),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit of this checkout, with `+` when the measured code was changed since."""
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "data.py", "../leanlens/scenes", "../leanlens/pictures")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def main() -> None:

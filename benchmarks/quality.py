@@ -13,14 +13,11 @@ confirm, and against those of other scenes with as many things, none of which th
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from typing import Any
 
-import torch
+from machine import describe_machine
 
 from leanlens.evaluate.questions import held_out_questions
 from leanlens.evaluate.scenes import evaluate_scenes
@@ -30,13 +27,6 @@ from leanlens.scenes.icons import library
 from leanlens.score.scene import SceneScorer
 
 FLOORS = {"background": 0.95, "color": 0.80, "object": 0.70, "two_objects": 0.45}  # planned for a small model
-
-
-def commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "leanlens") else "")
 
 
 def main() -> None:
@@ -51,13 +41,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scorer", action="store_true", help="measure the scorer instead of a model")
     given = parser.parse_args()
-    began, load = time.time(), os.getloadavg()[0]
+    began, machine = time.time(), describe_machine()
     measured = measure_scorer(given) if given.scorer else measure_model(given)
     result = {
         "command": " ".join(["python", *sys.argv]),
-        "commit": commit(),
-        "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
-        "load_before": round(load, 2),
+        "machine": machine,
         "seconds": round(time.time() - began, 1),
         **measured,
     }

@@ -9,16 +9,13 @@ ratios, not the seconds, which belong to one machine on one day.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from machine import describe_machine
 
 from leanlens import dist
 from leanlens.batches.encode import EncodedBatch
@@ -159,7 +156,7 @@ def run_benchmark(quick: bool, precision: str, eager: bool) -> dict:
     return {
         "benchmark": "training steps of the denoiser, 4 pictures a step, one process",
         "command": " ".join(["python", "benchmarks/training.py", *sys.argv[1:]]),
-        "machine": machine(),
+        "machine": describe_machine(),
         "shape": {"layers": sizes.num_layers, "width": sizes.width, "precision": precision, "quick": quick},
         "rounds": rounds,
         "cases": rates,
@@ -182,22 +179,6 @@ def ratios(rates: dict) -> dict:
         title: round(rates[left]["images_per_s"] / rates[right]["images_per_s"], 2)
         for title, (left, right) in pairs.items()
         if left in rates and right in rates
-    }
-
-
-def machine() -> dict:
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
-    return {
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine(),
-        "vector_units": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
     }
 
 

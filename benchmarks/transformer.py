@@ -10,16 +10,15 @@ milliseconds, which belong to one machine on one day.
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from machine import describe_machine
 from torch.nn.functional import linear
 
 from leanlens.models.transformer import LensRotaryEmbedding, LensTransformerBlock
@@ -102,41 +101,6 @@ def make_cases(grid: tuple[int, int], text_tokens: int) -> tuple[dict[str, Calla
 
 def can_compile() -> bool:
     return any(shutil.which(compiler) for compiler in ("g++", "clang++"))
-
-
-def describe_machine() -> dict:
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
-    }
-
-
-def cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit of this checkout, with `+` when the measured code was changed since."""
-    here = os.path.dirname(os.path.abspath(__file__))
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "transformer.py", "../leanlens/models/transformer.py")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def run_benchmark(quick: bool) -> dict:
