@@ -124,10 +124,11 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             generator: one for the whole batch, or a list with one for each picture, which makes every picture
                 independent of what is drawn beside it.
             latents: noise to start from instead, packed (B, L, C).
-            prompt_embeds: features (B, S, E) of each selected layer instead of a prompt; then neither tokenizer nor
-                text encoder is needed. Without `negative_prompt_embeds` the unconditional branch has no text.
+            prompt_embeds: features (B, S, E) of each selected layer; then `prompt` is not read (the original needs one
+                beside them), and neither tokenizer nor text encoder is needed. Without `negative_prompt_embeds` the
+                unconditional branch has no text.
             prompt_mask: (B, S) bool, True for real tokens; None means all.
-            negative_prompt_embeds, negative_prompt_mask: the same for the negative prompt.
+            negative_prompt_embeds, negative_prompt_mask: the same for the negative prompt; one row serves all.
             output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W), both in 0..1, or "latent" (packed, B, L, C).
             return_dict: False gives a tuple of one.
             callback_on_step_end: called as `(pipeline, step, timestep, {"latents": latents})` after every step; what
@@ -229,8 +230,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
     def _encode(
         self, prompt, negative_prompt, embeds, mask, negative_embeds, negative_mask, enable_reasoner, **options
     ) -> tuple[TextFeatures, TextFeatures]:
-        if (prompt is None) == (embeds is None):
-            raise ValueError("give either prompt or prompt_embeds")
+        if prompt is None and embeds is None:
+            raise ValueError("prompt is missing; give it, or prompt_embeds")
         if embeds is not None:
             positive = _given_features(embeds, mask, "prompt")
         else:
@@ -250,6 +251,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
                 negative = self.text_side.negative(negatives, positive, **options)
             else:
                 negative = positive.without_text()
+        if negative.mask.shape[0] == 1:
+            negative = negative.repeat(positive.mask.shape[0])
         if negative.mask.shape[0] != positive.mask.shape[0]:
             raise ValueError(
                 f"negative_prompt_embeds holds {negative.mask.shape[0]} rows and prompt_embeds "

@@ -105,6 +105,10 @@ def test_features_instead_of_prompts_need_no_text_side(toy):
         negative_prompt_mask=negative.mask, generator=seeded(1, 2), **QUICK, output_type="latent",
     ).images  # fmt: skip
     assert close(drawn, latents(toy, ["a red cube", "a dog on a hill"], negative_prompt="dark", generator=seeded(1, 2)))
+    one_for_all = {"negative_prompt_embeds": [layer[:1] for layer in negative.layers], "generator": seeded(1, 2)}
+    both = bare("not read", prompt_embeds=positive.layers, prompt_mask=positive.mask, **one_for_all, **QUICK,
+                output_type="latent").images  # fmt: skip
+    assert close(both, drawn)
     alone = bare(prompt_embeds=[layer[:1] for layer in positive.layers], **QUICK, output_type="latent")
     assert alone.images.isfinite().all()
     with pytest.raises(ValueError, match="pass prompt_embeds instead of prompt"):
@@ -179,7 +183,7 @@ def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):
         ({"height": None, "width": None, "aspect_ratio": "5:1"}, "aspect_ratio '5:1' is not"),
         ({"output_type": "jpg"}, "output_type 'jpg' is not accepted"),
         ({"latents": torch.zeros(1, 3, 128)}, r"latents has shape \(1, 3, 128\)"),
-        ({"prompt": None}, "give either prompt or prompt_embeds"),
+        ({"prompt": None}, "prompt is missing; give it, or prompt_embeds"),
         ({"prompt": []}, "give a string or a list of strings"),
         ({"negative_prompt": ["a", "b"]}, "2 texts for 1 prompts"),
         ({"template_date": "May"}, "YYYY-MM-DD"),
