@@ -85,7 +85,7 @@ class Bucket(Section):
     @property
     def table(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of every size, pixels."""
-        return self.sizes or TRAINING_BUCKETS.get(self.base) or tuple(sizes_at(self.base).values())
+        return self.sizes or TRAINING_BUCKETS.get(self.base) or tuple(dict.fromkeys(sizes_at(self.base).values()))
 
     @model_validator(mode="after")
     def _whole_tokens(self) -> Self:

@@ -27,6 +27,7 @@ from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.ema import Averages, mixture
 from leanlens.train.parts import open_parts
+from leanlens.train.spare import spare_file
 
 
 def is_run(folder: Path) -> bool:
@@ -116,12 +117,12 @@ def run_weights(run: Path, std: float | None = None) -> dict[str, Tensor]:
 
 
 def write_snapshots(run: Path, step: int, images: int, averages: Averages, leads: bool) -> None:
-    """Store every tracked average; all processes take part, the leading one writes."""
+    """Store every tracked average; all processes take part, the leading one writes. A full disk is a warning."""
     for std, copy in averages.copies.items():
         whole = {name: full(weight) for name, weight in copy.items()}
+        path = run / "ema" / f"step-{step:08d}-{std:g}.safetensors"
         if leads:
-            (run / "ema").mkdir(exist_ok=True)
-            with whole_file(run / "ema" / f"step-{step:08d}-{std:g}.safetensors") as temporary:
+            with spare_file(path), whole_file(path) as temporary:
                 save_file(whole, temporary, metadata={"images": str(images), "std": f"{std:g}", "step": str(step)})
 
 

@@ -35,6 +35,7 @@ from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, 
 from leanlens.train.parallel import computing, parallelize
 from leanlens.train.parts import open_parts
 from leanlens.train.sample import draw_grid
+from leanlens.train.spare import spare_file
 from leanlens.train.start import load_start
 from leanlens.train.state import Progress, RunState, claim_folder
 from leanlens.train.step import StepSums, TrainingData, accumulate_gradients, validation_losses
@@ -173,7 +174,8 @@ def _go_back(state: RunState, checkpoints: Checkpoints, metrics: MetricsFile | N
     state.restore(latest, rewind=False)
     logger.warning("%s; restored the state after step %d, and go on with new data", fault, state.progress.step)
     if metrics is not None:
-        metrics.rewind(state.progress.step)
+        with spare_file(metrics.path):
+            metrics.rewind(state.progress.step)
 
 
 def _advance(progress: Progress, sums: StepSums, window: int) -> None:

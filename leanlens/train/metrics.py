@@ -5,12 +5,15 @@ Knows nothing of models; only the leading process has one.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from leanlens.files import whole_file
+from leanlens.log import logger
+from leanlens.train.spare import spare_file
 
 # Dense bfloat16 peak of one device, TFLOP/s, by a part of its name; vendors' data sheets.
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "RTX 4090": 165.0}
@@ -34,21 +37,34 @@ class MetricsFile:
         self._board = _open_board(folder / "tensorboard", step) if tensorboard else None
 
     def rewind(self, step: int) -> None:
-        """Drop every line after `step`, and a line that a kill cut short."""
+        """Drop every line after `step`, and a line that a kill cut short; say so where steps before it are missing."""
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         kept = [line for line in text.splitlines() if (found := _step_of(line)) is not None and found <= step]
+        if missing := step - len({_step_of(line) for line in kept}):
+            logger.warning("%s lacks %d of the %d steps that the run has done", self.path, missing, step)
         if (wanted := "".join(line + "\n" for line in kept)) != text:
             with whole_file(self.path) as temporary:
                 temporary.write_text(wanted, encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:
-        """Append one line; `step` must be among the values."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, values["step"])
+        """Append one line; `step` must be among the values. A full disk is a warning, and the line is missing."""
+        with spare_file(self.path):
+            self._append(json.dumps(values) + "\n")
+            if self._board is not None:
+                for name, value in values.items():
+                    if isinstance(value, int | float) and name != "step":
+                        self._board.add_scalar(name, value, values["step"])
+
+    def _append(self, line: str) -> None:
+        """Write a whole line or none: half of one would spoil the next."""
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError:
+            if self.path.is_file():
+                os.truncate(self.path, size)
+            raise
 
     def close(self) -> None:
         """Flush the event files."""

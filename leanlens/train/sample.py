@@ -14,10 +14,11 @@ from PIL import Image
 from leanlens.files import whole_file
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.train.config import Sample
+from leanlens.train.spare import spare_file
 
 
 def draw_grid(pipeline: LensPipeline, sample: Sample, side: int, path: Path, leads: bool) -> None:
-    """Draw every prompt once and write the pictures as one grid to `path`.
+    """Draw every prompt once and write the pictures as one grid to `path`; a full disk is a warning.
 
     Args:
         side: height and width in pixels where the recipe names none.
@@ -32,8 +33,7 @@ def draw_grid(pipeline: LensPipeline, sample: Sample, side: int, path: Path, lea
         generator=[torch.Generator().manual_seed(sample.seed + index) for index in range(len(sample.prompts))],
     )
     if leads:
-        path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as temporary:
+        with spare_file(path), whole_file(path) as temporary:
             _grid(drawn.images).save(temporary, format="PNG")
 
 

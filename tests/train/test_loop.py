@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from leanlens.dist import Group
@@ -194,3 +195,20 @@ def test_wrong_recipes_are_refused_before_a_step(tmp_path):
     huge = {"buckets": [{"base": 4096, "batch": 5000, "sizes": [[4096, 4096]]}]}
     with pytest.raises(ValueError, match=r"a micro-batch of 5000 at base 4096 needs about .* the largest that fits is"):
         run(tmp_path / "b", data=huge)
+
+
+def test_a_full_disk_costs_snapshots_and_grids_and_not_the_run(tmp_path, monkeypatch, caplog):
+    def refuse(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("leanlens.train.export.save_file", refuse)
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    run(tmp_path, ema={"every": 2}, sample={"every": 4, "prompts": ["a dog"], "steps": 1})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert not [path for name in ("ema", "samples") for path in (tmp_path / name).iterdir()]
+    for name in ("ema/step-00000002-0.05.safetensors", "ema/step-00000004-0.1.safetensors", "samples/step-00000004"):
+        assert name in caplog.text
+    assert "No space left on device (os error 28); training goes on" in caplog.text

@@ -1,5 +1,6 @@
 """Metrics: one line for each step that counts."""
 
+import resource
 import sys
 
 import pytest
@@ -41,3 +42,23 @@ def test_tensorboard_files_are_written(tmp_path):
     metrics.write({"step": 1, "loss": 0.5})
     metrics.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_half_a_line_is_taken_back(tmp_path, caplog):
+    metrics = MetricsFile(tmp_path, 0)
+    metrics.write({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        metrics.write({"step": 2, "loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    metrics.write({"step": 3})
+    assert metrics.path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert "could not be written" in caplog.text
+
+
+def test_a_missing_step_is_said(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    MetricsFile(tmp_path, 2)
+    assert "lacks 1 of the 2 steps" in caplog.text
