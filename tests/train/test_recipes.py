@@ -8,10 +8,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from leanlens.batches.assign import check_table
 from leanlens.config import read_recipe
 from leanlens.pipeline.features import TextFeatures
 from leanlens.plan.compute import training_flops
-from leanlens.train.config import TrainRecipe
+from leanlens.train.config import Bucket, TrainRecipe
 from leanlens.train.denoiser import build_denoiser, freeze_unread, sizes_of, training_losses
 from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
 from leanlens.train.outline import images_per_step, outline
@@ -41,6 +42,13 @@ def test_stage_one_is_the_papers():
         1.0,
     )
     assert len(stage.data.batch_sizes) == 9
+
+
+@pytest.mark.parametrize("base", [32, 48, 64, 80, 96, 128, 512])
+def test_small_bases_have_each_size_once(base):
+    table = Bucket(base=base, batch=1).table
+    check_table({base: table})
+    assert (base, base) in table
 
 
 def test_stage_two_is_the_papers():
