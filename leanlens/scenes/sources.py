@@ -237,7 +237,8 @@ def wrap_svg(body: str, view_box: str) -> str:
 
 
 def _read_pictures(style: Style, tarball: Path, concepts: list[Concept], chars: dict[str, str]) -> Drawings:
-    by_icon = {concept.icon: concept.name for concept in concepts}
+    wrong = read_vocabulary()["wrong"].get(style.name, ())
+    by_icon = {concept.icon: concept.name for concept in concepts if concept.name not in wrong}
     points = {code.replace("-fe0f", ""): by_icon[icon] for code, icon in chars.items() if icon in by_icon}
     package = PACKAGES[style.package]
     drawings = Drawings(style, f"{package.name} {package.version}")

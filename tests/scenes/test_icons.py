@@ -12,7 +12,7 @@ from PIL import Image
 
 from leanlens.scenes import icons, sources
 from leanlens.scenes.icons import COLORS
-from leanlens.scenes.names import Concept
+from leanlens.scenes.names import Concept, read_vocabulary
 from leanlens.scenes.raster import measure, rasterize, recolor
 
 SQUARE = '<path d="M10 10h4v8h-4z" fill="#e02020"/>'
@@ -44,6 +44,24 @@ def test_sample_has_only_permissive_licences():
 def test_no_flag_letter_or_skin_tone_in_the_sample(shelf):
     barred = {"flag", "flags", "letter", "button", "skin", "tone", "keycap", "logo"}
     assert not [name for name in shelf.concepts if barred & set(name.split())]
+
+
+def test_what_a_set_draws_as_something_else_is_not_in_the_sample():
+    table = json.loads(sources.SAMPLE.read_text(encoding="utf-8"))
+    tables = read_vocabulary()
+    for row in table["styles"]:
+        assert not set(row["found"]) & set(tables["wrong"].get(row["style"], ())), row["style"]
+    assert not {concept["icon"] for concept in table["concepts"]} & set(tables["drop"]["names"])
+    faces = [row["style"] for row in table["styles"] if "pair of sunglasses" in row["found"]]
+    assert faces == ["noto", "noto-v1", "fluent-emoji-flat"]  # Firefox OS draws a face that wears them
+
+
+def test_wrong_drawings_are_left_out_of_sets_of_pictures(tmp_path):
+    tarball(tmp_path / "one.tgz", {"assets/26fa.webp": b"", "assets/1f408.webp": b""})
+    concepts = [CAT, Concept("tent", "building", "tents", icon="tent")]
+    fluent = next(one for one in sources.STYLES if one.kind == "pictures")
+    chars = {"26fa": "tent", "1f408": "cat"}
+    assert set(sources._read_pictures(fluent, tmp_path / "one.tgz", concepts, chars).found) == {"cat"}
 
 
 def test_attribution_lists_every_set_author_and_licence(shelf):
