@@ -2,7 +2,8 @@
 
 Comes in: tensors (sharded or not) and plain facts. Goes out: folders `step-00001000` below one folder, each readable on
 any number of processes. A folder has its final name only when everything is in it, so a process may be killed at any
-moment. Knows nothing of what the tensors mean.
+moment. Each holds the SHA-256 sums of its files, and one that does not agree with them is not gone on from. Knows
+nothing of what the tensors mean.
 
 Format: torch distributed checkpoint (DCP). Its metadata file is a pickle by torch's design, so a checkpoint is read
 back only from the run's own folder; what leaves a run is safetensors (`export`).
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from leanlens.dist import Group, gathered, wait_for_all
+from leanlens.files import sha256
+from leanlens.log import logger
 
 FACTS = "facts.json"
+SUMS = "sums.json"  # name -> SHA-256 of every other file
 
 
 class Checkpoints:
@@ -48,8 +53,22 @@ class Checkpoints:
         wait_for_all()
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
-        return latest_checkpoint(self.folder)
+        """The newest checkpoint that is as it was written; damaged ones after it are renamed, with a warning.
+
+        Raises:
+            ValueError: there are checkpoints and all are damaged.
+        """
+        intact = intact_checkpoint(self.folder)
+        wait_for_all()
+        if self.group.leads and intact is not None:
+            for path in [path for path in whole_checkpoints(self.folder) if path > intact]:
+                aside = path.with_name(f"{path.name}.damaged")  # its name will be needed again
+                while aside.exists():
+                    aside = aside.with_name(f"{aside.name}-too")
+                os.replace(path, aside)
+                logger.warning("kept the damaged checkpoint as %s; the run goes on from %s", aside, intact)
+        wait_for_all()
+        return intact
 
     def save(self, step: int, tensors: dict[str, Any], facts: dict[str, Any], score: float | None = None) -> None:
         """Start writing the state after `step`; training may go on and change the tensors at once.
@@ -83,20 +102,37 @@ class Checkpoints:
             return
         self._writing = None
         partial = self.folder / f".{target.name}"
-        errors = [line for line in gathered(_failure(future)) if line]
+        errors = [line for line in gathered(_failure(future)) if line] or self._complete(partial, facts)
         if self.group.leads and errors:
             shutil.rmtree(partial, ignore_errors=True)
         elif self.group.leads:
-            (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
             os.replace(partial, target)
             self._prune()
+            logger.info("saved %s", target)
         wait_for_all()
         if errors:
             raise OSError(f"checkpoint {target} could not be written: {errors[0]}; {self._untouched()}")
 
+    def _complete(self, partial: Path, facts: dict[str, Any]) -> list[str]:
+        """Add facts and sums to a folder whose tensors are written; what went wrong on any process."""
+        error = None
+        if self.group.leads:
+            error = _trying(lambda: (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8"))
+        if not (errors := [line for line in gathered(error) if line]):
+            sums: dict[str, str] = {}
+            error = _trying(lambda: sums.update({path.name: sha256(path) for path in _share(partial)}))
+            parts = gathered((sums, error))
+            errors = [line for _, line in parts if line]
+        if not errors:
+            whole = {name: value for part, _ in parts for name, value in sorted(part.items())}
+            if self.group.leads:
+                error = _trying(lambda: (partial / SUMS).write_text(json.dumps(whole, indent=1), encoding="utf-8"))
+            errors = [line for line in gathered(error) if line]
+        return errors
+
     def _prune(self) -> None:
         found = whole_checkpoints(self.folder)
-        scores = {path: score for path in found if (score := read_facts(path)["score"]) is not None}
+        scores = {path: score for path in found if (score := _score(path)) is not None}
         kept = {*found[-self.keep :], *([min(scores, key=scores.__getitem__)] if scores else [])}
         for path in found:
             if path not in kept:
@@ -109,7 +145,7 @@ class Checkpoints:
         return f"needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free" if free < needed else None
 
     def _untouched(self) -> str:
-        latest = self.latest()
+        latest = latest_checkpoint(self.folder)
         return f"the run can be continued from {latest}" if latest else "there is no earlier checkpoint"
 
 
@@ -121,14 +157,98 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint below `folder`."""
+    """The newest whole checkpoint below `folder`; its bytes are not read."""
     found = whole_checkpoints(folder)
     return found[-1] if found else None
 
 
+def intact_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are as they were written, with a warning for every newer one; None without any.
+
+    All processes read, each its share of the files.
+
+    Raises:
+        ValueError: there are checkpoints and all are damaged.
+    """
+    found = whole_checkpoints(folder)
+    for path in reversed(found):
+        faults = [line for line in gathered(_damage(path)) if line]
+        if not faults:
+            return path
+        if _place()[0] == 0:
+            logger.warning("checkpoint %s is damaged: %s", path, faults[0])
+    if found:
+        raise ValueError(
+            f"every checkpoint in {folder} is damaged, the newest is {found[-1].name}: put back a copy of one"
+        )
+    return None
+
+
 def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """The plain facts that were saved with a checkpoint, `step` and `score` among them."""
-    return json.loads((checkpoint / FACTS).read_text(encoding="utf-8"))
+    """The plain facts that were saved with a checkpoint, `step` and `score` among them.
+
+    Raises:
+        ValueError: the file is missing or broken.
+    """
+    return _read(checkpoint / FACTS)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} of a checkpoint cannot be read: {error}") from error
+
+
+def _score(checkpoint: Path) -> float | None:
+    """The validation loss of a checkpoint; one that cannot be read is not the best."""
+    try:
+        return read_facts(checkpoint)["score"]
+    except ValueError:
+        return None
+
+
+def _share(checkpoint: Path) -> list[Path]:
+    """The files that this process sums: those that it wrote itself; the leading process also all the rest."""
+    rank, count = _place()
+    names = sorted(path for path in checkpoint.iterdir() if path.name != SUMS)
+    return [path for path in names if _writer(path, count) == rank]
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _writer(path: Path, count: int) -> int:
+    """The process that wrote a file `__RANK_NUMBER.distcp`, of `count` now; 0 for every other file."""
+    named = re.match(r"__(\d+)_", path.name)
+    return int(named[1]) % count if named else 0
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with this process's share of a checkpoint, or None."""
+    if not (checkpoint / SUMS).exists():
+        if _place()[0] == 0:
+            logger.warning("%s has no %s, so its bytes are not checked", checkpoint, SUMS)
+        return _trying(lambda: read_facts(checkpoint))
+    try:
+        sums = _read(checkpoint / SUMS)
+        if missing := [name for name in sums if not (checkpoint / name).is_file()]:
+            return f"{missing[0]} is missing"
+        wrong = [path.name for path in _share(checkpoint) if sums.get(path.name) not in (None, sha256(path))]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{wrong[0]} is not what was written" if wrong else None
+
+
+def _trying(act: Callable[[], Any]) -> str | None:
+    """The error of `act` in one line; None where it succeeds."""
+    try:
+        act()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def load_tensors(checkpoint: Path, tensors: dict[str, Any]) -> None:

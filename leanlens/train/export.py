@@ -22,7 +22,7 @@ from leanlens.config import checked
 from leanlens.files import whole_file, whole_folder
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.train.checkpoint import latest_checkpoint, load_tensors, read_facts
+from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
 from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.ema import Averages, mixture
@@ -103,7 +103,7 @@ def run_weights(run: Path, std: float | None = None) -> dict[str, Tensor]:
     """The denoiser's weights after a run's latest checkpoint, averaged with relative width `std`, on the CPU."""
     recipe = run_recipe(run)
     std = recipe.ema.export if std is None else std
-    checkpoint = latest_checkpoint(run / "checkpoints")
+    checkpoint = intact_checkpoint(run / "checkpoints")
     assert checkpoint is not None
     tracked = recipe.ema.stds
     model: dict[str, Any] = build_denoiser(recipe.model, recipe.run.seed).state_dict()
