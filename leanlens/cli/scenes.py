@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Endless pictures with exact captions, drawn from open icon sets.")
 
-Seed = Annotated[int, typer.Option(help="Of the whole set; the same seed gives the same bytes.")]
+Seed = Annotated[int, typer.Option(help="Of the whole set, 0 to 1048575; the same seed gives the same bytes.")]
 Split = Annotated[
     str, typer.Option(help="train, test (each has something held out from train), or any.", metavar="SPLIT")
 ]
@@ -30,7 +30,7 @@ def build(
     encoding: Annotated[str, typer.Option(help="jpg (quality 95), png or webp (lossless).")] = "jpg",
     per_shard: Annotated[int, typer.Option(help="Pictures in each shard.")] = 1000,
     sources: Sources = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; every core without it.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes, 1 or more; every core without it.")] = None,
 ) -> None:
     """Write WebDataset shards with a manifest and checksums; run again, it goes on where it was stopped."""
     wanted = _split(split)
@@ -43,7 +43,7 @@ def build(
 @app.command()
 def preview(
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("scenes.png"),
-    num: Annotated[int, typer.Option(help="Pictures on the sheet.")] = 24,
+    num: Annotated[int, typer.Option(help="Pictures on the sheet, 600 at most.")] = 24,
     seed: Seed = 0,
     split: Split = "train",
     sources: Sources = None,

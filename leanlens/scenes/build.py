@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from leanlens.files import sha256, whole_file
+from leanlens.files import require_writable, sha256, whole_file
 from leanlens.log import logger
 from leanlens.pictures.record import Record
 from leanlens.pictures.shards import FORMAT, MANIFEST, read_manifest, write_tar
@@ -39,6 +39,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "webp": {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
 }
 SEED_STEP = 2**32  # scenes of one seed; scene i of seed s has seed s * SEED_STEP + i
+MOST_PREVIEWED = 600  # a contact sheet of a hundred rows
 ATTRIBUTION = "ATTRIBUTION.md"
 
 
@@ -89,18 +90,22 @@ def build(
 
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding {encoding!r} is not accepted; {', '.join(ENCODINGS)} are")
-    for name, value in (("num", num), ("per_shard", per_shard)):
+    for name, value in (("num", num), ("per_shard", per_shard), ("workers", 1 if workers is None else workers)):
         if value < 1:
             raise ValueError(f"{name} {value} is not accepted; give 1 or more")
-    if not 0 <= seed < 2**20:
-        raise ValueError(f"seed {seed} is not accepted; give 0 to {2**20 - 1}")
+    _check_seed(seed)
     shelf = library(sources)
     sample_scene(seed * SEED_STEP, shelf, split, size)  # a wrong argument fails here, not in a worker
     settings = Settings(num, seed, split, size, encoding, per_shard, shelf.fingerprint, leanlens.__version__)
     folder = Path(out)
     if (folder / MANIFEST).exists():
         return _finished(folder, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"out {folder} cannot be a folder ({error.strerror}); give one to make or to go on with"
+        ) from error
     rows = _recorded(folder, settings)
     bar = tqdm(total=num, unit="picture", desc="scenes", disable=not progress, initial=_total(rows.values()))
     for row in _make_shards(folder, settings, shelf, sorted(set(_shard_names(settings)) - set(rows)), workers):
@@ -140,9 +145,17 @@ def make_records(settings: Settings, first: int, count: int, shelf: Library) -> 
 def make_preview(
     out: str | Path, num: int = 24, seed: int = 0, split: str | None = "train", sources: str | None = None
 ) -> None:
-    """Write one PNG with `num` scenes, six in a row, each over its brief caption."""
-    if num < 1:
-        raise ValueError(f"num {num} is not accepted; give 1 or more")
+    """Write one PNG with `num` scenes, six in a row, each over its brief caption.
+
+    Raises:
+        ValueError: more than `MOST_PREVIEWED` scenes, a path that is no .png, or an argument that `build` refuses too.
+    """
+    if not 1 <= num <= MOST_PREVIEWED:
+        raise ValueError(f"num {num} is not accepted; give 1 to {MOST_PREVIEWED}")
+    _check_seed(seed)
+    if Path(out).suffix.lower() != ".png":
+        raise ValueError(f"out {out} is not accepted; give the path of a .png file")
+    require_writable(out)
     shelf, tile, text, columns = library(sources), 256, 44, min(6, num)
     rows = -(-num // columns)
     sheet = Image.new("RGB", (columns * (tile + 12) + 12, rows * (tile + text + 12) + 12), (250, 250, 250))
@@ -162,7 +175,13 @@ def make_preview(
         sheet.save(path, format="PNG")
 
 
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**20:
+        raise ValueError(f"seed {seed} is not accepted; give 0 to {2**20 - 1}")
+
+
 def _wrap(text: str, font: Any, width: int) -> list[str]:
+    """At most two lines of `width` pixels; what does not fit ends in an ellipsis."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -170,6 +189,11 @@ def _wrap(text: str, font: Any, width: int) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
+    if len(lines) > 2:
+        last = lines[1]
+        while " " in last and font.getlength(f"{last}…") > width:
+            last = last.rsplit(" ", 1)[0]
+        lines[1] = f"{last}…"
     return lines[:2]
 
 
@@ -225,8 +249,19 @@ def _open_shared(folder: str) -> Library:
 def _finished(folder: Path, settings: Settings) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest["made_by"] != settings.as_dict():
-        raise ValueError(f"out {folder} holds a build of other settings, {manifest['made_by']}; give another folder")
+        differing = _differing(manifest["made_by"], settings)
+        raise ValueError(f"out {folder} holds a build of other settings ({differing}); give another folder")
     return manifest
+
+
+def _differing(made_by: dict[str, Any], settings: Settings) -> str:
+    """As in "num: 100 there, 200 here"."""
+    here = settings.as_dict()
+    return ", ".join(
+        f"{name}: {made_by.get(name)} there, {here.get(name)} here"
+        for name in dict.fromkeys([*here, *made_by])
+        if made_by.get(name) != here.get(name)
+    )
 
 
 def _recorded(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -243,8 +278,12 @@ def _recorded(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
         if not path.with_suffix(".json").exists():
             continue
         row = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if row.pop("made_by") != settings.as_dict():
-            raise ValueError(f"out {folder} holds an unfinished build of other settings; give another folder")
+        made_by = row.pop("made_by")
+        if made_by != settings.as_dict():
+            differing = _differing(made_by, settings)
+            raise ValueError(
+                f"out {folder} holds an unfinished build of other settings ({differing}); give another folder"
+            )
         if path.exists() and sha256(path) == row["sha256"]:
             rows[name] = row
         else:

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,13 @@ def open_library(folder: Path) -> Library:
 def make_library(
     concepts: list[Concept], drawings: Iterable[sources.Drawings], folder: Path, progress: bool = False
 ) -> None:
-    """Draw every set into `folder`, whole or not at all. Drawings that show nothing or do not parse are left out."""
+    """Draw every set into `folder`, whole or not at all. Drawings that show nothing or do not parse are left out.
+
+    Raises:
+        ValueError: the package of the extra `data` that draws is missing.
+    """
+    if find_spec("resvg_py") is None:
+        raise ValueError("drawing scenes needs resvg-py: pip install 'leanlens[data]'")
     drawings = list(drawings)
     shapes, shape_documents = draw_shapes()
     with whole_folder(folder) as temporary:

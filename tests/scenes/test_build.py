@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from leanlens.cli.scenes import app
 from leanlens.pictures.shards import TarSource, read_manifest
-from leanlens.scenes.build import ENCODINGS, build, make_picture
+from leanlens.scenes.build import ENCODINGS, _wrap, build, make_picture, make_preview
+from leanlens.scenes.layout import load_font
 from leanlens.scenes.render import render
 from leanlens.scenes.scene import sample_scene
 
@@ -101,11 +102,13 @@ def test_a_damaged_shard_is_noticed(tmp_path, built, caplog):
 
 
 def test_other_settings_and_strangers_are_refused(built, tmp_path):
-    with pytest.raises(ValueError, match="build of other settings"):
+    with pytest.raises(ValueError, match=r"build of other settings \(seed: 7 there, 8 here\); give"):
         build(built, **{**BUILD, "seed": 8})
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds mine\.txt"):
         build(tmp_path, **BUILD)
+    with pytest.raises(ValueError, match=r"mine\.txt cannot be a folder"):
+        build(tmp_path / "mine.txt", **BUILD)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,8 @@ def test_other_settings_and_strangers_are_refused(built, tmp_path):
         ({"encoding": "gif"}, "encoding 'gif'"),
         ({"num": 0}, "num 0"),
         ({"per_shard": 0}, "per_shard 0"),
+        ({"workers": 0}, "workers 0"),
+        ({"workers": -1}, "workers -1"),
         ({"seed": -1}, "seed -1"),
         ({"split": "dev"}, "split 'dev'"),
         ({"size": 65}, "size 65"),
@@ -123,6 +128,29 @@ def test_wrong_arguments(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         build(tmp_path / "out", **{**BUILD, **wrong})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num": 100_000}, "num 100000 is not accepted; give 1 to 600"),
+        ({"num": 0}, "num 0"),
+        ({"seed": 2**20}, "seed 1048576"),
+        ({"out": "sheet.jpg"}, r"sheet\.jpg is not accepted; give the path of a \.png file"),
+    ],
+)
+def test_wrong_previews(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        make_preview(**{"out": "sheet.png", "sources": "sample", **wrong})
+
+
+def test_a_caption_that_is_too_long_for_its_place_ends_in_an_ellipsis():
+    font = load_font("inter", 12)
+    lines = _wrap("a red car to the left of a tree " * 6, font, 256)
+    assert len(lines) == 2
+    assert lines[1].endswith("…")
+    assert max(font.getlength(line) for line in lines) <= 256
+    assert _wrap("a red car", font, 256) == ["a red car"]
 
 
 @pytest.mark.parametrize("encoding", ["png", "webp"])

@@ -187,6 +187,13 @@ def test_a_bitmap_is_cropped_to_what_shows():
     assert rasterize(sources.wrap_svg('<path d="M0 0" fill="red"/>', "0 0 24 24"), 96) is None
 
 
+def test_without_the_drawing_package_one_sentence_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(icons, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"drawing scenes needs resvg-py: pip install 'leanlens\[data\]'"):
+        icons.make_library([], [], tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_what_does_not_parse_is_left_out(tmp_path):
     drawings = sources.Drawings(style(), "here", {"cat": "<svg", "car": sources.wrap_svg(SQUARE, "0 0 24 24")})
     icons.make_library([CAT, CAR], [drawings], tmp_path / "made")
