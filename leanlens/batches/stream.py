@@ -223,8 +223,9 @@ class Stream:
                     self._reached.append(reached)
         names = ", ".join(source.name for source in self.sources)
         if not self._places:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:3])
-            raise ValueError(f"none of the {total} pictures of {names} can be used with this table; {reasons}")
+            name, reason = next(iter(self.skipped.items()), ("", "there is none"))
+            first = f"{name.rpartition(': ')[2]}: {reason}" if name else reason
+            raise ValueError(f"none of the {total} pictures of {names} can be used with this table; {first}")
         if len(self._places) < total:
             examples = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:3])
             logger.warning("%s: %d of %d pictures are left out (%s)", names, total - len(self._places), total, examples)
@@ -245,8 +246,8 @@ class Stream:
         except ValueError as error:
             if self.missing_caption == "error":
                 raise ValueError(
-                    f"{source.name}: {entry.key}: {error}; caption it, choose another caption_kind, or set "
-                    "missing_caption to skip"
+                    f"{source.name}: {entry.file or entry.key}: {error}; caption it, leave it out, or "
+                    "ask for another kind (caption_kind; data.caption in a recipe)"
                 ) from error
             self.skipped[f"{source.name}: {entry.key}"] = str(error)
             return False

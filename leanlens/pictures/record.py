@@ -41,7 +41,8 @@ class Record:
 class Entry:
     """What an index knows of a record: its size as it will be seen, the kinds of its captions, and where it lies.
 
-    `height` and `width` are in pixels, after the turn that EXIF asks for. `place` means something to its source only.
+    `height` and `width` are in pixels, after the turn that EXIF asks for. `place` means something to its source only;
+    `file` is how a message names the picture's file, where it has one of its own.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Entry:
     width: int
     kinds: tuple[str, ...]
     place: tuple[Any, ...]
+    file: str = ""
 
 
 def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:

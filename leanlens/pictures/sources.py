@@ -166,7 +166,7 @@ class FolderSource:
             raise ValueError(f"it cannot be read: {error.strerror}") from error
         height, width = measure(head, lambda: _bytes_of(path))
         captions, _ = split_fields(_sidecar_fields(path) if fields is None else fields)
-        return Entry(os.path.splitext(file)[0], height, width, kinds_of(captions), (file, fields))
+        return Entry(os.path.splitext(file)[0], height, width, kinds_of(captions), (file, fields), file)
 
     def _listed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """(file below the folder, its fields); None for fields that stand in sidecars."""

@@ -183,14 +183,15 @@ def test_pictures_too_small_are_left_out_by_name(tmp_path, make_stream, caplog):
 
 
 def test_a_table_that_nothing_fits_is_an_error(make_stream):
-    with pytest.raises(ValueError, match=r"none of the 40 pictures of .* can be used with this table"):
+    with pytest.raises(ValueError, match=r"none of the 40 pictures of .* can be used with this table") as caught:
         make_stream(table={1024: ((1024, 1024),)})
+    assert str(caught.value).count("max_upscale") == 1  # one picture stands for all
 
 
 def test_a_missing_caption_is_an_error_that_names_the_record_or_a_skip(tmp_path, make_stream):
     path = write_folder(tmp_path / "in", 7)
     (path / "004.json").write_text(json.dumps({"brief": "b"}))
-    with pytest.raises(ValueError, match="004: it has no dense caption, only brief"):
+    with pytest.raises(ValueError, match=r"004\.\w+: it has no dense caption, only brief; .*data\.caption in a recipe"):
         make_stream(path)
     stream = make_stream(path, missing_caption="skip")
     assert len(stream) == 6
