@@ -16,6 +16,8 @@ from leanlens.resolution import TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+WIDEST = 0.289  # no power function is wider: the standard deviation of a plain mean is 1 / sqrt(12)
+Width = Annotated[float, Field(ge=0, lt=WIDEST)]
 
 
 class Run(Section):
@@ -50,13 +52,42 @@ class Model(Section):
         """Channels of the residual streams."""
         return self.num_attention_heads * self.attention_head_dim
 
+    @model_validator(mode="after")
+    def _rotary_channels(self) -> Self:
+        axes = self.axes_dims_rope
+        if sum(axes) != self.attention_head_dim or len(axes) != 3 or any(dim % 2 for dim in axes):
+            raise ValueError(
+                f"model.axes_dims_rope {list(axes)} is not accepted; give three even numbers whose sum is "
+                f"model.attention_head_dim {self.attention_head_dim}"
+            )
+        return self
+
+    def require_parts(self, latent_channels: int | None, hidden_size: int | None, layers: int | None) -> None:
+        """Check these sizes against those of the frozen parts; None where one is not known.
+
+        Raises:
+            ValueError: one does not fit.
+        """
+        for key, wanted, found in (
+            ("model.out_channels", self.out_channels, latent_channels),
+            ("model.enc_hidden_dim", self.enc_hidden_dim, hidden_size),
+        ):
+            if found is not None and wanted != found:
+                raise ValueError(f"{key} {wanted} does not fit the parts {self.parts!r}; they have {found}")
+        chosen = list(self.selected_layer_index)
+        if layers is not None and not all(0 <= index < layers for index in chosen):
+            raise ValueError(
+                f"model.selected_layer_index {chosen} does not fit the parts {self.parts!r}; they have layers 0 to "
+                f"{layers - 1}"
+            )
+
 
 class Init(Section):
     """Where the weights start."""
 
     start: str | None = Field(default=None, alias="from")
     """None: random. Or a run folder, a pipeline folder, a weight file or a preset: stage 2 starts from stage 1."""
-    std: float | None = None
+    std: Width | None = None
     """With a run folder: relative width of the averaged weights to take; None takes that run's `ema.export`."""
 
 
@@ -201,11 +232,11 @@ class Optim(Section):
 class Ema(Section):
     """Averages of the weights with power-function profiles, from which any length can be had afterwards."""
 
-    stds: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.289)], ...], Field(min_length=1)] = (0.05, 0.10)
+    stds: Annotated[tuple[Annotated[float, Field(gt=0, lt=WIDEST)], ...], Field(min_length=1)] = (0.05, 0.10)
     """Relative widths that are tracked; two are enough to rebuild others."""
     every: Count | None = None
     """Steps between snapshots, from which other widths are rebuilt; None writes none."""
-    export: Annotated[float, Field(ge=0, lt=0.289)] = 0.05
+    export: Width = 0.05
     """Width of what a finished run exports; 0 is the last weights themselves."""
 
 

@@ -23,11 +23,21 @@ from leanlens.files import whole_file, whole_folder
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
-from leanlens.train.config import TrainRecipe
+from leanlens.train.config import WIDEST, TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.ema import Averages, mixture
 from leanlens.train.parts import open_parts
 from leanlens.train.spare import spare_file
+
+
+def require_width(std: float | None) -> None:
+    """Check the relative width of an average; None stands for the recipe's.
+
+    Raises:
+        ValueError: there is no average of this width.
+    """
+    if std is not None and not 0 <= std < WIDEST:
+        raise ValueError(f"std {std:g} is not accepted; give a width from 0 (the last weights) to below {WIDEST:g}")
 
 
 def is_run(folder: Path) -> bool:
@@ -47,6 +57,7 @@ def export_run(run: Path, output: Path, std: float | None = None) -> LensTransfo
     Raises:
         ValueError: no run, no checkpoint, an occupied `output`, or a width that no snapshots can give.
     """
+    require_width(std)
     recipe = run_recipe(run)
     denoiser = build_denoiser(recipe.model, recipe.run.seed)
     denoiser.load_state_dict(run_weights(run, std))

@@ -40,6 +40,8 @@ from leanlens.train.start import load_start
 from leanlens.train.state import Progress, RunState, claim_folder
 from leanlens.train.step import StepSums, TrainingData, accumulate_gradients, validation_losses
 
+SAY_SECONDS = 30  # between two lines about the progress
+
 
 def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -> Progress:
     """Start or continue the run in `recipe.run.dir` and train until `train.steps`, or until SIGTERM.
@@ -73,11 +75,12 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
     checkpoints = Checkpoints(recipe.run.dir / "checkpoints", group, recipe.save.keep)
     if (latest := checkpoints.latest()) is not None:
         state.restore(latest)
-        logger.info("continuing %s after step %d", recipe.run.dir, state.progress.step)
     else:  # proves that there is room, and gives the guard something to return to
         checkpoints.save(0, state.tensors(), state.facts())
     metrics = MetricsFile(recipe.run.dir, state.progress.step, recipe.metrics.tensorboard) if group.leads else None
-    batches, restored, stopping = iter(data.stream), 0, False
+    if metrics is not None:
+        _say_where(state.progress.step, recipe.train.steps, metrics)
+    batches, restored, stopping, said = iter(data.stream), 0, False, -math.inf
 
     with _sigterm_noted() as asked:
         while state.progress.step < recipe.train.steps and not stopping:
@@ -112,7 +115,11 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
             state.progress.seconds += seconds
             if metrics is not None:
                 rate = rate_factor(step, recipe.optim) * recipe.optim.lr
-                metrics.write({**_line(state.progress, sums, norm, rate, seconds, recipe, group), **held_out})
+                line = {**_line(state.progress, sums, norm, rate, seconds, recipe, group), **held_out}
+                metrics.write(line)
+                if stopping or held_out or time.monotonic() - said > SAY_SECONDS:
+                    said = time.monotonic()
+                    _say(line, recipe.train.steps)
             if stopping or done % recipe.save.every == 0:
                 restored = 0
                 _save(checkpoints, state, held_out.get("validation_loss"), must=stopping)
@@ -211,6 +218,21 @@ def _line(
         "memory_gb": peak_memory(group.device),
         "seconds": progress.seconds,
     }
+
+
+def _say_where(done: int, steps: int, metrics: MetricsFile) -> None:
+    if done >= steps:
+        logger.info("the run has done %d steps already, train.steps is %d", done, steps)
+    else:
+        logger.info("going on after step %d; every step has a line in %s", done, metrics.path)
+
+
+def _say(line: dict[str, Any], steps: int) -> None:
+    """One line about a step, for those who look at the output alone."""
+    held_out = f", validation loss {line['validation_loss']:.4g}" if "validation_loss" in line else ""
+    logger.info(
+        "step %d of %d: loss %.4g%s, %.3g images/s", line["step"], steps, line["loss"], held_out, line["images_per_s"]
+    )
 
 
 def _due(done: int, every: int | None) -> bool:

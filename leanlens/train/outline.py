@@ -3,18 +3,30 @@
 Comes in: a recipe. Goes out: lines to read: sizes, cost, memory, buckets. Arithmetic; nothing is built or opened.
 """
 
+import json
 import os
+from pathlib import Path
+from typing import Any
 
 from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.checkpoint import latest_checkpoint
-from leanlens.train.config import TrainRecipe
+from leanlens.train.config import Model, TrainRecipe
 from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
+from leanlens.train.state import require_folder
 
 TEXT_TOKENS = 165  # the paper's mean caption with what follows it in the template
+TOY_PARTS = (32, 48, 4)  # channels of the latents, width and layers of the text encoder; see `pipeline/toy.py`
 
 
 def outline(recipe: TrainRecipe) -> str:
-    """The plan of a run as text, one fact on each line."""
+    """The plan of a run as text, one fact on each line.
+
+    Raises:
+        ValueError: what the run would refuse: a run.dir that is a file, or sizes that are not those of the parts, where
+            these are "toy" or a folder here.
+    """
+    require_folder(recipe.run.dir)
+    recipe.model.require_parts(*parts_sizes(recipe.model))
     processes = int(os.environ.get("WORLD_SIZE", 1))
     images = images_per_step(recipe)
     per_step = flops_per_step(recipe)
@@ -44,6 +56,19 @@ def outline(recipe: TrainRecipe) -> str:
         gigabytes = bucket.batch * activation_bytes(recipe, bucket, processes) / 1e9
         lines.append(f"{'bucket ' + str(bucket.base):12} {bucket.batch} pictures, about {gigabytes:.2f} GB: {sizes}")
     return "\n".join(lines)
+
+
+def parts_sizes(model: Model) -> tuple[int | None, int | None, int | None]:
+    """Channels of the latents, width and layers of the text encoder; None where finding out would mean a download."""
+    if model.parts == "toy":
+        return TOY_PARTS
+    vae, text = (_config(Path(model.parts) / part) for part in ("vae", "text_encoder"))
+    return vae.get("latent_channels"), text.get("hidden_size"), text.get("num_hidden_layers")
+
+
+def _config(part: Path) -> dict[str, Any]:
+    path = part / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def images_per_step(recipe: TrainRecipe) -> float:

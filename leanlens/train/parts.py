@@ -28,12 +28,8 @@ def open_parts(model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtyp
         pipeline.register_modules(transformer=denoiser)
     else:
         pipeline = LensPipeline.from_pretrained(model.parts, transformer=denoiser, dtype=dtype)
-    for key, wanted, found in (
-        ("model.out_channels", model.out_channels, pipeline.vae.config.latent_channels),
-        ("model.enc_hidden_dim", model.enc_hidden_dim, pipeline.text_encoder.config.hidden_size),
-    ):
-        if wanted != found:
-            raise ValueError(f"{key} {wanted} does not fit the parts {model.parts!r}; they have {found}")
+    text = pipeline.text_encoder.config
+    model.require_parts(pipeline.vae.config.latent_channels, text.hidden_size, text.num_hidden_layers)
     for part in (pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     return pipeline

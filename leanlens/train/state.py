@@ -85,6 +85,17 @@ class RunState:
             self.stream.load_state_dict(facts["stream"])
 
 
+def require_folder(folder: Path) -> None:
+    """Check that `run.dir` is a folder, or can become one.
+
+    Raises:
+        ValueError: it, or a folder that it lies in, is a file.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"run.dir {folder} is not accepted: {path} is a file; give the path of a folder")
+
+
 def claim_folder(recipe: TrainRecipe, group: Group) -> None:
     """Write the recipe into the run's folder, or check that the one there is the same run.
 
@@ -92,6 +103,7 @@ def claim_folder(recipe: TrainRecipe, group: Group) -> None:
         ValueError: the folder holds a run with another recipe; every difference is shown.
     """
     folder = recipe.run.dir
+    require_folder(folder)
     path, new = folder / "recipe.json", plain(recipe)
     if is_run(folder):
         changed = differences(json.loads(path.read_text(encoding="utf-8")), new)

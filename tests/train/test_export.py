@@ -59,3 +59,9 @@ def test_refusals(run, tmp_path):
         export_run(tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match="exists already"):
         export_run(run, run / "export")
+
+
+@pytest.mark.parametrize("std", [0.9, -1, 0.289, float("nan")])
+def test_a_width_that_no_average_has_is_refused(run, tmp_path, std):
+    with pytest.raises(ValueError, match=r"std \S+ is not accepted; give a width from 0 .* to below 0.289"):
+        export_run(run, tmp_path / "out", std)

@@ -212,3 +212,14 @@ def test_a_full_disk_costs_snapshots_and_grids_and_not_the_run(tmp_path, monkeyp
     for name in ("ema/step-00000002-0.05.safetensors", "ema/step-00000004-0.1.safetensors", "samples/step-00000004"):
         assert name in caplog.text
     assert "No space left on device (os error 28); training goes on" in caplog.text
+
+
+def test_the_output_alone_tells_how_far_a_run_is(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "leanlens"):
+        run(tmp_path)
+        assert "step 1 of 4: loss " in caplog.text
+        assert "step 4 of 4: loss " in caplog.text
+        assert "step 2 of 4" not in caplog.text  # half a minute has not passed
+        assert f"saved {tmp_path / 'checkpoints' / 'step-00000004'}" in caplog.text
+        run(tmp_path, train={"steps": 2})
+    assert "the run has done 4 steps already, train.steps is 2" in caplog.text
