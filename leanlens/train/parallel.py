@@ -29,8 +29,8 @@ def parallelize(model: LensTransformer2DModel, group: Group, train: Train) -> Le
             block.compile(fullgraph=True)
     if group.world_size == 1:
         return model.to(group.device)
-    # The model ends in a linear layer, which FSDP2 sees as a view. Its warning is about changing that in place, which the
-    # loss does not do; the sampler draws without gradient.
+    # The model ends in a linear layer, which FSDP2 sees as a view. Its warning is about changing that in place: the
+    # loss does not, and the sampler draws without gradient.
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(\w+\) returned a view tensor", UserWarning)
     mesh = init_device_mesh(group.device.type, (group.world_size,))
     dtype = torch.bfloat16 if train.precision == "bfloat16" else None
