@@ -6,6 +6,7 @@ one picture at a time, so that the same request gives the same bytes at each of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,7 +95,8 @@ def _entry(opened: OpenedModel, request: ImageRequest) -> tuple[Any, dict[str, A
 def _checksum(path: str | None, argument: str) -> str | None:
     if path is None:
         return None
+    file = Path(path)
     try:
-        return sha256(path)
+        return sha256(file / "adapter_model.safetensors" if file.is_dir() else file)  # PEFT keeps a LoRA in a folder
     except OSError as error:
         raise ValueError(f"{argument} {path} cannot be read: {error.strerror}") from None

@@ -271,3 +271,22 @@ def test_a_picture_that_unpacks_to_too_much_is_refused(leanlens):
     run = leanlens("generate", "a", "--model", "toy", "--image", "bomb.png", "-o", "o.png")
     assert run.code == 2
     assert "--image bomb.png unpacks to too many pixels" in run.err
+
+
+def test_a_lora_in_a_peft_folder_acts_and_is_replayed(leanlens):
+    Path("style").mkdir()
+    module = "base_model.model.transformer_blocks.0.img_mlp.w2"
+    generator = torch.Generator().manual_seed(0)
+    save_file(
+        {
+            f"{module}.lora_A.weight": torch.randn(4, 341, generator=generator),
+            f"{module}.lora_B.weight": torch.randn(128, 4, generator=generator),
+        },
+        "style/adapter_model.safetensors",
+    )
+    Path("style/adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["img_mlp.w2"]})
+    )
+    run = leanlens("generate", "a", *TOY, "-o", "style.png", "--lora", "style:0.5")
+    assert run.code == 0, run.err
+    assert leanlens("replay", "style.png").out == "style-replay.png  identical\n"
