@@ -63,12 +63,16 @@ class TextSide:
         encoder: `LensGptOssEncoder`, or any frozen transformers language model.
         layers: layers whose features are wanted, counted from 0, when the encoder's own configuration names none.
         template: "harmony" or "plain"; None takes harmony for GPT-OSS and plain for any other model.
+        device: where the encoder computes, if that is not where its weights lie.
     """
 
-    def __init__(self, tokenizer: Any, encoder: Any, layers: Sequence[int], template: str | None = None):
+    def __init__(
+        self, tokenizer: Any, encoder: Any, layers: Sequence[int], template: str | None = None, device: Any = None
+    ):
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.layers = tuple(getattr(encoder.config, "lens_selected_layers", None) or layers)
+        self.device = device
         self.template = template or ("harmony" if isinstance(encoder, LensGptOssEncoder) else "plain")
 
     @torch.no_grad()
@@ -77,11 +81,10 @@ class TextSide:
         prompts: list[str],
         date: str = DEFAULT_DATE,
         max_sequence_length: int = MAX_SEQUENCE_LENGTH,
-        device: torch.device | str | None = None,
     ) -> TextFeatures:
         """Encode `prompts` in one batch; the template's prefix is encoded with them and dropped."""
         tokens = tokenize(self.tokenizer, prompts, template_named(self.template, date), max_sequence_length)
-        device = device or self.encoder.device
+        device = self.device or self.encoder.device
         states = layer_features(self.encoder, self.layers, tokens.ids.to(device), tokens.mask.to(device))
         return TextFeatures(
             [state[:, tokens.prefix :] for state in states], tokens.mask[:, tokens.prefix :].to(device, torch.bool)

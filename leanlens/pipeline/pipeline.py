@@ -179,7 +179,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder and tokenizer; pass prompt_embeds instead of prompt")
         layers = self.transformer.config.selected_layer_index
-        return TextSide(self.tokenizer, self.text_encoder, layers, self.config.get("text_template"))
+        device = compute_device(self.text_encoder)
+        return TextSide(self.tokenizer, self.text_encoder, layers, self.config.get("text_template"), device)
 
     @property
     def interrupt(self) -> bool:
@@ -205,11 +206,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = _one_for_each(negative_prompt or "", len(prompts))
-        options: dict[str, Any] = {
-            "date": template_date,
-            "max_sequence_length": max_sequence_length,
-            "device": compute_device(self.text_side.encoder),
-        }
+        options: dict[str, Any] = {"date": template_date, "max_sequence_length": max_sequence_length}
         positive = self.text_side(prompts, **options)
         return positive, self.text_side.negative(negatives, positive, **options)
 
@@ -240,14 +237,12 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
                 raise ValueError(f"prompt {prompt!r} is not accepted; give a string or a list of strings")
             if enable_reasoner:
                 prompts = self._reason(prompts)
-            options["device"] = compute_device(self.text_side.encoder)
             positive = self.text_side(prompts, **options)
         if negative_embeds is not None:
             negative = _given_features(negative_embeds, negative_mask, "negative_prompt")
         else:
             negatives = _one_for_each(negative_prompt or "", positive.mask.shape[0])
             if any(text.strip() for text in negatives):
-                options["device"] = compute_device(self.text_side.encoder)
                 negative = self.text_side.negative(negatives, positive, **options)
             else:
                 negative = positive.without_text()
