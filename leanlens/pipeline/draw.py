@@ -1,10 +1,11 @@
 """A request on an opened model: the picture, and the record of everything that decided it.
 
-Comes in: an `OpenedModel` and an `ImageRequest`. Goes out: a `DrawnPicture`. Every door draws through this function,
-one picture at a time, so that the same request gives the same bytes at each of them.
+Comes in: an `OpenedModel` and an `ImageRequest`. Goes out: a `DrawnPicture`. Every door draws through this file, so
+that the same request gives the same bytes at each of them. Drawn together with others, a picture may differ in the last
+bits, because sums over a larger batch are taken in another order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 import leanlens
 from leanlens.files import sha256
+from leanlens.pipeline.features import TextFeatures, join
 from leanlens.pipeline.image import open_picture
 from leanlens.pipeline.placement import OpenedModel
 from leanlens.pipeline.request import ImageRequest
@@ -28,6 +30,9 @@ class DrawnPicture:
     record: dict[str, Any]
 
 
+Encode = Callable[[ImageRequest], tuple[TextFeatures, TextFeatures]]
+
+
 def draw(opened: OpenedModel, request: ImageRequest, on_step: Callable[[int], None] | None = None) -> DrawnPicture:
     """Draw one picture.
 
@@ -39,44 +44,97 @@ def draw(opened: OpenedModel, request: ImageRequest, on_step: Callable[[int], No
     Raises:
         ValueError: an input file that is missing or does not fit, with its path.
     """
-    inputs = {
-        "image": _checksum(request.image, "image"),
-        "mask": _checksum(request.mask, "mask"),
-        "loras": [_checksum(lora.path, "lora") for lora in request.loras],
+    watch = None if on_step is None else lambda step, _: on_step(step)
+    return draw_together(opened, [request], watch)[0]
+
+
+def can_be_drawn_together(requests: Sequence[ImageRequest]) -> bool:
+    """Whether requests differ in nothing but prompts and seeds, and start from noise; one always can."""
+    kinds = {
+        (one.width, one.height, one.num_inference_steps, one.guidance_scale, one.loras, one.exact) for one in requests
     }
-    opened.use_loras(request.loras)
-    positive, negative = opened.features(request)
+    return len(requests) == 1 or (len(kinds) == 1 and all(one.image is None for one in requests))
+
+
+def draw_together(
+    opened: OpenedModel,
+    requests: Sequence[ImageRequest],
+    watch: Callable[[int, Any], None] | None = None,
+    encode: Encode | None = None,
+) -> list[DrawnPicture]:
+    """Draw several pictures in one batch, one for each request.
+
+    Args:
+        opened: the model.
+        requests: what to draw; of one size, with the same steps, guidance and LoRAs.
+        watch: called after every step with the number of finished steps and the latents (B, L, C); an exception it
+            raises ends the drawing.
+        encode: text features of a request, for callers that keep them; without it, the opened model's own.
+
+    Raises:
+        ValueError: requests that cannot share a batch, or an input file that is missing or does not fit.
+    """
+    if not can_be_drawn_together(requests):
+        raise ValueError(
+            f"requests: {len(requests)} that differ in size, steps, guidance or LoRAs, or that start from a picture, "
+            "cannot share a batch; draw them one by one"
+        )
+    inputs = [_input_checksums(request) for request in requests]
+    first = requests[0]
+    opened.use_loras(first.loras)
+    positive, negative = _joined([(encode or opened.features)(request) for request in requests])
     # Drawn on the CPU, so that a seed means the same picture on every device.
-    generator = torch.Generator("cpu").manual_seed(request.seed)
+    generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
 
     def report(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if on_step is not None:
-            on_step(index + 1)
+        if watch is not None:
+            watch(index + 1, tensors["latents"])
         return {}
 
-    pipeline, start = _entry(opened, request)
+    pipeline, start = _entry(opened, first)
     images = pipeline(
         prompt_embeds=positive.layers,
         prompt_mask=positive.mask,
         negative_prompt_embeds=negative.layers,
         negative_prompt_mask=negative.mask,
-        height=request.height,
-        width=request.width,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        generator=generator,
-        exact=request.exact,
+        height=first.height,
+        width=first.width,
+        num_inference_steps=first.num_inference_steps,
+        guidance_scale=first.guidance_scale,
+        generator=generators[0] if len(generators) == 1 else generators,
+        exact=first.exact,
         callback_on_step_end=report,
         **start,
     ).images
-    record = {
+    return [
+        DrawnPicture(image, _record(opened, request, sums))
+        for image, request, sums in zip(images, requests, inputs, strict=True)
+    ]
+
+
+def _record(opened: OpenedModel, request: ImageRequest, inputs: dict[str, Any]) -> dict[str, Any]:
+    return {
         "leanlens": leanlens.__version__,
         "request": request.model_dump(mode="json"),
         "model": opened.identity(),
         "inputs": inputs,
         "run": opened.conditions(),
     }
-    return DrawnPicture(images[0], record)
+
+
+def _input_checksums(request: ImageRequest) -> dict[str, Any]:
+    return {
+        "image": _checksum(request.image, "image"),
+        "mask": _checksum(request.mask, "mask"),
+        "loras": [_checksum(lora.path, "lora") for lora in request.loras],
+    }
+
+
+def _joined(rows: list[tuple[TextFeatures, TextFeatures]]) -> tuple[TextFeatures, TextFeatures]:
+    """Features of several requests as one batch; those of one stay as they are."""
+    if len(rows) == 1:
+        return rows[0]
+    return join([positive for positive, _ in rows]), join([negative for _, negative in rows])
 
 
 def _entry(opened: OpenedModel, request: ImageRequest) -> tuple[Any, dict[str, Any]]:

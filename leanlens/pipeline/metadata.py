@@ -20,8 +20,8 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _JSON_MARK = "leanlens:"
 
 
-def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any]) -> Path:
-    """Write `picture` with `record` to `path`, whole or not at all.
+def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any], quality: int = 95) -> Path:
+    """Write `picture` with `record` to `path`, whole or not at all; `quality` 0 to 100 counts for JPEG and WebP.
 
     Raises:
         ValueError: a suffix that is not .png, .jpg, .jpeg or .webp, or a path that cannot be written.
@@ -35,7 +35,7 @@ def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any])
             text.add_text("leanlens", json.dumps(record, ensure_ascii=True))
             picture.save(temporary, kind, pnginfo=text)
         else:
-            picture.save(temporary, kind, quality=95, exif=_exif(record))
+            picture.save(temporary, kind, quality=quality, exif=_exif(record))
     return path
 
 

@@ -158,8 +158,12 @@ class OpenedModel:
         if self._loras:
             self.pipeline.unload_lora_weights()
             self._loras = ()
-        for index, lora in enumerate(loras):
-            self.pipeline.load_lora_weights(lora.path, f"lora_{index}", lora.scale)
+        try:
+            for index, lora in enumerate(loras):
+                self.pipeline.load_lora_weights(lora.path, f"lora_{index}", lora.scale)
+        except BaseException:
+            self.pipeline.unload_lora_weights()  # those before the one that failed
+            raise
         self._loras = loras
 
 
