@@ -1,0 +1,316 @@
+"""From what a door has read to pictures: the one way in, for every door.
+
+Comes in: a `Wish`, in which whatever the client left out is None. Goes out: a running `Job`. Defaults are the model's,
+limits are the operator's. Knows nothing of HTTP; a page or a tool in the same process uses it as the doors do.
+"""
+
+import math
+import random
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from leanlens.log import logger
+from leanlens.pipeline.draw import DrawnPicture
+from leanlens.pipeline.request import MAX_SEED, ImageRequest
+from leanlens.serve.jobs import Archive
+from leanlens.serve.library import Library
+from leanlens.serve.metrics import server_metrics
+from leanlens.serve.queue import FairQueue
+from leanlens.serve.refusal import Refusal, refused_because
+from leanlens.serve.settings import ServerSettings
+from leanlens.serve.tasks import FINAL, Event, Job, Task
+from leanlens.serve.uploads import suffix_of, to_png
+from leanlens.serve.worker import Worker
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_FIELDS = tuple(ImageRequest.model_fields)
+
+
+@dataclass
+class Wish:
+    """What a client asks for; None is what it left out, and takes the model's default.
+
+    Attributes:
+        prompt, negative_prompt, width, height, num_inference_steps, guidance_scale, strength: as in `ImageRequest`.
+        model: by the library's name.
+        seed: of the first picture; the next ones count up.
+        count: pictures.
+        image: a picture to start from, with the bytes it came as; without bytes it is kept as PNG.
+        mask: white is repainted; of the same size as `image`.
+        loras: names and scales.
+        identity: a job id of the client's own, 32 hexadecimal digits.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    count: int = 1
+    image: Image.Image | None = None
+    image_bytes: bytes | None = None
+    mask: Image.Image | None = None
+    strength: float | None = None
+    loras: Sequence[tuple[str, float]] = ()
+    identity: str | None = None
+
+
+class Desk:
+    """Workers, queue, archive and library of one server.
+
+    Args:
+        settings: the operator's.
+
+    Raises:
+        ValueError: a folder that cannot be written to, or an unusable setting.
+    """
+
+    def __init__(self, settings: ServerSettings):
+        self.settings = settings
+        self.library = Library(settings)
+        self.archive = Archive(settings.output, settings.keep_days, settings.keep_pictures)
+        self.queue = FairQueue(settings.max_queue, settings.switch_patience)
+        self.metrics = server_metrics()
+        self.started = time.time()
+        self._running: dict[str, Job] = {}
+        self._lock = threading.Lock()
+        self._calls: dict[str, deque[float]] = {}
+        # Writing PNG files takes a processor, not the device: the worker goes on meanwhile.
+        self._writers = ThreadPoolExecutor(2, thread_name_prefix="leanlens-write")
+        self.workers = [
+            Worker(device, settings, self.queue, self.library, self.metrics, self._deliver)
+            for device in settings.devices
+        ]
+        self.metrics.gauge("leanlens_queue_pictures", "Pictures that wait.", lambda: len(self.queue))
+        self.metrics.gauge("leanlens_jobs_running", "Jobs that are not finished.", lambda: len(self._running))
+
+    # ---------------------------------------------------------------------------------------- life
+
+    def open(self) -> None:
+        """Start the workers, which open the default model."""
+        for worker in self.workers:
+            worker.start()
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Stop: what is drawing is stopped at its next step, what is finished is written."""
+        self.queue.close()
+        for job in self.running():
+            self.cancel(job)
+        for worker in self.workers:
+            if worker.is_alive:
+                worker.join(timeout)
+        self._writers.shutdown()
+        self.archive.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why pictures cannot be drawn now; None when they can."""
+        for worker in self.workers:
+            if worker.trouble is not None:
+                return worker.trouble
+        return None if any(worker.is_ready for worker in self.workers) else "the model is being opened"
+
+    # ---------------------------------------------------------------------------------------- jobs
+
+    def prepare(self, wish: Wish, owner: str, door: str) -> Job:
+        """Check a wish and write the job down; `start` begins it, so that listeners can be there before.
+
+        Raises:
+            Refusal: whatever is not accepted, in one sentence.
+        """
+        self._check_rate(owner)
+        requests, model = self._requests(wish)
+        if wish.identity is not None and _ID.fullmatch(wish.identity) is None:
+            raise Refusal("invalid", "job id is not accepted: give 32 hexadecimal digits in lower case")
+        job = Job(requests, model, owner, door, wish.identity)
+        if not self.archive.begin(job):
+            raise Refusal("exists", f"job {job.id} exists already; ask for it by its id")
+        return job
+
+    def start(self, job: Job) -> None:
+        """Put a prepared job into the queue.
+
+        Raises:
+            Refusal: the queue is full.
+        """
+        job.listen(self._note)
+        with self._lock:
+            self._running[job.id] = job
+        try:
+            self.queue.put(job, self.expected_wait())
+        except Refusal as refusal:
+            for task in job.tasks:
+                job.fail(task, refusal)
+            raise
+
+    def running(self, owner: str | None = None, door: str | None = None) -> list[Job]:
+        """Jobs that are not finished, the oldest first."""
+        with self._lock:
+            return [
+                job
+                for job in self._running.values()
+                if (owner is None or job.owner == owner) and (door is None or job.door == door)
+            ]
+
+    def find(self, identity: str) -> Job | None:
+        """A job that is not finished, by its id."""
+        return self._running.get(identity)
+
+    def cancel(self, job: Job, why: Refusal | None = None, tasks: Sequence[Task] | None = None) -> None:
+        """Stop a job, or some of its pictures: those waiting at once, those being drawn at the next step."""
+        chosen = [task for task in (job.tasks if tasks is None else tasks) if not task.is_final]
+        for task in chosen:
+            task.unwanted = True
+        self.queue.drop(lambda task: task in chosen)
+        for task in chosen:
+            job.fail(task, why or Refusal("cancelled", "the drawing was stopped"))
+
+    def expected_wait(self) -> float:
+        """Seconds until a picture that came now would begin, by the pace of the last ones."""
+        paces = [worker.pace for worker in self.workers if worker.pace > 0]
+        return len(self.queue) * (sum(paces) / len(paces) if paces else 0.0) / len(self.workers)
+
+    # ---------------------------------------------------------------------------------------- inside
+
+    def _requests(self, wish: Wish) -> tuple[list[ImageRequest], str]:
+        settings = self.settings
+        model = self.library.find_model(wish.model)
+        defaults = self.library.defaults(model)
+        for field, text in (("prompt", wish.prompt), ("negative_prompt", wish.negative_prompt)):
+            if len(text) > settings.max_prompt:
+                raise Refusal(
+                    "invalid", f"{field} has {len(text):,} characters; at most {settings.max_prompt:,} are accepted",
+                    field,
+                )  # fmt: skip
+        if not 1 <= wish.count <= settings.max_count:
+            raise Refusal("invalid", f"n {wish.count} is not accepted: give 1 to {settings.max_count}", "n")
+        steps = defaults.num_inference_steps if wish.num_inference_steps is None else wish.num_inference_steps
+        if steps > settings.max_steps:
+            raise Refusal(
+                "invalid", f"num_inference_steps {steps} is not accepted: at most {settings.max_steps} are",
+                "num_inference_steps",
+            )  # fmt: skip
+        width, height = _size(wish, defaults.side)
+        if width * height > settings.max_pixels:
+            raise Refusal("invalid", _too_large(width, height, settings.max_pixels), "size")
+        seed = random.randrange(2**32) if wish.seed is None else wish.seed
+        if seed + wish.count - 1 > MAX_SEED:
+            raise Refusal("invalid", f"seed {seed} is not accepted: the last picture's would pass {MAX_SEED}", "seed")
+        fields: dict[str, Any] = {
+            "prompt": wish.prompt,
+            "negative_prompt": wish.negative_prompt,
+            "width": width,
+            "height": height,
+            "num_inference_steps": steps,
+            "guidance_scale": defaults.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
+            "loras": [self.library.find_lora(name, scale) for name, scale in wish.loras],
+        }
+        try:
+            ImageRequest.checked(**fields, seed=seed)  # before an upload is kept
+            fields |= self._source(wish)
+            return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
+        except ValueError as error:
+            raise refused_because(error, _FIELDS) from None
+
+    def _source(self, wish: Wish) -> dict[str, Any]:
+        """The picture to start from, kept in the archive; strength as `leanlens generate` has it."""
+        if wish.image is None:
+            if wish.mask is not None:
+                raise Refusal("missing", "image is missing beside mask", "image")
+            return {}
+        if wish.mask is not None and wish.mask.size != wish.image.size:
+            raise Refusal(
+                "invalid",
+                f"mask is {wish.mask.width}x{wish.mask.height} but the picture is {wish.image.width}x"
+                f"{wish.image.height}; give a mask of the same size",
+                "mask",
+            )
+        if wish.mask is not None and wish.mask.convert("L").getbbox() is None:
+            raise Refusal("invalid", "mask marks nothing, so nothing would be repainted", "mask")
+        default = 0.6 if wish.mask is None else 1.0
+        given = wish.image_bytes
+        suffix = ".png" if given is None else suffix_of(wish.image)
+        image = self.archive.keep_input(to_png(wish.image) if given is None else given, suffix)
+        mask = None if wish.mask is None else str(self.archive.keep_input(to_png(wish.mask), ".png"))
+        strength = default if wish.strength is None else wish.strength
+        return {"image": str(image), "mask": mask, "strength": strength}
+
+    def _check_rate(self, owner: str) -> None:
+        most = self.settings.requests_per_minute
+        if most is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            for other in [other for other, calls in self._calls.items() if calls[-1] < now - 60]:
+                del self._calls[other]
+            calls = self._calls.setdefault(owner, deque())
+            while calls and calls[0] < now - 60:
+                calls.popleft()
+            if len(calls) >= most:
+                wait = max(1.0, calls[0] + 60 - now)
+                raise Refusal(
+                    "rate", f"more than {most} requests in a minute; try again in {wait:.0f} s", retry_after=wait
+                )
+            calls.append(now)
+
+    def _deliver(self, task: Task, drawn: DrawnPicture) -> None:
+        """A worker has drawn a picture: write it aside, then say so."""
+        self._writers.submit(self._write, task, drawn)
+
+    def _write(self, task: Task, drawn: DrawnPicture) -> None:
+        if task.is_final:  # cancelled while it was finished
+            return
+        try:
+            task.picture = self.archive.store(task, drawn)
+        except Exception as error:
+            logger.exception("a finished picture cannot be written")
+            task.job.fail(task, Refusal("failed", f"the picture cannot be written: {type(error).__name__}"))
+            return
+        self.metrics.count("leanlens_pictures_total", state="done")
+        task.job.report(task, "done")
+
+    def _note(self, event: Event) -> None:
+        job = event.task.job
+        if event.kind in FINAL and job.is_final:
+            with self._lock:
+                self._running.pop(job.id, None)
+            try:
+                self.archive.finish(job)
+            except Exception:
+                logger.exception("the end of job %s cannot be written down", job.id)
+
+
+def _size(wish: Wish, side: int) -> tuple[int, int]:
+    """Width and height: the wish's, or the picture's to start from cut to whole tokens, or the model's own square."""
+    if (wish.width is None) != (wish.height is None):
+        missing = "width" if wish.width is None else "height"
+        raise Refusal("missing", f"{missing} is missing; give both sides or none", missing)
+    if wish.width is not None and wish.height is not None:
+        return wish.width, wish.height
+    if wish.image is not None:
+        return max(16, wish.image.width // 16 * 16), max(16, wish.image.height // 16 * 16)
+    return side, side
+
+
+def _too_large(width: int, height: int, most: int) -> str:
+    factor = math.sqrt(most / (width * height))
+    fits = [max(16, int(side * factor) // 16 * 16) for side in (width, height)]
+    return f"size {width}x{height} is not accepted: at most {most:,} pixels are, such as {fits[0]}x{fits[1]}"
+
+
+def path_of(task: Task) -> Path:
+    """The file of a finished picture."""
+    assert task.picture is not None
+    return task.picture.path

@@ -1,0 +1,211 @@
+"""What outlives the process: an index of jobs, the finished pictures, and the pictures that clients uploaded.
+
+Comes in: jobs and drawn pictures. Goes out: files that are there completely or not at all, and what is known of a job.
+Knows nothing of drawing or of HTTP.
+
+    OUTPUT/index.sqlite        jobs and pictures
+    OUTPUT/pictures/ID-N.png   picture N of job ID, exactly the file that `leanlens generate` writes
+    OUTPUT/inputs/SUM.png      an uploaded picture under the SHA-256 of its bytes
+
+A picture's file is renamed into place before the index names it and before the client hears of it. A kill in between
+leaves a file that the next start finds and takes into the index.
+"""
+
+import hashlib
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leanlens.files import require_writable, whole_file
+from leanlens.log import logger
+from leanlens.pipeline.draw import DrawnPicture
+from leanlens.pipeline.metadata import read_record, save_picture
+from leanlens.serve.tasks import Job, StoredPicture, Task
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, door TEXT NOT NULL, model TEXT NOT NULL, pictures INTEGER NOT NULL,
+    created REAL NOT NULL, finished REAL, state TEXT NOT NULL, error TEXT
+);
+CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created);
+CREATE TABLE IF NOT EXISTS pictures (
+    name TEXT PRIMARY KEY, job TEXT NOT NULL, place INTEGER NOT NULL, created REAL NOT NULL, inputs TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS pictures_by_job ON pictures (job, place);
+CREATE INDEX IF NOT EXISTS pictures_by_age ON pictures (created);
+"""
+NAME = re.compile(r"([0-9a-f]{32})-(\d+)\.png")
+_GRACE = 3600.0  # seconds that an upload stays although no finished picture was made from it
+_SWEEP_EVERY = 60.0  # seconds
+
+
+class Archive:
+    """The folder of a server. One process writes to a folder.
+
+    Args:
+        folder: made if it is not there.
+        keep_days: age at which a picture is removed; None keeps it.
+        keep_pictures: how many are kept, the newest; None keeps all.
+
+    Raises:
+        ValueError: the folder cannot be written to, or its index is no index.
+    """
+
+    def __init__(self, folder: str | Path, keep_days: float | None = None, keep_pictures: int | None = None):
+        self.folder = Path(folder).resolve()
+        self.keep_days = keep_days
+        self.keep_pictures = keep_pictures
+        require_writable(self.folder / "index.sqlite")
+        for name in ("pictures", "inputs"):
+            (self.folder / name).mkdir(exist_ok=True)
+        self._lock = threading.RLock()
+        self._swept = 0.0
+        try:
+            self._index = sqlite3.connect(self.folder / "index.sqlite", check_same_thread=False, isolation_level=None)
+            self._index.execute("PRAGMA journal_mode = WAL")
+            self._index.execute("PRAGMA synchronous = NORMAL")
+            self._index.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"output {folder} holds an index.sqlite that cannot be read ({error})") from None
+        self._settle()
+        self.sweep()
+
+    def begin(self, job: Job) -> bool:
+        """Write a new job down; False if its id is taken."""
+        try:
+            self._run(
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, NULL, 'waiting', NULL)",
+                (job.id, job.owner, job.door, job.model, len(job.tasks), job.created),
+            )
+        except sqlite3.IntegrityError:
+            return False
+        return True
+
+    def store(self, task: Task, drawn: DrawnPicture) -> StoredPicture:
+        """Keep a finished picture: the file first, then the index.
+
+        Raises:
+            OSError, ValueError: it cannot be written; nothing of it is there then.
+        """
+        name = f"{task.job.id}-{task.index}.png"
+        path = save_picture(drawn.image, self.folder / "pictures" / name, drawn.record)
+        self._enter(name, time.time(), drawn.record)
+        return StoredPicture(name, path, drawn.record)
+
+    def finish(self, job: Job) -> None:
+        """Write down how a job ended."""
+        error = next((task.refusal.message for task in job.tasks if task.refusal), None)
+        self._run("UPDATE jobs SET state = ?, error = ?, finished = ? WHERE id = ?",
+                  (job.state, error, time.time(), job.id))  # fmt: skip
+        if time.monotonic() - self._swept > _SWEEP_EVERY:
+            self.sweep()
+
+    def picture(self, name: str) -> Path | None:
+        """The file of a picture that the index knows, or None."""
+        if not self._run("SELECT 1 FROM pictures WHERE name = ?", (name,)):
+            return None
+        path = self.folder / "pictures" / name
+        return path if path.is_file() else None
+
+    def job(self, identity: str) -> dict[str, Any] | None:
+        """What is known of a job: its fields, and the names of its finished pictures; None for an unknown one."""
+        rows = self._run("SELECT * FROM jobs WHERE id = ?", (identity,))
+        return self._described(rows)[0] if rows else None
+
+    def recent(self, owner: str, limit: int = 50) -> list[dict[str, Any]]:
+        """An owner's latest jobs, the newest first."""
+        return self._described(
+            self._run("SELECT * FROM jobs WHERE owner = ? ORDER BY created DESC LIMIT ?", (owner, limit))
+        )
+
+    def keep_input(self, data: bytes, suffix: str) -> Path:
+        """Keep the bytes of an uploaded picture under their checksum."""
+        path = self.folder / "inputs" / f"{hashlib.sha256(data).hexdigest()}{suffix}"
+        if path.is_file():
+            path.touch()  # its grace begins anew
+        else:
+            with whole_file(path) as temporary:
+                temporary.write_bytes(data)
+        return path
+
+    def sweep(self) -> None:
+        """Remove what the retention settings do not keep."""
+        self._swept = time.monotonic()
+        now = time.time()
+        old = now - self.keep_days * 86400 if self.keep_days is not None else 0.0
+        names = [row[0] for row in self._run("SELECT name FROM pictures WHERE created < ?", (old,))]
+        if self.keep_pictures is not None:
+            names += [
+                row[0]
+                for row in self._run(
+                    "SELECT name FROM pictures ORDER BY created DESC, name LIMIT -1 OFFSET ?", (self.keep_pictures,)
+                )
+            ]
+        for name in names:  # the file first: a row without a file is harmless, a file without a row would come back
+            (self.folder / "pictures" / name).unlink(missing_ok=True)
+            self._run("DELETE FROM pictures WHERE name = ?", (name,))
+        self._run(
+            "DELETE FROM jobs WHERE finished IS NOT NULL AND created < ? AND id NOT IN (SELECT job FROM pictures)",
+            (old or now - 30 * 86400,),
+        )
+        self._remove_inputs(now)
+
+    def close(self) -> None:
+        """Close the index."""
+        with self._lock:
+            self._index.close()
+
+    # ---------------------------------------------------------------------------------------- inside
+
+    def _settle(self) -> None:
+        """After a start: finished pictures that the index missed are entered, jobs that were cut off are said to be."""
+        known = {row[0] for row in self._run("SELECT name FROM pictures")}
+        for path in (self.folder / "pictures").iterdir():
+            if NAME.fullmatch(path.name) is None:
+                if path.name.startswith("."):
+                    path.unlink()  # half-written when the process ended
+            elif path.name not in known:
+                try:
+                    self._enter(path.name, path.stat().st_mtime, read_record(path))
+                    logger.info("%s was finished when the server stopped and is in the index now", path.name)
+                except ValueError as error:
+                    logger.warning("%s stays out of the index: %s", path.name, error)
+        for name in known - {path.name for path in (self.folder / "pictures").iterdir()}:
+            self._run("DELETE FROM pictures WHERE name = ?", (name,))
+        for identity, pictures in self._run("SELECT id, pictures FROM jobs WHERE finished IS NULL"):
+            finished = self._run("SELECT count(*) FROM pictures WHERE job = ?", (identity,))[0][0]
+            state = "done" if finished == pictures else "partial" if finished else "interrupted"
+            error = None if state == "done" else "the server stopped before the rest was drawn"
+            self._run("UPDATE jobs SET state = ?, error = ?, finished = ? WHERE id = ?",
+                      (state, error, time.time(), identity))  # fmt: skip
+
+    def _enter(self, name: str, created: float, record: dict[str, Any]) -> None:
+        match = NAME.fullmatch(name)
+        assert match is not None
+        request = record["request"]
+        inputs = [Path(request[part]).name for part in ("image", "mask") if request.get(part)]
+        self._run("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)",
+                  (name, match[1], int(match[2]), created, json.dumps(inputs)))  # fmt: skip
+
+    def _remove_inputs(self, now: float) -> None:
+        used = {name for (inputs,) in self._run("SELECT inputs FROM pictures") for name in json.loads(inputs)}
+        for path in (self.folder / "inputs").iterdir():
+            if path.name not in used and now - path.stat().st_mtime > _GRACE:
+                path.unlink(missing_ok=True)
+
+    def _described(self, rows: Sequence[tuple]) -> list[dict[str, Any]]:
+        names = ("id", "owner", "door", "model", "pictures", "created", "finished", "state", "error")
+        jobs = [dict(zip(names, row, strict=True)) for row in rows]
+        for job in jobs:
+            found = self._run("SELECT name, place FROM pictures WHERE job = ? ORDER BY place", (job["id"],))
+            job["finished_pictures"] = [{"index": place, "name": name} for name, place in found]
+        return jobs
+
+    def _run(self, statement: str, values: tuple = ()) -> list[tuple]:
+        with self._lock:
+            return self._index.execute(statement, values).fetchall()

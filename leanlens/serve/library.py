@@ -1,0 +1,140 @@
+"""What a client may name: models and LoRA files, and what each model's defaults are.
+
+Comes in: names from requests. Goes out: names and paths that an operator has allowed, or a refusal. A name is only ever
+looked up in a list made from the operator's folders, so nothing a client writes becomes a path.
+"""
+
+import json
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from leanlens.pipeline.request import LoraChoice
+from leanlens.presets import PRESETS, preset_for
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.settings import ServerSettings
+
+# What clients of the hosted service send when nobody has told them another name.
+_HOSTED = ("gpt-image", "chatgpt-image", "dall-e")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request that says nothing gets from a model: steps, guidance, and the side of its square in pixels."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    side: int
+
+
+class Library:
+    """Models by the names clients use, and LoRA files by theirs.
+
+    Args:
+        settings: which models and folders are allowed.
+    """
+
+    def __init__(self, settings: ServerSettings):
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._sides: dict[str, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folders again."""
+        models: dict[str, str] = {}
+        for name in self.settings.models:
+            if models.setdefault(_short_name(name), name) != name:
+                raise ValueError(f"models: {models[_short_name(name)]} and {name} share a name; rename one of them")
+        for folder in self.settings.model_folders:
+            for path in sorted(folder.iterdir()):
+                if (path / "model_index.json").is_file() or path.suffix == ".safetensors":
+                    models.setdefault(path.stem if path.is_file() else path.name, str(path))
+        loras: dict[str, Path] = {}
+        for folder in self.settings.lora_folders:
+            for path in sorted(folder.rglob("*.safetensors")):
+                is_peft = path.name == "adapter_model.safetensors" and path.parent != folder
+                loras.setdefault(path.parent.name if is_peft else path.stem, path.parent if is_peft else path)
+        with self._lock:
+            self._models, self._loras = models, loras
+
+    @property
+    def default(self) -> str:
+        """The name of the model that draws when a request names none."""
+        return _short_name(self.settings.models[0])
+
+    def models(self) -> dict[str, str]:
+        """Name -> what `open_model` takes."""
+        return dict(self._models)
+
+    def loras(self) -> dict[str, Path]:
+        """Name -> file, or folder of a PEFT adapter."""
+        return dict(self._loras)
+
+    def find_model(self, name: str | None) -> str:
+        """The known name of a model; none, and the names of the hosted service, mean the default.
+
+        Raises:
+            Refusal: a model that is not offered.
+        """
+        if not name:
+            return self.default
+        if name in self._models:
+            return name
+        if self.settings.alias_models and name.lower().startswith(_HOSTED):
+            return self.default
+        raise Refusal("model", f"model {name[:80]!r} is not offered; offered are {', '.join(self._models)}", "model")
+
+    def source(self, model: str) -> str:
+        """What `open_model` takes for a known name."""
+        return self._models[model]
+
+    def find_lora(self, name: str, scale: float) -> LoraChoice:
+        """A LoRA by the name of its file, with or without the suffix.
+
+        Raises:
+            Refusal: one that is not in the operator's folders.
+        """
+        path = self._loras.get(name) or self._loras.get(name.removesuffix(".safetensors"))
+        if path is None:
+            known = ", ".join(sorted(self._loras)[:20]) or "none"
+            raise Refusal("invalid", f"loras {name[:80]!r} is not offered; offered are {known}", "loras")
+        if not -100 <= scale <= 100:
+            raise Refusal("invalid", f"loras scale {scale!r} is not accepted: give a number from -100 to 100", "loras")
+        return LoraChoice(path=str(path), scale=scale)
+
+    def defaults(self, model: str) -> Defaults:
+        """What a request that says nothing gets from `model`: the same as from `leanlens generate`."""
+        source = self._models[model]
+        preset = preset_for(source)
+        steps = 4 if source == "toy" else preset.num_inference_steps
+        if model not in self._sides:
+            self._sides[model] = _side_in_folder(source) or preset.base_resolution
+        return Defaults(steps, preset.guidance_scale, self._sides[model])
+
+    def learn_side(self, model: str, side: int) -> None:
+        """Take the side of the square that the opened model says it was trained for."""
+        self._sides[model] = side
+
+
+def _short_name(name: str) -> str:
+    """A preset's name as it is; of a path or repository id, the last part without the suffix of a file."""
+    if name in PRESETS or name == "toy":
+        return name
+    path = Path(name)
+    return (path.stem if path.suffix == ".safetensors" else path.name) or name
+
+
+def _side_in_folder(source: str) -> int | None:
+    """The side that a local folder's autoencoder states; None where it is not known before the model is opened."""
+    if source == "toy":
+        return 128
+    folder = Path(source)
+    if source == "nano":
+        import leanlens
+
+        folder = Path(leanlens.__file__).parent / "nano"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["sample_size"])
+    return None

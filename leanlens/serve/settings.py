@@ -1,0 +1,121 @@
+"""Everything an operator can set, with the defaults of `leanlens serve`.
+
+Comes in: fields by name. Goes out: `ServerSettings`, checked. Knows nothing of models or of HTTP.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS
+
+
+class ServerSettings(BaseModel):
+    """What a server may do. `ServerSettings.checked(...)` turns whatever is wrong into a one-sentence `ValueError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] = ("nano",)
+    """Models that may be asked for, by name or path; the first is the default and is opened at the start."""
+    model_folders: tuple[Path, ...] = ()
+    """Folders whose model folders and weight files may be asked for by their names."""
+    lora_folders: tuple[Path, ...] = ()
+    """Folders whose LoRA files may be asked for by their names."""
+    output: Path = Path("leanlens-pictures")
+    """Where pictures, uploads and the index of jobs are kept."""
+
+    devices: tuple[str, ...] = ("auto",)
+    """One worker for each: auto, cpu, cuda:0 and so on."""
+    dtype: str = "auto"
+    """auto, bfloat16, float16 or float32."""
+    compile: bool = False
+    """Compile the transformer; the pictures' metadata say so."""
+
+    max_batch: int = Field(8, ge=1)
+    """Pictures of the same model, size, steps, guidance and LoRAs that are drawn together; 1 turns batching off."""
+    max_queue: int = Field(256, ge=1)
+    """Pictures that may wait."""
+    switch_patience: float = Field(20.0, ge=0)
+    """Seconds that a request for another model waits at most for those that want the opened one."""
+    idle_unload: float | None = Field(None, gt=0)
+    """Seconds without work after which the model is let go; None keeps it."""
+    prompt_cache: int = Field(256, ge=0)
+    """Mebibytes of text features that each worker keeps."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds from the arrival of a request to its last picture."""
+
+    max_prompt: int = Field(MAX_PROMPT_CHARACTERS, ge=1, le=MAX_PROMPT_CHARACTERS)
+    """Characters of a prompt, and of a negative prompt."""
+    max_pixels: int = Field(2080 * 1040, ge=256)
+    """Of one drawn picture; the default is the largest size the released models are sampled at."""
+    max_steps: int = Field(100, ge=1, le=1000)
+    """Of one picture."""
+    max_count: int = Field(10, ge=1)
+    """Pictures of one request."""
+    max_upload: int = Field(20 << 20, ge=1024)
+    """Bytes of one uploaded picture."""
+    max_body: int = Field(64 << 20, ge=1024)
+    """Bytes of one request."""
+    max_upload_pixels: int = Field(32_000_000, ge=256)
+    """Of an uploaded picture when it is unpacked."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """Drawing requests of one client; None sets no limit."""
+
+    api_keys: tuple[str, ...] = ()
+    """Keys; with any key or user set, every door asks for one."""
+    users: dict[str, str] = {}
+    """Name -> password, for clients that speak HTTP Basic."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call this server from a browser; "*" for any."""
+    public_url: str | None = None
+    """Address that links to pictures begin with; without it, the one the client used."""
+    alias_models: bool = True
+    """Answer for the names that clients of the hosted service have built in (gpt-image-*, dall-e-*)."""
+
+    keep_days: float | None = Field(30.0, gt=0)
+    """Age at which a picture is removed; None keeps it."""
+    keep_pictures: int | None = Field(10_000, ge=1)
+    """Pictures kept, the newest; None keeps all."""
+
+    @classmethod
+    def checked(cls, **fields: object) -> "ServerSettings":
+        """Build one.
+
+        Raises:
+            ValueError: one sentence that names the setting, its value and what is accepted.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "value_error":
+                raise ValueError(f"{name} {first['ctx']['error']}") from None
+            raise ValueError(f"{name} {first['input']!r} is not accepted: {first['msg']}") from None
+
+    @field_validator("models", "devices")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(value):
+            raise ValueError("is empty; give at least one name")
+        return value
+
+    @field_validator("model_folders", "lora_folders")
+    @classmethod
+    def _folders(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for folder in value:
+            if not folder.is_dir():
+                raise ValueError(f"{folder} is not a folder; give one that exists")
+        return tuple(folder.resolve() for folder in value)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError("holds an empty key; give keys of at least one character")
+        return value
+
+    @property
+    def guarded(self) -> bool:
+        """Whether clients have to say who they are."""
+        return bool(self.api_keys or self.users)

@@ -1,0 +1,154 @@
+"""One client's wish while it is being fulfilled: a job, made of one task for each picture.
+
+Comes in: requests. Goes out: states, and events for whoever listens. Doors listen, workers report; neither knows the
+other. Everything here may be called from any thread.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.preview import Snapshot
+from leanlens.serve.refusal import Refusal
+
+FINAL = ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A finished picture: its file, the name it is asked for by, and the record inside it."""
+
+    name: str
+    path: Path
+    record: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Task:
+    """One picture to draw.
+
+    Attributes:
+        request: what to draw.
+        model: the library's name for the model.
+        index: which picture of its job.
+        state: waiting, drawing, or one of `FINAL`.
+        step, steps: finished noise levels, and how many there are.
+        snapshot: the last look at it, from the second step on.
+        picture: when it is done.
+        text_tokens: of the prompt, once it is encoded.
+        refusal: when it failed.
+    """
+
+    request: ImageRequest
+    model: str
+    job: "Job"
+    index: int
+    state: str = "waiting"
+    since: float = field(default_factory=time.monotonic)
+    step: int = 0
+    steps: int = 1
+    snapshot: Snapshot | None = None
+    picture: StoredPicture | None = None
+    text_tokens: int = 0
+    refusal: Refusal | None = None
+    unwanted: bool = False
+
+    def __post_init__(self) -> None:
+        strength = self.request.strength
+        steps = self.request.num_inference_steps
+        self.steps = steps if strength is None else max(1, min(steps, round(steps * strength)))
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a task: "started", "step", or one of `FINAL`."""
+
+    kind: str
+    task: Task
+    snapshot: Snapshot | None = None
+
+
+Listener = Callable[[Event], None]
+
+
+class Job:
+    """The pictures that one request asks for.
+
+    Args:
+        requests: one for each picture.
+        model: the library's name for the model.
+        owner: who asked; the queue is fair between owners.
+        door: which door it came through.
+        identity: 32 hexadecimal digits, or None to make them up.
+    """
+
+    def __init__(
+        self, requests: Sequence[ImageRequest], model: str, owner: str, door: str, identity: str | None = None
+    ):
+        self.id = identity or secrets.token_hex(16)
+        self.owner = owner
+        self.door = door
+        self.model = model
+        self.created = time.time()
+        self.tasks = [Task(request, model, self, index) for index, request in enumerate(requests)]
+        self.wants_previews = False
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> list[Event]:
+        """Have `listener` called with every event from now on; gives those that a late listener must not miss."""
+        with self._lock:
+            self._listeners.append(listener)
+            return [Event(task.state, task) for task in self.tasks if task.is_final]
+
+    def report(self, task: Task, state: str, snapshot: Snapshot | None = None) -> None:
+        """Change a task's state ("step" leaves it as it is) and tell the listeners. What is final stays so."""
+        with self._lock:
+            if task.is_final:
+                return
+            if state == "step":
+                task.snapshot = snapshot or task.snapshot
+            else:
+                task.state = "drawing" if state == "started" else state
+            if task.is_final:
+                task.snapshot = None
+            for listener in self._listeners:
+                listener(Event(state, task, snapshot))
+
+    def fail(self, task: Task, refusal: Refusal) -> None:
+        """End a task without a picture."""
+        task.refusal = refusal
+        self.report(task, "cancelled" if refusal.kind == "cancelled" else "failed")
+
+    @property
+    def is_final(self) -> bool:
+        return all(task.is_final for task in self.tasks)
+
+    @property
+    def is_drawing(self) -> bool:
+        return any(task.state == "drawing" for task in self.tasks)
+
+    @property
+    def progress(self) -> float:
+        """0 to 1, by finished steps."""
+        done = sum(task.steps if task.is_final else task.step for task in self.tasks)
+        return done / sum(task.steps for task in self.tasks)
+
+    @property
+    def state(self) -> str:
+        """waiting, drawing, done (all pictures), partial (some), failed, cancelled."""
+        if not self.is_final:
+            return "drawing" if any(task.state != "waiting" for task in self.tasks) else "waiting"
+        states = {task.state for task in self.tasks}
+        if "done" in states:
+            return "done" if len(states) == 1 else "partial"
+        return "failed" if "failed" in states else "cancelled"

@@ -1,0 +1,123 @@
+"""What outlives the process."""
+
+import os
+import time
+
+import pytest
+from PIL import Image
+
+from leanlens.pipeline.draw import DrawnPicture
+from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.jobs import Archive
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.tasks import Job
+
+RECORD = {
+    "leanlens": "0",
+    "model": {"name": "toy", "parts": {}, "fingerprint": "0" * 64},
+    "inputs": {"image": None, "mask": None, "loras": []},
+    "run": {},
+}
+
+
+def job(count: int = 1, owner: str = "a", **fields) -> Job:
+    request = ImageRequest.checked(
+        prompt="a", width=32, height=16, num_inference_steps=2, guidance_scale=1.0, seed=3, **fields
+    )
+    return Job([request] * count, "toy", owner, "test")
+
+
+def store(archive: Archive, one: Job, index: int = 0):
+    record = {**RECORD, "request": one.tasks[index].request.model_dump(mode="json")}
+    stored = archive.store(one.tasks[index], DrawnPicture(Image.new("RGB", (32, 16), "red"), record))
+    one.report(one.tasks[index], "done")
+    return stored
+
+
+def test_a_job_and_its_pictures_are_found_again_after_a_restart(tmp_path):
+    archive, one = Archive(tmp_path), job(2)
+    assert archive.begin(one)
+    assert not archive.begin(one)
+    name = store(archive, one).name
+    store(archive, one, 1)
+    archive.finish(one)
+    archive.close()
+    again = Archive(tmp_path)
+    found = again.job(one.id)
+    assert (found["state"], found["owner"], len(found["finished_pictures"])) == ("done", "a", 2)
+    assert again.picture(name).is_file()
+    assert [each["id"] for each in again.recent("a")] == [one.id]
+    assert again.recent("b") == []
+    assert again.job("0" * 32) is None
+
+
+@pytest.mark.parametrize("name", ["../index.sqlite", "index.sqlite", "/etc/passwd", "0" * 32 + "-0.png", "", "%"])
+def test_only_names_in_the_index_are_files(tmp_path, name):
+    assert Archive(tmp_path).picture(name) is None
+
+
+def test_after_a_kill_finished_pictures_are_in_the_index_and_cut_jobs_say_so(tmp_path):
+    """As a kill leaves them: a file without a row, a half-written file, jobs without an end."""
+    archive = Archive(tmp_path)
+    whole, half, none = job(1), job(2), job(1)
+    for one in (whole, half, none):
+        archive.begin(one)
+    name = store(archive, whole).name
+    store(archive, half)
+    archive._run("DELETE FROM pictures WHERE name = ?", (name,))
+    (tmp_path / "pictures" / f".{'0' * 32}-0.png.x.png").write_bytes(b"half")
+    (tmp_path / "pictures" / f"{'1' * 32}-0.png").write_bytes(b"no picture")
+    archive.close()
+    again = Archive(tmp_path)
+    assert again.picture(name) is not None
+    assert [again.job(one.id)["state"] for one in (whole, half, none)] == ["done", "partial", "interrupted"]
+    assert again.job(half.id)["error"] == "the server stopped before the rest was drawn"
+    assert again.picture(f"{'1' * 32}-0.png") is None
+    assert not list((tmp_path / "pictures").glob(".*"))
+
+
+def test_retention_by_number_and_age(tmp_path):
+    archive = Archive(tmp_path, keep_pictures=2)
+    jobs = [job() for _ in range(3)]
+    names = []
+    for one in jobs:
+        archive.begin(one)
+        names.append(store(archive, one).name)
+        archive.finish(one)
+    archive.sweep()
+    assert [archive.picture(name) is None for name in names] == [True, False, False]
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    archive.close()
+    aged = Archive(tmp_path, keep_days=1)
+    aged._run("UPDATE pictures SET created = ? WHERE name = ?", (time.time() - 2 * 86400, names[1]))
+    aged._run("UPDATE jobs SET created = ?", (time.time() - 2 * 86400,))
+    aged.sweep()
+    assert [aged.picture(name) is None for name in names] == [True, True, False]
+    assert [aged.job(one.id) is None for one in jobs] == [True, True, False]
+
+
+def test_uploads_stay_as_long_as_a_picture_needs_them(tmp_path):
+    archive = Archive(tmp_path)
+    used, spare = archive.keep_input(b"used", ".png"), archive.keep_input(b"spare", ".png")
+    assert archive.keep_input(b"used", ".png") == used
+    one = job(image=str(used), strength=0.5)
+    archive.begin(one)
+    store(archive, one)
+    for path in (used, spare):
+        os.utime(path, (0, 0))
+    archive.sweep()
+    assert (used.exists(), spare.exists()) == (True, False)
+
+
+def test_a_failed_job_keeps_its_reason(tmp_path):
+    archive, one = Archive(tmp_path), job()
+    archive.begin(one)
+    one.fail(one.tasks[0], Refusal("memory", "too large"))
+    archive.finish(one)
+    assert archive.job(one.id)["error"] == "too large"
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path):
+    (tmp_path / "index.sqlite").write_text("this is no index, and long enough to be noticed as none" * 20)
+    with pytest.raises(ValueError, match=r"index.sqlite that cannot be read"):
+        Archive(tmp_path)
