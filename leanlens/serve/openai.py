@@ -1,0 +1,420 @@
+"""The door for clients of the OpenAI Images API: generations, edits, variations, models, and jobs beside them.
+
+Comes in: their JSON bodies and forms. Goes out: their answers, event streams and error bodies. Fields of our own stand
+beside the standard ones: seed, num_inference_steps (or steps), guidance_scale (or cfg_scale), negative_prompt, loras,
+width, height, strength. A field that is left out takes the model's default.
+
+Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` says what is accepted and ignored.
+"""
+
+import base64
+import json
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
+from leanlens.serve.follow import finished, follow
+from leanlens.serve.jobs import NAME
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.tasks import Event, Job, Task
+from leanlens.serve.uploads import mask_from_transparency, open_upload
+
+_QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
+_NAMES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale"}
+
+
+class LoraWish(BaseModel):
+    """A LoRA by the name of its file, and how strongly it acts."""
+
+    name: str
+    scale: float = Field(1.0, allow_inf_nan=False)
+
+
+class ImageBody(BaseModel):
+    """What all three kinds of requests share. Unknown fields are ignored, as clients send many; null is left out."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    prompt: str = ""
+    model: str | None = None
+    n: int | None = None
+    size: str | None = None
+    quality: str | None = None
+    background: str | None = None
+    output_format: str | None = None
+    output_compression: int | None = Field(None, ge=0, le=100)
+    response_format: str | None = None
+    stream: bool | None = None
+    partial_images: int | None = Field(None, ge=0, le=3)
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = Field(None, allow_inf_nan=False)
+    cfg_scale: float | None = Field(None, allow_inf_nan=False)
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    strength: float | None = Field(None, allow_inf_nan=False)
+    loras: list[LoraWish] | None = Field(None, max_length=16)
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _loras(cls, value: Any) -> Any:
+        """Forms carry them as JSON text; a bare name is one at its full strength."""
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                raise ValueError("is no JSON list of {name, scale}") from None
+        return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+
+
+class GenerationBody(ImageBody):
+    """The body of `/v1/images/generations`."""
+
+    prompt: str
+
+
+def openai_router(desk: Desk) -> APIRouter:
+    """The routes under `/v1`, on a desk."""
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    @router.post("/images/generations")
+    async def generations(body: GenerationBody, request: Request) -> Response:
+        return await _answer(desk, body, _wish(desk, body), request, "image_generation")
+
+    @router.post("/images/edits", openapi_extra=_form("image", "prompt"))
+    async def edits(request: Request) -> Response:
+        body, image, mask = await _read_form(desk, request)
+        if "prompt" not in body.model_fields_set:
+            raise Refusal("missing", "prompt is missing", "prompt")
+        wish = await run_in_threadpool(_with_source, desk, _wish(desk, body), image, mask)
+        return await _answer(desk, body, wish, request, "image_edit")
+
+    @router.post("/images/variations", openapi_extra=_form("image"))
+    async def variations(request: Request) -> Response:
+        body, image, mask = await _read_form(desk, request)
+        wish = await run_in_threadpool(_with_source, desk, _wish(desk, body), image, mask)
+        return await _answer(desk, body, wish, request, "image_edit")
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(desk, name) for name in desk.library.models()]}
+
+    @router.get("/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        return _model(desk, desk.library.find_model(name))
+
+    @router.get("/jobs")
+    async def jobs(request: Request) -> dict[str, Any]:
+        found = await run_in_threadpool(desk.archive.recent, request.state.owner)
+        return {"object": "list", "data": [_job(desk, request, one) for one in found]}
+
+    @router.get("/jobs/{identity}")
+    async def job(identity: str, request: Request) -> dict[str, Any]:
+        found = await run_in_threadpool(desk.archive.job, identity)
+        if found is None:
+            raise Refusal("unknown", "there is no such job", "id")
+        return _job(desk, request, found)
+
+    @router.post("/jobs/{identity}/cancel")
+    async def cancel(identity: str) -> dict[str, Any]:
+        running = desk.find(identity)
+        if running is None:
+            raise Refusal("unknown", "there is no such job, or it has ended", "id")
+        desk.cancel(running)
+        return {"id": identity, "state": running.state}
+
+    return router
+
+
+def pictures_router(desk: Desk) -> APIRouter:
+    """The files that `url` answers link to; their names cannot be guessed, so they need no key."""
+    router = APIRouter(tags=["pictures"])
+
+    @router.get("/pictures/{name}")
+    async def picture(name: str) -> Response:
+        path = await run_in_threadpool(desk.archive.picture, name) if NAME.fullmatch(name) else None
+        if path is None:
+            raise Refusal("unknown", "there is no such picture", "name")
+        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+    return router
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _wish(desk: Desk, body: ImageBody) -> Wish:
+    """The body in the words of the desk; what names no number leaves it to the model."""
+    _check_choices(body)
+    steps = body.num_inference_steps if body.num_inference_steps is not None else body.steps
+    if steps is None and body.quality is not None:
+        steps = _steps_for(desk, desk.library.find_model(body.model), body.quality)
+    width, height = _size(body)
+    return Wish(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt or "",
+        model=body.model,
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=body.guidance_scale if body.guidance_scale is not None else body.cfg_scale,
+        seed=None if body.seed == -1 else body.seed,
+        count=1 if body.n is None else body.n,
+        strength=body.strength,
+        loras=[(lora.name, lora.scale) for lora in body.loras or []],
+    )
+
+
+def _check_choices(body: ImageBody) -> None:
+    choices = {
+        "quality": _QUALITIES,
+        "output_format": tuple(SUFFIXES),
+        "response_format": ("url", "b64_json"),
+        "background": ("auto", "opaque"),
+    }
+    for field, accepted in choices.items():
+        value = getattr(body, field)
+        if value is not None and value not in accepted:
+            raise Refusal("invalid", f"{field} {value[:40]!r} is not accepted; use {', '.join(accepted)}", field)
+
+
+def _steps_for(desk: Desk, model: str, quality: str) -> int | None:
+    """low halves the model's steps, high and above doubles them up to 50; a model without guidance keeps its own."""
+    own = desk.library.defaults(model)
+    if own.guidance_scale == 1 or quality in ("auto", "medium", "standard"):
+        return None
+    if quality == "low":
+        return max(1, own.num_inference_steps // 2)
+    return max(own.num_inference_steps, min(50, 2 * own.num_inference_steps))
+
+
+def _size(body: ImageBody) -> tuple[int | None, int | None]:
+    if body.width is not None or body.height is not None:
+        return body.width, body.height
+    if body.size in (None, "", "auto"):
+        return None, None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", body.size or "", re.ASCII)
+    if match is None:
+        raise Refusal("invalid", f"size {(body.size or '')[:40]!r} is not accepted; give WIDTHxHEIGHT or auto", "size")
+    return int(match[1]), int(match[2])
+
+
+async def _read_form(desk: Desk, request: Request) -> tuple[ImageBody, bytes, bytes | None]:
+    """A multipart form: its fields, its one picture, and perhaps a mask."""
+    kind = request.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        raise Refusal("invalid", f"content type {kind[:40]!r} is not accepted; send multipart/form-data")
+    async with request.form(max_files=20, max_fields=100) as form:
+        images = [(key, value) for key, value in form.multi_items() if re.fullmatch(r"image(\[\d*\])?", key)]
+        fields = {key: value for key, value in form.multi_items() if isinstance(value, str) and value != ""}
+        if not images:
+            raise Refusal("missing", "image is missing", "image")
+        if len(images) > 1:
+            raise Refusal("invalid", f"image holds {len(images)} pictures; one is accepted", "image")
+        image, mask = await _file(desk, images[0][1], "image"), None
+        if (given := form.get("mask")) is not None:
+            mask = await _file(desk, given, "mask")
+    try:
+        return ImageBody.model_validate(fields), image, mask
+    except ValidationError as error:
+        raise first_complaint(error.errors()) from None
+
+
+async def _file(desk: Desk, part: Any, field: str) -> bytes:
+    if not isinstance(part, UploadFile):
+        raise Refusal("invalid", f"{field} is text; send a file", field)
+    if (part.size or 0) > desk.settings.max_upload:
+        raise Refusal("too_large", f"{field} has {part.size:,} bytes; at most {desk.settings.max_upload:,} are", field)
+    return await part.read()
+
+
+def _with_source(desk: Desk, wish: Wish, image: bytes, mask: bytes | None) -> Wish:
+    wish.image, wish.image_bytes = open_upload(image, desk.settings, "image"), image
+    if mask is not None:
+        wish.mask = mask_from_transparency(open_upload(mask, desk.settings, "mask"))
+    return wish
+
+
+# ------------------------------------------------------------------------------------------- answering
+
+
+async def _answer(desk: Desk, body: ImageBody, wish: Wish, request: Request, kind: str) -> Response:
+    wish.identity = request.headers.get("x-job-id")
+    job = await run_in_threadpool(desk.prepare, wish, request.state.owner, "openai")
+    headers = {"x-job-id": job.id}
+    if body.stream:
+        events = follow(desk, job, request)
+        first = await anext(events, None)  # a full queue is still told by its status
+        stream = _events(body, job, first, events, kind)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    tasks = await finished(desk, job, request)
+    data = [await run_in_threadpool(_datum, desk, body, task, request) for task in tasks]
+    answer = {"created": int(time.time()), "data": data, **_description(body, tasks), "usage": _usage(tasks)}
+    return JSONResponse(answer, headers=headers)
+
+
+def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[str, str]:
+    assert task.picture is not None
+    if body.response_format == "url":
+        return {"url": _address(desk, request, task.picture.name)}
+    return {"b64_json": _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))}
+
+
+async def _events(
+    body: ImageBody, job: Job, first: Event | None, events: AsyncGenerator[Event], kind: str
+) -> AsyncIterator[str]:
+    """Partial pictures, one completed event for each picture, and an error event for what went wrong."""
+    wanted = {task.index: _partial_steps(task, body.partial_images or 0) for task in job.tasks}
+    sent = dict.fromkeys(wanted, 0)
+    try:
+        async with aclosing(events):
+            async for event in _chained(first, events):
+                task = event.task
+                if event.kind == "step" and event.snapshot is not None and event.snapshot.step in wanted[task.index]:
+                    yield await run_in_threadpool(_partial, body, event, kind, sent[task.index])
+                    sent[task.index] += 1
+                elif event.kind == "done":
+                    yield await run_in_threadpool(_completed, body, task, kind)
+                elif event.kind in ("failed", "cancelled") and task.refusal is not None:
+                    yield _frame("error", {"type": "error", **error_body(task.refusal)})
+    except Refusal as refusal:
+        yield _frame("error", {"type": "error", **error_body(refusal)})
+
+
+async def _chained(first: Event | None, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    if first is not None:
+        yield first
+    async for event in rest:
+        yield event
+
+
+def _partial_steps(task: Task, count: int) -> set[int]:
+    """After which steps a look is sent: spread evenly, from the second on, where looks begin, to the last but one."""
+    return {max(2, round(task.steps * (index + 1) / (count + 1))) for index in range(count)} - {task.steps}
+
+
+def _partial(body: ImageBody, event: Event, kind: str, index: int) -> str:
+    assert event.snapshot is not None
+    request = event.task.request
+    look = preview_bytes(event.snapshot, (request.width, request.height), body.output_format or "png")
+    name = f"{kind}.partial_image"
+    return _frame(name, {"type": name, "b64_json": _base64(look), "partial_image_index": index,
+                         "created_at": int(time.time()), **_description(body, [event.task])})  # fmt: skip
+
+
+def _completed(body: ImageBody, task: Task, kind: str) -> str:
+    assert task.picture is not None
+    data = picture_bytes(task.picture, body.output_format or "png", _quality(body))
+    name = f"{kind}.completed"
+    return _frame(name, {"type": name, "b64_json": _base64(data), "created_at": int(time.time()),
+                         **_description(body, [task]), "usage": _usage([task])})  # fmt: skip
+
+
+def _frame(event: str, data: dict[str, Any]) -> str:
+    return f"event: {event}\ndata: {json.dumps(data)}\n\n"
+
+
+def _description(body: ImageBody, tasks: list[Task]) -> dict[str, str]:
+    request = tasks[0].request
+    return {
+        "background": "opaque",
+        "output_format": body.output_format or "png",
+        "quality": body.quality or "auto",
+        "size": f"{request.width}x{request.height}",
+    }
+
+
+def _usage(tasks: list[Task]) -> dict[str, Any]:
+    """Tokens of the prompt, of the picture to start from, and of the pictures drawn (16 x 16 pixels each)."""
+    area = tasks[0].request.width * tasks[0].request.height // 256
+    text, source = tasks[0].text_tokens, area if tasks[0].request.image else 0
+    output = area * len(tasks)
+    return {
+        "input_tokens": text + source,
+        "input_tokens_details": {"text_tokens": text, "image_tokens": source},
+        "output_tokens": output,
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
+        "total_tokens": text + source + output,
+    }
+
+
+def error_body(refusal: Refusal) -> dict[str, Any]:
+    """A refusal as the original's error body."""
+    looks = refusal.looks
+    return {"error": {"message": refusal.message, "type": looks.type, "param": refusal.field, "code": looks.code}}
+
+
+def openai_error(refusal: Refusal) -> Response:
+    """A refusal as the original's error answer; its client asks again on 5xx unless it is told not to."""
+    headers = {} if refusal.retry_after is None else {"retry-after": str(max(1, round(refusal.retry_after)))}
+    if refusal.looks.status >= 500:
+        headers["x-should-retry"] = "false"
+    return JSONResponse(error_body(refusal), refusal.looks.status, headers)
+
+
+def first_complaint(errors: Any) -> Refusal:
+    """What pydantic complains of first, as the original would."""
+    first = errors[0]
+    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    field = ".".join(place) or None
+    if first["type"] == "missing":
+        return Refusal("missing", f"{field or 'the body'} is missing", field)
+    if first["type"] == "json_invalid":
+        return Refusal("invalid", "the body is no JSON")
+    return Refusal("invalid", f"{field or 'the body'} is not accepted: {first['msg']}"[:300], field)
+
+
+def _quality(body: ImageBody) -> int:
+    return 95 if body.output_compression is None else body.output_compression
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _address(desk: Desk, request: Request, name: str) -> str:
+    start = desk.settings.public_url or str(request.base_url)
+    return f"{start.rstrip('/')}/pictures/{name}"
+
+
+def _model(desk: Desk, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(desk.started), "owned_by": "leanlens"}
+
+
+def _job(desk: Desk, request: Request, known: dict[str, Any]) -> dict[str, Any]:
+    """A job as the archive knows it, with links to its pictures and, while it runs, how far it is."""
+    running = desk.find(known["id"])
+    return {
+        "id": known["id"],
+        "object": "job",
+        "model": known["model"],
+        "created": int(known["created"]),
+        "state": running.state if running else known["state"],
+        "progress": running.progress if running else 1.0,
+        "error": known["error"],
+        "n": known["pictures"],
+        "data": [
+            {"index": each["index"], "url": _address(desk, request, each["name"])}
+            for each in known["finished_pictures"]
+        ],
+    }
+
+
+def _form(*required: str) -> dict[str, Any]:
+    """What a form holds, for the API's own description."""
+    text = {name: {"type": "string"} for name in ImageBody.model_fields}
+    files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
+    schema = {"type": "object", "properties": text | files, "required": list(required)}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

@@ -1,0 +1,5 @@
+"""The same toy server as the tests of the server's rooms use."""
+
+from tests.serve.conftest import png, server, settings
+
+__all__ = ["png", "server", "settings"]
