@@ -1,0 +1,349 @@
+"""The door for clients of AUTOMATIC1111: `/sdapi/v1`, drawing and what is asked while it goes on.
+
+Comes in: their JSON. Goes out: their answers, with `info` as the JSON text and `parameters` as they parse them. A field
+that is left out takes the model's default, not theirs (7, 512, 50). Lists of models, samplers and so on are in
+`sdapi_lists`.
+
+Source: modules/api of AUTOMATIC1111's web UI, and what webuiapi 0.9, Open WebUI, SillyTavern and LibreChat send.
+"""
+
+import base64
+import json
+import re
+import threading
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+import leanlens
+from leanlens.pipeline.metadata import parameters_text
+from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.encode import picture_bytes, preview_bytes
+from leanlens.serve.follow import finished
+from leanlens.serve.prompts import read_prompt
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.tasks import Job, Task
+from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
+
+DOOR = "sdapi"
+
+
+class DrawingBody(BaseModel):
+    """What txt2img and img2img share. Everything else a client sends is echoed and otherwise ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str | None = ""
+    negative_prompt: str | None = ""
+    seed: int | None = None
+    subseed_strength: float | None = None
+    sampler_name: str | None = None
+    sampler_index: str | None = None
+    scheduler: str | None = None
+    batch_size: int | None = Field(None, ge=1, le=1000)
+    n_iter: int | None = Field(None, ge=1, le=1000)
+    steps: int | None = None
+    cfg_scale: float | None = Field(None, allow_inf_nan=False)
+    width: int | None = None
+    height: int | None = None
+    styles: list[str] | None = None
+    restore_faces: bool | None = None
+    tiling: bool | None = None
+    denoising_strength: float | None = Field(None, allow_inf_nan=False)
+    override_settings: dict[str, Any] | None = None
+    script_name: str | None = None
+    alwayson_scripts: dict[str, Any] | None = None
+    send_images: bool | None = True
+    force_task_id: str | None = None
+
+
+class TextBody(DrawingBody):
+    """The body of `/sdapi/v1/txt2img`."""
+
+    enable_hr: bool | None = None
+
+
+class PictureBody(DrawingBody):
+    """The body of `/sdapi/v1/img2img`."""
+
+    init_images: list[str] | None = None
+    resize_mode: int | None = None
+    mask: str | None = None
+    mask_blur: float | None = Field(None, ge=0, le=256, allow_inf_nan=False)
+    inpainting_mask_invert: int | bool | None = None
+    inpaint_full_res: bool | None = None
+    inpainting_fill: int | None = None
+    include_init_images: bool | None = False
+
+
+class Choices:
+    """What clients set for their next requests through `/options`: the model, for each client by itself."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def model(self, owner: str) -> str | None:
+        """The model an owner has chosen, or None."""
+        return self._models.get(owner)
+
+    def choose(self, owner: str, model: str) -> None:
+        """Remember an owner's model; of very many owners the oldest is forgotten."""
+        with self._lock:
+            self._models.pop(owner, None)
+            self._models[owner] = model
+            while len(self._models) > 10_000:
+                del self._models[next(iter(self._models))]
+
+
+def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
+    """The routes that draw, and those that are asked while they do."""
+    router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
+
+    @router.post("/txt2img")
+    async def txt2img(body: TextBody, request: Request) -> Response:
+        if body.enable_hr:
+            raise Refusal("invalid", "enable_hr is not offered; ask for the final width and height", "enable_hr")
+        wish, notes = _wish(desk, choices, body, request.state.owner)
+        return await _answer(desk, body, wish, notes, request)
+
+    @router.post("/img2img")
+    async def img2img(body: PictureBody, request: Request) -> Response:
+        wish, notes = _wish(desk, choices, body, request.state.owner)
+        wish.strength = body.denoising_strength
+        notes += await run_in_threadpool(_add_source, desk, body, wish)
+        return await _answer(desk, body, wish, notes, request)
+
+    @router.get("/progress")
+    async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
+        jobs = desk.running(request.state.owner, DOOR)
+        return await run_in_threadpool(_progress, desk, jobs, skip_current_image)
+
+    @router.post("/interrupt")
+    async def interrupt(request: Request) -> dict[str, Any]:
+        for job in desk.running(request.state.owner, DOOR):
+            desk.cancel(job)
+        return {}
+
+    @router.post("/skip")
+    async def skip(request: Request) -> None:
+        for job in desk.running(request.state.owner, DOOR):
+            desk.cancel(job, tasks=[task for task in job.tasks if task.state == "drawing"])
+
+    return router
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[Wish, list[str]]:
+    """The body in the words of the desk, and notes on what of it is not done."""
+    if body.script_name:
+        raise Refusal("invalid", f"Script {body.script_name[:60]!r} not found", "script_name")
+    if body.alwayson_scripts:
+        raise Refusal("invalid", f"always on script {next(iter(body.alwayson_scripts))[:60]} not found",
+                      "alwayson_scripts")  # fmt: skip
+    try:
+        read = read_prompt(body.prompt or "")
+    except ValueError as error:
+        raise Refusal("invalid", str(error), "prompt") from None
+    chosen = (body.override_settings or {}).get("sd_model_checkpoint")
+    model = choices.model(owner) if not chosen else checkpoint(desk, str(chosen))
+    wish = Wish(
+        prompt=read.text,
+        negative_prompt=body.negative_prompt or "",
+        model=model,
+        width=body.width,
+        height=body.height,
+        num_inference_steps=body.steps,
+        guidance_scale=body.cfg_scale,
+        seed=None if body.seed is None or body.seed < 0 else body.seed,
+        count=(body.batch_size or 1) * (body.n_iter or 1),
+        loras=read.loras,
+        identity=body.force_task_id if re.fullmatch(r"[0-9a-f]{32}", body.force_task_id or "") else None,
+    )
+    return wish, [*read.notes, *_not_done(body)]
+
+
+def checkpoint(desk: Desk, title: str) -> str:
+    """A model by the title that `/sd-models` gave it, with or without the hash behind it.
+
+    Raises:
+        Refusal: one that is not offered.
+    """
+    return desk.library.find_model(re.sub(r"\s*\[[0-9a-f]+\]$", "", title).removesuffix(".safetensors"))
+
+
+def _not_done(body: DrawingBody) -> list[str]:
+    """What a client asked for beyond its defaults that is not done here."""
+    asked = {
+        "restore_faces": body.restore_faces,
+        "tiling": body.tiling,
+        "styles": body.styles,
+        "subseed_strength": body.subseed_strength,
+    }
+    notes = [f"{name} is ignored: it is not offered" for name, value in asked.items() if value]
+    sampler = body.sampler_name or body.sampler_index
+    if sampler and sampler.lower() not in ("euler", "automatic"):
+        notes.append(f"sampler {sampler[:40]} is ignored: Lens is drawn with Euler")
+    return notes
+
+
+def _add_source(desk: Desk, body: PictureBody, wish: Wish) -> list[str]:
+    """Put the picture and the mask of a body into a wish; gives notes on what is done another way."""
+    if not body.init_images:
+        raise Refusal("unknown", "Init image not found", "init_images")
+    if len(body.init_images) > 1:
+        raise Refusal("invalid", f"init_images holds {len(body.init_images)} pictures; one is accepted", "init_images")
+    data = from_base64(body.init_images[0], "init_images")
+    picture = open_upload(data, desk.settings, "init_images")
+    notes = []
+    mask = None
+    if body.mask:
+        mask = mask_from_brightness(
+            open_upload(from_base64(body.mask, "mask"), desk.settings, "mask"),
+            picture.size, bool(body.inpainting_mask_invert), body.mask_blur or 0.0,
+        )  # fmt: skip
+        if body.inpaint_full_res:
+            notes.append("inpaint_full_res is ignored: the whole picture is drawn, and kept outside the mask")
+        if body.inpainting_fill not in (None, 1):
+            notes.append("inpainting_fill is ignored: the part to repaint starts from the picture, noised")
+    wish.image, wish.image_bytes, wish.mask = picture, data, mask
+    if wish.width and wish.height:
+        _resize(body.resize_mode or 0, wish, wish.width, wish.height)
+    return notes
+
+
+def _resize(mode: int, wish: Wish, width: int, height: int) -> None:
+    """Bring picture and mask to a shape as `resize_mode` says: 0 stretches; 1 crops, which the pipeline does."""
+    if mode not in (0, 1):
+        raise Refusal("invalid", f"resize_mode {mode} is not offered; use 0 (stretch) or 1 (crop)", "resize_mode")
+    assert wish.image is not None
+    if mode == 1 or wish.image.width * height == wish.image.height * width:
+        return
+    if not (0 < width <= 8192 and 0 < height <= 8192):
+        return  # refused by the desk, with the sizes that are accepted
+    wish.image, wish.image_bytes = wish.image.resize((width, height), Image.Resampling.LANCZOS), None
+    if wish.mask is not None:
+        wish.mask = wish.mask.resize((width, height), Image.Resampling.LANCZOS)
+
+
+# ------------------------------------------------------------------------------------------- answering
+
+
+async def _answer(desk: Desk, body: DrawingBody, wish: Wish, notes: list[str], request: Request) -> Response:
+    job = await run_in_threadpool(desk.prepare, wish, request.state.owner, DOOR)
+    headers = {"x-job-id": job.id}
+    try:
+        tasks = await finished(desk, job, request)
+    except Refusal as refusal:
+        if refusal.kind != "cancelled":
+            raise
+        tasks = []  # interrupted before the first picture: an answer without pictures, as the original gives
+    images = []
+    if body.send_images is not False:
+        for task in tasks:
+            assert task.picture is not None
+            images.append(base64.b64encode(await run_in_threadpool(picture_bytes, task.picture)).decode("ascii"))
+    info = json.dumps(_info(desk, job, tasks, notes))
+    return JSONResponse({"images": images, "parameters": _echo(body), "info": info}, headers=headers)
+
+
+def _echo(body: DrawingBody) -> dict[str, Any]:
+    """The body as it came, without its pictures, and without what JSON or UTF-8 cannot hold."""
+    given = body.model_dump(exclude={"mask"} if getattr(body, "include_init_images", None) else {"init_images", "mask"})
+    text = json.dumps(given, ensure_ascii=False).encode("utf-8", "replace")
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str, Any]:
+    """What the original tells of finished pictures, under its names."""
+    shown = tasks or job.tasks[:1]
+    request = shown[0].request
+    records = [task.picture.record for task in tasks if task.picture is not None]
+    count = len(shown)
+    return {
+        "prompt": request.prompt,
+        "all_prompts": [request.prompt] * count,
+        "negative_prompt": request.negative_prompt,
+        "all_negative_prompts": [request.negative_prompt] * count,
+        "seed": request.seed,
+        "all_seeds": [task.request.seed for task in shown],
+        "subseed": request.seed,
+        "all_subseeds": [task.request.seed for task in shown],
+        "subseed_strength": 0,
+        "width": request.width,
+        "height": request.height,
+        "sampler_name": "Euler",
+        "cfg_scale": request.guidance_scale,
+        "steps": request.num_inference_steps,
+        "batch_size": count,
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": job.model,
+        "sd_model_hash": records[0]["model"]["fingerprint"][:10] if records else None,
+        "sd_vae_name": None,
+        "sd_vae_hash": None,
+        "seed_resize_from_w": -1,
+        "seed_resize_from_h": -1,
+        "denoising_strength": request.strength,
+        "extra_generation_params": {},
+        "index_of_first_image": 0,
+        "infotexts": [parameters_text(record) for record in records],
+        "styles": [],
+        "job_timestamp": _timestamp(job.created),
+        "clip_skip": 1,
+        "is_using_inpainting_conditioning": False,
+        "version": f"leanlens {leanlens.__version__}",
+        "comments": "\n".join(notes),
+        "job_id": job.id,
+    }
+
+
+def _progress(desk: Desk, jobs: list[Job], skip_image: bool) -> dict[str, Any]:
+    """How far a client's oldest running job is; without one, the zeros that clients take for idle."""
+    job = next((job for job in jobs if job.is_drawing), jobs[0] if jobs else None)
+    state = {
+        "skipped": False, "interrupted": False, "stopping_generation": False, "job": "", "job_count": 0,
+        "job_timestamp": "0", "job_no": 0, "sampling_step": 0, "sampling_steps": 0,
+    }  # fmt: skip
+    if job is None:
+        return {"progress": 0.0, "eta_relative": 0.0, "state": state, "current_image": None, "textinfo": None}
+    drawing = [task for task in job.tasks if task.state == "drawing"]
+    task = drawing[0] if drawing else job.tasks[0]
+    state |= {
+        "job": job.id, "job_count": len(job.tasks), "job_timestamp": _timestamp(job.created),
+        "job_no": sum(task.is_final for task in job.tasks), "sampling_step": task.step, "sampling_steps": task.steps,
+    }  # fmt: skip
+    done, spent = job.progress, time.time() - job.created
+    snapshot = task.snapshot
+    image = None if skip_image or snapshot is None else base64.b64encode(preview_bytes(snapshot)).decode("ascii")
+    return {
+        "progress": min(done, 0.99),
+        "eta_relative": spent * (1 - done) / done if done > 0 else desk.expected_wait(),
+        "state": state,
+        "current_image": image,
+        "textinfo": None if drawing else f"waiting behind {max(0, len(desk.queue) - len(job.tasks))} pictures",
+    }
+
+
+def _timestamp(seconds: float) -> str:
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
+
+
+# A refusal's kind -> the status the original answers with; the others keep their own.
+_STATUS = {"invalid": 422, "missing": 422}
+
+
+def sdapi_error(refusal: Refusal) -> Response:
+    """A refusal as the original's error answer."""
+    headers = {} if refusal.retry_after is None else {"retry-after": str(max(1, round(refusal.retry_after)))}
+    if refusal.kind == "unauthorized":
+        headers["WWW-Authenticate"] = "Basic"
+    body = {"error": "HTTPException", "detail": refusal.message, "body": "", "errors": ""}
+    return JSONResponse(body, _STATUS.get(refusal.kind, refusal.looks.status), headers)

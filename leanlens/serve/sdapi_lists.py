@@ -1,0 +1,196 @@
+"""What clients of AUTOMATIC1111 ask around the drawing: options, models, samplers, LoRAs, a picture's settings, memory.
+
+Comes in: their questions. Goes out: lists in the forms they parse. No list names a path of this machine, and nothing
+that is not there is listed, except where a client needs an entry to go on.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from leanlens.serve.desk import Desk
+from leanlens.serve.sdapi import Choices, checkpoint
+from leanlens.serve.uploads import from_base64, open_upload
+
+
+class PngInfoBody(BaseModel):
+    """The body of `/sdapi/v1/png-info`."""
+
+    image: str
+
+
+def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
+    """The routes that list and set."""
+    router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
+
+    @router.get("/options")
+    async def options(request: Request) -> dict[str, Any]:
+        return _options(desk, choices.model(request.state.owner))
+
+    @router.post("/options")
+    async def set_options(body: dict[str, Any], request: Request) -> None:
+        # Clients send the whole dictionary back; of it only the model can be chosen, for this client.
+        if chosen := body.get("sd_model_checkpoint"):
+            choices.choose(request.state.owner, checkpoint(desk, str(chosen)))
+
+    @router.get("/cmd-flags")
+    async def cmd_flags() -> dict[str, Any]:
+        return {"api": True, "nowebui": True, "listen": None, "share": False, "lora_dir": None, "ckpt_dir": None}
+
+    @router.get("/samplers")
+    async def samplers() -> list[dict[str, Any]]:
+        return [{"name": "Euler", "aliases": ["k_euler"], "options": {}}]
+
+    @router.get("/schedulers")
+    async def schedulers() -> list[dict[str, Any]]:
+        return [
+            {"name": name.lower(), "label": name, "aliases": None, "default_rho": -1, "need_inner_model": False}
+            for name in ("Automatic", "Lens")
+        ]
+
+    @router.get("/upscalers")
+    async def upscalers() -> list[dict[str, Any]]:
+        return [
+            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4}
+            for name in ("None", "Lanczos", "Nearest")
+        ]
+
+    @router.get("/latent-upscale-modes")
+    async def latent_upscale_modes() -> list[dict[str, str]]:
+        return [{"name": "Latent"}]
+
+    @router.get("/sd-models")
+    async def sd_models() -> list[dict[str, Any]]:
+        return [
+            {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}
+            for name in desk.library.models()
+        ]
+
+    @router.get("/sd-vae")
+    @router.get("/sd-modules")
+    async def sd_vae() -> list[dict[str, str]]:
+        return []
+
+    @router.get("/loras")
+    async def loras() -> list[dict[str, Any]]:
+        return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in desk.library.loras()]
+
+    @router.get("/hypernetworks")
+    @router.get("/face-restorers")
+    @router.get("/realesrgan-models")
+    @router.get("/prompt-styles")
+    @router.get("/extensions")
+    async def nothing() -> list[Any]:
+        return []
+
+    @router.get("/embeddings")
+    async def embeddings() -> dict[str, Any]:
+        return {"loaded": {}, "skipped": {}}
+
+    @router.get("/scripts")
+    async def scripts() -> dict[str, list[str]]:
+        return {"txt2img": [], "img2img": []}
+
+    @router.get("/script-info")
+    async def script_info() -> list[Any]:
+        return []
+
+    @router.get("/memory")
+    async def memory() -> dict[str, Any]:
+        return {"ram": _ram(), "cuda": _cuda()}
+
+    @router.post("/png-info")
+    async def png_info(body: PngInfoBody) -> dict[str, Any]:
+        return await run_in_threadpool(_png_info, desk, body.image)
+
+    @router.post("/refresh-checkpoints")
+    @router.post("/refresh-loras")
+    @router.post("/refresh-vae")
+    async def refresh() -> None:
+        await run_in_threadpool(desk.library.refresh)
+
+    return router
+
+
+def _options(desk: Desk, chosen: str | None) -> dict[str, Any]:
+    return {
+        "sd_model_checkpoint": chosen or desk.library.default,
+        "sd_checkpoint_hash": "",
+        "sd_vae": "Automatic",
+        "CLIP_stop_at_last_layers": 1,
+        "samples_format": "png",
+        "enable_pnginfo": True,
+        "forge_additional_modules": [],
+    }
+
+
+def _png_info(desk: Desk, image: str) -> dict[str, Any]:
+    """The settings inside a picture: the `parameters` text, every text chunk, and the text taken apart."""
+    picture = open_upload(from_base64(image), desk.settings)
+    items = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    comment = picture.getexif().get_ifd(0x8769).get(0x9286)
+    if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+        items["parameters"] = comment[8:].decode("utf-16-be", "replace")
+    info = items.get("parameters", "")
+    return {"info": info, "items": items, "parameters": read_parameters(info)}
+
+
+def read_parameters(text: str) -> dict[str, str]:
+    """The `parameters` text of AUTOMATIC1111 taken apart, under its names."""
+    *lines, last = text.strip().split("\n") or [""]
+    pairs = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
+    if len(pairs) < 3:
+        lines, pairs = [*lines, last], []
+    found: dict[str, str] = {}
+    prompt, negative = "\n".join(lines), ""
+    if (place := prompt.find("Negative prompt:")) >= 0 and (place == 0 or prompt[place - 1] == "\n"):
+        prompt, negative = prompt[:place].rstrip("\n"), prompt[place + len("Negative prompt:") :].strip()
+    if text.strip():
+        found = {"Prompt": prompt.strip(), "Negative prompt": negative}
+    for key, value in pairs:
+        if value.startswith('"'):
+            try:
+                value = str(json.loads(value))
+            except ValueError:
+                value = value.strip('"')
+        if (size := re.fullmatch(r"(\d+)x(\d+)", value)) is not None:
+            found |= {f"{key}-1": size[1], f"{key}-2": size[2]}
+        else:
+            found[key] = value.strip()
+    return found
+
+
+def _ram() -> dict[str, Any]:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    except (AttributeError, ValueError, OSError):
+        return {"error": "this system does not say"}
+    used = int(Path("/proc/self/statm").read_text().split()[1]) * page if Path("/proc/self/statm").exists() else 0
+    return {"free": free, "used": used, "total": total}
+
+
+def _cuda() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {"error": "no CUDA device is used"}
+    free, total = torch.cuda.mem_get_info()
+    statistics = torch.cuda.memory_stats()
+
+    def pair(name: str) -> dict[str, int]:
+        return {when: statistics.get(f"{name}_bytes.all.{when}", 0) for when in ("current", "peak")}
+
+    return {
+        "system": {"free": free, "used": total - free, "total": total},
+        "active": pair("active"),
+        "allocated": pair("allocated"),
+        "reserved": pair("reserved"),
+        "inactive": pair("inactive_split"),
+        "events": {"retries": statistics.get("num_alloc_retries", 0), "oom": statistics.get("num_ooms", 0)},
+    }
