@@ -197,17 +197,8 @@ class Desk:
         if not 1 <= wish.count <= settings.max_count:
             raise Refusal("invalid", f"n {wish.count} is not accepted: give 1 to {settings.max_count}", "n")
         steps = defaults.num_inference_steps if wish.num_inference_steps is None else wish.num_inference_steps
-        if steps > settings.max_steps:
-            raise Refusal(
-                "invalid", f"num_inference_steps {steps} is not accepted: at most {settings.max_steps} are",
-                "num_inference_steps",
-            )  # fmt: skip
         width, height = _size(wish, defaults.side)
-        if width * height > settings.max_pixels:
-            raise Refusal("invalid", _too_large(width, height, settings.max_pixels), "size")
         seed = random.randrange(2**32) if wish.seed is None else wish.seed
-        if seed + wish.count - 1 > MAX_SEED:
-            raise Refusal("invalid", f"seed {seed} is not accepted: the last picture's would pass {MAX_SEED}", "seed")
         fields: dict[str, Any] = {
             "prompt": wish.prompt,
             "negative_prompt": wish.negative_prompt,
@@ -219,10 +210,23 @@ class Desk:
         }
         try:
             ImageRequest.checked(**fields, seed=seed)  # before an upload is kept
+            self._check_limits(width, height, steps, seed + wish.count - 1)
             fields |= self._source(wish)
             return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
         except ValueError as error:
             raise refused_because(error, _FIELDS) from None
+
+    def _check_limits(self, width: int, height: int, steps: int, last_seed: int) -> None:
+        """The operator's bounds, on numbers that are accepted as such."""
+        most = self.settings.max_steps
+        if steps > most:
+            raise Refusal(
+                "invalid", f"num_inference_steps {steps} is not accepted: at most {most} are", "num_inference_steps"
+            )
+        if width * height > self.settings.max_pixels:
+            raise Refusal("invalid", _too_large(width, height, self.settings.max_pixels), "size")
+        if last_seed > MAX_SEED:
+            raise Refusal("invalid", f"seed is not accepted: that of the last picture would pass {MAX_SEED}", "seed")
 
     def _source(self, wish: Wish) -> dict[str, Any]:
         """The picture to start from, kept in the archive; strength as `leanlens generate` has it."""

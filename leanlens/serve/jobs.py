@@ -180,9 +180,9 @@ class Archive:
         for identity, pictures in self._run("SELECT id, pictures FROM jobs WHERE finished IS NULL"):
             finished = self._run("SELECT count(*) FROM pictures WHERE job = ?", (identity,))[0][0]
             state = "done" if finished == pictures else "partial" if finished else "interrupted"
-            error = None if state == "done" else "the server stopped before the rest was drawn"
+            reason = None if state == "done" else "the server stopped before the rest was drawn"
             self._run("UPDATE jobs SET state = ?, error = ?, finished = ? WHERE id = ?",
-                      (state, error, time.time(), identity))  # fmt: skip
+                      (state, reason, time.time(), identity))  # fmt: skip
 
     def _enter(self, name: str, created: float, record: dict[str, Any]) -> None:
         match = NAME.fullmatch(name)

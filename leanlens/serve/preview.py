@@ -37,15 +37,15 @@ class LatentColours:
     @torch.no_grad()
     def fit(cls, vae: "torch.nn.Module") -> "LatentColours":
         """Fit to what `vae` makes of coloured clouds: one small encoding and decoding."""
-        side = autoencoder.token_pixels(vae)  # type: ignore[arg-type]
+        side = autoencoder.token_pixels(vae)
         generator = torch.Generator().manual_seed(0)
         clouds = torch.rand(_CLOUDS, 3, 5, 5, generator=generator) * 2 - 1
         pixels = torch.nn.functional.interpolate(clouds, size=(_GRID * side,) * 2, mode="bicubic").clamp(-1, 1)
         device = next(vae.parameters()).device
-        encoded = autoencoder.encode(vae, pixels.to(device))  # type: ignore[arg-type]
+        encoded = autoencoder.encode(vae, pixels.to(device))
         noise = torch.randn(encoded.shape, generator=generator)
         latents = torch.cat([encoded, noise.to(encoded.device, encoded.dtype)])
-        drawn = autoencoder.decode(vae, latents, (_GRID, _GRID))  # type: ignore[arg-type]
+        drawn = autoencoder.decode(vae, latents, (_GRID, _GRID))
         colours = torch.nn.functional.avg_pool2d(drawn.float(), side // 2).cpu()  # (B, 3, 2 h, 2 w)
         wanted = colours.view(2 * _CLOUDS, 3, _GRID, 2, _GRID, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 12).double()
         rows = _with_one(latents.float().cpu().flatten(0, 1)).double()

@@ -47,6 +47,7 @@ class Refusal(Exception):
     """
 
     def __init__(self, kind: str, message: str, field: str | None = None, retry_after: float | None = None):
+        message = message.encode("utf-8", "replace").decode()  # it may quote what a client wrote
         super().__init__(message)
         self.kind = kind
         self.message = message

@@ -33,3 +33,36 @@ def desk(settings):
     yield make
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def server(settings):
+    """`server(api_keys=("k",))` -> a client of a running toy server; closed at the end."""
+    from contextlib import ExitStack
+
+    from starlette.testclient import TestClient
+
+    from leanlens.serve.app import make_app
+
+    with ExitStack() as stack:
+
+        def make(**fields):
+            # An error that nobody foresaw is to be answered, so it is not raised in the test.
+            return stack.enter_context(TestClient(make_app(settings(**fields)), raise_server_exceptions=False))
+
+        yield make
+
+
+@pytest.fixture
+def png():
+    """`png(64, 64, "red")` -> the bytes of a PNG file."""
+    import io
+
+    from PIL import Image
+
+    def make(width=64, height=64, colour="red", mode="RGB") -> bytes:
+        buffer = io.BytesIO()
+        Image.new(mode, (width, height), colour).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make

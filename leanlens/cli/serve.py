@@ -1,0 +1,124 @@
+"""`leanlens serve`: one server for the clients people have."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--model", help="A model that may be asked for; may be repeated, the first is the default."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="LEANLENS_API_KEY", help="A key that clients must send; may be repeated."),
+    ] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:PASSWORD", envvar="LEANLENS_USER", help="For clients that speak HTTP Basic."),
+    ] = None,
+    models: Annotated[
+        list[Path] | None, typer.Option(help="A folder whose models may be asked for by name; may be repeated.")
+    ] = None,
+    loras: Annotated[
+        list[Path] | None, typer.Option(help="A folder whose LoRA files may be asked for by name; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for pictures, uploads and the index of jobs.")
+    ] = Path("leanlens-pictures"),
+    device: Annotated[
+        list[str] | None, typer.Option(help="auto, cpu, cuda:0 and so on; repeated, one worker for each.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer; pictures say so.")] = False,
+    batch: Annotated[int, typer.Option(help="Pictures drawn together at most; 1 turns batching off.")] = 8,
+    queue: Annotated[int, typer.Option(help="Pictures that may wait.")] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds a request may take, waiting included.")] = 600.0,
+    idle_unload: Annotated[float | None, typer.Option(help="Seconds without work until the model is let go.")] = None,
+    rate: Annotated[int | None, typer.Option(help="Requests a minute that one client may send.")] = None,
+    max_pixels: Annotated[int, typer.Option(help="Of one picture.")] = 2080 * 1040,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="A web page's origin that may call, or *.")
+    ] = None,
+    public_url: Annotated[str | None, typer.Option(help="What links to pictures begin with, behind a proxy.")] = None,
+    keep_days: Annotated[float, typer.Option(help="Days until a picture is removed; 0 for never.")] = 30.0,
+    keep_pictures: Annotated[int, typer.Option(help="Newest pictures that are kept; 0 for all.")] = 10_000,
+) -> None:
+    """Serve pictures to OpenAI and AUTOMATIC1111 clients.
+
+    OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1; /health, /ready and /metrics tell how it is.
+    """
+    uvicorn = _uvicorn()
+    from leanlens.serve.settings import ServerSettings
+
+    settings = ServerSettings.checked(
+        models=tuple(model or ["nano"]),
+        model_folders=tuple(models or ()),
+        lora_folders=tuple(loras or ()),
+        output=output,
+        devices=tuple(device or ["auto"]),
+        dtype=dtype,
+        compile=compile,
+        max_batch=batch,
+        max_queue=queue,
+        timeout=timeout,
+        idle_unload=idle_unload,
+        requests_per_minute=rate,
+        max_pixels=max_pixels,
+        api_keys=tuple(api_key or ()),
+        users=_users(user or []),
+        cors_origins=tuple(cors or ()),
+        public_url=public_url,
+        keep_days=keep_days or None,
+        keep_pictures=keep_pictures or None,
+    )
+    _fetch(settings)
+
+    from leanlens.serve.app import make_app
+
+    app = make_app(settings)
+    if host not in ("127.0.0.1", "localhost", "::1") and not settings.guarded:
+        typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
+    typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)
+    uvicorn.run(
+        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
+        server_header=False, h11_max_incomplete_event_size=64 << 10,
+    )  # fmt: skip
+
+
+def _uvicorn() -> Any:
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ValueError(
+            f"the server needs the package {error.name}; install it with: pip install 'leanlens[serve]'"
+        ) from None
+    return uvicorn
+
+
+def _users(texts: list[str]) -> dict[str, str]:
+    users = {}
+    for text in texts:
+        name, separator, password = text.partition(":")
+        if not (name and separator and password):
+            raise ValueError(f"--user {name!r} is not accepted; give NAME:PASSWORD")
+        users[name] = password
+    return users
+
+
+def _fetch(settings: Any) -> None:
+    """Have every named model here, and device and dtype right, before clients are let in."""
+    from leanlens.hub import locate
+    from leanlens.pipeline.placement import resolve_device, resolve_dtype
+
+    for device in settings.devices:
+        resolve_dtype(settings.dtype, resolve_device(device))
+    for name in settings.models:
+        if name != "toy":
+            locate(name)

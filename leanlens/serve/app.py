@@ -1,0 +1,115 @@
+"""The server as one ASGI application.
+
+Comes in: an operator's settings. Goes out: a FastAPI app with every door, health, readiness and metrics. A web page is
+mounted by whoever has one: `make_app(settings, mount=...)`.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import leanlens
+from leanlens.serve.desk import Desk
+from leanlens.serve.guard import Guard
+from leanlens.serve.openai import first_complaint, openai_error, openai_router, pictures_router
+from leanlens.serve.refusal import KINDS, Refusal
+from leanlens.serve.sdapi import Choices, sdapi_error, sdapi_router
+from leanlens.serve.sdapi_lists import sdapi_lists_router
+from leanlens.serve.settings import ServerSettings
+
+Mount = Callable[[FastAPI, Desk], Any]
+
+
+def make_app(settings: ServerSettings, mount: Mount | None = None) -> FastAPI:
+    """The app; it opens its model when the server starts and stops its workers when it ends.
+
+    Args:
+        settings: the operator's.
+        mount: called with the app and its desk, to add a page; it may give another app to be served instead.
+
+    Raises:
+        ValueError: an unusable setting.
+    """
+    desk = Desk(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        desk.open()
+        yield
+        desk.close()
+
+    # The pages that FastAPI makes load their scripts from elsewhere; the description itself stays.
+    app = FastAPI(title="leanlens", version=leanlens.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.desk = desk
+    choices = Choices()
+    for router in (
+        _watch_router(desk), openai_router(desk), pictures_router(desk),
+        sdapi_router(desk, choices), sdapi_lists_router(desk, choices),
+    ):  # fmt: skip
+        app.include_router(router)
+    _answer_errors(app)
+    app.add_middleware(Guard, settings=settings, metrics=desk.metrics, refuse=refusal_answer)
+    if settings.cors_origins:  # added last, so it is outside the guard: a browser's first question carries no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "x-job-id", "retry-after"],
+        )
+    return (mount(app, desk) if mount is not None else None) or app
+
+
+def refusal_answer(path: str, refusal: Refusal) -> Response:
+    """A refusal in the words of the door that `path` belongs to."""
+    return sdapi_error(refusal) if path.startswith("/sdapi") else openai_error(refusal)
+
+
+def _watch_router(desk: Desk) -> Any:
+    from fastapi import APIRouter
+
+    router = APIRouter(tags=["watch"])
+
+    @router.get("/health")
+    async def health() -> Response:
+        alive = all(worker.is_alive for worker in desk.workers)
+        return JSONResponse({"status": "ok" if alive else "a worker has died"}, 200 if alive else 503)
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        trouble = desk.trouble
+        return JSONResponse({"status": trouble or "ready", "model": desk.library.default}, 503 if trouble else 200)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(desk.metrics.page(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:
+        return refusal_answer(request.url.path, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return refusal_answer(request.url.path, first_complaint(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        """What the framework itself refuses: an unknown path, a wrong method, a broken form."""
+        kinds = {looks.status: kind for kind, looks in reversed(KINDS.items())}
+        words = {404: "there is no such route", 405: "this method is not accepted here"}
+        refusal = Refusal(kinds.get(error.status_code, "invalid"), words.get(error.status_code, str(error.detail)))
+        if error.status_code == 404:
+            refusal.kind = "unknown"
+        answer = refusal_answer(request.url.path, refusal)
+        answer.headers.update(error.headers or {})  # a wrong method is told which are right
+        return answer

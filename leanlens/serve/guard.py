@@ -1,0 +1,154 @@
+"""What happens to every HTTP request before a door sees it, and to every answer after.
+
+Comes in: requests. Goes out: requests with an owner and an id, within the operator's bounds; answers with that id, one
+line of log and one count each. Knows nothing of pictures.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leanlens.serve.metrics import Metrics
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.settings import ServerSettings
+
+# Whoever watches the process needs no key; the names of pictures cannot be guessed, and `<img>` sends none.
+_OPEN = re.compile(r"/(health|ready|pictures/[^/]+)")
+_ID = re.compile(r"[\w.:-]{1,80}", re.ASCII)
+
+log = logging.getLogger("leanlens.serve")
+
+
+class Guard:
+    """Middleware: request ids, keys, the size of bodies, log lines, and errors that nobody foresaw.
+
+    Args:
+        app: what it guards.
+        settings: keys and bounds.
+        metrics: counts answers.
+        refuse: a path and a refusal -> the answer in the words of that path's door.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, refuse: Callable[[str, Refusal], Response]
+    ):
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket" and self.settings.guarded and self._owner(scope) is None:
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self.app(scope, receive, send)
+            return
+        headers, began = Headers(scope=scope), time.perf_counter()
+        given = headers.get("x-request-id", "")
+        identity = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        answer: dict[str, object] = {"status": None, "job": None}
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer["status"] = message["status"]
+                sent = MutableHeaders(scope=message)
+                answer["job"] = sent.get("x-job-id")
+                sent["x-request-id"] = identity
+                sent["x-process-time"] = f"{time.perf_counter() - began:.4f}"
+            await send(message)
+
+        try:
+            await self._pass_on(scope, receive, tell, headers)
+        except Exception:
+            log.exception("request %s ended in an error that was not foreseen", identity)
+            if answer["status"] is None:
+                refusal = Refusal("failed", "the server made a mistake; its log says which")
+                await self.refuse(scope["path"], refusal)(scope, receive, tell)
+        finally:
+            self._write_down(scope, identity, answer, time.perf_counter() - began)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        owner = self._owner(scope)
+        path = scope["path"]
+        if owner is None and not _OPEN.fullmatch(path):
+            refusal = Refusal("unauthorized", "the API key or password is missing or wrong")
+            await self.refuse(path, refusal)(scope, receive, send)
+            return
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 15 or int(length) > self.settings.max_body:
+            await self.refuse(path, self._too_large())(scope, receive, send)
+            return
+        scope.setdefault("state", {})["owner"] = owner or "anyone"
+        await self.app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        """`receive` that ends a body which states no length, or a wrong one, at the bound."""
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.settings.max_body:
+                raise HTTPException(413, self._too_large().message)
+            return message
+
+        return counted
+
+    def _too_large(self) -> Refusal:
+        return Refusal("too_large", f"the request is too large: at most {self.settings.max_body:,} bytes are accepted")
+
+    def _owner(self, scope: Scope) -> str | None:
+        """Who asks: a key or a user, or without any set the address; None for one who may not."""
+        if not self.settings.guarded:  # clients send empty or meaningless credentials; they are not looked at
+            client = scope.get("client")
+            return str(client[0]) if client else "local"
+        kind, _, value = Headers(scope=scope).get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return self._known_key(value.strip())
+        if kind.lower() == "basic":
+            return self._known_user(value.strip())
+        return None
+
+    def _known_key(self, key: str) -> str | None:
+        found = [known for known in self.settings.api_keys if _same(known, key)]
+        return f"key {hashlib.sha256(key.encode()).hexdigest()[:12]}" if found else None
+
+    def _known_user(self, value: str) -> str | None:
+        """A user with the right password; a key is taken as a password of any user."""
+        try:
+            name, _, password = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            return None
+        if name in self.settings.users:
+            return f"user {name}" if _same(self.settings.users[name], password) else None
+        return self._known_key(password)
+
+    def _write_down(self, scope: Scope, identity: str, answer: dict[str, object], seconds: float) -> None:
+        door = scope["path"].split("/")[1] if scope["path"].count("/") > 1 else "other"
+        status = answer["status"] or 499  # the client went away before an answer began
+        self.metrics.count(
+            "leanlens_requests_total", door=door if door in ("v1", "sdapi", "pictures") else "other", status=status
+        )
+        line = {
+            "request": identity, "method": scope["method"], "path": scope["path"][:200], "status": status,
+            "seconds": round(seconds, 3), "owner": scope.get("state", {}).get("owner"), "job": answer["job"],
+        }  # fmt: skip
+        log.info("%s", json.dumps({key: value for key, value in line.items() if value is not None}))
+
+
+def _same(known: str, given: str) -> bool:
+    return hmac.compare_digest(known.encode(), given.encode("utf-8", "replace"))
