@@ -68,7 +68,10 @@ def make_app(settings: ServerSettings, mount: Mount | None = None) -> FastAPI:
 
 def refusal_answer(path: str, refusal: Refusal) -> Response:
     """A refusal in the words of the door that `path` belongs to."""
-    return sdapi_error(refusal) if path.startswith("/sdapi") else openai_error(refusal)
+    answer = sdapi_error(refusal) if path.startswith("/sdapi") else openai_error(refusal)
+    if refusal.kind == "unauthorized" and not path.startswith("/v1"):
+        answer.headers["WWW-Authenticate"] = "Basic"  # a browser then asks for name and password
+    return answer
 
 
 def _watch_router(desk: Desk) -> Any:

@@ -87,12 +87,25 @@ class Guard:
             refusal = Refusal("unauthorized", "the API key or password is missing or wrong")
             await self.refuse(path, refusal)(scope, receive, send)
             return
+        if not self._is_welcome(headers):
+            refusal = Refusal("forbidden", "web pages of other origins may not call; the operator can allow them")
+            await self.refuse(path, refusal)(scope, receive, send)
+            return
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > self.settings.max_body:
             await self.refuse(path, self._too_large())(scope, receive, send)
             return
         scope.setdefault("state", {})["owner"] = owner or "anyone"
         await self.app(scope, self._counted(receive), send)
+
+    def _is_welcome(self, headers: Headers) -> bool:
+        """False for a browser on a page of another origin: any page one visits could otherwise draw on this machine."""
+        origin, allowed = headers.get("origin"), self.settings.cors_origins
+        if origin is None or origin in allowed or "*" in allowed:
+            return True
+        own = (headers.get("host"), (self.settings.public_url or "").partition("://")[2].partition("/")[0])
+        host = origin.partition("://")[2]  # nothing for "null", which a page without an origin sends
+        return host != "" and host in own
 
     def _counted(self, receive: Receive) -> Receive:
         """`receive` that ends a body which states no length, or a wrong one, at the bound."""

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from leanlens.files import require_writable, whole_file
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
@@ -45,7 +47,7 @@ _SWEEP_EVERY = 60.0  # seconds
 
 
 class Archive:
-    """The folder of a server. One process writes to a folder.
+    """The folder of a server. One process holds a folder at a time; the lock goes with it, however it ends.
 
     Args:
         folder: made if it is not there.
@@ -53,7 +55,7 @@ class Archive:
         keep_pictures: how many are kept, the newest; None keeps all.
 
     Raises:
-        ValueError: the folder cannot be written to, or its index is no index.
+        ValueError: the folder cannot be written to, another server holds it, or its index is no index.
     """
 
     def __init__(self, folder: str | Path, keep_days: float | None = None, keep_pictures: int | None = None):
@@ -65,12 +67,18 @@ class Archive:
             (self.folder / name).mkdir(exist_ok=True)
         self._lock = threading.RLock()
         self._swept = 0.0
+        self._hold = FileLock(self.folder / ".lock", blocking=False)
+        try:
+            self._hold.acquire()
+        except Timeout:
+            raise ValueError(f"output {folder} is in use by another server; give another folder") from None
         try:
             self._index = sqlite3.connect(self.folder / "index.sqlite", check_same_thread=False, isolation_level=None)
             self._index.execute("PRAGMA journal_mode = WAL")
             self._index.execute("PRAGMA synchronous = NORMAL")
             self._index.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            self._hold.release()
             raise ValueError(f"output {folder} holds an index.sqlite that cannot be read ({error})") from None
         self._settle()
         self.sweep()
@@ -156,9 +164,10 @@ class Archive:
         self._remove_inputs(now)
 
     def close(self) -> None:
-        """Close the index."""
+        """Close the index and let the folder go."""
         with self._lock:
             self._index.close()
+        self._hold.release()
 
     # ---------------------------------------------------------------------------------------- inside
 

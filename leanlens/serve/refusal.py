@@ -23,6 +23,7 @@ KINDS: dict[str, Kind] = {
     "memory": Kind(400, "invalid_request_error", "out_of_memory"),
     "cancelled": Kind(400, "invalid_request_error", "cancelled"),
     "unauthorized": Kind(401, "invalid_request_error", "invalid_api_key"),
+    "forbidden": Kind(403, "invalid_request_error", "forbidden"),
     "unknown": Kind(404, "invalid_request_error", "not_found"),
     "model": Kind(404, "invalid_request_error", "model_not_found"),
     "method": Kind(405, "invalid_request_error", "method_not_allowed"),

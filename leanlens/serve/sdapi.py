@@ -343,7 +343,5 @@ _STATUS = {"invalid": 422, "missing": 422}
 def sdapi_error(refusal: Refusal) -> Response:
     """A refusal as the original's error answer."""
     headers = {} if refusal.retry_after is None else {"retry-after": str(max(1, round(refusal.retry_after)))}
-    if refusal.kind == "unauthorized":
-        headers["WWW-Authenticate"] = "Basic"
     body = {"error": "HTTPException", "detail": refusal.message, "body": "", "errors": ""}
     return JSONResponse(body, _STATUS.get(refusal.kind, refusal.looks.status), headers)

@@ -94,9 +94,8 @@ class Worker:
         try:
             self._open(self.library.default)
         except Exception as error:
-            self.trouble = f"model {self.library.default} cannot be opened: {_first_line(error)}"
+            self.trouble = _first_line(error)
             logger.exception("%s", self.trouble)
-        self.is_ready = self.trouble is None
         while True:
             batch = self.queue.take(self.settings.max_batch, self.model, self.settings.idle_unload)
             if batch:
@@ -178,6 +177,8 @@ class Worker:
         self.library.learn_side(model, int(opened.pipeline.vae.config.sample_size))
         self._colours = LatentColours.fit(opened.pipeline.vae)
         self._opened, self.model = opened, model
+        if model == self.library.default:
+            self.is_ready, self.trouble = True, None
         self.metrics.count("leanlens_model_openings_total")
         logger.info("%s is open on %s after %.1f s", model, opened.device, time.monotonic() - began)
         return opened

@@ -138,6 +138,25 @@ def test_browsers_may_call_from_the_origins_that_are_set(server):
     assert client.options(DRAW, headers={**asked, "Origin": "https://other.example"}).status_code == 400
 
 
+def test_pages_of_other_origins_are_refused_and_browsers_are_asked_for_a_password(server, tmp_path):
+    client = server()
+    for origin, status in (("https://evil.example", 403), ("null", 403), ("http://testserver", 200)):
+        assert client.post(DRAW, json=SMALL, headers={"Origin": origin}).status_code == status
+    guarded = server(api_keys=("k",), output=tmp_path / "guarded")
+    assert guarded.get("/").headers["www-authenticate"] == "Basic"
+    assert "www-authenticate" not in guarded.get("/v1/models").headers
+
+
+def test_a_client_may_name_its_job_and_finds_it_by_that_name(server):
+    client, name = server(), "0123456789abcdef" * 2
+    assert client.post(DRAW, json=SMALL, headers={"x-job-id": name}).headers["x-job-id"] == name
+    again = client.post(DRAW, json=SMALL, headers={"x-job-id": name})
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "already_exists")
+    assert client.get(f"/v1/jobs/{name}").json()["state"] == "done"
+    assert client.post(DRAW, json=SMALL, headers={"x-job-id": "../x"}).status_code == 400
+    assert client.post(f"/v1/jobs/{name}/cancel").status_code == 404
+
+
 def test_a_mistake_of_ours_is_answered_and_hides_its_details(server, monkeypatch, caplog):
     client = server()
     monkeypatch.setattr(client.app.state.desk, "prepare", lambda *args: {}["secret"])

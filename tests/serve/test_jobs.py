@@ -117,6 +117,14 @@ def test_a_failed_job_keeps_its_reason(tmp_path):
     assert archive.job(one.id)["error"] == "too large"
 
 
+def test_a_folder_has_one_server_at_a_time(tmp_path):
+    first = Archive(tmp_path)
+    with pytest.raises(ValueError, match="is in use by another server"):
+        Archive(tmp_path)
+    first.close()
+    Archive(tmp_path).close()
+
+
 def test_a_folder_that_cannot_be_used_is_said(tmp_path):
     (tmp_path / "index.sqlite").write_text("this is no index, and long enough to be noticed as none" * 20)
     with pytest.raises(ValueError, match=r"index.sqlite that cannot be read"):
