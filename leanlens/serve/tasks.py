@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leanlens.log import logger
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve.preview import Snapshot
 from leanlens.serve.refusal import Refusal
@@ -122,7 +123,10 @@ class Job:
             if task.is_final:
                 task.snapshot = None
             for listener in self._listeners:
-                listener(Event(state, task, snapshot))
+                try:
+                    listener(Event(state, task, snapshot))
+                except Exception:  # one that has gone away does not keep the others from hearing
+                    logger.exception("a listener of job %s failed", self.id)
 
     def fail(self, task: Task, refusal: Refusal) -> None:
         """End a task without a picture."""

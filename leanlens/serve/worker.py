@@ -99,7 +99,11 @@ class Worker:
         while True:
             batch = self.queue.take(self.settings.max_batch, self.model, self.settings.idle_unload)
             if batch:
-                self._serve([task for task in batch if not task.is_final])
+                try:
+                    self._serve([task for task in batch if not task.is_final])
+                except Exception:  # a mistake in answering: those who asked are told, the next ones are drawn
+                    logger.exception("a batch could not be answered")
+                    self._end(batch, Refusal("failed", "the server made a mistake; its log says which"))
             elif self.queue.is_closed:
                 return
             elif self.model is not None:

@@ -192,6 +192,35 @@ def test_an_unforeseen_error_is_logged_and_told_and_the_worker_goes_on(desk, mon
     assert "secret detail" in caplog.text
 
 
+def test_a_full_disk_fails_one_picture_and_a_lost_listener_keeps_nobody_waiting(desk, monkeypatch):
+    server = desk()
+    store = server.archive.store
+
+    def full(task, drawn):
+        if task.request.prompt == "full":
+            raise OSError(28, "No space left on device")
+        return store(task, drawn)
+
+    def lost(event):
+        raise RuntimeError("Event loop is closed")
+
+    monkeypatch.setattr(server.archive, "store", full)
+    (bad,) = finish(server, Wish("full", **SMALL))
+    assert (bad.state, bad.tasks[0].refusal.message) == ("failed", "the picture cannot be written: OSError")
+    job = server.prepare(Wish("good", **SMALL), "a", "test")
+    ended = threading.Event()
+    job.listen(lost)
+    job.listen(lambda event: ended.set() if job.is_final else None)
+    server.start(job)
+    assert ended.wait(60)
+    assert job.state == "done"
+    monkeypatch.setattr(server.workers[0], "deliver", lost)
+    (undelivered,) = finish(server, Wish("undelivered", **SMALL))
+    assert (undelivered.state, undelivered.tasks[0].refusal.kind) == ("failed", "failed")
+    assert server.workers[0].is_alive
+    assert not server.running()
+
+
 def test_prompts_are_encoded_once_and_kept_within_a_bound(desk, monkeypatch):
     calls = []
     plain = placement.OpenedModel.features
