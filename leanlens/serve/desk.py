@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -312,9 +311,3 @@ def _too_large(width: int, height: int, most: int) -> str:
     factor = math.sqrt(most / (width * height))
     fits = [max(16, int(side * factor) // 16 * 16) for side in (width, height)]
     return f"size {width}x{height} is not accepted: at most {most:,} pixels are, such as {fits[0]}x{fits[1]}"
-
-
-def path_of(task: Task) -> Path:
-    """The file of a finished picture."""
-    assert task.picture is not None
-    return task.picture.path
