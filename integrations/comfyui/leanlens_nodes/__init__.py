@@ -1,0 +1,1 @@
+"""Nodes that draw with leanlens, at a server or in ComfyUI's own process."""

@@ -1,0 +1,120 @@
+"""Drawing in ComfyUI's own process, through leanlens's Python interface.
+
+Comes in: a model's name, fields of a request, pictures. Goes out: pictures and the record of each. leanlens is imported
+when the first node needs it, so the pack loads without it.
+"""
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from PIL import Image
+
+from .watch import Watch
+
+
+def require_leanlens() -> None:
+    """Raise a RuntimeError that says what to install where leanlens is missing."""
+    try:
+        import leanlens.pipeline.draw  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(
+            f"drawing in this process needs leanlens in ComfyUI's Python ({error}); install it there, or start "
+            "`leanlens serve` elsewhere and use the node that draws at a server"
+        ) from error
+
+
+def open_model(name: str, device: str, dtype: str, make_room: bool) -> Any:
+    """Open a model by name; files under ComfyUI's `diffusion_models` may be named as its loaders name them.
+
+    Raises:
+        ValueError: a name, device or dtype that cannot be used.
+    """
+    require_leanlens()
+    from leanlens.pipeline.placement import open_model as opened
+
+    if make_room:
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+    path = folder_paths.get_full_path("diffusion_models", name) if name.endswith(".safetensors") else None
+    where = str(comfy.model_management.get_torch_device()) if device == "as ComfyUI" else device
+    return opened(path or name, where, None if dtype == "auto" else dtype)
+
+
+def filled(opened: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a request with what was left to the model filled in, as `leanlens generate` would."""
+    from leanlens.presets import preset_for
+
+    preset = preset_for(opened.name)
+    side = int(opened.pipeline.vae.config.sample_size)
+    own = {
+        "num_inference_steps": 4 if opened.name == "toy" else preset.num_inference_steps,
+        "guidance_scale": preset.guidance_scale,
+        "width": side,
+        "height": side,
+    }
+    return own | fields
+
+
+def draw(
+    opened: Any,
+    requests: list[dict[str, Any]],
+    image: Image.Image | None = None,
+    mask: Image.Image | None = None,
+) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+    """Draw one picture for each request, one by one.
+
+    Raises:
+        ValueError: a request that is not accepted, in one sentence.
+    """
+    from leanlens.pipeline.draw import draw_together
+    from leanlens.pipeline.request import ImageRequest
+
+    watch, drawn = Watch(), []
+    with ExitStack() as stack:
+        sources: dict[str, str] = {}
+        if image is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for name, picture in (("image", image), ("mask", mask)):
+                if picture is not None:
+                    picture.save(folder / f"{name}.png")
+                    sources[name] = str(folder / f"{name}.png")
+        for index, fields in enumerate(requests):
+            request = ImageRequest.checked(**(fields | sources))
+            preview = _Preview(opened, request, watch, index, len(requests))
+            drawn += draw_together(opened, [request], preview)
+    return [one.image for one in drawn], [one.record for one in drawn]
+
+
+class _Preview:
+    """Called after every step: moves the bar, shows a look, and lets an interruption through."""
+
+    def __init__(self, opened: Any, request: Any, watch: Watch, index: int, count: int):
+        from leanlens.serve.preview import LatentColours
+
+        if not hasattr(opened, "preview_colours"):
+            opened.preview_colours = LatentColours.fit(opened.pipeline.vae)
+        self.opened, self.watch, self.index, self.count = opened, watch, index, count
+        self.steps = request.num_inference_steps
+        side = int(2 ** (len(opened.pipeline.vae.config.block_out_channels) - 1))
+        side *= opened.pipeline.vae.config.patch_size[0]
+        self.grid = (request.height // side, request.width // side)
+        self.before: Any = None
+        watch.progress(index / count)
+
+    def __call__(self, step: int, latents: Any) -> None:
+        from leanlens.serve.preview import Snapshot
+
+        scheduler = self.opened.pipeline.scheduler
+        walked = len(scheduler.timesteps)
+        place = (scheduler.begin_index or 0) + step
+        if self.before is not None:
+            levels = (float(scheduler.sigmas[place - 1]), float(scheduler.sigmas[place]))
+            colours = self.opened.preview_colours
+            snapshot = Snapshot(step, self.before, latents, levels, 0, self.grid, colours)
+            self.watch.look(snapshot.look())
+        self.before = latents
+        self.watch.progress((self.index + step / walked) / self.count)
