@@ -100,3 +100,27 @@ def autoencoder_flops(
     total += 2 * pixels * 2 * 18 * before * before  # two residual blocks in the middle
     total += pixels * 4 * 2 * before * before + 4 * pixels**2 * before  # and attention between them
     return total + pixels * (18 * before * 2 * latent_channels + 2 * (2 * latent_channels) ** 2)
+
+
+def decoding_flops(
+    height: int,
+    width: int,
+    channels: Sequence[int] = (128, 256, 512, 512),
+    layers_per_block: int = 2,
+    latent_channels: int = 32,
+) -> int:
+    """Decoding one picture of `height` x `width` pixels with the FLUX.2 autoencoder; counted as `autoencoder_flops`."""
+    pixels, before = height * width // 4 ** (len(channels) - 1), channels[-1]
+    total = pixels * (2 * latent_channels**2 + 18 * latent_channels * before)
+    total += 2 * pixels * 2 * 18 * before * before  # two residual blocks in the middle
+    total += pixels * 4 * 2 * before * before + 4 * pixels**2 * before  # and attention between them
+    for index, after in enumerate(reversed(channels)):
+        for layer in range(layers_per_block + 1):
+            entering = before if layer == 0 else after
+            total += pixels * (18 * entering * after + 18 * after * after)
+            total += pixels * 2 * entering * after if entering != after else 0
+        before = after
+        if index < len(channels) - 1:
+            pixels *= 4
+            total += 18 * after * after * pixels  # doubling
+    return total + 18 * 3 * before * pixels

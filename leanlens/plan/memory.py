@@ -1,0 +1,179 @@
+"""Bytes that drawing one picture needs, stage by stage.
+
+Comes in: sizes of a model, a picture's size, bytes for each number. Goes out: bytes. Arithmetic only: no torch, no
+devices, no seconds. A stage needs the weights that lie where it runs (`part_bytes`) and its own workspace (the other
+functions here); nothing of one stage outlives it but the text features and the latents, which are counted.
+
+The workspaces were found by counting the tensors that are alive at once, operator by operator, in `models/` and in
+diffusers' decoder; `tests/plan/test_memory.py` counts again, at toy and at full width. What a library keeps for itself
+inside an operator is not in them, but in `rates.py` as far as it is known.
+
+Legend: D width, n image tokens, m text tokens, T = n + m, E width of the text encoder, H x W pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from leanlens.plan.compute import DenoiserSizes
+
+ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MXFP4_BYTES = 4.25 / 8  # four bits each, and one byte for every 32
+PREFIX_TOKENS = 97  # of the text template; encoded with every prompt and dropped
+TEXT_TOKENS = 165  # kept of a prompt: the paper's mean caption with what follows it in the template
+TILE_ABOVE_TOKENS = 8450  # larger pictures are decoded in tiles, as `pipeline/placement.py` has it
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """The language model in front; the defaults are GPT-OSS-20B without its head and last norm.
+
+    Attributes:
+        parameters: all weights.
+        packed: those of them that MXFP4 holds in 4.25 bits.
+        active: weights that one token meets, the embedding left out.
+        largest: elements of the largest single tensor.
+        width: E.
+        heads: of attention.
+        attention_width: heads * channels of one head.
+        selected: layers whose features are kept.
+    """
+
+    parameters: int = 20_335_620_864
+    packed: int = 19_110_297_600
+    active: int = 3_029_170_944
+    largest: int = 530_841_600
+    layers: int = 24
+    width: int = 2880
+    heads: int = 64
+    attention_width: int = 4096
+    selected: int = 4
+
+
+@dataclass(frozen=True)
+class AutoencoderSizes:
+    """The autoencoder; the defaults are that of FLUX.2.
+
+    Attributes:
+        channels: of each level, the finest first.
+        tile: side of a tile, pixels.
+    """
+
+    parameters: int = 84_046_115
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 32
+    tile: int = 1024
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """A whole pipeline; the defaults are the released Lens."""
+
+    denoiser: DenoiserSizes = field(default_factory=DenoiserSizes)
+    denoiser_parameters: int = 4_104_225_152
+    heads: int = 24
+    encoder: EncoderSizes = field(default_factory=EncoderSizes)
+    autoencoder: AutoencoderSizes = field(default_factory=AutoencoderSizes)
+
+
+def part_bytes(model: ModelSizes, dtype: str, packed: bool) -> dict[str, float]:
+    """Weights of each part.
+
+    Args:
+        dtype: bfloat16, float16 or float32; of every part.
+        packed: the text encoder keeps its experts in MXFP4; the rest of it has `dtype`.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    element = element_bytes(dtype)
+    small = model.encoder.packed if packed else 0
+    return {
+        "text_encoder": (model.encoder.parameters - small) * element + small * MXFP4_BYTES,
+        "transformer": float(model.denoiser_parameters * element),
+        "vae": float(model.autoencoder.parameters * element),
+    }
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes of one number.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    if dtype not in ELEMENT_BYTES:
+        raise ValueError(f"dtype {dtype!r} is not accepted; use one of {', '.join(ELEMENT_BYTES)}")
+    return ELEMENT_BYTES[dtype]
+
+
+def encoding_bytes(sizes: EncoderSizes, tokens: int, element: int) -> int:
+    """Workspace of the text encoder for one prompt of `tokens`, those of the template too.
+
+    GPT-OSS has a learned sink beside the keys of every head, which fused attention does not know: the scores of all
+    heads are alive four times over. Beside them are the features that are kept, the residual stream and two masks.
+    """
+    scores = 4 * sizes.heads * tokens * (tokens + 1) * element
+    return scores + (sizes.selected + 1) * tokens * sizes.width * element + 2 * tokens**2
+
+
+def denoising_bytes(
+    sizes: DenoiserSizes, heads: int, image_tokens: int, text_tokens: int, element: int, fused: bool = True
+) -> int:
+    """Workspace of the denoiser for one picture; its two guidance branches run one after the other.
+
+    The most is alive at one of three places of a block: where keys are rotated, in float32 whatever the dtype; where
+    both streams are joined for attention; where the gated MLP multiplies its halves.
+
+    Args:
+        fused: attention does not write its scores down; without, they are there twice.
+    """
+    n, both, d = image_tokens, image_tokens + text_tokens, sizes.width
+    half = element < 4
+    rotating = (5 * both + 2 * n + (6 if half else 2) * n) * d
+    joining = 11 * both * d
+    multiplying = 4 * both * d + 3 * n * sizes.hidden
+    scores = 0 if fused else 2 * heads * both**2
+    tables = 4 * (2 * n + text_tokens) * (d // heads)  # of both branches, float32, kept for all steps
+    kept = (2 * n * sizes.latent_channels + 2 * text_tokens * sizes.text_channels) * element
+    return max(rotating, joining + scores, multiplying) * element + tables + kept
+
+
+def decoding_bytes(
+    sizes: AutoencoderSizes, height: int, width: int, element: int, scratch: float = 0.0, fused: bool = True
+) -> float:
+    """Workspace of the decoder for one picture, in tiles where it is larger than any official size.
+
+    The widest level is that of the first block at full size, which still has the channels of the level below: its
+    input, normalised and activated, is alive three times.
+
+    Args:
+        scratch: what convolutions need inside, as a multiple of that input.
+        fused: the one attention, at the coarsest level, does not write its scores down; without, they are there twice.
+    """
+    channels = sizes.channels
+    entering = (*channels[1:], channels[-1])
+    widest = max(max(a, b) / 4**level for level, (a, b) in enumerate(zip(channels, entering, strict=True)))
+    tiled = is_tiled(height, width)
+    pixels = min(height, sizes.tile) * min(width, sizes.tile) if tiled else height * width
+    # Finished tiles wait for the last one, then are joined into rows and the rows into the picture.
+    finished = 3 * 3 * tiled_share(sizes, height, width) * height * width if tiled else 0
+    latents = 2 * height * width / 256 * 4 * sizes.latent_channels  # packed, and unpacked
+    scores = 0 if fused else 2 * (pixels / 4 ** (len(channels) - 1)) ** 2
+    return (max((3 + scratch) * widest * pixels, scores) + finished + latents) * element
+
+
+def is_tiled(height: int, width: int) -> bool:
+    """Whether a picture of this size is decoded in tiles."""
+    return height * width // 256 > TILE_ABOVE_TOKENS
+
+
+def tiled_share(sizes: AutoencoderSizes, height: int, width: int) -> float:
+    """Pixels that are decoded for each pixel of the picture: 1 without tiles, more with their overlap."""
+    if not is_tiled(height, width):
+        return 1.0
+    return sum(_tiles(height, sizes.tile)) * sum(_tiles(width, sizes.tile)) / (height * width)
+
+
+def _tiles(side: int, tile: int) -> Iterator[int]:
+    """Lengths of the tiles along one side; a new one begins every three quarters of a tile."""
+    return (min(tile, side - start) for start in range(0, side, tile * 3 // 4))

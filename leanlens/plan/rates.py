@@ -1,0 +1,205 @@
+"""From operations and bytes to seconds: everything the planner assumes, and where each figure comes from.
+
+Comes in: a device, FLOP and bytes. Goes out: seconds. Arithmetic only. Every factor that is not counted stands in
+`ASSUMPTIONS`, once, with its source; the page of the planner prints the same table.
+
+A stage takes the time of its matrix products, of its attention and of the memory traffic of everything between them,
+one after the other, as unfused code runs; and never less than launching its operators takes.
+"""
+
+from dataclasses import dataclass
+
+from leanlens.plan.compute import (
+    DenoiserSizes,
+    autoencoder_flops,
+    decoding_flops,
+    denoiser_flops,
+    text_encoder_flops,
+    training_flops,
+)
+from leanlens.plan.devices import Device
+from leanlens.plan.memory import (
+    PREFIX_TOKENS,
+    AutoencoderSizes,
+    EncoderSizes,
+    ModelSizes,
+    element_bytes,
+    part_bytes,
+    tiled_share,
+)
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A figure, what it is, and who says so."""
+
+    value: float
+    meaning: str
+    source: str
+
+
+_FA2 = "FlashAttention-2 and -3 papers, forward at head width 64 and 4k tokens"
+_OURS = "benchmarks/results/transformer_cpu.json"
+ASSUMPTIONS: dict[str, Assumption] = {
+    "matmul": Assumption(0.66, "share of a GPU's 16-bit peak that matrix products reach", "650 of 989 TFLOP/s on H100"),
+    "matmul_amd": Assumption(0.50, "the same on AMD", "our guess; not measured"),
+    "matmul_single": Assumption(0.85, "share of a GPU's float32 peak", "our guess; not measured"),
+    "matmul_cpu": Assumption(0.85, "share of a processor's measured matmul rate in a block", _OURS),
+    "attention_hopper": Assumption(0.33, "attention, share of the 16-bit peak, Hopper on", f"{_FA2}: 321 of 989"),
+    "attention_ampere": Assumption(0.57, "the same on Ampere and Ada", f"{_FA2}: about 180 of 312 on A100"),
+    "attention_other": Assumption(0.30, "the same on AMD, Apple, Turing and Volta", "our guess; not measured"),
+    "convolution": Assumption(0.30, "convolutions on a GPU, share of the 16-bit peak", "estimate; not measured"),
+    "stream": Assumption(0.80, "share of the memory bandwidth that elementwise operators reach", "our guess"),
+    "passes": Assumption(
+        154, "times that a block reads or writes its 16-bit token matrix between products, eager", "counted"
+    ),
+    "passes_compiled": Assumption(14, "the same where the blocks are compiled", "estimate; not measured"),
+    "launch": Assumption(4e-6, "seconds to launch one operator on a GPU", "usual on a current processor"),
+    "launches": Assumption(142, "operators in one block of the denoiser, eager", "counted"),
+    "launches_compiled": Assumption(20, "the same, compiled", "estimate"),
+    "launches_encoder": Assumption(60, "operators in one layer of the text encoder, MXFP4 kernels", "estimate"),
+    "launches_experts": Assumption(490, "the same where 32 experts are computed one after the other", "estimate"),
+    "compiling_gpu": Assumption(10, "seconds to compile the blocks on a GPU", "diffusers on FLUX.1: 9.6 s"),
+    "compiling_cpu": Assumption(8, "the same on a processor", f"{_OURS}: 6.3 s for two blocks"),
+    "compiled_cpu": Assumption(1.05, "how much faster compiled blocks are on a processor", _OURS),
+    "context": Assumption(0.5e9, "bytes that CUDA or ROCm takes for itself", "usual for torch with cuBLAS and cuDNN"),
+    "driver": Assumption(0.983, "share of a card's memory that torch can have", "23.65 of 24 GiB on an RTX 4090"),
+    "apple": Assumption(0.75, "share of unified memory that the GPU may have", "Metal's recommended working set"),
+    "scratch_gpu": Assumption(
+        1.0,
+        "scratch of the widest convolution, as a multiple of its input, on a GPU",
+        "fits a user's report on an RTX 4090: 24 GB at 1024, 27 GB at 1440",
+    ),
+    "scratch_cpu": Assumption(
+        5.0, "the same on a processor", "resident memory of one decoding at 256 pixels: 3.0 in float32, 4.8 in bfloat16"
+    ),
+    "process": Assumption(1.0e9, "bytes of Python and its libraries, on a processor", "resident after the imports"),
+    "process_gpu": Assumption(3.0e9, "the same with the libraries of CUDA or ROCm", "usual for torch"),
+    "system": Assumption(2.0e9, "bytes of main memory left to the rest of the machine", "our choice"),
+    "backward": Assumption(2.5, "attention: time of a backward pass over a forward", "5 products to 2"),
+    "overlap": Assumption(0.8, "share of a training step that exchange between devices hides behind", "our guess"),
+}
+
+
+def assumed(name: str) -> float:
+    """The value of an assumption."""
+    return ASSUMPTIONS[name].value
+
+
+def usable_bytes(device: Device, nominal: float) -> float:
+    """What torch can have of `nominal` bytes on the device: of the card's memory, or of unified or main memory."""
+    if device.kind == "cpu":
+        return nominal - assumed("system")
+    return nominal * assumed("apple" if device.unified else "driver")
+
+
+def matmul_rate(device: Device, dtype: str) -> float | None:
+    """FLOP/s of large matrix products; None where the device has no arithmetic of that kind."""
+    if dtype == "float32" or (dtype == "bfloat16" and not device.bfloat16 and device.kind != "cpu"):
+        share = "matmul_cpu" if device.kind == "cpu" else "matmul_single"
+        return device.single * 1e12 * assumed(share)
+    if not device.half or (device.kind == "cpu" and dtype == "float16"):
+        return None
+    share = {"cpu": "matmul_cpu", "amd": "matmul_amd"}.get(device.kind, "matmul")
+    return device.half * 1e12 * assumed(share)
+
+
+def attention_rate(device: Device, dtype: str) -> float | None:
+    """FLOP/s of attention over all pairs of tokens."""
+    if device.kind == "cpu":
+        return device.attention * 1e12
+    if (rate := matmul_rate(device, dtype)) is None or dtype == "float32":
+        return None if rate is None else rate / 2
+    if not device.bfloat16 and dtype == "bfloat16":
+        return rate / 2
+    if device.kind == "nvidia" and device.capability >= 8:
+        return device.half * 1e12 * assumed("attention_hopper" if device.capability >= 9 else "attention_ampere")
+    return device.half * 1e12 * assumed("attention_other")
+
+
+def forward_seconds(
+    device: Device, dtype: str, sizes: DenoiserSizes, image_tokens: int, text_tokens: int, compiled: bool = False
+) -> float | None:
+    """One forward pass of the denoiser over one sample; None where a rate is not known."""
+    products, attention = matmul_rate(device, dtype), attention_rate(device, dtype)
+    if not products or not attention:
+        return None
+    tokens = image_tokens + text_tokens
+    pairs = sizes.layers * 4 * tokens**2 * sizes.width
+    seconds = (denoiser_flops(sizes, image_tokens, text_tokens) - pairs) / products + pairs / attention
+    if device.kind == "cpu":  # the measured share holds what lies between the products
+        return seconds / (assumed("compiled_cpu") if compiled else 1)
+    suffix = "_compiled" if compiled else ""
+    passes = sizes.layers * assumed(f"passes{suffix}") * tokens * sizes.width * element_bytes(dtype)
+    seconds += passes / (device.bandwidth * 1e9 * assumed("stream"))
+    return max(seconds, sizes.layers * assumed(f"launches{suffix}") * assumed("launch"))
+
+
+def training_seconds(
+    device: Device,
+    dtype: str,
+    sizes: DenoiserSizes,
+    image_tokens: int,
+    text_tokens: int,
+    compiled: bool = False,
+    recompute: bool = False,
+) -> float | None:
+    """Forward and backward of one sample, with `recompute` one forward more; None where a rate is not known."""
+    products, attention = matmul_rate(device, dtype), attention_rate(device, dtype)
+    forward = forward_seconds(device, dtype, sizes, image_tokens, text_tokens, compiled)
+    if not products or not attention or forward is None:
+        return None
+    tokens = image_tokens + text_tokens
+    pairs = sizes.layers * 4 * tokens**2 * sizes.width
+    seconds = (training_flops(sizes, image_tokens, text_tokens) - 3 * pairs) / products
+    seconds += pairs * (1 + assumed("backward")) / attention
+    if device.kind != "cpu":
+        passes = assumed("passes_compiled" if compiled else "passes") * sizes.layers * tokens * sizes.width
+        seconds += 3 * passes * element_bytes(dtype) / (device.bandwidth * 1e9 * assumed("stream"))
+    return seconds + (forward if recompute else 0.0)
+
+
+def encoding_seconds(device: Device, dtype: str, model: ModelSizes, text_tokens: int, packed: bool) -> float | None:
+    """Encoding one prompt: its products, or reading every expert once if that takes longer."""
+    sizes, rate = model.encoder, matmul_rate(device, dtype)
+    if not rate:
+        return None
+    flops = text_encoder_flops(sizes.active, text_tokens + PREFIX_TOKENS, sizes.layers, sizes.attention_width)
+    read = part_bytes(model, dtype, packed)["text_encoder"] / (device.bandwidth * 1e9 * assumed("stream"))
+    launches = 0.0
+    if device.kind != "cpu":
+        launches = sizes.layers * assumed("launches_encoder" if packed else "launches_experts") * assumed("launch")
+    return max(flops / rate, read, launches)
+
+
+def decoding_seconds(device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int) -> float | None:
+    """Decoding one picture."""
+    rate = matmul_rate(device, dtype)
+    if not rate:
+        return None
+    flops = decoding_flops(height, width, sizes.channels, sizes.layers_per_block, sizes.latent_channels)
+    return flops * tiled_share(sizes, height, width) / _convolution_rate(device, dtype, rate)
+
+
+def latent_seconds(device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int) -> float | None:
+    """Encoding one picture into latents, as training does."""
+    rate = matmul_rate(device, dtype)
+    if not rate:
+        return None
+    flops = autoencoder_flops(height, width, sizes.channels, sizes.layers_per_block, sizes.latent_channels)
+    return flops / _convolution_rate(device, dtype, rate)
+
+
+def caption_seconds(device: Device, dtype: str, sizes: EncoderSizes, text_tokens: int) -> float | None:
+    """Encoding one caption of many that are encoded together, as training does."""
+    rate = matmul_rate(device, dtype)
+    if not rate:
+        return None
+    tokens = text_tokens + PREFIX_TOKENS
+    return text_encoder_flops(sizes.active, tokens, sizes.layers, sizes.attention_width) / rate
+
+
+def _convolution_rate(device: Device, dtype: str, matmul: float) -> float:
+    if device.kind == "cpu" or dtype == "float32" or not device.bfloat16:
+        return matmul
+    return device.half * 1e12 * assumed("convolution")

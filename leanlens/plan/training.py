@@ -1,0 +1,181 @@
+"""What a training run costs on some devices: memory of each, hours, energy, money.
+
+Comes in: a run in plain numbers, which the command line takes from a recipe. Goes out: a `TrainingPlan`. Arithmetic
+only; what each factor is and who says so stands in `rates.py`.
+
+Every device holds its share of the training state and the whole of the frozen parts. A step is the micro-batches that
+fall to one device, with the encoding of their pictures and captions unless those are kept on disk, then one pass of the
+optimiser over its share. Sharded weights are gathered twice for each micro-batch and gradients exchanged once; what of
+that does not hide behind computing is added. Reading data, checkpoints, validation and sample grids are not counted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from leanlens.plan.compute import DenoiserSizes, training_flops
+from leanlens.plan.devices import GIB, Device
+from leanlens.plan.memory import TEXT_TOKENS, ModelSizes
+from leanlens.plan.rates import assumed, caption_seconds, latent_seconds, training_seconds, usable_bytes
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """`pictures` of one resolution: `base` pixels squared; `activations` in bytes are kept of each for the backward."""
+
+    base: int
+    pictures: int
+    activations: float
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one picture."""
+        return self.base**2 // 256
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run, as a recipe states it.
+
+    Attributes:
+        model: sizes of all parts.
+        batches: one for each resolution; all are taken to be as frequent as each other.
+        steps: optimiser steps.
+        micro_batches: in one step, over all devices.
+        precision: bfloat16 or float32, of the matrix products.
+        state: bytes on each device between steps: weights, gradients, optimiser, averages.
+        frozen: bytes of text encoder and autoencoder on each device.
+        together: micro-batches whose activations are alive at once.
+        cached: latents and features are kept on disk, so that encoding is not counted.
+        recompute: blocks are computed again in the backward pass.
+        compiled: blocks are compiled.
+    """
+
+    model: ModelSizes
+    batches: tuple[MicroBatch, ...]
+    steps: int
+    micro_batches: int
+    precision: str
+    state: float
+    frozen: float
+    together: int = 1
+    cached: bool = False
+    recompute: bool = False
+    compiled: bool = False
+    text_tokens: int = TEXT_TOKENS
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What it comes to.
+
+    Attributes:
+        state, activations, frozen: bytes on each device.
+        peak, limit: bytes that one device needs and has.
+        largest: base -> pictures of a micro-batch that would fit.
+        step_seconds, hours: None where a rate is not known.
+        utilisation: share of the peak rate that the model's own operations make up.
+        images, flops: of the whole run; FLOP of the denoiser.
+        kilowatt_hours: of the devices at their limit; the machines around them and cooling not counted.
+        money: in the currency of the price; None without one.
+    """
+
+    state: float
+    activations: float
+    frozen: float
+    peak: float
+    limit: float
+    largest: dict[int, int]
+    step_seconds: float | None
+    hours: float | None
+    utilisation: float | None
+    images: float
+    flops: float
+    kilowatt_hours: float | None
+    money: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every resolution's micro-batch fits a device."""
+        return self.peak <= self.limit
+
+
+def plan_training(
+    run: TrainingRun, device: Device, count: int = 1, price_per_hour: float | None = None
+) -> TrainingPlan:
+    """Plan `run` on `count` devices, each at `price_per_hour`.
+
+    Raises:
+        ValueError: a number of devices that the micro-batches cannot be shared out over, or a price below 0.
+    """
+    if count < 1 or run.micro_batches % count:
+        raise ValueError(
+            f"count {count} is not accepted: train.micro_batches {run.micro_batches} must be a multiple of it"
+        )
+    if price_per_hour is not None and price_per_hour < 0:
+        raise ValueError(f"price_per_hour {price_per_hour:g} is not accepted; give 0 or more")
+    base = (assumed("process") if device.kind == "cpu" else assumed("context")) + run.state + run.frozen
+    activations = max(run.together * batch.pictures * batch.activations for batch in run.batches)
+    limit = usable_bytes(device, device.memory * GIB)
+    largest = {batch.base: max(0, int((limit - base) // (run.together * batch.activations))) for batch in run.batches}
+    seconds = step_seconds(run, device, count)
+    hours = None if seconds is None else run.steps * seconds / 3600
+    flops = run.micro_batches * _mean(run, lambda batch: batch.pictures * _flops(run, batch))
+    peak_rate = (device.single if run.precision == "float32" else device.half) * 1e12
+    return TrainingPlan(
+        state=run.state,
+        activations=activations,
+        frozen=run.frozen,
+        peak=base + activations,
+        limit=limit,
+        largest=largest,
+        step_seconds=seconds,
+        hours=hours,
+        utilisation=flops / count / seconds / peak_rate if seconds and peak_rate else None,
+        images=run.steps * run.micro_batches * _mean(run, lambda batch: batch.pictures),
+        flops=run.steps * flops,
+        kilowatt_hours=None if hours is None or not device.watts else hours * count * device.watts / 1000,
+        money=None if hours is None or price_per_hour is None else hours * count * price_per_hour,
+    )
+
+
+def step_seconds(run: TrainingRun, device: Device, count: int) -> float | None:
+    """One optimiser step on `count` devices; None where a rate is not known."""
+    if not device.single:
+        return None
+    parts = []
+    for batch in run.batches:
+        each = _picture_seconds(run, device, batch)
+        if each is None:
+            return None
+        computing = batch.pictures * each
+        parts.append(computing + max(0.0, _exchange_seconds(run, device, count) - assumed("overlap") * computing))
+    optimiser = 2 * run.state / (device.bandwidth * 1e9 * assumed("stream"))
+    return run.micro_batches / count * sum(parts) / len(parts) + optimiser
+
+
+def _picture_seconds(run: TrainingRun, device: Device, batch: MicroBatch) -> float | None:
+    """One picture on one device: encoded, forward, backward."""
+    sizes: DenoiserSizes = run.model.denoiser
+    learning = training_seconds(
+        device, run.precision, sizes, batch.tokens, run.text_tokens, run.compiled, run.recompute
+    )
+    if run.cached or learning is None:
+        return learning
+    latents = latent_seconds(device, "float32", run.model.autoencoder, batch.base, batch.base)
+    captions = caption_seconds(device, "float32", run.model.encoder, run.text_tokens)
+    return None if latents is None or captions is None else learning + latents + captions
+
+
+def _exchange_seconds(run: TrainingRun, device: Device, count: int) -> float:
+    """Weights gathered in two bytes for the forward and again for the backward, gradients summed in four."""
+    if count == 1:
+        return 0.0
+    return 8 * run.model.denoiser_parameters * (count - 1) / count / (device.peer * 1e9)
+
+
+def _flops(run: TrainingRun, batch: MicroBatch) -> int:
+    return training_flops(run.model.denoiser, batch.tokens, run.text_tokens)
+
+
+def _mean(run: TrainingRun, of: Callable[[MicroBatch], float]) -> float:
+    return sum(of(batch) for batch in run.batches) / len(run.batches)
