@@ -50,6 +50,7 @@ class Encoder:
         max_sequence_length: text tokens, the template's prefix included.
         at_once: pictures and captions that are put through a model together. 1 makes each independent of its
             neighbours to the last bit; more is faster and equal up to rounding.
+        text_multiple: batches of text are padded to a multiple of so many tokens.
 
     The key of an entry does not hold the device: what one device computed is used on another.
     """
@@ -62,15 +63,18 @@ class Encoder:
         template_date: str = DEFAULT_DATE,
         max_sequence_length: int = MAX_SEQUENCE_LENGTH,
         at_once: int = 1,
+        text_multiple: int = 1,
     ):
-        if at_once < 1:
-            raise ValueError(f"at_once {at_once} is not accepted; give 1 or more")
+        for name, value in (("at_once", at_once), ("text_multiple", text_multiple)):
+            if value < 1:
+                raise ValueError(f"{name} {value} is not accepted; give 1 or more")
         self.vae = vae
         self.text_side: TextSide | None = text_side
         self.cache = cache
         self.date = resolve_date(template_date)
         self.max_sequence_length = max_sequence_length
         self.at_once = at_once
+        self.text_multiple = text_multiple
         self._template = template_named(text_side.template, self.date)
         self._no_text = _no_text(text_side)
         # Checksums read every weight, so they are taken only where something is kept under them.
@@ -111,7 +115,9 @@ class Encoder:
             for caption, features in zip(group, self._encoded(group), strict=True):
                 found[caption] = features
                 self._keep(keys[caption], _packed(features))
-        return join([_on(self.vae.device, found.get(caption, self._no_text)) for caption in captions])
+        joined = join([_on(self.vae.device, found.get(caption, self._no_text)) for caption in captions])
+        length = max(1, -(-joined.mask.shape[1] // self.text_multiple)) * self.text_multiple
+        return joined.padded(length) if self.text_multiple > 1 else joined
 
     def encode_once(self, captions: Iterable[str]) -> int:
         """Put the features of all `captions` on disk, then let the text encoder go; how many captions there were.

@@ -11,6 +11,7 @@ may be short.
 
 import hashlib
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -75,6 +76,8 @@ class Stream:
         workers: threads that read and decode ahead; 0 does it in the caller's. Their number changes no batch.
         resolution: a picture goes to the "largest" base resolution that it reaches, or a new one is drawn for it in
             every epoch among all that it reaches.
+        caption_words: captions are cut to their first sentences of so many words together, the first one whole; None
+            keeps them as they are.
         missing_caption: a picture without the caption wanted is an "error" at once, or is "skip"ped and counted.
 
     Attributes:
@@ -100,10 +103,11 @@ class Stream:
         workers: int = 0,
         resolution: str = "largest",
         missing_caption: str = "error",
+        caption_words: int | None = None,
     ):
         self.sources: list[Source] = list(sources) if isinstance(sources, Sequence) else [sources]
         self.table, self.batch_sizes, self.seed = table, dict(batch_sizes), seed
-        self.caption_kind, self.caption_dropout = caption_kind, caption_dropout
+        self.caption_kind, self.caption_dropout, self.caption_words = caption_kind, caption_dropout, caption_words
         self.rank, self.world_size, self.workers = rank, world_size, workers
         self.max_upscale, self.resolution, self.missing_caption = max_upscale, resolution, missing_caption
         self._check_settings()
@@ -120,6 +124,7 @@ class Stream:
         self._settings = {
             "seed": seed,
             "caption_kind": caption_kind,
+            **({} if caption_words is None else {"caption_words": caption_words}),
             "caption_dropout": caption_dropout,
             "max_upscale": max_upscale,
             "resolution": resolution,
@@ -146,7 +151,9 @@ class Stream:
         """Every caption that this stream can give, to be encoded beforehand; some may come twice."""
         for source, record in self._places:
             found = self.sources[source].captions(record)
-            yield from dict.fromkeys(pick_caption(found, kind) for kind in _wanted(self.caption_kind))
+            yield from dict.fromkeys(
+                cut_caption(pick_caption(found, kind), self.caption_words) for kind in _wanted(self.caption_kind)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence stands, the same on every rank that took as many micro-batches; plain JSON values."""
@@ -330,7 +337,8 @@ class Stream:
         record = source.read(number)
         wanted = _wanted(self.caption_kind)
         caption = pick_caption(record.captions, wanted[-1] if plan.brief[sample] else wanted[0])
-        return fit(decode(record.image), bucket), "" if plan.dropped[sample] else caption, record.key
+        caption = "" if plan.dropped[sample] else cut_caption(caption, self.caption_words)
+        return fit(decode(record.image), bucket), caption, record.key
 
 
 def fit(image: Image.Image, bucket: Bucket) -> Tensor:
@@ -353,6 +361,20 @@ def pick_caption(captions: Mapping[str, str], kind: str) -> str:
         if name in captions:
             return captions[name]
     raise ValueError(f"it has no {kind} caption" + (f", only {', '.join(captions)}" if captions else ""))
+
+
+def cut_caption(caption: str, words: int | None) -> str:
+    """The first sentences of a caption of at most `words` words together; the first one stays whole."""
+    if words is None:
+        return caption
+    sentences = re.split(r"(?<=[.!?])\s+", caption)
+    kept, total = sentences[:1], len(sentences[0].split())
+    for sentence in sentences[1:]:
+        total += len(sentence.split())
+        if total > words:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
 
 
 def _wanted(caption_kind: str) -> tuple[str, ...]:

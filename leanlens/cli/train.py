@@ -18,8 +18,11 @@ def train(
     A run.dir that holds a checkpoint is continued. Several processes: torchrun --nproc-per-node 8 -m leanlens train ...
     """
     from leanlens.config import read_recipe
-    from leanlens.train.config import TrainRecipe
+    from leanlens.train.config import TrainRecipe, kind_of_recipe
 
+    if kind_of_recipe(recipe) == "autoencoder":
+        _train_autoencoder(recipe, changes or [], dry_run)
+        return
     wanted = read_recipe(TrainRecipe, recipe, changes or [])
     if dry_run:
         from leanlens.train.outline import outline
@@ -56,3 +59,20 @@ def export(
 def _report(folder: Path, progress: Any) -> None:
     done = f"step {progress.step}, {progress.images} images, {progress.flops:.3g} FLOP, {progress.seconds:.0f} s"
     print(f"{folder}  {done}")
+
+
+def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> None:
+    from leanlens import dist
+    from leanlens.config import read_recipe
+    from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder, train_autoencoder
+
+    wanted = read_recipe(AutoencoderRecipe, recipe, changes)
+    if dry_run:
+        print(f"{sum(weight.numel() for weight in open_autoencoder(wanted).parameters()):,} parameters")
+        return
+    group = dist.join(wanted.run.device)
+    try:
+        progress = train_autoencoder(wanted, group.device)
+    finally:
+        dist.leave()
+    print(f"{wanted.run.dir}  step {progress.step}, {progress.crops} crops, {progress.seconds:.0f} s")

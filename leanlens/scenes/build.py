@@ -31,7 +31,7 @@ from leanlens.scenes.describe import brief, dense
 from leanlens.scenes.icons import Library, library, open_library
 from leanlens.scenes.layout import load_font
 from leanlens.scenes.render import render
-from leanlens.scenes.scene import Scene, sample_scene
+from leanlens.scenes.scene import Scene, Size, sample_scene
 
 ENCODINGS: dict[str, dict[str, Any]] = {
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -50,7 +50,7 @@ class Settings:
     num: int
     seed: int
     split: str | None
-    size: int
+    size: Size
     encoding: str
     per_shard: int
     library: str
@@ -58,7 +58,8 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        return {"command": "leanlens scenes build", **vars(self), "split": self.split or "any"}
+        size = self.size if isinstance(self.size, int) else json.loads(json.dumps(self.size))
+        return {"command": "leanlens scenes build", **vars(self), "split": self.split or "any", "size": size}
 
 
 def build(
@@ -66,7 +67,7 @@ def build(
     num: int,
     seed: int = 0,
     split: str | None = "train",
-    size: int = 256,
+    size: Size = 256,
     encoding: str = "jpg",
     per_shard: int = 1000,
     sources: str | None = None,

@@ -10,8 +10,9 @@ the other) and `ATTRIBUTION.md`.
 import hashlib
 import json
 import os
+import tomllib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ from leanlens.scenes.shapes import draw_shapes
 
 PIXELS = 192  # longest side of a stored bitmap
 FORMAT = "leanlens-icons-1"
+EVERYDAY = Path(__file__).with_name("everyday.toml")
 SHAPES = "shapes"  # the style of the drawn shapes, which go with every other style
 CACHE_BYTES = 96 * 2**20  # resized sprites kept per process
 PAINTABLE_SHARE = 0.55  # of the visible pixels must have the dominant hue, or a colour name would not be true
@@ -175,11 +177,12 @@ def library(which: str | None = None) -> Library:
     """Open a library, making the sample's on first use.
 
     Args:
-        which: "full" what `leanlens scenes sources` made, "sample" what comes with the package, a path to the folder
-            of a library; None takes the full one where it is there, else the sample, and says so.
+        which: "full" what `leanlens scenes sources` made, "everyday" the part of it that the embedded model was
+            trained on, "sample" what comes with the package, a path to the folder of a library; None takes the full
+            one where it is there, else the sample, and says so.
 
     Raises:
-        ValueError: "full" is not there, or the folder holds no library.
+        ValueError: "full" is not there, which "everyday" needs too, or the folder holds no library.
     """
     full = cache_folder() / f"full-{_recipe()}"
     if which is None and not full.exists():
@@ -190,10 +193,10 @@ def library(which: str | None = None) -> Library:
         if not folder.exists():
             _make_once(*sources.read_sample(), folder, progress=False)
         return open_library(folder)
-    if which in (None, "full"):
+    if which in (None, "full", "everyday"):
         if not full.exists():
-            raise ValueError(f"sources 'full' are not in {cache_folder()}; run `leanlens scenes sources`")
-        return open_library(full)
+            raise ValueError(f"sources {which!r} are not in {cache_folder()}; run `leanlens scenes sources`")
+        return _everyday(full) if which == "everyday" else open_library(full)
     return open_library(Path(which))
 
 
@@ -208,6 +211,42 @@ def make_full_library(packages: Path | None = None, progress: bool = True) -> Li
         tarballs = sources.fetch_packages(packages or cache_folder() / "packages")
         _make_once(*sources.read_packages(tarballs), folder, progress)
     return open_library(folder)
+
+
+def _everyday(full: Path) -> Library:
+    folder = cache_folder() / f"everyday-{_recipe(EVERYDAY)}"
+    if not folder.exists():
+        wanted = tomllib.loads(EVERYDAY.read_text(encoding="utf-8"))
+        narrow(open_library(full), wanted["concepts"], wanted["styles"], folder)
+    return open_library(folder)
+
+
+def narrow(shelf: Library, concepts: Sequence[str], styles: Sequence[str], folder: Path) -> None:
+    """Write a library of some concepts and styles of another into `folder`; the drawn shapes come along.
+
+    Raises:
+        ValueError: a concept or a style that the other library does not have.
+    """
+    for kind, names, known in (("concept", concepts, shelf.concepts), ("style", styles, shelf.styles)):
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"{kind} {unknown[0]!r} is not in the library {shelf.folder}; leave it out")
+    kept = {*concepts, *shelf.bitmaps[SHAPES]}
+    table = json.loads((shelf.folder / "library.json").read_text(encoding="utf-8"))
+    table["styles"] = {style: shelf.styles[style] for style in styles}
+    table["concepts"] = [row for row in table["concepts"] if row["name"] in kept]
+    table["bitmaps"] = {
+        style: {name: row for name, row in table["bitmaps"][style].items() if name in kept}
+        for style in [*styles, SHAPES]
+    }
+    del table["fingerprint"]
+    digest = hashlib.sha256(f"{shelf.fingerprint}{json.dumps(table, sort_keys=True)}".encode())
+    table["fingerprint"] = digest.hexdigest()[:16]
+    with whole_folder(folder) as temporary:
+        for style in table["bitmaps"]:
+            (temporary / f"{style}.npy").symlink_to((shelf.folder / f"{style}.npy").resolve())
+        (temporary / "library.json").write_text(json.dumps(table), encoding="utf-8")
+        attribution = (shelf.folder / "ATTRIBUTION.md").read_text(encoding="utf-8")
+        (temporary / "ATTRIBUTION.md").write_text(attribution, encoding="utf-8")
 
 
 def open_library(folder: Path) -> Library:

@@ -16,10 +16,11 @@ from leanlens.scenes.icons import COLORS, Library
 from leanlens.scenes.layout import Background, Draft, Frame, Text, Unit, arrange
 from leanlens.scenes.names import read_vocabulary
 
-Size = int | tuple[int, int]
+Size = int | tuple[int, int] | tuple[tuple[int, int], ...]
 HELD_OUT = 5  # of 100 names, for concepts, coloured concepts, pairs and relations each
 INVERSE = {"right of": "left of", "below": "above"}
 MOST_ATTEMPTS = 1000
+SQUARE_SHARE = 0.4  # of the canvases
 # Units side by side -> pixels of the short side that each needs for the longest text it may carry.
 LEGIBLE_PIXELS = {1: 96, 2: 60, 3: 42}
 CONTRAST = 95.0  # least distance of two colours that must be told apart, in parts of 255 per channel
@@ -136,7 +137,7 @@ def sample_scene(seed: int, library: Library, split: str | None = None, size: Si
     Args:
         split: "train" has no held-out name, "test" has one at least, None takes any.
         size: base in pixels, for a canvas of about size x size area and any aspect from 1:2 to 2:1, or an exact
-            (width, height) of at least 64.
+            (width, height) of at least 64, or several of these, of which one is drawn, the squarest most often.
 
     Raises:
         ValueError: an argument is not one of these, or the library is too small to have such a scene.
@@ -223,15 +224,21 @@ def distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
 
 def _choose_canvas(size: Size, rng: Random) -> tuple[int, int]:
     if isinstance(size, tuple):
-        if len(size) != 2 or min(size) < 64:
-            raise ValueError(f"size {size} is not accepted; give (width, height) of at least 64 pixels each")
-        return size
+        one: Any = _choose_among(size, rng) if size and isinstance(size[0], tuple) else size
+        if len(one) != 2 or min(one) < 64:
+            raise ValueError(f"size {one} is not accepted; give (width, height) of at least 64 pixels each")
+        return one
     if size < 64 or size % 16:
         raise ValueError(f"size {size} is not accepted; give a multiple of 16 of at least 64")
-    ratio = 1.0 if rng.random() < 0.4 else 2 ** rng.uniform(-1, 1)
+    ratio = 1.0 if rng.random() < SQUARE_SHARE else 2 ** rng.uniform(-1, 1)
     width = max(64, round(size * math.sqrt(ratio) / 16) * 16)
     height = max(64, round(size / math.sqrt(ratio) / 16) * 16)
     return min(width, 2 * height), min(height, 2 * width)
+
+
+def _choose_among(sizes: tuple[Any, ...], rng: Random) -> tuple[int, int]:
+    squarest = min(sizes, key=lambda size: max(size) / min(size))
+    return squarest if rng.random() < SQUARE_SHARE else rng.choice(sizes)
 
 
 def _choose_style(library: Library, rng: Random) -> str:

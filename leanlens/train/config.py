@@ -6,6 +6,8 @@ silent the text says "our choice". Knows nothing of tensors.
 Source: Lens, arXiv 2605.21573, section 3 and appendix.
 """
 
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -101,6 +103,11 @@ class Scenes(Section):
     """Side of the square of a picture's area, pixels."""
     validation: Count = 64
     """Held-out pictures."""
+    sources: str | None = None
+    """Library of drawings: "full", "everyday", "sample" or a folder; None: full where it is there, else sample."""
+    canvas: Literal["free", "buckets"] = "free"
+    """"free": any shape from 1:2 to 2:1 of about `size` squared, cut to the nearest bucket. "buckets": exactly the
+    sizes of the largest resolution in `data.buckets`, so that nothing is cut away."""
 
 
 class Bucket(Section):
@@ -143,6 +150,10 @@ class Data(Section):
     """Which caption of a picture is used."""
     resolution: Literal["largest", "draw"] = "largest"
     """A picture counts for the largest resolution that it reaches, or for one drawn anew in every epoch."""
+    caption_words: Count | None = None
+    """Captions are cut to their first sentences of about so many words together; None keeps them whole."""
+    text_multiple: Count = 1
+    """Text is padded to a multiple of so many tokens: few different shapes, which compiled blocks need."""
     caption_dropout: Share = 0.1
     """Share of pictures learnt without any text, which guidance needs. The paper does not state it: our choice."""
     max_upscale: Annotated[float, Field(ge=1)] = 1.25
@@ -312,3 +323,14 @@ class TrainRecipe(Section):
         if self.sample.every and not self.sample.prompts:
             raise ValueError("sample.prompts is empty; sample.every needs prompts to draw")
         return self
+
+
+def kind_of_recipe(path: Path) -> str:
+    """What a recipe trains: "autoencoder" where it has a table of that name, else "denoiser".
+
+    A file that cannot be read counts as the latter; whoever reads it says what is wrong.
+    """
+    with suppress(OSError, ValueError):
+        if "autoencoder" in tomllib.loads(path.read_text(encoding="utf-8")):
+            return "autoencoder"
+    return "denoiser"

