@@ -10,7 +10,7 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import doctor, evaluate, generate, replay, scenes, serve, train, weights
+from leanlens.cli import doctor, evaluate, generate, plan, replay, scenes, serve, train, weights
 
 app = typer.Typer(
     name="leanlens",
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("replay")(replay.replay)
 app.command("serve")(serve.serve)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("export")(train.export)
 app.command("doctor")(doctor.doctor)

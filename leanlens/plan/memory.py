@@ -144,7 +144,8 @@ def decoding_bytes(
     """Workspace of the decoder for one picture, in tiles where it is larger than any official size.
 
     The widest level is that of the first block at full size, which still has the channels of the level below: its
-    input, normalised and activated, is alive three times.
+    input, normalised and activated, is alive three times; where a
+    block does not narrow, its end needs five times its output.
 
     Args:
         scratch: what convolutions need inside, as a multiple of that input.
@@ -152,14 +153,18 @@ def decoding_bytes(
     """
     channels = sizes.channels
     entering = (*channels[1:], channels[-1])
-    widest = max(max(a, b) / 4**level for level, (a, b) in enumerate(zip(channels, entering, strict=True)))
+    levels = [
+        (into / 4**level, out / 4**level) for level, (into, out) in enumerate(zip(entering, channels, strict=True))
+    ]
+    widest = max(into for into, _ in levels)
+    alive = max(max(3 * into, 5 * out) for into, out in levels)  # a block's first half, and its sum at the end
     tiled = is_tiled(height, width)
     pixels = min(height, sizes.tile) * min(width, sizes.tile) if tiled else height * width
     # Finished tiles wait for the last one, then are joined into rows and the rows into the picture.
     finished = 3 * 3 * tiled_share(sizes, height, width) * height * width if tiled else 0
     latents = 2 * height * width / 256 * 4 * sizes.latent_channels  # packed, and unpacked
     scores = 0 if fused else 2 * (pixels / 4 ** (len(channels) - 1)) ** 2
-    return (max((3 + scratch) * widest * pixels, scores) + finished + latents) * element
+    return (max((alive + scratch * widest) * pixels, scores) + finished + latents) * element
 
 
 def is_tiled(height: int, width: int) -> bool:

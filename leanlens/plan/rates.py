@@ -96,7 +96,7 @@ def usable_bytes(device: Device, nominal: float) -> float:
 def matmul_rate(device: Device, dtype: str) -> float | None:
     """FLOP/s of large matrix products; None where the device has no arithmetic of that kind."""
     if dtype == "float32" or (dtype == "bfloat16" and not device.bfloat16 and device.kind != "cpu"):
-        share = "matmul_cpu" if device.kind == "cpu" else "matmul_single"
+        share = {"cpu": "matmul_cpu", "apple": "matmul"}.get(device.kind, "matmul_single")
         return device.single * 1e12 * assumed(share)
     if not device.half or (device.kind == "cpu" and dtype == "float16"):
         return None
@@ -108,7 +108,7 @@ def attention_rate(device: Device, dtype: str) -> float | None:
     """FLOP/s of attention over all pairs of tokens."""
     if device.kind == "cpu":
         return device.attention * 1e12
-    if (rate := matmul_rate(device, dtype)) is None or dtype == "float32":
+    if (rate := matmul_rate(device, dtype)) is None or (dtype == "float32" and device.kind != "apple"):
         return None if rate is None else rate / 2
     if not device.bfloat16 and dtype == "bfloat16":
         return rate / 2

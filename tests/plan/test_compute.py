@@ -9,6 +9,7 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import (
     DenoiserSizes,
     autoencoder_flops,
+    decoding_flops,
     denoiser_flops,
     muon_flops,
     text_encoder_flops,
@@ -54,6 +55,17 @@ def test_autoencoder_agrees_with_torch():
         vae.encode(pixels)
     channels = tuple(vae.config.block_out_channels)
     assert counter.get_total_flops() == pytest.approx(autoencoder_flops(128, 96, channels), rel=1e-6)
+
+
+def test_decoder_agrees_with_torch():
+    from diffusers import AutoencoderKLFlux2
+
+    with torch.device("meta"):
+        vae = AutoencoderKLFlux2()
+        latents = torch.zeros(1, 32, 16, 12)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        vae.decode(latents)
+    assert counter.get_total_flops() == pytest.approx(decoding_flops(128, 96), rel=1e-6)
 
 
 def test_text_encoder_is_the_published_figure():

@@ -1,0 +1,337 @@
+"""`leanlens plan`: what fits a machine, how long a picture or a training run takes, and the command to run.
+
+Comes in: words. Goes out: a plan as text or JSON. Looks up the machine and takes numbers from a model's files or a
+recipe; the arithmetic is in `leanlens/plan/`.
+"""
+
+import json
+import os
+import shlex
+from importlib import util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": None}
+
+
+def plan(
+    what: Annotated[str, typer.Argument(help="image, train or finetune; the last two with a recipe.")] = "image",
+    recipe: Annotated[Path | None, typer.Argument(help="A TOML recipe, for train and finetune.")] = None,
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="turbo, rl, base, or a model folder here; nothing is fetched.")
+    ] = "turbo",
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels; the model's own size without it.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Noise levels; the model's own number without it.")] = None,
+    cfg: Annotated[float | None, typer.Option(help="Guidance scale; the model's own without it, 1 is none.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures of one prompt, drawn one after the other.")] = 1,
+    gpu: Annotated[str | None, typer.Option(help="A card or chip by name, such as 'RTX 3060 12GB'.")] = None,
+    vram: Annotated[float | None, typer.Option(help="Instead of a name, or beside it: the card's memory, GB.")] = None,
+    ram: Annotated[float | None, typer.Option(help="Main memory, GB.")] = None,
+    count: Annotated[int, typer.Option(help="With train and finetune: devices.")] = 1,
+    price_per_hour: Annotated[float | None, typer.Option(help="With train and finetune: of one device.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a key of the recipe; may be repeated.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Pin it: bfloat16, float16 or float32.")] = "auto",
+    quant: Annotated[str, typer.Option(help="Pin it: none is what there is.")] = "auto",
+    offload: Annotated[str, typer.Option(help="Pin it: none is what there is.")] = "auto",
+    device: Annotated[str, typer.Option(help="Pin it: cuda, mps or cpu.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what fits, what it needs at its peak, how long it takes, and the command to run.
+
+    Without --gpu and --vram it plans for this machine. Seconds are predicted, not measured; docs/plan.md says how.
+    """
+    if what not in ("image", "train", "finetune"):
+        raise ValueError(f"{what!r} cannot be planned; image, train and finetune can")
+    machine = find_machine(gpu, vram, ram)
+    if what == "image":
+        if recipe is not None:
+            raise ValueError(f"recipe {recipe} is for train and finetune; an image is planned without one")
+        pins = [None if value == "auto" else _SHORT.get(value, value) for value in (dtype, quant, offload, device)]
+        answer = plan_image(machine, model, size, steps, cfg, batch, pins)
+    else:
+        answer = plan_run(what, recipe, changes or [], machine.device, count, price_per_hour)
+    print(json.dumps(answer, indent=2) if as_json else "\n".join(_lines(answer)))
+
+
+def plan_image(
+    machine: Any, name: str, size: str | None, steps: int | None, cfg: float | None, batch: int, pins: list[str | None]
+) -> dict[str, Any]:
+    """The plan of `batch` pictures as plain JSON values; `pins` are dtype, quant, offload and device.
+
+    Raises:
+        ValueError: a model that is not here, or a size, number or pin that is not accepted.
+    """
+    from leanlens.cli.generate import _size
+    from leanlens.pipeline.request import check_guidance, check_steps
+    from leanlens.plan.choose import Drawing, Pins, choose
+    from leanlens.presets import preset_for
+
+    preset = preset_for(name)
+    sizes, packed = model_sizes(name)
+    steps, cfg = steps or preset.num_inference_steps, preset.guidance_scale if cfg is None else cfg
+    check_steps(steps)
+    check_guidance(cfg)
+    pixels = _size(size, None, None, preset.base_resolution, None)
+    drawing = Drawing(pixels["height"], pixels["width"], steps, cfg, batch)
+    choice = choose(machine, sizes, packed, drawing, Pins(*pins))
+    settings, each = choice.settings, choice.seconds_per_picture(batch)
+    words = ["leanlens", "generate", "PROMPT", "--model", name, "--size", f"{drawing.width}x{drawing.height}"]
+    words += ["--steps", str(steps), "--cfg", f"{cfg:g}", "--dtype", settings.dtype, "--device", settings.device]
+    words += ["--number", str(batch)] if batch > 1 else []
+    words += ["--compile"] if settings.compile else []
+    return {
+        "machine": machine.device.name,
+        "fits": choice.fits,
+        "too_large": list(choice.tight),
+        "peak_vram_gb": _gb(max(choice.vram.values())),
+        "peak_ram_gb": _gb(max(choice.ram.values())),
+        "vram_limit_gb": None if choice.vram_limit is None else _gb(choice.vram_limit),
+        "ram_limit_gb": None if choice.ram_limit is None else _gb(choice.ram_limit),
+        "stages": {
+            stage: {"vram_gb": _gb(choice.vram[stage]), "ram_gb": _gb(choice.ram[stage])} for stage in choice.vram
+        },
+        "seconds_per_image": None if each is None else float(f"{each:.3g}"),
+        "seconds": {stage: float(f"{value:.3g}") for stage, value in choice.seconds.items()},
+        "settings": dict(vars(settings)),
+        "lost": choice.loss,
+        "needs": ["pip install 'kernels>=0.18.2,<0.19' triton"] if settings.encoder == "mxfp4" else [],
+        "command": shlex.join(words) if choice.fits else None,
+    }
+
+
+def model_sizes(name: str) -> tuple[Any, bool]:
+    """Sizes of a model, and whether its text encoder stays in MXFP4: the released ones, or those of a folder here.
+
+    Raises:
+        ValueError: neither, or a folder that is not whole.
+    """
+    from leanlens.plan.memory import ModelSizes
+    from leanlens.presets import PRESETS
+
+    if name in PRESETS and name != "nano":
+        return ModelSizes(), True
+    from leanlens.weights.layouts import identify
+
+    if name == "nano":
+        from leanlens.hub import locate
+
+        path = locate(name)
+    else:
+        path = Path(name).expanduser()
+    if not path.exists():
+        raise ValueError(f"model {name!r} is not here; give turbo, rl, base or a model folder of this machine")
+    layout = identify(path)
+    if layout.component != "pipeline" or not {"transformer", "text_encoder", "vae"} <= set(layout.parts):
+        raise ValueError(f"{path} is a {layout.title}; a whole model folder can be planned, or turbo, rl or base")
+    return _sizes_of(layout.parts), layout.parts["text_encoder"].quantisation == "mxfp4"
+
+
+def _sizes_of(parts: Any) -> Any:
+    """Plain numbers of a folder's parts, from configs and the headers of weight files."""
+    from leanlens.plan.compute import DenoiserSizes
+    from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes
+    from leanlens.weights.load import stored_tensors
+
+    part, text, vae = (parts[key].config for key in ("transformer", "text_encoder", "vae"))
+    width = part["num_attention_heads"] * part["attention_head_dim"]
+    layers = part.get("selected_layer_index", (5, 11, 17, 23))
+    stored = {key: stored_tensors(parts[key]).values() for key in ("transformer", "vae")}
+    counts = {key: sum(_elements(tensor.shape) for tensor in tensors) for key, tensors in stored.items()}
+    encoder = stored_tensors(parts["text_encoder"])
+    weights = {key: _elements(value.shape) for key, value in encoder.items() if not key.startswith("lm_head")}
+    share = text.get("num_experts_per_tok", 1) / text.get("num_local_experts", 1)
+    met = sum(n * (share if ".experts." in key else 1) for key, n in weights.items() if "embed_tokens" not in key)
+    head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    return ModelSizes(
+        DenoiserSizes(part["num_layers"], width, part["in_channels"], part["enc_hidden_dim"] * len(layers)),
+        counts["transformer"],
+        part["num_attention_heads"],
+        EncoderSizes(
+            parameters=sum(weights.values()),
+            packed=sum(weights[key] for key in weights if encoder[key].quantisation == "mxfp4"),
+            active=int(met),
+            largest=max(weights.values()),
+            layers=text["num_hidden_layers"],
+            width=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            attention_width=text["num_attention_heads"] * head_dim,
+            selected=len(layers),
+        ),
+        AutoencoderSizes(
+            counts["vae"],
+            tuple(vae["block_out_channels"]),
+            vae["layers_per_block"],
+            vae["latent_channels"],
+            vae["sample_size"],
+        ),
+    )
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    import math
+
+    return math.prod(shape)
+
+
+def plan_run(
+    what: str, recipe: Path | None, changes: list[str], device: Any, count: int, price: float | None
+) -> dict[str, Any]:
+    """The plan of a training run as plain JSON values.
+
+    Raises:
+        ValueError: a recipe that cannot be read, is of another kind, or does not go with the number of devices.
+    """
+    from leanlens.plan.training import plan_training
+
+    if recipe is None:
+        raise ValueError(f"plan {what} needs a recipe; give the path of a TOML file")
+    wanted, run = read_run(what, recipe, changes, device, count)
+    made = plan_training(run, device, count, price)
+    start = f"torchrun --nproc-per-node {count} -m leanlens" if count > 1 else "leanlens"
+    words = shlex.join(["train", str(recipe), *(word for change in changes for word in ("--set", change))])
+    return {
+        "machine": f"{count} x {device.name}",
+        "fits": made.fits,
+        "peak_vram_gb": _gb(made.peak),
+        "vram_limit_gb": _gb(made.limit),
+        "stages": {
+            "state_gb": _gb(made.state),
+            "text encoder and autoencoder_gb": _gb(made.frozen),
+            "activations_gb": _gb(made.activations),
+        },
+        "largest_batch": {str(base): pictures for base, pictures in made.largest.items()},
+        "seconds_per_step": made.step_seconds and float(f"{made.step_seconds:.3g}"),
+        "hours": made.hours and float(f"{made.hours:.3g}"),
+        "utilisation": made.utilisation and float(f"{made.utilisation:.2g}"),
+        "images": made.images,
+        "flops": made.flops,
+        "kilowatt_hours": made.kilowatt_hours and float(f"{made.kilowatt_hours:.3g}"),
+        "money": made.money and float(f"{made.money:.3g}"),
+        "settings": {"precision": wanted.train.precision, "checkpointing": wanted.train.checkpointing},
+        "command": f"{start} {words}" if made.fits else None,
+    }
+
+
+def read_run(what: str, path: Path, changes: list[str], device: Any, count: int) -> tuple[Any, Any]:
+    """A recipe, and the same as plain numbers for `count` of `device`."""
+    from dataclasses import replace
+
+    from leanlens.config import read_recipe
+    from leanlens.plan.compute import DenoiserSizes
+    from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes, part_bytes
+    from leanlens.plan.training import MicroBatch, TrainingRun
+    from leanlens.train.config import TrainRecipe, kind_of_recipe
+    from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
+
+    if kind_of_recipe(path) != "denoiser":
+        raise ValueError(f"recipe {path} trains an autoencoder; a denoiser's recipe can be planned")
+    recipe = read_recipe(TrainRecipe, path, changes)
+    if what == "finetune" and recipe.init.start is None:
+        raise ValueError(
+            f"recipe {path} starts from random weights; plan train, or set init.from to what is fine-tuned"
+        )
+    part = recipe.model
+    sizes = DenoiserSizes(
+        part.num_layers, part.width, 4 * part.out_channels, part.enc_hidden_dim * len(part.selected_layer_index)
+    )
+    released = ModelSizes(sizes, denoiser_parameters(part), part.num_attention_heads)
+    if part.parts == "toy":
+        tiny = EncoderSizes(150_000, 0, 60_000, 20_000, 4, 48, 4, 64, 4)
+        model, packed = (
+            replace(released, encoder=tiny, autoencoder=AutoencoderSizes(300_000, (16, 16, 32, 32), 1)),
+            False,
+        )
+    elif Path(part.parts).is_dir():
+        found, packed = model_sizes(part.parts)
+        model = replace(released, encoder=found.encoder, autoencoder=found.autoencoder)
+    else:
+        model, packed = released, True
+    # The loop opens the frozen parts in float32; experts stay packed where there are kernels for them.
+    kernels = device.kind == "nvidia" and device.capability >= 7.5
+    weights = part_bytes(model, "float32", packed and kernels)
+    return recipe, TrainingRun(
+        model,
+        tuple(
+            MicroBatch(bucket.base, bucket.batch, activation_bytes(recipe, bucket, count))
+            for bucket in recipe.data.buckets
+        ),
+        recipe.train.steps,
+        recipe.train.micro_batches,
+        recipe.train.precision,
+        state_bytes(recipe, count),
+        weights["text_encoder"] + weights["vae"],
+        max(1, recipe.train.micro_batches // count) if recipe.train.pack else 1,
+        recipe.data.cache is not None,
+        recipe.train.checkpointing,
+        recipe.train.compile,
+    )
+
+
+def find_machine(gpu: str | None, vram: float | None, ram: float | None) -> Any:
+    """The machine that the options describe; without them, this one.
+
+    Raises:
+        ValueError: an unknown card, or a memory that is not above 0.
+    """
+    from leanlens.plan.choose import Machine
+    from leanlens.plan.devices import card_of, find_device, with_memory
+
+    if ram is not None and ram <= 0:
+        raise ValueError(f"--ram {ram:g} is not accepted; give main memory in GB, above 0")
+    if gpu is None and vram is None:
+        return _this_machine(ram)
+    device = card_of(vram or 0) if gpu is None else find_device(gpu)
+    if vram is not None:
+        device = with_memory(device, card_of(vram).memory)
+    if device.unified and ram is not None:
+        device = with_memory(device, ram)
+    return Machine(device, device.memory if device.unified else ram)
+
+
+def _this_machine(ram: float | None) -> Any:
+    import torch
+
+    from leanlens.plan.choose import Machine
+    from leanlens.plan.devices import GIB, card_of, cpu, device_of_driver
+
+    memory = ram or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    flags = torch.backends.cpu.get_cpu_capability()
+    half = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    kind = "AVX-512 bfloat16" if half else "AVX-512" if "512" in flags else "AVX2"
+    processor = cpu(torch.get_num_threads(), kind, memory)
+    if not torch.cuda.is_available():
+        return Machine(processor, memory)
+    found = torch.cuda.get_device_properties(0)
+    device = device_of_driver(found.name, found.total_memory) or card_of(found.total_memory / GIB / 0.983)
+    packages = all(util.find_spec(name) for name in ("kernels", "triton"))
+    return Machine(device, memory, processor, packages)
+
+
+def _gb(size: float) -> float:
+    """Bytes -> 10^9 bytes, rounded up at the second decimal."""
+    return -(-size // 1e7) / 100
+
+
+def _lines(answer: dict[str, Any]) -> list[str]:
+    """The answer to read: one fact on each line."""
+    rows = {"machine": answer["machine"], "fits": "yes" if answer["fits"] else "no"}
+    limits = f"{answer['peak_vram_gb']} GB of {answer['vram_limit_gb'] or 0} GB of the device"
+    if "peak_ram_gb" in answer:
+        limit = f" of {answer['ram_limit_gb']} GB" if answer["ram_limit_gb"] is not None else " (not checked; --ram)"
+        limits += f", {answer['peak_ram_gb']} GB{limit} of main memory"
+    rows["peak"] = limits
+    for stage, value in answer["stages"].items():
+        text = f"{value['vram_gb']} GB, main memory {value['ram_gb']} GB" if isinstance(value, dict) else f"{value} GB"
+        rows[stage.removesuffix("_gb")] = text
+    rows |= {key: answer[key] for key in ("lost", "largest_batch", "utilisation", "images", "flops") if key in answer}
+    for key in ("seconds_per_image", "seconds_per_step", "hours", "kilowatt_hours", "money"):
+        if key in answer:
+            rows[key.replace("_", " ")] = "not known" if answer[key] is None else f"{answer[key]:g} (predicted)"
+    rows["settings"] = ", ".join(f"{key} {value}" for key, value in answer["settings"].items())
+    rows |= {"first": "; ".join(answer["needs"])} if answer.get("needs") else {}
+    rows["run"] = answer["command"] or "does not fit: take a smaller size, or a machine with more memory"
+    return [f"{name:20} {value}" for name, value in rows.items()]
