@@ -41,7 +41,8 @@ def _row(device: Device) -> str:
     machine = Machine(device, device.memory if device.unified else RAM)
     pins = Pins(device=torch_device(device))
     plans = [choose(machine, ModelSizes(), True, drawing, pins) for drawing in DRAWINGS]
-    cells = [f"{plan.seconds_per_picture():.2g} s" if plan.fits else "no" for plan in plans]
+    seconds = [plan.seconds_per_picture() for plan in plans]
+    cells = [f"{each:{'.2g' if each < 10 else '.0f'}} s" if plan.fits else "no" for plan, each in zip(plans, seconds, strict=False)]
     return f"| {device.name} | {' | '.join(cells)} | {max(plans[0].vram.values()) / 1e9:.1f} |"
 
 

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, replace
 
 GIB = 2**30
+_PCIE = 25.0  # GB/s in each direction, fourth generation, sixteen lanes
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Device:
     single: float
     watts: int
     capability: float = 0.0
-    peer: float = 25.0
+    peer: float = _PCIE
     bfloat16: bool = True
     unified: bool = False
     attention: float = 0.0
@@ -51,13 +52,28 @@ class Device:
 def _nvidia(capability: float, *rows: tuple) -> list[Device]:
     """Rows of (name, GiB, GB/s, half, single, watts[, peer])."""
     return [
-        Device(name, "nvidia", memory, bandwidth, half, single, watts, capability, *peer, bfloat16=capability >= 8)
+        Device(
+            name,
+            "nvidia",
+            memory,
+            bandwidth,
+            half,
+            single,
+            watts,
+            capability,
+            peer=peer[0] if peer else _PCIE,
+            bfloat16=capability >= 8,
+        )
         for name, memory, bandwidth, half, single, watts, *peer in rows
     ]
 
 
 def _amd(*rows: tuple) -> list[Device]:
-    return [Device(*row[:1], "amd", *row[1:6], 0.0, *row[6:]) for row in rows]
+    """Rows of (name, GiB, GB/s, half, single, watts[, peer])."""
+    return [
+        Device(name, "amd", memory, bandwidth, half, single, watts, peer=peer[0] if peer else _PCIE)
+        for name, memory, bandwidth, half, single, watts, *peer in rows
+    ]
 
 
 def _apple(*rows: tuple) -> list[Device]:

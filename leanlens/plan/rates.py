@@ -200,6 +200,6 @@ def caption_seconds(device: Device, dtype: str, sizes: EncoderSizes, text_tokens
 
 
 def _convolution_rate(device: Device, dtype: str, matmul: float) -> float:
-    if device.kind == "cpu" or dtype == "float32" or not device.bfloat16:
+    if device.kind == "cpu" or not device.bfloat16 or (dtype == "float32" and device.kind != "apple"):
         return matmul
     return device.half * 1e12 * assumed("convolution")
