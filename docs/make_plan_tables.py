@@ -42,7 +42,8 @@ def _row(device: Device) -> str:
     pins = Pins(device=torch_device(device))
     plans = [choose(machine, ModelSizes(), True, drawing, pins) for drawing in DRAWINGS]
     seconds = [plan.seconds_per_picture() for plan in plans]
-    cells = [f"{each:{'.2g' if each < 10 else '.0f'}} s" if plan.fits else "no" for plan, each in zip(plans, seconds, strict=False)]
+    shown = [f"{each:.2g} s" if each < 10 else f"{each:.0f} s" for each in seconds]
+    cells = [text if plan.fits else "no" for plan, text in zip(plans, shown, strict=True)]
     return f"| {device.name} | {' | '.join(cells)} | {max(plans[0].vram.values()) / 1e9:.1f} |"
 
 
