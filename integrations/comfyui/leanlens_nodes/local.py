@@ -4,6 +4,9 @@ Comes in: a model's name, fields of a request, pictures. Goes out: pictures and 
 when the first node needs it, so the pack loads without it.
 """
 
+import json
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,6 +90,24 @@ def draw(
             preview = _Preview(opened, request, watch, index, len(requests))
             drawn += draw_together(opened, [request], preview)
     return [one.image for one in drawn], [one.record for one in drawn]
+
+
+def plan(model: str, width: int, height: int, steps: int | None, gpu: str | None) -> dict[str, Any]:
+    """What `leanlens plan --json` says, run as a command so that it asks the machine and not this process.
+
+    Raises:
+        ValueError: what it refuses, in its words.
+    """
+    require_leanlens()
+    words = [sys.executable, "-m", "leanlens", "plan", "--json", "--model", model, "--size", f"{width}x{height}"]
+    words += [] if steps is None else ["--steps", str(steps)]
+    words += [] if gpu is None else ["--gpu", gpu]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    try:
+        return json.loads(run.stdout)
+    except ValueError:
+        said = (run.stderr or run.stdout).strip().splitlines()
+        raise ValueError(f"leanlens plan: {said[-1] if said else f'exit code {run.returncode}'}") from None
 
 
 class _Preview:

@@ -288,12 +288,48 @@ class Save(io.ComfyNode):
         return io.NodeOutput(ui={"images": saved})
 
 
+class Plan(io.ComfyNode):
+    """What fits, before anything is opened."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LeanLensPlan",
+            display_name="Plan for Lens (leanlens)",
+            category=CATEGORY,
+            description="Says whether a model fits and about how long a picture takes. Arithmetic: nothing is opened.",
+            inputs=[
+                io.String.Input("model", default="turbo", tooltip="turbo, rl, base, or a model folder here."),
+                io.Int.Input("width", default=1024, min=16, max=8192, step=16),
+                io.Int.Input("height", default=1024, min=16, max=8192, step=16),
+                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the model's own."),
+                io.String.Input("gpu", default="", tooltip="Such as RTX 3060 12GB; empty: this machine."),
+            ],
+            outputs=[
+                io.String.Output("report", display_name="report"),
+                io.Boolean.Output("fits", display_name="fits"),
+                io.Float.Output("seconds", display_name="seconds_per_image"),
+                io.String.Output("device", display_name="device"),
+                io.String.Output("dtype", display_name="dtype"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: str, width: int, height: int, steps: int, gpu: str) -> io.NodeOutput:
+        plan = local.plan(model.strip(), width, height, steps or None, gpu.strip() or None)
+        settings = plan["settings"]
+        report = _plan_in_words(plan)
+        values = (plan["fits"], float(plan["seconds_per_image"] or 0), settings["device"], settings["dtype"])
+        return io.NodeOutput(report, *values, ui=ui.PreviewText(report))
+
+
 class LeanLensExtension(ComfyExtension):
     """What ComfyUI asks the pack for."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node."""
-        return [Shape, Lora, OpenModel, DrawHere, DrawAtServer, Replay, Save]
+        return [Shape, Lora, OpenModel, DrawHere, DrawAtServer, Replay, Save, Plan]
 
 
 async def comfy_entrypoint() -> LeanLensExtension:
@@ -397,6 +433,24 @@ def _require_same_model(record: dict[str, Any], fingerprint: str, what: str) -> 
             f"{what} another model (fingerprint {fingerprint[:12]}) than {record['model']['name']} "
             f"({wanted[:12]}), which drew the picture"
         )
+
+
+def _plan_in_words(plan: dict[str, Any]) -> str:
+    settings = plan["settings"]
+    lines = [
+        f"{'Fits' if plan['fits'] else 'Does not fit'}: {plan['machine']}",
+        f"device {settings['device']}, dtype {settings['dtype']}, text encoder in {settings['encoder']}",
+    ]
+    for title, used, limit in (
+        ("GPU memory", "peak_vram_gb", "vram_limit_gb"),
+        ("memory", "peak_ram_gb", "ram_limit_gb"),
+    ):
+        if plan[used]:
+            of = "" if plan[limit] is None else f" of {plan[limit]:.1f}"
+            lines.append(f"{title} at the peak: {plan[used]:.1f}{of} GB")
+    if plan["seconds_per_image"] is not None:
+        lines.append(f"about {plan['seconds_per_image']:.1f} s for a picture, predicted")
+    return "\n".join(lines)
 
 
 def _parameters(record: dict[str, Any]) -> str:

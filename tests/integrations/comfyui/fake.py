@@ -94,7 +94,7 @@ class Comfy:
         def saved(filename, subfolder, type):
             return {"filename": filename, "subfolder": subfolder, "type": type.value}
 
-        ui = SimpleNamespace(SavedResult=saved)
+        ui = SimpleNamespace(SavedResult=saved, PreviewText=str)
         made = {
             "comfy_api": _module("comfy_api"),
             "comfy_api.latest": _module("comfy_api.latest", io=io, ui=ui, ComfyExtension=ComfyExtension),

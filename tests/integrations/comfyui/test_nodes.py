@@ -51,7 +51,7 @@ def pixels(images: torch.Tensor) -> np.ndarray:
 
 
 def test_schemas(comfy):
-    assert len(comfy.nodes) == 7
+    assert len(comfy.nodes) == 8
     for name, node in comfy.nodes.items():
         schema = node.define_schema()
         assert name.startswith("LeanLens")
@@ -158,6 +158,19 @@ def test_wrong_inputs_are_told(comfy, model):
         call(draw, model=model, prompt="x", loras=loras)
     with pytest.raises(ValueError, match="address 'ftp://x' is not accepted"):
         call(comfy.nodes["LeanLensDrawAtServer"], prompt="x", address="ftp://x")
+
+
+def test_the_plan_is_the_command_lines(comfy):
+    plan = comfy.nodes["LeanLensPlan"]
+    output = plan.execute(model="turbo", width=1024, height=1024, steps=0, gpu="RTX 3060 12GB")
+    report, fits, seconds, device, dtype = output.args
+    assert report.startswith("Does not fit: RTX 3060")
+    assert "GPU memory at the peak" in report
+    assert (fits, device, dtype) == (False, "cuda", "bfloat16")
+    assert seconds > 0
+    assert output.ui == report
+    with pytest.raises(ValueError, match=r"leanlens plan: .*nothing-like-it"):
+        plan.execute(model="turbo", width=1024, height=1024, steps=0, gpu="nothing-like-it")
 
 
 def test_a_lora_file_acts(comfy, model):
