@@ -78,6 +78,7 @@ class Stream:
             every epoch among all that it reaches.
         caption_words: captions are cut to their first sentences of so many words together, the first one whole; None
             keeps them as they are.
+        full_batches: leave out the last, short micro-batch of each bucket; other pictures are left in every epoch.
         missing_caption: a picture without the caption wanted is an "error" at once, or is "skip"ped and counted.
 
     Attributes:
@@ -104,10 +105,12 @@ class Stream:
         resolution: str = "largest",
         missing_caption: str = "error",
         caption_words: int | None = None,
+        full_batches: bool = False,
     ):
         self.sources: list[Source] = list(sources) if isinstance(sources, Sequence) else [sources]
         self.table, self.batch_sizes, self.seed = table, dict(batch_sizes), seed
         self.caption_kind, self.caption_dropout, self.caption_words = caption_kind, caption_dropout, caption_words
+        self.full_batches = full_batches
         self.rank, self.world_size, self.workers = rank, world_size, workers
         self.max_upscale, self.resolution, self.missing_caption = max_upscale, resolution, missing_caption
         self._check_settings()
@@ -125,6 +128,7 @@ class Stream:
             "seed": seed,
             "caption_kind": caption_kind,
             **({} if caption_words is None else {"caption_words": caption_words}),
+            **({"full_batches": True} if full_batches else {}),
             "caption_dropout": caption_dropout,
             "max_upscale": max_upscale,
             "resolution": resolution,
@@ -174,11 +178,11 @@ class Stream:
         Raises:
             ValueError: the state is of other pictures or settings, so that the sequence would not be continued.
         """
-        settings = json.loads(json.dumps(self._settings))
-        for name, value in settings.items():
-            if state["settings"].get(name) != value:
+        here, there = json.loads(json.dumps(self._settings)), state["settings"]
+        for name in {**there, **here}:
+            if there.get(name) != here.get(name):
                 raise ValueError(
-                    f"the state was taken with {name} {state['settings'].get(name)!r}, this stream has {value!r}; "
+                    f"the state was taken with {name} {there.get(name)!r}, this stream has {here.get(name)!r}; "
                     "resume with the same sources and settings"
                 )
         if self._plan(state["epoch"]).digest != state["order"]:
@@ -204,6 +208,8 @@ class Stream:
             )
         if self.max_upscale < 1:
             raise ValueError(f"max_upscale {self.max_upscale} is not accepted; give 1 (never enlarge) or more")
+        if self.caption_words is not None and self.caption_words < 1:
+            raise ValueError(f"caption_words {self.caption_words} is not accepted; give 1 or more, or None")
         if self.workers < 0:
             raise ValueError(f"workers {self.workers} is not accepted; give 0 or more")
         for bucket in buckets_of(self.table):
@@ -276,7 +282,8 @@ class Stream:
         for number, bucket in enumerate(self._buckets):
             order = random.permutation(np.flatnonzero(chosen == number))
             size = self.batch_sizes[bucket]
-            batches += [(bucket, order[first : first + size]) for first in range(0, len(order), size)]
+            end = len(order) // size * size if self.full_batches else len(order)
+            batches += [(bucket, order[first : first + size]) for first in range(0, end, size)]
         batches = [batches[place] for place in random.permutation(len(batches))]
         dropped, brief = coins[1] < self.caption_dropout, coins[2] < 0.5
         digest = hashlib.sha256(dropped.tobytes() + brief.tobytes())

@@ -16,7 +16,10 @@ Split = Annotated[
 ]
 Sources = Annotated[
     str | None,
-    typer.Option(help="full, sample, or the folder of a library; without it full if fetched, else the sample."),
+    typer.Option(
+        help="full, everyday (the part of it that the embedded model was trained on), sample, or the folder of a "
+        "library; without it full if fetched, else the sample."
+    ),
 ]
 
 

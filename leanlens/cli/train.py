@@ -72,6 +72,8 @@ def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> None:
         return
     group = dist.join(wanted.run.device)
     try:
+        if group.world_size > 1:
+            raise ValueError(f"an autoencoder is trained by one process, not {group.world_size}; run without torchrun")
         progress = train_autoencoder(wanted, group.device)
     finally:
         dist.leave()

