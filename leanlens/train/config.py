@@ -150,6 +150,8 @@ class Data(Section):
     """Which caption of a picture is used."""
     resolution: Literal["largest", "draw"] = "largest"
     """A picture counts for the largest resolution that it reaches, or for one drawn anew in every epoch."""
+    full_batches: bool = False
+    """Leave out the last, short micro-batch of each bucket in every epoch: compiled blocks meet no further shape."""
     caption_words: Count | None = None
     """Captions are cut to their first sentences of about so many words together; None keeps them whole."""
     text_multiple: Count = 1

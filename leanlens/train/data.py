@@ -64,6 +64,7 @@ def _stream(
         workers=workers,
         resolution=data.resolution,
         caption_words=data.caption_words,
+        full_batches=data.full_batches,
     )
 
 

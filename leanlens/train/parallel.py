@@ -19,14 +19,18 @@ from leanlens.dist import Group
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.train.config import Train
 
+GRAPHS = 64  # shapes that compiled blocks may meet
+
 
 def parallelize(model: LensTransformer2DModel, group: Group, train: Train) -> LensTransformer2DModel:
     """Place `model` (float32, on the CPU) on the group's devices, ready to train."""
     if train.checkpointing:
         model.enable_gradient_checkpointing()
     if train.compile:
+        # A graph for each shape: one for all shapes is slower, and the default limit is met by a few buckets already.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         for block in model.transformer_blocks:
-            block.compile(fullgraph=True)
+            block.compile(fullgraph=True, dynamic=False)
     if group.world_size == 1:
         return model.to(group.device)
     # The model ends in a linear layer, which FSDP2 sees as a view. Its warning is about changing that in place: the
