@@ -12,7 +12,8 @@ from leanlens.batches.assign import check_table
 from leanlens.config import read_recipe
 from leanlens.pipeline.features import TextFeatures
 from leanlens.plan.compute import training_flops
-from leanlens.train.config import Bucket, TrainRecipe
+from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder
+from leanlens.train.config import Bucket, TrainRecipe, kind_of_recipe
 from leanlens.train.denoiser import build_denoiser, freeze_unread, sizes_of, training_losses
 from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
 from leanlens.train.outline import images_per_step, outline
@@ -28,7 +29,18 @@ def recipe(name, *changes):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_outlined(path):
-    assert "parameters" in outline(read_recipe(TrainRecipe, path))
+    if kind_of_recipe(path) == "autoencoder":
+        assert read_recipe(AutoencoderRecipe, path).train.steps > 0
+    else:
+        assert "parameters" in outline(read_recipe(TrainRecipe, path))
+
+
+def test_the_nano_recipes_fit_each_other():
+    """What the autoencoder makes is what the denoiser takes; its comment states its size."""
+    vae = read_recipe(AutoencoderRecipe, next(path for path in RECIPES if path.stem == "nano-autoencoder"))
+    nano = recipe("nano-128")
+    assert vae.autoencoder.latent_channels == nano.model.out_channels
+    assert sum(weight.numel() for weight in open_autoencoder(vae).parameters()) == pytest.approx(3.7e6, rel=0.02)
 
 
 def test_stage_one_is_the_papers():
