@@ -284,6 +284,8 @@ class Stream:
             size = self.batch_sizes[bucket]
             end = len(order) // size * size if self.full_batches else len(order)
             batches += [(bucket, order[first : first + size]) for first in range(0, end, size)]
+        if not batches:
+            raise ValueError("full_batches leaves nothing to learn from; no bucket has pictures for one micro-batch")
         batches = [batches[place] for place in random.permutation(len(batches))]
         dropped, brief = coins[1] < self.caption_dropout, coins[2] < 0.5
         digest = hashlib.sha256(dropped.tobytes() + brief.tobytes())

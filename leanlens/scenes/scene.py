@@ -224,10 +224,12 @@ def distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
 
 def _choose_canvas(size: Size, rng: Random) -> tuple[int, int]:
     if isinstance(size, tuple):
-        one: Any = _choose_among(size, rng) if size and isinstance(size[0], tuple) else size
-        if len(one) != 2 or min(one) < 64:
-            raise ValueError(f"size {one} is not accepted; give (width, height) of at least 64 pixels each")
-        return one
+        several = bool(size) and isinstance(size[0], tuple)
+        sizes: Any = size if several else (size,)
+        for one in sizes:
+            if not isinstance(one, tuple) or len(one) != 2 or min(one) < 64:
+                raise ValueError(f"size {one} is not accepted; give (width, height) of at least 64 pixels each")
+        return _choose_among(sizes, rng) if several else sizes[0]
     if size < 64 or size % 16:
         raise ValueError(f"size {size} is not accepted; give a multiple of 16 of at least 64")
     ratio = 1.0 if rng.random() < SQUARE_SHARE else 2 ** rng.uniform(-1, 1)

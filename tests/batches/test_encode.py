@@ -61,6 +61,33 @@ def test_the_transformer_takes_what_the_encoder_gives(toy, side):
     assert velocity.shape == encoded.latents.shape
 
 
+def test_text_is_padded_to_few_lengths_and_nothing_else_changes(toy, side, tmp_path):
+    """Two lengths of text become one; the network's velocities are those without the padding."""
+    store = Store(tmp_path)
+    for captions in (["one", "", "three words here"], ["a little longer caption of a red cube"]):
+        plain = Encoder(toy.vae, side, store)(some_batch(captions))
+        padded = Encoder(toy.vae, side, store, text_multiple=64)(some_batch(captions))
+        used = plain.text.mask.shape[1]
+        assert used < padded.text.mask.shape[1] == 64
+        assert padded.text.mask.sum(1).tolist() == plain.text.mask.sum(1).tolist()
+        for one, other in zip(plain.text.layers, padded.text.layers, strict=True):
+            assert torch.equal(one, other[:, :used])
+            assert not other[:, used:].any()
+        at = torch.linspace(0.2, 0.8, len(captions))
+        with torch.no_grad():
+            one, other = (
+                toy.transformer(batch.latents, batch.text.layers, batch.text.mask, at, [(1, *batch.grid)])
+                for batch in (plain, padded)
+            )
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_text_multiples_of_dropped_captions_and_of_exact_lengths(toy, side):
+    assert Encoder(toy.vae, side, text_multiple=16).text(["", ""]).mask.shape == (2, 16)
+    length = Encoder(toy.vae, side).text(["one two"]).mask.shape[1]
+    assert Encoder(toy.vae, side, text_multiple=length).text(["one two"]).mask.shape == (1, length)
+
+
 def test_each_picture_and_caption_is_computed_once(toy, side, tmp_path, monkeypatch):
     store = Store(tmp_path)
     batch = some_batch(["same", "same", "other", ""])
@@ -153,3 +180,5 @@ def test_encode_once_needs_a_cache(toy, side):
         Encoder(toy.vae, side).encode_once(["x"])
     with pytest.raises(ValueError, match="at_once 0"):
         Encoder(toy.vae, side, at_once=0)
+    with pytest.raises(ValueError, match="text_multiple 0"):
+        Encoder(toy.vae, side, text_multiple=0)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from leanlens.batches.assign import batch_sizes, crop_box
-from leanlens.batches.stream import Stream, fit
+from leanlens.batches.stream import Stream, cut_caption, fit
 from leanlens.pictures.sources import open_source
 from tests.batches.conftest import SIZES, TABLE, write_folder, write_picture
 
@@ -90,6 +90,50 @@ def test_captions_of_each_kind(make_stream):
     assert sum(mixed.values()) == 40
     assert min(mixed["brief"], mixed["dense"]) >= 10
     assert kinds(caption_dropout=1.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (None, "One two.  Three four five! Six? Seven"),
+        (1, "One two."),
+        (4, "One two."),
+        (5, "One two. Three four five!"),
+        (6, "One two. Three four five! Six?"),
+        (99, "One two. Three four five! Six? Seven"),
+    ],
+)
+def test_captions_are_cut_after_whole_sentences(words, kept):
+    assert cut_caption("One two.  Three four five! Six? Seven", words) == kept
+    assert cut_caption("", words) == ""
+    assert cut_caption("a red car, no. 5, of 2.5 m", words or 99).startswith("a red car, no.")
+
+
+def test_a_stream_cuts_its_captions_and_tells_them_so(tmp_path, make_stream):
+    path = write_folder(tmp_path, count=4)
+    for n in range(4):
+        captions = {"brief": f"Brief {n}. Never cut.", "dense": f"First sentence {n}. Second one. Third one."}
+        (path / f"{n:03d}.json").write_text(json.dumps(captions))
+    stream = make_stream(path, caption_dropout=0, caption_words=5)
+    given = {caption for batch in first_epoch(stream) for caption in batch.captions}
+    assert given == {f"First sentence {n}. Second one." for n in range(4)} == set(stream.captions())
+    mixed = set(make_stream(path, caption_kind="mix", caption_words=2).captions())
+    assert mixed == {text for n in range(4) for text in (f"Brief {n}.", f"First sentence {n}.")}
+
+
+def test_full_batches_leave_out_the_short_ones(make_stream):
+    sizes = batch_sizes(TABLE, 4)
+    found = Counter(len(batch.keys) < sizes[batch.bucket] for batch in first_epoch(make_stream(full_batches=True)))
+    assert list(found) == [False]
+    assert True in {len(batch.keys) < sizes[batch.bucket] for batch in first_epoch(make_stream())}
+    stream = make_stream(full_batches=True, caption_dropout=0)
+    seen = {key for batch in islice(stream, 150) for key in batch.keys}
+    assert len(seen) == 40  # what one epoch leaves out comes in another
+
+
+def test_full_batches_of_too_few_pictures_are_an_error(tmp_path, make_stream):
+    with pytest.raises(ValueError, match="full_batches leaves nothing to learn from"):
+        next(iter(make_stream(write_folder(tmp_path, count=1), full_batches=True)))
 
 
 def test_dropout_has_its_rate_and_changes_from_epoch_to_epoch(make_stream):
@@ -219,6 +263,7 @@ def test_unlabelled_captions_stand_for_any_kind(tmp_path, make_stream):
         ({"rank": 2, "world_size": 2}, "rank 2 of world_size 2"),
         ({"max_upscale": 0.5}, "max_upscale 0.5"),
         ({"workers": -1}, "workers -1"),
+        ({"caption_words": 0}, "caption_words 0"),
     ],
 )
 def test_settings_that_are_not_accepted(make_stream, settings, message):
@@ -237,6 +282,12 @@ def test_a_state_of_other_pictures_or_settings_is_refused(tmp_path, make_stream,
         make_stream(seed=8).load_state_dict(state)
     with pytest.raises(ValueError, match="caption_dropout"):
         make_stream(caption_dropout=0.5).load_state_dict(state)
+    with pytest.raises(ValueError, match="caption_words None, this stream has 9"):
+        make_stream(caption_words=9).load_state_dict(state)
+    with pytest.raises(ValueError, match="caption_words 9, this stream has None"):
+        make_stream().load_state_dict(make_stream(caption_words=9).state_dict())
+    with pytest.raises(ValueError, match="full_batches True, this stream has None"):
+        make_stream().load_state_dict(make_stream(full_batches=True).state_dict())
     shutil.copytree(folder, tmp_path / "copy")
     make_stream(tmp_path / "copy").load_state_dict(state)
     (tmp_path / "copy" / "000.png").unlink()

@@ -53,6 +53,18 @@ def test_shards_open_with_captions_and_truth(built, shelf):
     assert (record.extra["width"], record.extra["height"]) == (scene.width, scene.height)
 
 
+@pytest.mark.parametrize("size", [(96, 64), ((64, 64), (64, 96), (96, 64))])
+def test_exact_sizes_are_kept_and_a_finished_build_is_known_again(tmp_path, size):
+    manifest = build(tmp_path / "out", **{**BUILD, "size": size})
+    assert manifest["made_by"]["size"] == json.loads(json.dumps(size))
+    source = TarSource("out", sorted((tmp_path / "out").glob("*.tar")))
+    found = {(entry.width, entry.height) for entry in source.index()}
+    assert found == ({size} if isinstance(size[0], int) else set(size))
+    assert build(tmp_path / "out", **{**BUILD, "size": size}) == manifest
+    with pytest.raises(ValueError, match=r"build of other settings \(size: "):
+        build(tmp_path / "out", **{**BUILD, "size": (64, 64)})
+
+
 def test_workers_change_nothing(built, tmp_path):
     build(tmp_path / "out", **{**BUILD, "workers": 2})
     assert sums(tmp_path / "out") == sums(built)

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+import tomllib
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from leanlens.scenes import icons, sources
 from leanlens.scenes.icons import COLORS
 from leanlens.scenes.names import Concept, read_vocabulary
 from leanlens.scenes.raster import measure, rasterize, recolor
+from leanlens.scenes.scene import is_held_out, sample_scene
 
 SQUARE = '<path d="M10 10h4v8h-4z" fill="#e02020"/>'
 CAT, CAR = Concept("cat", "animal", "cats", icon="cat"), Concept("car", "vehicle", "cars", icon="automobile")
@@ -174,6 +177,90 @@ def test_without_full_sources_the_sample_is_taken_and_said(shelf, caplog):
         icons.library("full")
     with pytest.raises(ValueError, match=r"holds no library\.json"):
         icons.library("nowhere")
+
+
+THINGS, LOOKS = ["car", "frog", "tree"], ["noto", "fxemoji"]
+
+
+def test_a_narrow_library_has_what_was_chosen_and_the_shapes(shelf, tmp_path):
+    icons.narrow(shelf, THINGS, LOOKS, tmp_path / "narrow")
+    found = icons.open_library(tmp_path / "narrow")
+    assert list(found.styles) == LOOKS
+    shapes = {name for name, concept in shelf.concepts.items() if concept.category in ("shape", "support")}
+    assert set(found.concepts) == {*THINGS, *shapes}
+    assert found.names["shape"] == shelf.names["shape"]
+    assert {name for style in LOOKS for name in found.bitmaps[style]} == set(THINGS)
+    for name, look in (("frog", "noto"), ("car", "fxemoji"), ("circle", "noto")):
+        assert found.sprite(name, look, "red", (40, 40)) == shelf.sprite(name, look, "red", (40, 40))
+    attribution = "ATTRIBUTION.md"
+    assert (found.folder / attribution).read_bytes() == (shelf.folder / attribution).read_bytes()
+    things = {thing.concept for seed in range(30) for thing in sample_scene(seed, found).things}
+    assert things & set(THINGS)
+    assert things & set(shelf.concepts) <= set(found.concepts)
+
+
+def test_a_narrow_library_has_its_own_fingerprint(shelf, tmp_path):
+    prints = {shelf.fingerprint}
+    for number, (things, looks) in enumerate(((THINGS, LOOKS), (THINGS[:2], LOOKS), (THINGS, LOOKS[:1]))):
+        for again in "ab":
+            icons.narrow(shelf, things, looks, tmp_path / f"{number}{again}")
+            prints.add(icons.open_library(tmp_path / f"{number}{again}").fingerprint)
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("things", "looks", "message"),
+    [(["car", "unicycle"], LOOKS, "concept 'unicycle' is not in the library"), (THINGS, ["oil"], "style 'oil' is not")],
+)
+def test_a_narrow_library_of_unknown_things_is_refused(shelf, tmp_path, things, looks, message):
+    with pytest.raises(ValueError, match=message):
+        icons.narrow(shelf, things, looks, tmp_path / "narrow")
+    assert not (tmp_path / "narrow").exists()
+
+
+def test_everyday_things_are_well_chosen():
+    """None is held out, so that every held-out scene is a new combination of known things."""
+    table = tomllib.loads(icons.EVERYDAY.read_text(encoding="utf-8"))
+    assert set(table) == {"styles", "concepts"}
+    assert set(table["styles"]) <= {one.name for one in sources.STYLES}
+    assert table["concepts"] == sorted(set(table["concepts"]))
+    assert [name for name in table["concepts"] if is_held_out(f"concept {name}")] == []
+
+
+def test_everyday_is_a_part_of_the_full_library_made_once(shelf, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANLENS_SCENES", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"sources .everyday. are not in .*; run `leanlens scenes sources`"):
+        icons.library("everyday")
+    wanted = tmp_path / "everyday.toml"
+    wanted.write_text(f"styles = {LOOKS}\nconcepts = {THINGS}\n")
+    monkeypatch.setattr(icons, "EVERYDAY", wanted)
+    shutil.copytree(shelf.folder, tmp_path / "cache" / f"full-{icons._recipe()}")
+    found = icons.library("everyday")
+    assert set(THINGS) < set(found.concepts)
+    assert icons.library("full").fingerprint == icons.library().fingerprint == shelf.fingerprint
+    monkeypatch.setattr(icons, "narrow", lambda *_: pytest.fail("it was made again"))
+    assert icons.library("everyday").folder == found.folder
+    wanted.write_text(f"styles = {LOOKS}\nconcepts = {THINGS[:2]}\n")
+    monkeypatch.undo()
+    monkeypatch.setenv("LEANLENS_SCENES", str(tmp_path / "cache"))
+    monkeypatch.setattr(icons, "EVERYDAY", wanted)
+    assert "tree" not in icons.library("everyday").concepts
+
+
+def test_two_processes_may_make_the_everyday_library_at_once(shelf, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANLENS_SCENES", str(tmp_path / "cache"))
+    wanted = tmp_path / "everyday.toml"
+    wanted.write_text(f"styles = {LOOKS}\nconcepts = {THINGS}\n")
+    monkeypatch.setattr(icons, "EVERYDAY", wanted)
+    shutil.copytree(shelf.folder, tmp_path / "cache" / f"full-{icons._recipe()}")
+    real = icons.narrow
+
+    def twice(*arguments):
+        real(*arguments)  # another process is done first
+        real(*arguments)
+
+    monkeypatch.setattr(icons, "narrow", twice)
+    assert set(THINGS) < set(icons.library("everyday").concepts)
 
 
 def test_a_bitmap_is_cropped_to_what_shows():

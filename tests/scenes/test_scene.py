@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -162,12 +163,24 @@ def test_an_exact_canvas(shelf):
     assert render(scene, shelf).size == (320, 96)
 
 
+def test_one_of_several_canvases_is_drawn_and_the_squarest_most_often(shelf):
+    sizes = ((64, 128), (96, 96), (128, 64))
+    found = Counter((scene.width, scene.height) for scene in (sample_scene(s, shelf, size=sizes) for s in range(200)))
+    assert set(found) == set(sizes)
+    assert 0.5 < found[96, 96] / 200 < 0.7  # 0.4, and a third of the rest
+    assert min(found.values()) > 20
+    assert sample_scene(3, shelf, size=((320, 96),)).truth()["canvas"] == [320, 96]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("valid", 256), "split 'valid' is not accepted"),
         ((None, 100), "size 100 is not accepted"),
         ((None, (32, 256)), r"size \(32, 256\) is not accepted"),
+        ((None, ((96, 96), (32, 256))), r"size \(32, 256\) is not accepted"),
+        ((None, ((96, 96), 64)), "size 64 is not accepted"),
+        ((None, ()), r"size \(\) is not accepted"),
     ],
 )
 def test_wrong_arguments(shelf, arguments, message):
