@@ -47,10 +47,12 @@ def serve(
     public_url: Annotated[str | None, typer.Option(help="What links to pictures begin with, behind a proxy.")] = None,
     keep_days: Annotated[float, typer.Option(help="Days until a picture is removed; 0 for never.")] = 30.0,
     keep_pictures: Annotated[int, typer.Option(help="Newest pictures that are kept; 0 for all.")] = 10_000,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Leave the web page at / out.")] = False,
 ) -> None:
-    """Serve pictures to OpenAI and AUTOMATIC1111 clients.
+    """Serve pictures to browsers, and to OpenAI and AUTOMATIC1111 clients.
 
-    OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1; /health, /ready and /metrics tell how it is.
+    The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1; /health, /ready and /metrics
+    tell how it is.
     """
     uvicorn = _uvicorn()
     from leanlens.serve.settings import ServerSettings
@@ -80,7 +82,7 @@ def serve(
 
     from leanlens.serve.app import make_app
 
-    app = make_app(settings)
+    app = make_app(settings, None if no_page else _page(settings))
     if host not in ("127.0.0.1", "localhost", "::1") and not settings.guarded:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)
@@ -100,6 +102,46 @@ def _uvicorn() -> Any:
             f"the server needs the package {error.name}; install it with: pip install 'leanlens[serve]'"
         ) from None
     return uvicorn
+
+
+def _page(settings: Any) -> Any:
+    """What mounts the web page, or None where the package it is made with is not installed."""
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        typer.echo(f"No web page: it needs the package {error.name}; pip install 'leanlens[serve]'", err=True)
+        return None
+    from functools import partial
+
+    from leanlens.serve.web import mount_page
+
+    return partial(mount_page, estimate=_estimate(settings))
+
+
+def _estimate(settings: Any) -> Any:
+    """The planner's sentence on a picture of the page, for this machine and the dtype and device of the server."""
+    from functools import lru_cache
+
+    from leanlens.cli.plan import find_machine, plan_image
+    from leanlens.pipeline.placement import resolve_device, resolve_dtype
+
+    machine = lru_cache(maxsize=1)(lambda: find_machine(None, None, None))
+    device = resolve_device(settings.devices[0])
+    dtype = str(resolve_dtype(settings.dtype, device)).removeprefix("torch.")
+    pins: list[str | None] = [dtype, None, None, device.type]
+
+    @lru_cache(maxsize=256)
+    def estimate(model: str, width: int, height: int, steps: int, guidance: float, count: int) -> str:
+        plan = plan_image(machine(), model, f"{width}x{height}", steps, guidance, count, pins)
+        place = "memory" if plan["settings"]["device"] == "cpu" else "memory of the device"
+        size = plan["peak_ram_gb"] if plan["settings"]["device"] == "cpu" else plan["peak_vram_gb"]
+        if not plan["fits"]:
+            return f"Planned: does not fit here; it needs about {size:g} GB of {place}."
+        each = plan["seconds_per_image"]
+        pace = "" if each is None else f"about {each:.2g} s a picture, "
+        return f"Planned: {pace}{size:g} GB of {place} at the peak. Predicted, not measured."
+
+    return estimate
 
 
 def _users(texts: list[str]) -> dict[str, str]:

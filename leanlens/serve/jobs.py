@@ -67,7 +67,8 @@ class Archive:
             (self.folder / name).mkdir(exist_ok=True)
         self._lock = threading.RLock()
         self._swept = 0.0
-        self._hold = FileLock(self.folder / ".lock", blocking=False)
+        # A server may end in another thread than it began in.
+        self._hold = FileLock(self.folder / ".lock", blocking=False, thread_local=False)
         try:
             self._hold.acquire()
         except Timeout:

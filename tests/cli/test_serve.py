@@ -20,3 +20,23 @@ def test_wrong_words_are_refused_before_it_listens(leanlens, words, said):
     assert run.code == 2
     assert said in run.err
     assert "Traceback" not in run.err
+
+
+def test_without_the_package_of_the_page_the_server_says_so(monkeypatch, capsys):
+    import sys
+
+    from leanlens.cli.serve import _page
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert _page(None) is None
+    assert capsys.readouterr().err == "No web page: it needs the package gradio; pip install 'leanlens[serve]'\n"
+
+
+def test_the_planner_speaks_of_this_server(tmp_path):
+    from leanlens.cli.serve import _estimate
+    from leanlens.serve.settings import ServerSettings
+
+    estimate = _estimate(ServerSettings.checked(output=tmp_path, devices=("cpu",), dtype="float32"))
+    assert "s a picture" in estimate("nano", 128, 128, 20, 5.0, 1)
+    with pytest.raises(ValueError, match="toy"):
+        estimate("toy", 128, 128, 4, 5.0, 1)

@@ -1,0 +1,395 @@
+"""The web page of the server, for people without a client: mounted at `/`, one more door to the desk.
+
+Comes in: a FastAPI app and its desk. Goes out: the app with a Gradio page behind its other routes. The page asks for
+pictures as the other doors do, so limits, archive, queue and bytes are theirs. It loads nothing from elsewhere: fonts
+are the system's, Gradio's measuring of use is off, and the browser is told to refuse what comes from another origin.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import astuple
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from PIL import Image, ImageChops
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leanlens.pipeline.metadata import read_record
+from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.jobs import NAME
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.tasks import Job
+from leanlens.serve.uploads import open_upload
+from leanlens.serve.web_form import ASPECTS, OWN, SETTINGS, Form, form_from, grid_from, size_of, wish_from
+from leanlens.serve.web_run import run
+from leanlens.serve.web_show import CSS, show_grid, show_history, show_jobs, show_note, show_refusal
+
+Estimate = Callable[[str, int, int, int, float, int], str]
+"""What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
+
+_HISTORY = 24  # pictures, and how many more at a time
+_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+# Programs have the other doors; how many draw at once is the desk's to say.
+_QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+_FONT = ("system-ui", "sans-serif")
+_THEME_KEY = "leanlens-theme"
+_HEAD = f"""
+<script>
+if (!new URLSearchParams(location.search).has("__theme") && localStorage.getItem("{_THEME_KEY}")) {{
+  const address = new URL(location.href);
+  address.searchParams.set("__theme", localStorage.getItem("{_THEME_KEY}"));
+  history.replaceState(null, "", address);
+}}
+</script>
+"""
+_TOGGLE = f"""() => {{
+  const dark = document.body.classList.toggle("dark");
+  localStorage.setItem("{_THEME_KEY}", dark ? "dark" : "light");
+}}"""
+_TAKE = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-name]");
+  if (button) trigger("click", {name: button.dataset.name});
+});
+"""
+
+
+def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> None:
+    """Put the page behind the routes that `app` has; what begins like one of those never reaches it.
+
+    Args:
+        estimate: says what a picture will cost; None leaves that line out. It may raise a ValueError.
+    """
+    # What is dropped on the page lies beside the pictures, not in a folder that all users of the machine share.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(desk.archive.folder / "page"))
+    doors = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
+    gr.mount_gradio_app(
+        app,
+        Page(desk, estimate).build(),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=True,
+        max_file_size=desk.settings.max_upload,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font=_FONT, font_mono=("ui-monospace", "monospace")),
+        css=CSS,
+        head=_HEAD,
+    )
+    mounted = app.router.routes.pop()
+    assert isinstance(mounted, Mount)
+    app.router.routes.append(_PageMount("/", app=_Policed(mounted.app), name="page", doors=doors))
+
+
+class _PageMount(Mount):
+    """A mount that leaves the other doors alone: their unknown routes and wrong methods are theirs to answer."""
+
+    def __init__(self, path: str, app: ASGIApp, name: str, doors: set[str]):
+        super().__init__(path, app=app, name=name)
+        self.doors = doors
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["path"].split("/")[1] in self.doors:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+class _Policed:
+    """Tells the browser to load nothing from another origin."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["content-security-policy"] = _POLICY
+            await send(message)
+
+        await self.app(scope, receive, tell)
+
+
+class Page:
+    """The page's parts and what they do; one for all who look at it.
+
+    Args:
+        desk: draws.
+        estimate: as in `mount_page`.
+    """
+
+    def __init__(self, desk: Desk, estimate: Estimate | None = None):
+        self.desk = desk
+        self.estimate = estimate
+        self._running: dict[str, list[Job]] = {}
+
+    # ---------------------------------------------------------------------------------------- what it does
+
+    async def draw(self, request: gr.Request, source: Any, *fields: Any) -> AsyncGenerator[tuple[Any, Any]]:
+        """Draw what the form says; yields the stage, and at the end the history."""
+        try:
+            wish = await run_in_threadpool(self._wish, Form(*fields), source)
+        except Refusal as refusal:
+            yield show_refusal(refusal), gr.skip()
+            return
+        async for answer in self._follow([wish], request, show_jobs):
+            yield answer
+
+    async def draw_grid(
+        self, request: gr.Request, x: str | None, x_values: str, y: str | None, y_values: str, source: Any,
+        *fields: Any,
+    ) -> AsyncGenerator[tuple[Any, Any]]:  # fmt: skip
+        """Draw every combination of two settings; yields as `draw` does."""
+        try:
+            grid = grid_from(Form(*fields), x or None, x_values, y or None, y_values)
+            wishes = [await run_in_threadpool(self._wish, form, source) for row in grid.forms for form in row]
+        except Refusal as refusal:
+            yield show_refusal(refusal), gr.skip()
+            return
+        async for answer in self._follow(wishes, request, lambda jobs: show_grid(grid, jobs)):
+            yield answer
+
+    async def _follow(
+        self, wishes: Sequence[Wish], request: gr.Request, show: Callable[[Sequence[Job]], str]
+    ) -> AsyncGenerator[tuple[Any, Any]]:
+        owner, session = _owner(request), request.session_hash or ""
+        jobs: list[Job] = []
+        mine = self._running.setdefault(session, [])
+        steps = run(self.desk, wishes, owner, jobs)
+        try:
+            async for _ in steps:
+                mine[:] = [job for job in {*mine, *jobs} if not job.is_final]
+                yield await run_in_threadpool(show, jobs), gr.skip()
+            yield await run_in_threadpool(show, jobs), await run_in_threadpool(self.history, _HISTORY, request)
+        except Refusal as refusal:
+            yield show_refusal(refusal), await run_in_threadpool(self.history, _HISTORY, request)
+        finally:
+            await steps.aclose()  # a browser that went away stops its pictures now
+            if all(job.is_final for job in mine):
+                self._running.pop(session, None)
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop what this browser tab draws, at the next step."""
+        for job in list(self._running.get(request.session_hash or "", ())):
+            self.desk.cancel(job)
+
+    def history(self, limit: float, request: gr.Request) -> str:
+        """The newest pictures of whoever asks."""
+        return show_history(self.desk, _owner(request), int(limit))
+
+    def older(self, limit: float, request: gr.Request) -> tuple[int, str]:
+        """More of them."""
+        limit = min(int(limit) + _HISTORY, 1000)
+        return limit, self.history(limit, request)
+
+    def take(self, event: gr.EventData) -> list[Any]:
+        """The settings of a picture of the history: a note, then the form's fields."""
+        name = str(event._data.get("name", "")) if isinstance(event._data, dict) else ""
+        path = self.desk.archive.picture(name) if NAME.fullmatch(name) else None
+        if path is None:
+            return self._unchanged(Refusal("unknown", "there is no such picture"))
+        return self._recovered(path)
+
+    def recover(self, path: str | None) -> list[Any]:
+        """The settings of a dropped picture: a note, then the form's fields."""
+        if path is None:
+            return [gr.skip()] * (1 + len(Form().__dict__))
+        try:
+            open_upload(Path(path).read_bytes(), self.desk.settings)
+        except Refusal as refusal:
+            return self._unchanged(refusal)
+        return self._recovered(Path(path))
+
+    def _recovered(self, path: Path) -> list[Any]:
+        try:
+            form, notes = form_from(read_record(path), self.desk)
+        except Refusal as refusal:
+            return self._unchanged(refusal)
+        except ValueError:
+            return self._unchanged(Refusal("invalid", "this picture carries no settings of leanlens"))
+        return [show_note(" ".join(["These are the picture's settings.", *notes])), *_values(form)]
+
+    def _unchanged(self, refusal: Refusal) -> list[Any]:
+        return [show_refusal(refusal), *[gr.skip()] * len(Form().__dict__)]
+
+    def choose_model(self, model: str) -> tuple[int, float, int]:
+        """Steps, guidance and base size of a model."""
+        defaults = self.desk.library.defaults(self.desk.library.find_model(model))
+        return defaults.num_inference_steps, defaults.guidance_scale, defaults.side
+
+    def predict(self, *fields: Any) -> str:
+        """The planner's line for the form; nothing where it cannot tell."""
+        form = Form(*fields)
+        assert self.estimate is not None
+        try:
+            model = self.desk.library.find_model(form.model)
+            defaults = self.desk.library.defaults(model)
+            width, height = size_of(form, self.desk)
+            text = self.estimate(
+                self.desk.library.source(model), width or defaults.side, height or defaults.side,
+                form.steps or defaults.num_inference_steps,
+                defaults.guidance_scale if form.guidance is None else form.guidance, int(form.count or 1),
+            )  # fmt: skip
+        except (ValueError, Refusal):
+            return ""
+        return show_note(text)
+
+    def _wish(self, form: Form, source: Any) -> Wish:
+        image, mask = _opened(source, self.desk) if source is not None else (None, None)
+        return wish_from(form, self.desk, image, mask)
+
+    # ---------------------------------------------------------------------------------------- how it looks
+
+    def build(self) -> gr.Blocks:
+        """The page."""
+        with gr.Blocks(
+            title="leanlens", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+        ) as page:  # fmt: skip
+            with gr.Row():
+                with gr.Column(min_width=300, scale=2):
+                    fields, draw, stop = self._form()
+                    source = self._source()
+                    grid, draw_grid = self._grid()
+                    drop: Any = gr.Image(
+                        label="Drop a picture to recover its settings", sources=["upload", "clipboard"],
+                        image_mode=None, type="filepath", height=140, buttons=[],
+                    )  # fmt: skip
+                    drop.preprocess = _path  # the dropped file as it is, for our own bounded reader
+                with gr.Column(min_width=300, scale=3):
+                    stage = gr.HTML(show_note("Describe a picture and draw it."), elem_id="stage")
+                    gr.Markdown("### History")
+                    history = gr.HTML(elem_id="history", js_on_load=_TAKE)
+                    limit = gr.State(_HISTORY)
+                    with gr.Row():
+                        older = gr.Button("Show more", size="sm")
+                        gr.Button("Dark or light", size="sm").click(None, js=_TOGGLE, queue=False)
+            values, both = list(fields.values()), [stage, history]
+            for said, function, given, answered, name in (
+                ([draw.click, fields["prompt"].submit], self.draw, [source, *values], both, "draw"),
+                ([draw_grid.click], self.draw_grid, [*grid, source, *values], both, "grid"),
+                ([page.load], self.history, limit, history, "history"),
+                ([older.click], self.older, limit, [limit, history], "older"),
+                ([history.click], self.take, None, [stage, *values], "take"),
+                ([drop.upload], self.recover, drop, [stage, *values], "recover"),
+            ):
+                gr.on(said, function, given, answered, api_name=name, **_QUIET)
+            # Beside the queue, in which it would wait for what it is to stop.
+            stop.click(self.stop, api_name="stop", queue=False, **_QUIET)
+        return page
+
+    def _form(self) -> tuple[dict[str, Any], gr.Button, gr.Button]:
+        """The fields of `Form`, in its order, and the buttons."""
+        desk, settings = self.desk, self.desk.settings
+        steps, guidance, side = self.choose_model(desk.library.default)
+        most = settings.max_prompt
+        prompt = gr.Textbox(label="Prompt", lines=3, max_lines=12, max_length=most, autofocus=True,
+                            info="Shift and Enter draw.", elem_id="prompt")  # fmt: skip
+        with gr.Row():
+            draw = gr.Button("Draw", variant="primary", elem_id="draw")
+            stop = gr.Button("Stop", elem_id="stop")
+        line = gr.HTML(elem_id="estimate", visible=self.estimate is not None)
+        models = list(desk.library.models())
+        model = gr.Dropdown(models, value=desk.library.default, label="Model")
+        aspect = gr.Radio(list(ASPECTS), value=OWN, label="Aspect",
+                          info="own: the model's square, or the shape of the picture to start from")  # fmt: skip
+        count = gr.Number(1, label="Pictures", minimum=1, maximum=settings.max_count, precision=0)
+        with gr.Accordion("Advanced settings", open=False):
+            negative = gr.Textbox(label="Negative prompt", lines=2, max_length=most)
+            with gr.Row():
+                steps_field = gr.Number(steps, label="Steps", minimum=1, maximum=settings.max_steps, precision=0)
+                guidance_field = gr.Number(guidance, label="Guidance", minimum=0, maximum=100, info="1 is none")
+            with gr.Row():
+                base = gr.Number(side, label="Base size", precision=0, step=16, info="side of the square, pixels")
+                size = gr.Textbox(label="Size", placeholder="WIDTHxHEIGHT", info="instead of aspect and base size")
+            seed = gr.Textbox(label="Seed", placeholder="random", max_length=20)
+            loras = gr.Dropdown(
+                sorted(desk.library.loras()), multiselect=True, allow_custom_value=True, value=[], label="LoRAs",
+                info="write name:0.8 for another strength", visible=bool(desk.library.loras()),
+            )  # fmt: skip
+            strength = gr.Number(None, label="Strength", minimum=0, maximum=1, step=0.05,
+                                 info="how far from the picture to start from; blank: 0.6, with a mask 1")  # fmt: skip
+        fields = dict(zip(
+            Form().__dict__,
+            (prompt, negative, model, aspect, base, size, steps_field, guidance_field, seed, count, loras, strength),
+            strict=True,
+        ))  # fmt: skip
+        model.input(self.choose_model, model, [steps_field, guidance_field, base], api_name="model", **_QUIET)
+        if self.estimate is not None:
+            gr.on([one.change for one in (model, aspect, base, size, steps_field, guidance_field, count)],
+                  self.predict, list(fields.values()), line, api_name="predict",
+                  trigger_mode="always_last", **_QUIET)  # fmt: skip
+        return fields, draw, stop
+
+    def _source(self) -> Any:
+        with gr.Accordion("Start from a picture", open=False):
+            gr.Markdown("Paint over what is to be drawn anew; without paint all of it is.")
+            editor: Any = gr.ImageEditor(
+                label="Picture and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
+                transforms=(), layers=False, brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"), buttons=[],
+            )  # fmt: skip
+            editor.preprocess = partial(_parts, editor.blob_storage)
+            return editor
+
+    def _grid(self) -> tuple[list[Any], gr.Button]:
+        with gr.Accordion("Compare in a grid", open=False):
+            names = [("nothing", ""), *((name, name) for name in SETTINGS)]
+            parts: list[Any] = []
+            for axis, first in (("X", "guidance"), ("Y", "")):
+                with gr.Row():
+                    parts.append(gr.Dropdown(names, value=first, label=f"{axis} varies", min_width=120))
+                    parts.append(gr.Textbox(label=f"{axis} values", lines=2, info="one a line", min_width=120))
+            return parts, gr.Button("Draw the grid", elem_id="draw-grid")
+
+
+def _owner(request: gr.Request) -> str:
+    """Who asks, as the guard has found out."""
+    return str(request.state.owner)
+
+
+def _path(payload: Any) -> str | None:
+    """The path of an upload; Gradio has checked that it is one of this page."""
+    return None if payload is None else str(payload.path)
+
+
+def _parts(sent_ahead: dict[str, Any], payload: Any) -> tuple[bytes, list[bytes]] | None:
+    """The editor's picture and what was painted over it, as bytes that nobody has unpacked; None without a picture."""
+    found = payload
+    if payload is not None and payload.id is not None:
+        found = sent_ahead.pop(payload.id, None)
+    if found is None or found.background is None:
+        return None
+    return _bytes(found.background), [_bytes(layer) for layer in found.layers if layer is not None]
+
+
+def _values(form: Form) -> list[Any]:
+    return [list(value) if isinstance(value, tuple) else value for value in astuple(form)]
+
+
+def _bytes(part: Any) -> bytes:
+    return part if isinstance(part, bytes) else Path(part.path).read_bytes()
+
+
+def _opened(source: tuple[bytes, list[bytes]], desk: Desk) -> tuple[Image.Image, Image.Image | None]:
+    """The picture, and where it was painted over as a mask; without paint there is none."""
+    background, layers = source
+    image = open_upload(background, desk.settings).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    picture = Image.alpha_composite(white, image).convert("RGB")
+    mask = Image.new("L", picture.size, 0)
+    for layer in layers:
+        painted = open_upload(layer, desk.settings, "mask").convert("RGBA").getchannel("A")
+        if painted.size != mask.size:
+            painted = painted.resize(mask.size, Image.Resampling.NEAREST)
+        mask = ImageChops.lighter(mask, painted.point(lambda level: 255 if level > 0 else 0))
+    return picture, mask if mask.getbbox() is not None else None

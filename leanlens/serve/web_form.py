@@ -1,0 +1,272 @@
+"""The fields of the page <-> wishes and records.
+
+Comes in: what a person filled in, or the record of a picture. Goes out: a `Wish` for the desk, or the fields that draw
+that picture again. Knows nothing of how the page looks.
+"""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from leanlens.resolution import BUCKETS, sizes_at
+from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.refusal import Refusal
+
+OWN = "own"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
+ASPECTS = (OWN, *BUCKETS[1024])
+MAX_CELLS = 64
+_SIZE = re.compile(r"\s*(\d{1,5})\s*[x×*]\s*(\d{1,5})\s*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the page asks for, in the order of its fields; None and blank text leave a setting to the model.
+
+    Attributes:
+        prompt, negative_prompt, model, strength, loras: as in `Wish`; a LoRA is a name, or name:scale.
+        aspect: one of `ASPECTS`.
+        base: side of the square of the wanted area, pixels.
+        size: WIDTHxHEIGHT, which then stands above aspect and base.
+        steps, guidance, count: numbers.
+        seed: text, since a browser's numbers end at 2**53; blank for a random one.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    model: str | None = None
+    aspect: str = OWN
+    base: int | None = None
+    size: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    seed: str = ""
+    count: int = 1
+    loras: Sequence[str] = field(default_factory=tuple)
+    strength: float | None = None
+
+
+def wish_from(form: Form, desk: Desk, image: Image.Image | None = None, mask: Image.Image | None = None) -> Wish:
+    """What the desk is asked for.
+
+    Raises:
+        Refusal: a field that cannot be read.
+    """
+    width, height = size_of(form, desk, image is not None)
+    return Wish(
+        prompt=form.prompt or "",
+        negative_prompt=form.negative_prompt or "",
+        model=form.model,
+        width=width,
+        height=height,
+        num_inference_steps=form.steps,
+        guidance_scale=form.guidance,
+        seed=_seed(form.seed),
+        count=int(form.count or 1),
+        image=image,
+        mask=mask,
+        strength=None if image is None else form.strength,
+        loras=[_lora(text) for text in form.loras or ()],
+    )
+
+
+def size_of(form: Form, desk: Desk, has_image: bool = False) -> tuple[int | None, int | None]:
+    """(width, height) in pixels, or (None, None) where the form leaves them open.
+
+    Raises:
+        Refusal: no size, or a base that is not accepted.
+    """
+    if (form.size or "").strip():
+        match = _SIZE.fullmatch(form.size)
+        if match is None:
+            raise Refusal("invalid", f"size {form.size[:40]!r} is not accepted; give WIDTHxHEIGHT", "size")
+        return int(match[1]), int(match[2])
+    if form.aspect == OWN and (has_image or form.base is None):
+        return None, None
+    base = form.base or desk.library.defaults(desk.library.find_model(form.model)).side
+    aspect = "1:1" if form.aspect == OWN else form.aspect
+    try:
+        height, width = sizes_at(base)[aspect]
+    except KeyError:
+        raise Refusal("invalid", f"aspect {aspect!r} is not known; known are {', '.join(ASPECTS)}", "aspect") from None
+    except ValueError as error:
+        raise Refusal("invalid", str(error), "size") from None
+    return width, height
+
+
+def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
+    """The form that draws a picture again, and what of its settings this server cannot offer.
+
+    The record may come from a file that someone dropped, so no path in it is opened: models and LoRAs are looked up
+    among those offered, and a picture that it was started from has to be given again.
+
+    Raises:
+        Refusal: a record of another form.
+    """
+    notes: list[str] = []
+    try:
+        request = record["request"]
+        model = _offered_model(record, desk, notes)
+        aspect, base, size = _shape(int(request["width"]), int(request["height"]), desk, model)
+        form = Form(
+            prompt=str(request["prompt"]),
+            negative_prompt=str(request["negative_prompt"]),
+            model=model,
+            aspect=aspect,
+            base=base,
+            size=size,
+            steps=int(request["num_inference_steps"]),
+            guidance=float(request["guidance_scale"]),
+            seed=str(int(request["seed"])),
+            loras=_offered_loras(request["loras"], desk, notes),
+            strength=None if request["strength"] is None else float(request["strength"]),
+        )
+        started = request["image"] is not None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise Refusal("invalid", "the settings in this picture are damaged") from None
+    if started:
+        notes.append("It was started from another picture; give that again below.")
+    return form, notes
+
+
+# ------------------------------------------------------------------------------------------- the grid
+
+_TEXTS = ("prompt", "negative_prompt", "loras")
+SETTINGS: dict[str, str] = {
+    "prompt": "prompt",
+    "negative prompt": "negative_prompt",
+    "model": "model",
+    "aspect": "aspect",
+    "base size": "base",
+    "size": "size",
+    "steps": "steps",
+    "guidance": "guidance",
+    "seed": "seed",
+    "LoRAs": "loras",
+    "strength": "strength",
+}
+"""What an axis can vary: the words of the page -> the field of `Form`."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Forms by row and column, with the headings of both."""
+
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    forms: tuple[tuple[Form, ...], ...]
+
+
+def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values: str) -> Grid:
+    """Every combination of the values of two settings, all from one seed unless the seed is what varies.
+
+    Args:
+        form: the rest of the settings.
+        x, y: keys of `SETTINGS`; None varies nothing that way.
+        x_values, y_values: one value a line; what is not text may also be separated by commas.
+
+    Raises:
+        Refusal: no values, too many, one that cannot be read, or the same setting twice.
+    """
+    if x is None and y is None:
+        raise Refusal("missing", "choose a setting that varies along X or Y", "x")
+    if x == y:
+        raise Refusal("invalid", f"X and Y both vary {x}; choose two settings, or leave one empty", "y")
+    columns, rows = _axis("X", x, x_values), _axis("Y", y, y_values)
+    if len(columns) * len(rows) > MAX_CELLS:
+        raise Refusal("invalid", f"the grid has {len(columns) * len(rows)} pictures; at most {MAX_CELLS} are accepted")
+    if not (form.seed or "").strip():
+        form = replace(form, seed=str(random.randrange(2**32)))
+    form = replace(form, count=1)
+    forms = tuple(tuple(replace(form, **row, **column) for _, column in columns) for _, row in rows)
+    return Grid(tuple(text for text, _ in columns), tuple(text for text, _ in rows), forms)
+
+
+def _axis(name: str, setting: str | None, text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Headings, each with the change it stands for."""
+    if setting is None:
+        return [("", {})]
+    if setting not in SETTINGS:
+        raise Refusal("invalid", f"{name} {setting[:40]!r} is no setting; known are {', '.join(SETTINGS)}")
+    chosen = SETTINGS[setting]
+    pieces = (text or "").splitlines() if chosen in _TEXTS else re.split(r"[,\n\r]", text or "")
+    values = [piece.strip() for piece in pieces if piece.strip()]
+    if not values:
+        raise Refusal("missing", f"{name} has no values for {setting}; give one a line")
+    return [(f"{setting} {value}", _change(chosen, value, setting)) for value in values]
+
+
+def _change(chosen: str, text: str, setting: str) -> dict[str, Any]:
+    """A value as the change of a form; an aspect or a base replaces a size that is written out."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "base": int, "steps": int, "guidance": float, "strength": float, "loras": _lora_names,
+    }  # fmt: skip
+    try:
+        value = readers.get(chosen, str)(text)
+    except ValueError:
+        raise Refusal("invalid", f"{setting} {text[:40]!r} is not a number that is accepted") from None
+    return {chosen: value, "size": ""} if chosen in ("aspect", "base") else {chosen: value}
+
+
+def _lora_names(text: str) -> tuple[str, ...]:
+    """`a:0.8, b` -> two; `none` -> none."""
+    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+# ------------------------------------------------------------------------------------------- single fields
+
+
+def _seed(text: str) -> int | None:
+    text = (text or "").strip()
+    if text in ("", "-1"):
+        return None
+    if re.fullmatch(r"\d{1,19}", text, re.ASCII) is None:
+        raise Refusal("invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or nothing", "seed")
+    return int(text)
+
+
+def _lora(text: str) -> tuple[str, float]:
+    name, separator, scale = text.rpartition(":")
+    if not separator:
+        return text, 1.0
+    try:
+        return name, float(scale)
+    except ValueError:
+        return text, 1.0  # a colon in the name; whether it is offered is the library's to say
+
+
+def _offered_model(record: dict[str, Any], desk: Desk, notes: list[str]) -> str:
+    name = str(record["model"]["name"])
+    for offered, source in desk.library.models().items():
+        if name in (offered, source):
+            return offered
+    notes.append(f"The model {Path(name).name} is not offered here; {desk.library.default} is chosen.")
+    return desk.library.default
+
+
+def _offered_loras(loras: list[dict[str, Any]], desk: Desk, notes: list[str]) -> tuple[str, ...]:
+    offered = {str(path): name for name, path in desk.library.loras().items()}
+    names = []
+    for lora in loras:
+        path, scale = str(lora["path"]), float(lora["scale"])
+        stem = Path(path).name.removesuffix(".safetensors")
+        name = offered.get(path) or (stem if stem in offered.values() else None)
+        if name is None:
+            notes.append(f"The LoRA {stem} is not offered here.")
+        else:
+            names.append(name if scale == 1 else f"{name}:{scale!r}")
+    return tuple(names)
+
+
+def _shape(width: int, height: int, desk: Desk, model: str) -> tuple[str, int | None, str]:
+    """Aspect, base and size fields that give these sides: a bucket where there is one."""
+    side = desk.library.defaults(model).side
+    for base in dict.fromkeys((side, *BUCKETS)):
+        for aspect, sides in sizes_at(base).items():
+            if sides == (height, width):
+                return aspect, base, ""
+    return OWN, side, f"{width}x{height}"

@@ -1,0 +1,345 @@
+"""The page: its callbacks, and the mounted app, on the toy model."""
+
+import asyncio
+import io
+import json
+import re
+import time
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio")
+
+import gradio as gr
+from starlette.testclient import TestClient
+
+from leanlens.pipeline.metadata import read_record
+from leanlens.serve.app import make_app
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.web import Page, mount_page
+from leanlens.serve.web_form import Form, form_from, grid_from, wish_from
+from leanlens.serve.web_show import escaped, show_history
+
+SMALL = {"prompt": "a fox", "size": "32x32", "steps": 3, "seed": "7"}
+
+
+class Visitor:
+    """Who looks at the page, in place of Gradio's request."""
+
+    def __init__(self, owner="ann", session="tab"):
+        self.session_hash = session
+        self.state = type("State", (), {"owner": owner})()
+
+
+def fields(**changed):
+    return list(Form(**{**SMALL, **changed}).__dict__.values())
+
+
+def collect(steps):
+    """Everything that an asynchronous callback yields."""
+
+    async def gather():
+        return [answer async for answer in steps]
+
+    return asyncio.run(gather())
+
+
+def names(text):
+    """Names of the pictures that are shown, in order."""
+    return re.findall(r'<img loading="lazy" src="pictures/([^"]+)"', text)
+
+
+@pytest.fixture
+def page(desk):
+    return Page(desk())
+
+
+@pytest.fixture
+def site(settings):
+    """`site(api_keys=("k",))` -> a client of a toy server with its page."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        yield lambda **given: stack.enter_context(TestClient(app_with_page(settings(**given))))
+
+
+def app_with_page(settings):
+    """The app, made where an event loop runs: Gradio makes one for each of its locks elsewhere, and closes none."""
+
+    async def made():
+        return make_app(settings, mount_page)
+
+    return asyncio.run(made())
+
+
+def test_it_draws_with_looks_and_keeps_a_history(page):
+    answers = collect(page.draw(Visitor(), None, *fields(prompt="a <b>fox</b> ${1}", steps=8)))
+    last, history = answers[-1]
+    (name,) = names(last)
+    assert ">done<" in last
+    assert "<b>" not in last
+    assert "${" not in last
+    assert names(history) == [name] == names(show_history(page.desk, "ann", 10))
+    assert f'data-name="{name}"' in history
+    assert names(show_history(page.desk, "bob", 10)) == []
+    record = read_record(page.desk.archive.picture(name))
+    assert record["request"]["seed"] == 7
+    assert record["request"]["guidance_scale"] == page.desk.library.defaults("toy").guidance_scale
+    assert page.desk.archive.recent("ann")[0]["door"] == "page"
+    assert page._running == {}
+
+
+def test_a_half_drawn_picture_is_shown(page):
+    async def first_look():
+        steps = page.draw(Visitor(), None, *fields(size="256x256", steps=100))
+        try:
+            async for stage, _ in steps:
+                if "data:image/png;base64," in stage:
+                    return stage
+        finally:
+            await steps.aclose()
+
+    stage = asyncio.run(first_look())
+    assert re.search(r"step \d+ of 100", stage)
+    assert 0 < float(re.search(r'value="([\d.]+)"', stage)[1]) < 1
+    assert [job["state"] for job in page.desk.archive.recent("ann")] == ["cancelled"]  # who goes away, stops it
+
+
+def test_stop_ends_only_this_tabs_pictures(page):
+    async def stopped():
+        answers = []
+        async for answer in page.draw(Visitor(session="a"), None, *fields(size="256x256", steps=100)):
+            answers.append(answer)
+            page.stop(Visitor(session="b"))
+            assert answers[1:] or page.desk.running()
+            page.stop(Visitor(session="a"))
+        return answers
+
+    assert "the drawing was stopped." in asyncio.run(stopped())[-1][0]
+    assert page.desk.running() == []
+
+
+def test_what_is_refused_is_said(page):
+    for changed, words in (
+        ({"size": "33x32"}, "width 33"),
+        ({"size": "big"}, "give WIDTHxHEIGHT"),
+        ({"seed": "x"}, "seed &#x27;x&#x27;"),
+        ({"steps": 101}, "at most 100"),
+        ({"loras": ["none.such:0.5"]}, "is not offered"),
+        ({"model": "other"}, "is not offered"),
+        ({"aspect": "7:5", "size": ""}, "is not known"),
+        ({"aspect": "1:1", "base": 100, "size": ""}, "multiple of 16"),
+    ):
+        ((stage, _),) = collect(page.draw(Visitor(), None, *fields(**changed)))
+        assert 'role="alert"' in stage
+        assert words in stage
+    assert page.desk.archive.recent("ann") == []
+
+
+def test_settings_come_back_from_a_picture(page, tmp_path, png):
+    drawn = collect(page.draw(Visitor(), None, *fields(seed=str(2**63 - 1), negative_prompt="fog")))[-1][0]
+    (name,) = names(drawn)
+    taken = page.take(gr.EventData(None, {"name": name}))
+    dropped = page.recover(str(page.desk.archive.picture(name)))
+    assert taken == dropped
+    form = Form(*taken[1:])
+    assert (form.seed, form.negative_prompt, form.steps) == (str(2**63 - 1), "fog", 3)
+    again = collect(page.draw(Visitor(), None, *taken[1:]))[-1][0]
+    first, second = (page.desk.archive.picture(each).read_bytes() for each in (name, *names(again)))
+    assert first == second
+    for bad in ("../index.sqlite", "0" * 32 + "-0.png", ""):
+        assert 'role="alert"' in page.take(gr.EventData(None, {"name": bad}))[0]
+    for data in (png(), b"no picture"):
+        (tmp_path / "other.png").write_bytes(data)
+        assert 'role="alert"' in page.recover(str(tmp_path / "other.png"))[0]
+
+
+def test_a_foreign_record_opens_no_path_and_names_what_is_missing(desk):
+    one = desk(started=False)
+    request = {
+        "prompt": "a", "negative_prompt": "", "width": 240, "height": 80, "num_inference_steps": 5,
+        "guidance_scale": 2.5, "seed": 1, "image": "/etc/passwd", "strength": 0.5,
+        "loras": [{"path": "/x/fox.safetensors", "scale": 0.5}],
+    }  # fmt: skip
+    form, notes = form_from({"request": request, "model": {"name": "/models/other"}}, one)
+    assert (form.model, form.size, form.strength, form.loras) == ("toy", "240x80", 0.5, ())
+    assert len(notes) == 3
+    for broken in ({}, {"request": {}}, {"request": {**request, "seed": "x"}, "model": {"name": "toy"}},
+                   {"request": [], "model": 1}):  # fmt: skip
+        with pytest.raises(Refusal, match="damaged"):
+            form_from(broken, one)
+
+
+def test_sizes_follow_aspect_and_base(desk):
+    one = desk(started=False)
+    for changed, size in (
+        ({}, (None, None)),
+        ({"base": 128}, (128, 128)),
+        ({"aspect": "16:9", "base": 1024}, (1376, 768)),
+        ({"aspect": "1:2", "base": 1440}, (1040, 2080)),
+        ({"aspect": "1:1"}, (128, 128)),
+        ({"aspect": "1:1", "size": "64 × 32"}, (64, 32)),
+    ):
+        wish = wish_from(Form(**changed), one)
+        assert (wish.width, wish.height) == size
+
+
+def test_a_grid_varies_two_settings_from_one_seed(page):
+    arguments = ["steps", "1, 2", "prompt", "a fox, red\na cat"]
+    stage, _ = collect(page.draw_grid(Visitor(), *arguments, None, *fields(seed="")))[-1]
+    found = names(stage)
+    requests = [read_record(page.desk.archive.picture(name))["request"] for name in found]
+    assert [(one["prompt"], one["num_inference_steps"]) for one in requests] == [
+        ("a fox, red", 1), ("a fox, red", 2), ("a cat", 1), ("a cat", 2),
+    ]  # fmt: skip
+    assert len({one["seed"] for one in requests}) == 1
+    assert stage.index("steps 1") < stage.index("steps 2") < stage.index("prompt a fox, red")
+    assert "4 of 4 pictures" in stage
+
+
+def test_grids_that_cannot_be_drawn():
+    form = Form(**SMALL)
+    for arguments, words in (
+        ((None, "", None, ""), "choose a setting"),
+        (("seed", "1", "seed", "2"), "two settings"),
+        (("seed", " \n", None, ""), "no values"),
+        (("steps", "two", None, ""), "not a number"),
+        (("steps", ",".join("1" * 9), "seed", ",".join("1" * 9)), "81 pictures"),
+        (("colour", "red", None, ""), "no setting"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            grid_from(form, *arguments)
+    shapes = grid_from(form, "aspect", "1:1\n2:1", None, "").forms[0]
+    assert [(one.aspect, one.size) for one in shapes] == [("1:1", ""), ("2:1", "")]
+    assert grid_from(form, "LoRAs", "none\na:0.5, b", None, "").forms[0][1].loras == ("a:0.5", "b")
+
+
+def test_a_picture_to_start_from_and_paint_as_a_mask(page, png):
+    picture = png(64, 48, "green")
+    sheet = Image.new("RGBA", (64, 48))
+    sheet.paste((255, 255, 255, 255), (8, 8, 40, 40))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    kept = {}
+    for kind, layers in (("plain", [png(64, 48, (0, 0, 0, 0), "RGBA")]), ("mask", [buffer.getvalue()])):
+        stage, _ = collect(page.draw(Visitor(), (picture, layers), *fields(size="", base=128)))[-1]
+        kept[kind] = read_record(page.desk.archive.picture(*names(stage)))["request"]
+    assert (kept["plain"]["mask"], kept["plain"]["strength"]) == (None, 0.6)
+    assert kept["mask"]["strength"] == 1.0
+    assert (kept["mask"]["width"], kept["mask"]["height"]) == (64, 48)
+    with Image.open(kept["mask"]["mask"]) as mask:
+        assert mask.getbbox() == (8, 8, 40, 40)
+    assert "no PNG, JPEG or WebP" in collect(page.draw(Visitor(), (b"x", []), *fields()))[-1][0]
+
+
+def test_the_planners_line(desk):
+    asked = []
+
+    def estimate(*given):
+        asked.append(given)
+        if given[1] > 1000:
+            raise ValueError("not here")
+        return "about 3 s"
+
+    page = Page(desk(started=False), estimate)
+    assert "about 3 s" in page.predict(*fields(size=""))
+    assert asked == [("toy", 128, 128, 3, page.desk.library.defaults("toy").guidance_scale, 1)]
+    assert page.predict(*fields(size="1024x1024")) == page.predict(*fields(size="x")) == ""
+
+
+def call(client, name, data, event=None, **headers):
+    """Call a function of the page as its script does, and give what it ends with."""
+    join = client.get("/config").json()
+    index = next(one["id"] for one in join["dependencies"] if one["api_name"] == name)
+    body = {"data": data, "fn_index": index, "session_hash": "tab", "event_data": event}
+    assert client.post("/gradio_api/queue/join", json=body, headers=headers).status_code == 200
+    ended = []
+    with client.stream("GET", "/gradio_api/queue/data?session_hash=tab", headers=headers) as stream:
+        for line in stream.iter_lines():  # to the end, which the server decides
+            if line.startswith("data:") and (message := json.loads(line[5:]))["msg"] == "process_completed":
+                ended.append(message)
+    (message,) = ended
+    assert message["success"], message
+    return message["output"]["data"]
+
+
+def test_the_mounted_page_draws_the_same_bytes_as_the_other_doors(site):
+    client = site()
+    shown = client.get("/")
+    assert shown.status_code == 200
+    assert "default-src 'self'" in shown.headers["content-security-policy"]
+    stage, history = call(client, "draw", [None, *fields()])
+    (name,) = names(stage)
+    assert names(history) == names(call(client, "history", [24])[0]) == [name]
+    body = {"prompt": "a fox", "size": "32x32", "num_inference_steps": 3, "seed": 7, "response_format": "url"}
+    other = client.post("/v1/images/generations", json=body).json()["data"][0]["url"]
+    assert client.get(f"/pictures/{name}").content == client.get(other).content
+
+
+def upload(client, data):
+    """Send a picture as the page does; gives what its script then names it by."""
+    (path,) = client.post("/gradio_api/upload", files={"files": ("any name.png", data, "image/png")}).json()
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def test_dropped_pictures_reach_our_own_reader(site, png):
+    client = site(max_upload_pixels=10_000)
+    sheet = upload(client, png(64, 48, "white", "RGBA"))
+    source = {"background": upload(client, png(64, 48)), "layers": [sheet], "composite": None, "id": None}
+    stage, _ = call(client, "draw", [source, *fields(size="")])
+    (name,) = names(stage)
+    stored = client.app.state.desk.archive.picture(name)
+    assert read_record(stored)["request"]["mask"] is not None
+    dropped = call(client, "recover", [upload(client, stored.read_bytes())])
+    taken = call(client, "take", [], {"name": name})
+    assert [dropped[1], dropped[9]] == [taken[1], taken[9]] == ["a fox", "7"]
+    assert "give that again" in dropped[0]
+    large = {**source, "background": upload(client, png(200, 200))}
+    assert "40,000 pixels" in call(client, "draw", [large, *fields()])[0]
+    assert "40,000 pixels" in call(client, "recover", [upload(client, png(200, 200))])[0]
+
+
+def test_the_other_doors_answer_as_before_and_nothing_is_loaded_from_elsewhere(site):
+    client = site()
+    for path, status in (("/v1/nothing", 404), ("/v1/images/generations", 405), ("/pictures/x", 404)):
+        answer = client.get(path)
+        assert (answer.status_code, set(answer.json())) == (status, {"error"})
+    assert client.get("/health").json() == {"status": "ok"}
+    page, config = client.get("/").text, client.get("/config").json()
+    assert config["analytics_enabled"] is False
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//[^"]*"', page)
+    assert loaded == []
+    assert not [sheet for sheet in config.get("stylesheets") or [] if "//" in sheet]
+    for secret in ("index.sqlite", "pictures"):
+        path = client.app.state.desk.archive.folder / secret
+        assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_the_page_asks_for_the_key(site):
+    import base64
+
+    client = site(users={"ann": "secret"})
+    refused = client.get("/")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Basic")
+    assert client.post("/gradio_api/queue/join", json={}).status_code == 401
+    client.headers["authorization"] = "Basic " + base64.b64encode(b"ann:secret").decode()
+    stage, _ = call(client, "draw", [None, *fields()])
+    desk = client.app.state.desk
+    assert [job["owner"] for job in desk.archive.recent("user ann")] == ["user ann"]
+    assert names(stage)
+
+
+def test_text_stays_text():
+    assert escaped("<a href='x'>{{b}} ${c} `d`") == (
+        "&lt;a href=&#x27;x&#x27;&gt;&#123;&#123;b&#125;&#125; &#36;&#123;c&#125; &#96;d&#96;"
+    )
+
+
+def test_a_server_that_starts_anew_shows_the_old_pictures(settings):
+    for run in range(2):
+        with TestClient(app_with_page(settings())) as client:
+            if run == 0:
+                (name,) = names(call(client, "draw", [None, *fields()])[0])
+            assert names(call(client, "history", [24])[0]) == [name]
+            assert time.time() - client.app.state.desk.started < 60
