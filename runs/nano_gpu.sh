@@ -16,6 +16,7 @@
 #   PARTS=FOLDER            for `pack` and `take`: frozen parts whose autoencoder is trained (runs/nano_cpu.sh makes them;
 #                           leanlens/nano has them); without it call 1 trains one
 #   START=FOLDER            for call 1: a pipeline folder whose weights the denoiser starts from
+#   COMPILE=false           there: without compiled blocks, should the compiler fail
 #   SCALE=tiny              a rehearsal on a CPU: the sample's drawings, 64 scenes, a few steps; what it draws is noise
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,10 +28,11 @@ WORK=$(realpath --canonicalize-missing "${WORK:-runs/nano-gpu}")
 OUT=$(realpath --canonicalize-missing "${OUT:-$WORK/out}")
 PARTS=${PARTS:-}
 START=${START:-}
+COMPILE=${COMPILE:-true}
 
 # The budgets. CALL_MINUTES counts from the first line of a call to its last; LAST_SECONDS of it are for export and way back.
 CALL_MINUTES=${CALL_MINUTES:-8} # a whole number
-LAST_SECONDS=${LAST_SECONDS:-50}
+LAST_SECONDS=${LAST_SECONDS:-60}
 AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-2.5}
 LIBRARY=${LIBRARY:-full}
 CROP_SCENES=20000   # for the autoencoder
@@ -48,8 +50,9 @@ shrink=()
 short=()
 if [[ $SCALE == tiny ]]; then
     LIBRARY=sample CROP_SCENES=64 SCENES_128=64 SCENES_256=64 AUTOENCODER_MINUTES=2
+    COMPILE=false
     short=(--set train.steps=3 --set optim.length=3 --set optim.warmup=1)
-    shrink=("${short[@]}" --set train.compile=false --set train.micro_batches=1 --set model.num_layers=1)
+    shrink=("${short[@]}" --set train.micro_batches=1 --set model.num_layers=1)
 fi
 
 began=$(date +%s)
@@ -80,7 +83,6 @@ weigh() {
     echo "travels: $(((tree + folder) / 1048576)) MiB of at most $TRAVEL_MIB, $((folder / 1048576)) of them in $PACK"
     if ((tree + folder > TRAVEL_MIB * 1048576)); then
         echo "too much: move leanlens/nano out of the way until the results are back; no call reads it" >&2
-        return 1
     fi
 }
 
@@ -126,13 +128,16 @@ denoise() {
     if [[ -e $WORK/call-$((number - 1))/export ]]; then from=$WORK/call-$((number - 1))/export; fi
     if [[ -z $from && $number != 1 ]]; then say "the export of call $((number - 1)) is not here: from random weights"; fi
     rm -rf "$run" "$run-probe"
-    # SIGTERM, should the pace drop, is no loss: the run saves its state and the export below takes that.
-    timeout --foreground --signal=TERM --kill-after=20 $(($(left) - LAST_SECONDS + 15)) \
+    # SIGTERM, should the pace drop, loses nothing: the run saves its state, and the export below takes that.
+    timeout --foreground --signal=TERM --kill-after=20 $(($(left) - LAST_SECONDS / 2)) \
         "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml ${until[@]+"${until[@]}"} \
         --set run.dir="$run" --set run.seed="$number" --set model.parts="$parts" ${from:+--set init.from="$from"} \
         --set data.scenes.sources="$WORK/library" --set data.cache="$WORK/encoded" "$@" \
-        ${shrink[@]+"${shrink[@]}"} || say "stopped before its last step"
-    [[ -e $run/export/model_index.json ]] || lens export "$run" -o "$run/export"
+        --set train.compile="$COMPILE" ${shrink[@]+"${shrink[@]}"} || say "stopped before its last step"
+    if [[ ! -e $run/export/model_index.json ]]; then
+        say "exporting the latest of $(ls "$run/checkpoints")"
+        lens export "$run" -o "$run/export"
+    fi
     say "trained"
     send_back "$number" "$run"
 }
@@ -166,8 +171,8 @@ call_2() { denoise 2 --set data.scenes.num="$SCENES_256" "${small_batch[@]}" --s
 call_3() { denoise 3 --set data.scenes.num="$SCENES_256" "${small_batch[@]}" --set optim.cooldown=0.8; }
 
 call() {
-    rm -rf "$OUT"
     mkdir -p "$OUT" "$WORK"
+    rm -f "$OUT"/{export.tar.*,metrics.jsonl.gz,call-*.png,log.txt}
     exec > >(tee "$OUT/log.txt") 2>&1
     say "call $1, $CALL_MINUTES minutes"
     until=(--until $((deadline - LAST_SECONDS)))
