@@ -40,17 +40,13 @@ _POLICY = (
 )
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+_PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
 _FONT = ("system-ui", "sans-serif")
 _THEME_KEY = "leanlens-theme"
-_HEAD = f"""
-<script>
-if (!new URLSearchParams(location.search).has("__theme") && localStorage.getItem("{_THEME_KEY}")) {{
-  const address = new URL(location.href);
-  address.searchParams.set("__theme", localStorage.getItem("{_THEME_KEY}"));
-  history.replaceState(null, "", address);
-}}
-</script>
-"""
+_THEME = f"""() => {{
+  const chosen = localStorage.getItem("{_THEME_KEY}");
+  if (chosen) document.body.classList.toggle("dark", chosen === "dark");
+}}"""
 _TOGGLE = f"""() => {{
   const dark = document.body.classList.toggle("dark");
   localStorage.setItem("{_THEME_KEY}", dark ? "dark" : "light");
@@ -86,7 +82,7 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> No
         mcp_server=False,
         theme=gr.themes.Default(font=_FONT, font_mono=("ui-monospace", "monospace")),
         css=CSS,
-        head=_HEAD,
+        js=_THEME,
     )
     mounted = app.router.routes.pop()
     assert isinstance(mounted, Mount)
@@ -165,19 +161,23 @@ class Page:
     ) -> AsyncGenerator[tuple[Any, Any]]:
         owner, session = _owner(request), request.session_hash or ""
         jobs: list[Job] = []
-        mine = self._running.setdefault(session, [])
         steps = run(self.desk, wishes, owner, jobs)
         try:
             async for _ in steps:
-                mine[:] = [job for job in {*mine, *jobs} if not job.is_final]
+                self._remember(session, jobs)
                 yield await run_in_threadpool(show, jobs), gr.skip()
             yield await run_in_threadpool(show, jobs), await run_in_threadpool(self.history, _HISTORY, request)
         except Refusal as refusal:
             yield show_refusal(refusal), await run_in_threadpool(self.history, _HISTORY, request)
         finally:
             await steps.aclose()  # a browser that went away stops its pictures now
-            if all(job.is_final for job in mine):
-                self._running.pop(session, None)
+            self._remember(session, ())
+
+    def _remember(self, session: str, jobs: Sequence[Job]) -> None:
+        """Keep which jobs a browser tab waits for, beside those it waits for already."""
+        left = [job for job in {*self._running.pop(session, ()), *jobs} if not job.is_final]
+        if left:
+            self._running[session] = left
 
     def stop(self, request: gr.Request) -> None:
         """Stop what this browser tab draws, at the next step."""
@@ -229,8 +229,8 @@ class Page:
         return defaults.num_inference_steps, defaults.guidance_scale, defaults.side
 
     def predict(self, *fields: Any) -> str:
-        """The planner's line for the form; nothing where it cannot tell."""
-        form = Form(*fields)
+        """The planner's line for the fields of `_PLANNED`; nothing where it cannot tell."""
+        form = Form(**dict(zip(_PLANNED, fields, strict=True)))
         assert self.estimate is not None
         try:
             model = self.desk.library.find_model(form.model)
@@ -326,8 +326,8 @@ class Page:
         ))  # fmt: skip
         model.input(self.choose_model, model, [steps_field, guidance_field, base], api_name="model", **_QUIET)
         if self.estimate is not None:
-            gr.on([one.change for one in (model, aspect, base, size, steps_field, guidance_field, count)],
-                  self.predict, list(fields.values()), line, api_name="predict",
+            # Without a trigger it is said when the page opens, and whenever one of them changes.
+            gr.on(None, self.predict, [fields[name] for name in _PLANNED], line, api_name="predict",
                   trigger_mode="always_last", **_QUIET)  # fmt: skip
         return fields, draw, stop
 

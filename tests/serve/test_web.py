@@ -5,6 +5,7 @@ import io
 import json
 import re
 import time
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -68,7 +69,7 @@ def app_with_page(settings):
     """The app, made where an event loop runs: Gradio makes one for each of its locks elsewhere, and closes none."""
 
     async def made():
-        return make_app(settings, mount_page)
+        return make_app(settings, partial(mount_page, estimate=lambda *given: f"planned {given}"))
 
     return asyncio.run(made())
 
@@ -243,9 +244,10 @@ def test_the_planners_line(desk):
         return "about 3 s"
 
     page = Page(desk(started=False), estimate)
-    assert "about 3 s" in page.predict(*fields(size=""))
-    assert asked == [("toy", 128, 128, 3, page.desk.library.defaults("toy").guidance_scale, 1)]
-    assert page.predict(*fields(size="1024x1024")) == page.predict(*fields(size="x")) == ""
+    given = ["toy", "own", None, "", 3, 5, 1]
+    assert "about 3 s" in page.predict(*given)
+    assert asked == [("toy", 128, 128, 3, 5, 1)]
+    assert page.predict(*given[:3], "1024x1024", *given[4:]) == page.predict(*given[:3], "x", *given[4:]) == ""
 
 
 def call(client, name, data, event=None, **headers):
@@ -269,6 +271,7 @@ def test_the_mounted_page_draws_the_same_bytes_as_the_other_doors(site):
     shown = client.get("/")
     assert shown.status_code == 200
     assert "default-src 'self'" in shown.headers["content-security-policy"]
+    assert "(&#x27;toy&#x27;, 128, 64, 3, 5, 2)" in call(client, "predict", ["toy", "own", 128, "128x64", 3, 5, 2])[0]
     stage, history = call(client, "draw", [None, *fields()])
     (name,) = names(stage)
     assert names(history) == names(call(client, "history", [24])[0]) == [name]
@@ -306,9 +309,9 @@ def test_the_other_doors_answer_as_before_and_nothing_is_loaded_from_elsewhere(s
         answer = client.get(path)
         assert (answer.status_code, set(answer.json())) == (status, {"error"})
     assert client.get("/health").json() == {"status": "ok"}
-    page, config = client.get("/").text, client.get("/config").json()
+    shown, config = client.get("/").text, client.get("/config").json()
     assert config["analytics_enabled"] is False
-    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//[^"]*"', page)
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//[^"]*"', shown)
     assert loaded == []
     assert not [sheet for sheet in config.get("stylesheets") or [] if "//" in sheet]
     for secret in ("index.sqlite", "pictures"):
