@@ -36,8 +36,8 @@ LAST_SECONDS=${LAST_SECONDS:-60}
 AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-2.5}
 LIBRARY=${LIBRARY:-full}
 CROP_SCENES=20000   # for the autoencoder
-SCENES_128=200000   # for the denoiser
-SCENES_256=120000
+SCENES_128=300000   # for the denoiser
+SCENES_256=240000
 TRAVEL_MIB=${TRAVEL_MIB:-64} # what the way there lets through, this repository included
 PIECE=14000000               # bytes of a file on the way back
 PROMPT="two red apples and a yellow banana on a blue table, flat style"
@@ -91,7 +91,7 @@ weigh() {
 # What every call needs; what an earlier call left is used again.
 prepare() {
     export PYTHONPATH="$PWD:$WORK/site:$WORK/wheels${PYTHONPATH:+:$PYTHONPATH}"
-    export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false LEANLENS_SCENES="$WORK/cache"
+    export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true LEANLENS_SCENES="$WORK/cache"
     if [[ -d $PACK/wheels && ! -d $WORK/wheels ]]; then
         "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
             --target "$WORK/wheels.part" "$PACK"/wheels/*.whl
@@ -165,10 +165,10 @@ call_1() {
 }
 
 # 256 pixels, whole captions, a constant rate nearly to the end.
-call_2() { denoise 2 --set data.scenes.num="$SCENES_256" "${small_batch[@]}" --set optim.cooldown=0.1; }
+call_2() { denoise 2 --set data.scenes.num="$SCENES_256" ${buckets[@]+"${buckets[@]}"} --set optim.cooldown=0.1; }
 
 # The same scenes once more, and the rate falls.
-call_3() { denoise 3 --set data.scenes.num="$SCENES_256" "${small_batch[@]}" --set optim.cooldown=0.8; }
+call_3() { denoise 3 --set data.scenes.num="$SCENES_256" ${buckets[@]+"${buckets[@]}"} --set optim.cooldown=0.8; }
 
 call() {
     mkdir -p "$OUT" "$WORK"
@@ -176,10 +176,10 @@ call() {
     exec > >(tee "$OUT/log.txt") 2>&1
     say "call $1, $CALL_MINUTES minutes"
     until=(--until $((deadline - LAST_SECONDS)))
-    small_batch=(--set data.text_multiple=160)
+    buckets=()
     if [[ $SCALE == tiny ]]; then
         until=()
-        small_batch=(--set "data.buckets=[{base = 256, batch = 4, sizes = [[256, 256], [208, 320], [320, 208]]}]")
+        buckets=(--set "data.buckets=[{base = 256, batch = 4, sizes = [[256, 256], [208, 320], [320, 208]]}]")
     fi
     prepare
     "call_$1"

@@ -46,7 +46,7 @@ from leanlens.models import vae as autoencoder
 from leanlens.models.text_encoder import layer_features
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.pipeline import LensPipeline
-from leanlens.pipeline.tokens import Tokens, template_named, tokenize
+from leanlens.pipeline.tokens import MAX_SEQUENCE_LENGTH, template_named
 from leanlens.scenes.build import SEED_STEP
 from leanlens.scenes.describe import brief, dense
 from leanlens.scenes.icons import Library, library, open_library
@@ -292,29 +292,35 @@ def encode_scenes(
     assert scenes is not None
     canvas = tuple((width, height) for height, width in sizes)
     latents: dict[Bucket, list[Tensor]] = {}
-    words: dict[Bucket, list[Tokens]] = {}
+    words: dict[Bucket, list[list[int]]] = {}
     for chunk in drawn_chunks(icons.folder, scenes.num, scenes.seed, canvas):
         for bucket, (pixels, captions) in chunk.items():
             for part in torch.from_numpy(pixels).split(AT_ONCE):
                 scaled = part.to(pipeline.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
                 latents.setdefault(bucket, []).append(autoencoder.encode(pipeline.vae, scaled).half().cpu())
-            cut = [cut_caption(text, recipe.data.caption_words) for both in captions for text in both]
-            tokens = tokenize(pipeline.tokenizer, cut, template_named(pipeline.text_side.template))
-            words.setdefault(bucket, []).append(tokens)
+            words.setdefault(bucket, []).extend(_tokens(captions, recipe, pipeline))
     found: dict[str, Tensor] = {}
     for bucket, parts in latents.items():
         name = f"{bucket[0]}x{bucket[1]}"
         found[f"{name}.latents"] = torch.cat(parts)
-        found[f"{name}.tokens"], found[f"{name}.lengths"] = _joined(words[bucket])
+        found[f"{name}.tokens"], found[f"{name}.lengths"] = _padded(words[bucket])
     return found
 
 
-def _joined(parts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+def _tokens(captions: Sequence[Sequence[str]], recipe: TrainRecipe, pipeline: LensPipeline) -> list[list[int]]:
+    """Tokens of every caption of every picture, in order: as `pipeline.tokens.tokenize` has them, all at once."""
+    template = template_named(pipeline.text_side.template)
+    cut = [template.render(cut_caption(text, recipe.data.caption_words)) for both in captions for text in both]
+    return [row[:MAX_SEQUENCE_LENGTH] for row in pipeline.tokenizer(cut)["input_ids"]]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Tokens (N, K, S) int32 of all pictures, with zeros up to the longest caption, and their numbers (N, K)."""
-    longest = max(part.ids.shape[1] for part in parts)
-    ids = torch.cat([torch.nn.functional.pad(part.ids, (0, longest - part.ids.shape[1])) for part in parts])
-    lengths = torch.cat([part.mask.sum(1) for part in parts])
-    return ids.int().unflatten(0, (-1, CAPTIONS)), lengths.unflatten(0, (-1, CAPTIONS))
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = np.zeros((len(rows), int(lengths.max())), np.int32)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+    return torch.from_numpy(ids).unflatten(0, (-1, CAPTIONS)), lengths.unflatten(0, (-1, CAPTIONS))
 
 
 Chunk = dict[Bucket, tuple[np.ndarray, list[list[str]]]]  # size -> pixels (n, H, W, 3) uint8, captions of each picture

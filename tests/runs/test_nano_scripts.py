@@ -107,7 +107,6 @@ def test_a_packed_library_gives_the_same_scenes_from_smaller_drawings(shelf, scr
 
 
 @needs_packages
-@pytest.mark.long
 def test_packed_networks_answer_as_the_packages_do(scripts, tmp_path):
     from leanlens.train.autoencoder import FirstLayersOfVgg, SemanticNetwork
 
