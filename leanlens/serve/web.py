@@ -6,7 +6,8 @@ are the system's, Gradio's measuring of use is off, and the browser is told to r
 """
 
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from PIL import Image, ImageChops
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +40,7 @@ _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
     "form-action 'self'; base-uri 'self'; object-src 'none'"
 )
+_ELSEWHERE = re.compile(r"/gradio_api/(proxy=|file=\s*https?:)", re.IGNORECASE)
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
@@ -103,12 +106,16 @@ class _PageMount(Mount):
 
 
 class _Policed:
-    """Tells the browser to load nothing from another origin."""
+    """Tells the browser to load nothing from another origin, and keeps Gradio from fetching what a client names."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _ELSEWHERE.search(scope["path"]):
+            await PlainTextResponse("there is no such route", 404)(scope, receive, send)
+            return
+
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["content-security-policy"] = _POLICY
@@ -286,6 +293,9 @@ class Page:
                 gr.on(said, function, given, answered, api_name=name, **_QUIET)
             # Beside the queue, in which it would wait for what it is to stop.
             stop.click(self.stop, api_name="stop", queue=False, **_QUIET)
+        for part in page.blocks.values():  # a field of any kind may hold what looks like a file
+            move: Any = part.async_move_resource_to_block_cache
+            part.async_move_resource_to_block_cache = partial(_move_local, move)
         return page
 
     def _form(self) -> tuple[dict[str, Any], gr.Button, gr.Button]:
@@ -357,9 +367,29 @@ def _owner(request: gr.Request) -> str:
     return str(request.state.owner)
 
 
+async def _move_local(move: Callable[[Any], Awaitable[str | None]], place: Any) -> str | None:
+    """Gradio's own way with a file that a client names, for uploads only.
+
+    By itself it fetches addresses, and as long as it is mounted rather than launched it also takes any file of this
+    machine into the folder it serves.
+    """
+    return None if place is None else await move(str(_upload(str(place))))
+
+
 def _path(payload: Any) -> str | None:
-    """The path of an upload; Gradio has checked that it is one of this page."""
-    return None if payload is None else str(payload.path)
+    return None if payload is None else str(_upload(payload.path))
+
+
+def _upload(path: str) -> Path:
+    """The file of an upload.
+
+    Raises:
+        ValueError: any other file, or an address.
+    """
+    found = Path(path).resolve()
+    if not found.is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
+        raise ValueError("a picture has to be uploaded; no other file and no address is opened")
+    return found
 
 
 def _parts(sent_ahead: dict[str, Any], payload: Any) -> tuple[bytes, list[bytes]] | None:
@@ -377,7 +407,7 @@ def _values(form: Form) -> list[Any]:
 
 
 def _bytes(part: Any) -> bytes:
-    return part if isinstance(part, bytes) else Path(part.path).read_bytes()
+    return part if isinstance(part, bytes) else _upload(part.path).read_bytes()
 
 
 def _opened(source: tuple[bytes, list[bytes]], desk: Desk) -> tuple[Image.Image, Image.Image | None]:

@@ -57,10 +57,12 @@ def page(desk):
 
 
 @pytest.fixture
-def site(settings):
+def site(settings, monkeypatch):
     """`site(api_keys=("k",))` -> a client of a toy server with its page."""
     from contextlib import ExitStack
 
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # so that it is as before when the test ends
+    monkeypatch.delenv("GRADIO_TEMP_DIR")
     with ExitStack() as stack:
         yield lambda **given: stack.enter_context(TestClient(app_with_page(settings(**given))))
 
@@ -250,7 +252,7 @@ def test_the_planners_line(desk):
     assert page.predict(*given[:3], "1024x1024", *given[4:]) == page.predict(*given[:3], "x", *given[4:]) == ""
 
 
-def call(client, name, data, event=None, **headers):
+def call(client, name, data, event=None, succeeds=True, **headers):
     """Call a function of the page as its script does, and give what it ends with."""
     join = client.get("/config").json()
     index = next(one["id"] for one in join["dependencies"] if one["api_name"] == name)
@@ -262,8 +264,8 @@ def call(client, name, data, event=None, **headers):
             if line.startswith("data:") and (message := json.loads(line[5:]))["msg"] == "process_completed":
                 ended.append(message)
     (message,) = ended
-    assert message["success"], message
-    return message["output"]["data"]
+    assert message["success"] == succeeds, message
+    return message["output"]["data"] if succeeds else message["output"]["error"]
 
 
 def test_the_mounted_page_draws_the_same_bytes_as_the_other_doors(site):
@@ -292,7 +294,9 @@ def test_dropped_pictures_reach_our_own_reader(site, png):
     source = {"background": upload(client, png(64, 48)), "layers": [sheet], "composite": None, "id": None}
     stage, _ = call(client, "draw", [source, *fields(size="")])
     (name,) = names(stage)
-    stored = client.app.state.desk.archive.picture(name)
+    archive = client.app.state.desk.archive
+    assert sheet["path"].startswith(str(archive.folder / "page"))
+    stored = archive.picture(name)
     assert read_record(stored)["request"]["mask"] is not None
     dropped = call(client, "recover", [upload(client, stored.read_bytes())])
     taken = call(client, "take", [], {"name": name})
@@ -301,6 +305,24 @@ def test_dropped_pictures_reach_our_own_reader(site, png):
     large = {**source, "background": upload(client, png(200, 200))}
     assert "40,000 pixels" in call(client, "draw", [large, *fields()])[0]
     assert "40,000 pixels" in call(client, "recover", [upload(client, png(200, 200))])[0]
+
+
+def test_no_file_and_no_address_that_a_client_names_is_opened(site):
+    client = site()
+    folder = client.app.state.desk.archive.folder
+    for place in ("http://127.0.0.1:9/x.png", "https://example.invalid/x.png", str(folder / "index.sqlite"),
+                  str(folder / "page" / ".." / "index.sqlite"), __file__):  # fmt: skip
+        for stream in (False, True):
+            part = {"path": place, "is_stream": stream, "meta": {"_type": "gradio.FileData"}}
+            assert call(client, "recover", [part], succeeds=False)
+            source = {"background": part, "layers": [], "composite": None, "id": None}
+            assert call(client, "draw", [source, *fields()], succeeds=False)
+        assert call(client, "draw", [None, {**part, "is_stream": False}, *fields()[1:]], succeeds=False)
+    assert client.app.state.desk.archive.recent("testclient") == []
+    assert not [path for path in (folder / "page").rglob("*") if path.is_file()]
+    for place in ("file=https://example.invalid/x", "file=HTTPS://example.invalid/x", "proxy=https://example.invalid/x",
+                  "file=%68ttps://example.invalid/x"):  # fmt: skip
+        assert client.get(f"/gradio_api/{place}").status_code == 404
 
 
 def test_the_other_doors_answer_as_before_and_nothing_is_loaded_from_elsewhere(site):
