@@ -40,7 +40,7 @@ _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
     "form-action 'self'; base-uri 'self'; object-src 'none'"
 )
-_ELSEWHERE = re.compile(r"/gradio_api/(proxy=|file=\s*https?:)", re.IGNORECASE)
+_ELSEWHERE = re.compile(r"/gradio_api/(proxy=|deep_link|file=\s*https?:)", re.IGNORECASE)
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
@@ -122,6 +122,17 @@ class _Policed:
             await send(message)
 
         await self.app(scope, receive, tell)
+
+
+class _Newest(dict[str, Any]):
+    """What editors sent ahead of a drawing, the last few of them: what is never drawn must not stay in memory."""
+
+    most = 16
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self.most:
+            del self[next(iter(self))]
 
 
 class Page:
@@ -348,6 +359,7 @@ class Page:
                 label="Picture and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
                 transforms=(), layers=False, brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"), buttons=[],
             )  # fmt: skip
+            editor.blob_storage = _Newest()
             editor.preprocess = partial(_parts, editor.blob_storage)
             return editor
 

@@ -321,7 +321,7 @@ def test_no_file_and_no_address_that_a_client_names_is_opened(site):
     assert client.app.state.desk.archive.recent("testclient") == []
     assert not [path for path in (folder / "page").rglob("*") if path.is_file()]
     for place in ("file=https://example.invalid/x", "file=HTTPS://example.invalid/x", "proxy=https://example.invalid/x",
-                  "file=%68ttps://example.invalid/x"):  # fmt: skip
+                  "file=%68ttps://example.invalid/x", "deep_link?session_hash=tab"):  # fmt: skip
         assert client.get(f"/gradio_api/{place}").status_code == 404
 
 
@@ -353,6 +353,15 @@ def test_the_page_asks_for_the_key(site):
     desk = client.app.state.desk
     assert [job["owner"] for job in desk.archive.recent("user ann")] == ["user ann"]
     assert names(stage)
+
+
+def test_what_an_editor_sends_ahead_is_bounded():
+    from leanlens.serve.web import _Newest
+
+    kept = _Newest()
+    for index in range(100):
+        kept[str(index)] = index
+    assert list(kept.values()) == list(range(84, 100))
 
 
 def test_text_stays_text():
