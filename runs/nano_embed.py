@@ -1,0 +1,48 @@
+"""A trained pipeline folder to the one inside the package: bfloat16, in files of less than 16 MB.
+
+    python runs/nano_embed.py EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY]]
+
+The card (`README.md`) stays as it is; `ATTRIBUTION.md` becomes that of the drawings of LIBRARY, "everyday" without it.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from leanlens.files import whole_file
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.scenes.icons import library
+
+NANO = Path(__file__).parents[1] / "leanlens" / "nano"
+MOST = 64_000_000  # bytes in all
+LARGEST = 16_000_000  # bytes of a file
+
+
+def main() -> None:
+    export = Path(sys.argv[1])
+    output = Path(sys.argv[2]) if len(sys.argv) > 2 else NANO
+    shelf = library(sys.argv[3] if len(sys.argv) > 3 else "everyday")
+    output.mkdir(parents=True, exist_ok=True)
+    for part in ("scheduler", "tokenizer", "text_encoder", "vae", "transformer"):
+        shutil.rmtree(output / part, ignore_errors=True)
+    for part in ("scheduler", "tokenizer", "text_encoder", "vae"):
+        shutil.copytree(export / part, output / part)
+    model = LensTransformer2DModel.from_pretrained(export / "transformer", torch_dtype=torch.bfloat16)
+    model.save_pretrained(output / "transformer", max_shard_size="14MB")
+    index = json.loads((export / "model_index.json").read_text(encoding="utf-8"))
+    with whole_file(output / "model_index.json") as temporary:
+        temporary.write_text(json.dumps({**index, "_name_or_path": "nano"}, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(shelf.folder / "ATTRIBUTION.md", output / "ATTRIBUTION.md")
+    for path in output.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
+    if max(sizes) > LARGEST or sum(sizes) > MOST:
+        raise SystemExit(f"too large: {sum(sizes)} bytes in all, {max(sizes)} in the largest file")
+    print(f"{output}  {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files, the largest {max(sizes) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
