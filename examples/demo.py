@@ -1,24 +1,28 @@
-"""What `make demo` runs: one picture with the model inside the package, or with random weights while there is none."""
+"""What `make demo` runs: one picture with the model inside the package, in `out.png`, and what to try next."""
 
 import sys
 
-import leanlens.hub
 from leanlens.cli.main import run
 
 PROMPT = "a red apple and a yellow banana on a blue table"
+NEXT = """
+out.png is your picture. Next:
+  source .venv/bin/activate
+  leanlens generate "two orange cats in front of a house, flat style" -o cats.png
+  leanlens generate "a sailboat at night" --aspect 16:9 -n 4
+  leanlens serve                     # the same for ComfyUI, AUTOMATIC1111 and OpenAI clients
+  leanlens plan                      # what the full 4-billion-parameter Lens needs, and whether this machine has it"""
 
 
 def main() -> None:
-    try:
-        leanlens.hub.locate("nano")
-        model = "nano"
-    except ValueError:
-        model = "toy"
-        print("No trained model is embedded yet. This draws with random weights of the real classes at toy size:")
-        print("the picture is coloured noise, and shows that everything is set up and works.")
     prompt = sys.argv[1] if len(sys.argv) > 1 else PROMPT
-    sys.argv = ["leanlens", "generate", prompt, "--model", model, "--seed", "7", "-o", "demo.png"]
-    run()
+    sys.argv = ["leanlens", "generate", prompt, "--model", "nano", "--seed", "7", "-o", "out.png"]
+    try:
+        run()
+    except SystemExit as end:
+        if end.code:
+            raise
+    print(NEXT)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ def generate(
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option("-m", "--model", help="nano, turbo, rl, base, a folder, a file, a repository id, or toy.")
-    ] = "nano",
+        str | None,
+        typer.Option("-m", "--model", help="nano, turbo, rl, base, a folder, a file, a repository id, or toy."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the first picture; the next ones count up. Random without it.")
     ] = None,
@@ -88,6 +89,9 @@ def generate(
 
     from leanlens.presets import preset_for
 
+    if model is None:
+        model = "nano"
+        _say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
     preset = preset_for(model)
     fields: dict[str, Any] = {
         "negative_prompt": negative,

@@ -1,0 +1,85 @@
+"""Draw docs/gallery.md: what people asked for in their own words, and what the embedded model drew, failures included.
+
+    python docs/make_gallery.py [NUM]
+
+Picture number i has seed i; nothing is chosen or drawn again. The prompts are the first NUM (48 without it) of
+leanlens/evaluate/prompts/people.jsonl.
+"""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+from leanlens.files import whole_file
+from leanlens.pipeline.draw import draw
+from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.request import ImageRequest
+from leanlens.presets import PRESETS
+from leanlens.resolution import sizes_at
+from leanlens.scenes.icons import EVERYDAY
+
+DOCS = Path(__file__).parent
+PROMPTS = DOCS.parent / "leanlens" / "evaluate" / "prompts" / "people.jsonl"
+FOLDER = DOCS / "images" / "gallery"
+COLUMNS = 4
+SHAPES = ("1:1", "1:1", "1:1", "4:3", "1:1", "3:4", "1:1", "16:9")  # of the pictures, in turn
+HEAD = """\
+# Gallery
+
+The embedded model's answers to prompts that people wrote in their own words, with {steps} steps and guidance
+{guidance:g}. Picture number i has seed i; nothing is chosen, nothing is drawn again, and what it got wrong is here too.
+[What it knows](nano.md) is {concepts} things in five drawing styles; a prompt that names others shows what it makes of
+them.
+
+```sh
+python docs/make_gallery.py                                             # this page
+leanlens generate "{prompt}" --seed 0          # its first picture
+```
+
+"""
+
+
+def main() -> None:
+    num = int(sys.argv[1]) if len(sys.argv) > 1 else 48
+    lines = PROMPTS.read_text(encoding="utf-8").splitlines()[:num]
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    preset, opened = PRESETS["nano"], open_model("nano")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for old in FOLDER.glob("*.jpg"):
+        old.unlink()
+    for seed, prompt in enumerate(prompts):
+        height, width = sizes_at(preset.base_resolution)[SHAPES[seed % len(SHAPES)]]
+        request = ImageRequest.checked(
+            prompt=prompt,
+            width=width,
+            height=height,
+            num_inference_steps=preset.num_inference_steps,
+            guidance_scale=preset.guidance_scale,
+            seed=seed,
+        )
+        with whole_file(FOLDER / f"{seed:02d}.jpg") as path:
+            draw(opened, request).image.save(path, format="JPEG", quality=88)
+    write_page(prompts)
+
+
+def write_page(prompts: list[str]) -> None:
+    """The table of pictures, each over its prompt and its seed."""
+    preset = PRESETS["nano"]
+    concepts = len(tomllib.loads(EVERYDAY.read_text(encoding="utf-8"))["concepts"])
+    text = HEAD.format(
+        steps=preset.num_inference_steps, guidance=preset.guidance_scale, concepts=concepts, prompt=prompts[0]
+    )
+    text += "|" + " |" * COLUMNS + "\n|" + "---|" * COLUMNS + "\n"
+    for first in range(0, len(prompts), COLUMNS):
+        cells = [
+            f'<img src="images/gallery/{seed:02d}.jpg" width="192" alt=""><br>{prompts[seed]}<br>*seed {seed}*'
+            for seed in range(first, min(first + COLUMNS, len(prompts)))
+        ]
+        text += "| " + " | ".join(cells) + " |\n"
+    with whole_file(DOCS / "gallery.md") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
