@@ -90,7 +90,9 @@ def _start_decoder(decoder: Any, x: Tensor, latents: Tensor) -> None:
         for upsampler in block.upsamplers or ():
             _pass_on(upsampler.conv, width, width)
     colors = functional.interpolate(x, latents.shape[2:], mode="area").movedim(1, -1).flatten(0, -2)
-    mixing = torch.linalg.lstsq(latents.movedim(1, -1).flatten(0, -2), colors).solution.T
+    rows = latents.movedim(1, -1).flatten(0, -2).double()
+    # Normal equations: lstsq answers differently from call to call in the last bits.
+    mixing = torch.linalg.solve(rows.T @ rows, rows.T @ colors.double()).T.to(colors.dtype)
     _undouble(decoder.conv_out, mixing, constant, latents)
 
 
