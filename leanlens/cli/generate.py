@@ -76,6 +76,9 @@ def generate(
     text_encoder: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     vae: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     tokenizer: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
+    no_marking: Annotated[
+        bool, typer.Option("--no-marking", help="Do not mark the file as made by a model (IPTC, in XMP).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line for each picture.")] = False,
 ) -> None:
     """Draw pictures.
@@ -130,6 +133,8 @@ def generate(
         began = time.monotonic()
         with _steps_bar(request) as bar:
             drawn = draw(opened, request, on_step=lambda _: bar.update())
+        if no_marking:
+            drawn.record["marking"] = None
         save_picture(drawn.image, path, drawn.record)
         if as_json:
             print(json.dumps({"path": str(path), **drawn.record}), flush=True)

@@ -52,6 +52,9 @@ def replay(
     drawn = draw(opened, request)
     if drawn.record["inputs"] != record["inputs"]:
         raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
+    for name in ("marking", "safety"):  # what the file says about the picture, as it did before
+        drawn.record.pop(name)
+        drawn.record.update({name: record[name]} if name in record else {})
     save_picture(drawn.image, target, drawn.record)
 
     with Image.open(picture) as before, Image.open(target) as after:

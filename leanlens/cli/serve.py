@@ -47,6 +47,9 @@ def serve(
     public_url: Annotated[str | None, typer.Option(help="What links to pictures begin with, behind a proxy.")] = None,
     keep_days: Annotated[float, typer.Option(help="Days until a picture is removed; 0 for never.")] = 30.0,
     keep_pictures: Annotated[int, typer.Option(help="Newest pictures that are kept; 0 for all.")] = 10_000,
+    no_marking: Annotated[
+        bool, typer.Option("--no-marking", help="Do not mark pictures as made by a model (IPTC, in XMP).")
+    ] = False,
     no_page: Annotated[bool, typer.Option("--no-page", help="Leave the web page at / out.")] = False,
 ) -> None:
     """Serve pictures to browsers, and to OpenAI and AUTOMATIC1111 clients.
@@ -77,6 +80,7 @@ def serve(
         public_url=public_url,
         keep_days=keep_days or None,
         keep_pictures=keep_pictures or None,
+        marking=not no_marking,
     )
     _fetch(settings)
 

@@ -17,6 +17,7 @@ import leanlens
 from leanlens.files import sha256
 from leanlens.pipeline.features import TextFeatures, join
 from leanlens.pipeline.image import open_picture
+from leanlens.pipeline.metadata import DRAWN, EDITED
 from leanlens.pipeline.placement import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.variants import LensImg2ImgPipeline, LensInpaintPipeline
@@ -24,7 +25,11 @@ from leanlens.pipeline.variants import LensImg2ImgPipeline, LensInpaintPipeline
 
 @dataclass(frozen=True)
 class DrawnPicture:
-    """`image`, and `record`: the request, the model, the inputs' checksums and what it was computed with."""
+    """`image`, and `record`: the request, the model, the inputs' checksums and what it was computed with.
+
+    Beside them, what a file says about the picture: `marking` as the work of a model, and `safety`, the filters that
+    it passed. Whoever saves it may change these two; they decide no pixel.
+    """
 
     image: Image.Image
     record: dict[str, Any]
@@ -119,6 +124,8 @@ def _record(opened: OpenedModel, request: ImageRequest, inputs: dict[str, Any]) 
         "model": opened.identity(),
         "inputs": inputs,
         "run": opened.conditions(),
+        "marking": DRAWN if request.image is None else EDITED,
+        "safety": None,
     }
 
 

@@ -6,6 +6,11 @@ the record of such a file. Knows nothing of models.
 Two forms are written: JSON under the name `leanlens` (PNG text; EXIF ImageDescription in JPEG and WebP), which
 `leanlens replay` reads, and the `parameters` text of AUTOMATIC1111 (PNG text; EXIF UserComment), which galleries and
 other programs read. Nothing in either depends on the clock, so the same drawing gives the same file.
+
+Beside them stands an XMP packet that says what made the picture, in the words of IPTC's vocabulary Digital Source Type;
+a record whose `marking` is None leaves it out.
+
+Source: XMP specification part 3 (where PNG, JPEG and WebP keep the packet), IPTC Photo Metadata Standard 2023.1.
 """
 
 import json
@@ -19,24 +24,51 @@ from leanlens.files import whole_file
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _JSON_MARK = "leanlens:"
 
+DRAWN, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+MARKINGS = (DRAWN, EDITED)
+"""What a picture may be marked as: drawn by a trained model, or a picture that one has altered."""
+_PACKET = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{}"/>'
+    '</rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
+)
+
 
 def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any], quality: int = 95) -> Path:
     """Write `picture` with `record` to `path`, whole or not at all; `quality` 0 to 100 counts for JPEG and WebP.
 
     Raises:
-        ValueError: a suffix that is not .png, .jpg, .jpeg or .webp, or a path that cannot be written.
+        ValueError: a suffix that is not .png, .jpg, .jpeg or .webp, a path that cannot be written, or a marking that
+            is not one of `MARKINGS`.
     """
     path = Path(path)
     kind = picture_format(path)
+    marking = xmp_packet(record.get("marking"))
     with whole_file(path) as temporary:
         if kind == "PNG":
             text = PngImagePlugin.PngInfo()
             text.add_text("parameters", parameters_text(record))
             text.add_text("leanlens", json.dumps(record, ensure_ascii=True))
+            if marking is not None:
+                text.add_itxt("XML:com.adobe.xmp", marking)
             picture.save(temporary, kind, pnginfo=text)
         else:
-            picture.save(temporary, kind, quality=quality, exif=_exif(record))
+            xmp = {} if marking is None else {"xmp": marking.encode("utf-8")}
+            picture.save(temporary, kind, quality=quality, exif=_exif(record), **xmp)
     return path
+
+
+def xmp_packet(marking: str | None) -> str | None:
+    """The XMP packet that marks a picture; None for one that is not marked.
+
+    Raises:
+        ValueError: a marking that is not one of `MARKINGS`.
+    """
+    if marking is not None and marking not in MARKINGS:
+        raise ValueError(f"marking {marking!r} is not accepted; use {', '.join(MARKINGS)} or None")
+    return None if marking is None else _PACKET.format(marking)
 
 
 def picture_format(path: str | Path) -> str:

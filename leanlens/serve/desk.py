@@ -275,6 +275,8 @@ class Desk:
     def _write(self, task: Task, drawn: DrawnPicture) -> None:
         if task.is_final:  # cancelled while it was finished
             return
+        if not self.settings.marking:
+            drawn.record["marking"] = None
         try:
             task.picture = self.archive.store(task, drawn)
         except Exception as error:

@@ -76,6 +76,8 @@ class ServerSettings(BaseModel):
     """Age at which a picture is removed; None keeps it."""
     keep_pictures: int | None = Field(10_000, ge=1)
     """Pictures kept, the newest; None keeps all."""
+    marking: bool = True
+    """Mark pictures as made by a model (IPTC's Digital Source Type, in XMP); their metadata say which."""
 
     @classmethod
     def checked(cls, **fields: object) -> "ServerSettings":

@@ -12,6 +12,8 @@ from diffusers import AutoencoderKLFlux2
 from PIL import Image
 from safetensors.torch import save_file
 
+from leanlens.pipeline.metadata import read_record, save_picture
+
 TOY = ("--model", "toy", "--size", "64x48", "--steps", "2", "--seed", "7", "--dtype", "float32", "--device", "cpu")
 
 
@@ -26,6 +28,33 @@ def test_a_picture_that_replays_to_the_bit(leanlens):
     again = leanlens("replay", "out.png")
     assert (again.code, again.out) == (0, "out-replay.png  identical\n")
     assert Path("out.png").read_bytes() == Path("out-replay.png").read_bytes()
+
+
+def test_a_picture_is_marked_as_made_by_a_model_unless_that_is_turned_off(leanlens):
+    Image.new("RGB", (64, 48), "red").save("in.png")
+    for name, words, marking in (
+        ("drawn.png", (), "trainedAlgorithmicMedia"),
+        ("edited.webp", ("--image", "in.png"), "compositeWithTrainedAlgorithmicMedia"),
+        ("plain.jpg", ("--no-marking",), None),
+    ):
+        assert leanlens("generate", "a", "-o", name, *TOY, *words).code == 0
+        data = Path(name).read_bytes()
+        assert read_record(name)["marking"] == marking
+        assert data.count(f'digitalsourcetype/{marking}"'.encode()) == (marking is not None)
+        assert (b"DigitalSourceType" in data) == (marking is not None)
+        assert leanlens("replay", name).code == 0
+        again = Path(name).with_stem(f"{Path(name).stem}-replay")
+        assert again.read_bytes() == data
+
+
+def test_a_picture_from_before_markings_replays_to_the_same_file(leanlens):
+    leanlens("generate", "a", "-o", "new.png", *TOY)
+    record = read_record("new.png")
+    del record["marking"], record["safety"]
+    with Image.open("new.png") as picture:
+        save_picture(picture, "old.png", record)
+    assert leanlens("replay", "old.png").code == 0
+    assert Path("old-replay.png").read_bytes() == Path("old.png").read_bytes()
 
 
 def test_replay_says_how_a_picture_differs(leanlens):

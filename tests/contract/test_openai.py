@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_links_lead_to_pictures_and_jobs_are_found_again(server):
     job = client.get(f"/v1/jobs/{answer.headers['x-job-id']}").json()
     assert (job["state"], job["n"], [datum["url"] for datum in job["data"]]) == ("done", 2, links)
     assert client.get("/v1/jobs").json()["data"][0]["id"] == job["id"]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_pictures_say_that_a_model_made_them_unless_the_operator_turns_it_off(server, kind, png, tmp_path):
+    fields = {"output_format": kind, **SMALL}
+
+    def drawn(client, **form) -> tuple[bytes, str | None]:
+        if form:
+            answer = client.post("/v1/images/edits", data={"prompt": "a", **fields}, files=form)
+        else:
+            answer = client.post(DRAW, json={"prompt": "a", **fields})
+        data = base64.b64decode(answer.json()["data"][0]["b64_json"])
+        found = re.search(rb'DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/(\w+)"', data)
+        return data, found and found[1].decode()
+
+    client = server()
+    assert drawn(client)[1] == "trainedAlgorithmicMedia"
+    assert drawn(client, image=("a.png", png()))[1] == "compositeWithTrainedAlgorithmicMedia"
+    data, found = drawn(server(marking=False, output=tmp_path / "plain"))
+    assert (found, b"DigitalSourceType" in data) == (None, False)
 
 
 @pytest.mark.parametrize(("kind", "format"), [("jpeg", "JPEG"), ("webp", "WEBP")])

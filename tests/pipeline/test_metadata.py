@@ -1,5 +1,11 @@
 """Settings in picture files, read back by us and as other programs do."""
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
 import pytest
 from PIL import Image
 
@@ -75,3 +81,43 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_picture(Image.new("RGB", (8, 8), "red"), path, RECORD)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+
+
+def exiftool(path: Path, *words: str) -> str:
+    """What the program that picture desks use reads; it is no code of ours and none of Pillow's."""
+    program = shutil.which("exiftool")
+    if program is None:
+        pytest.skip("exiftool is not installed")
+    return subprocess.run([program, "-n", *words, path], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("marking", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_another_program_reads_that_a_model_made_it(tmp_path, suffix, marking):
+    record = {**RECORD, "marking": marking}
+    path = save_picture(Image.new("RGB", (64, 32)), tmp_path / f"a{suffix}", record)
+    assert exiftool(path, "-s3", "-XMP-iptcExt:DigitalSourceType") == SOURCE_TYPE + marking
+    assert exiftool(path, "-s3", "-warning", "-error") == ""
+    assert read_record(path) == record
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_the_packet_is_well_formed_and_left_out_where_it_is_not_wanted(tmp_path, suffix):
+    picture = Image.new("RGB", (64, 32))
+    data = save_picture(picture, tmp_path / f"a{suffix}", {**RECORD, "marking": "trainedAlgorithmicMedia"}).read_bytes()
+    packet = re.search(rb"<\?xpacket begin=.*<\?xpacket end=\"w\"\?>", data, re.DOTALL)
+    root = ElementTree.fromstring(packet[0].partition(b"?>")[2].rpartition(b"<?")[0].strip())
+    described = next(root.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"))
+    name = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+    assert described.get(name) == f"{SOURCE_TYPE}trainedAlgorithmicMedia"
+    for record in (RECORD, {**RECORD, "marking": None}):
+        assert b"xpacket" not in save_picture(picture, tmp_path / f"b{suffix}", record).read_bytes()
+
+
+def test_a_marking_that_is_not_in_the_vocabulary_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"marking 'a\"/>' is not accepted; use trainedAlgorithmicMedia, composite"):
+        save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", {**RECORD, "marking": 'a"/>'})
+    assert not list(tmp_path.iterdir())
