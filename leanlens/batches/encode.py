@@ -14,6 +14,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,8 @@ class Encoder:
         at_once: pictures and captions that are put through a model together. 1 makes each independent of its
             neighbours to the last bit; more is faster and equal up to rounding.
         text_multiple: batches of text are padded to a multiple of so many tokens.
+        precision: "float32", or "bfloat16" for the matrix products and convolutions alone; the autoencoder's weights
+            are then laid out for it. What is given and kept is float32 either way.
 
     The key of an entry does not hold the device: what one device computed is used on another.
     """
@@ -64,7 +67,10 @@ class Encoder:
         max_sequence_length: int = MAX_SEQUENCE_LENGTH,
         at_once: int = 1,
         text_multiple: int = 1,
+        precision: str = "float32",
     ):
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision {precision!r} is not accepted; use float32 or bfloat16")
         for name, value in (("at_once", at_once), ("text_multiple", text_multiple)):
             if value < 1:
                 raise ValueError(f"{name} {value} is not accepted; give 1 or more")
@@ -75,6 +81,9 @@ class Encoder:
         self.max_sequence_length = max_sequence_length
         self.at_once = at_once
         self.text_multiple = text_multiple
+        self.precision = precision
+        if precision == "bfloat16":  # four times as fast on a processor that has it
+            vae.to(memory_format=torch.channels_last)
         self._template = template_named(text_side.template, self.date)
         self._no_text = _no_text(text_side)
         # Checksums read every weight, so they are taken only where something is kept under them.
@@ -100,7 +109,9 @@ class Encoder:
         missing = [i for i in range(len(pixels)) if i not in found]
         for group in _groups(missing, self.at_once):
             scaled = pixels[group].to(self.vae.device).float() / 127.5 - 1
-            for i, latents in zip(group, autoencoder.encode(self.vae, scaled), strict=True):
+            with self._computing():
+                encoded = autoencoder.encode(self.vae, scaled).float()
+            for i, latents in zip(group, encoded, strict=True):
                 found[i] = latents
                 self._keep(keys[i], {"latents": latents})
         return torch.stack([found[i].to(self.vae.device) for i in range(len(pixels))])
@@ -162,13 +173,26 @@ class Encoder:
                 f"caption {captions[0]!r} has no features in the cache and the text encoder was let go; "
                 "hand it to encode_once before"
             )
-        features = self.text_side(captions, self.date, self.max_sequence_length)
+        with self._computing():
+            features = self.text_side(captions, self.date, self.max_sequence_length)
+        features = TextFeatures([x.to(self._no_text.layers[0].dtype) for x in features.layers], features.mask)
         rows = range(len(captions))
         return [TextFeatures([x[i : i + 1] for x in features.layers], features.mask[i : i + 1]).trimmed() for i in rows]
 
+    def _computing(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.vae.device.type, torch.bfloat16)
+
+    @property
+    def _rounding(self) -> dict[str, str]:
+        """What a key holds beside the rest where products are rounded."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
+
     def _latent_key(self, picture: Tensor) -> str:
         pixels = hashlib.sha256(picture.cpu().contiguous().numpy().data).hexdigest()
-        return content_key(kind="latents", pixels=pixels, shape=list(picture.shape), model=self._vae_sum)
+        shape = list(picture.shape)
+        return content_key(kind="latents", pixels=pixels, shape=shape, model=self._vae_sum, **self._rounding)
 
     def _text_key(self, caption: str) -> str:
         return content_key(
@@ -177,6 +201,7 @@ class Encoder:
             dropped=self._template.prefix(),
             length=self.max_sequence_length,
             model=self._text_sum,
+            **self._rounding,
         )
 
     def _find(self, key: str) -> dict[str, Tensor] | None:

@@ -55,11 +55,13 @@ class Settings:
     per_shard: int
     library: str
     version: str
+    least: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         size = self.size if isinstance(self.size, int) else json.loads(json.dumps(self.size))
-        return {"command": "leanlens scenes build", **vars(self), "split": self.split or "any", "size": size}
+        values = {name: value for name, value in vars(self).items() if name != "least" or value}
+        return {"command": "leanlens scenes build", **values, "split": self.split or "any", "size": size}
 
 
 def build(
@@ -73,13 +75,14 @@ def build(
     sources: str | None = None,
     workers: int | None = None,
     progress: bool = False,
+    least: int = 0,
 ) -> dict[str, Any]:
     """Make `num` scenes in `out` and return the manifest. Run again with the same arguments, it goes on.
 
     Args:
         out: a folder that is not there, is empty, or holds an unfinished build of the same settings.
         split: "train", "test", or None for both.
-        size: as in `sample_scene`.
+        size, least: as in `sample_scene`.
         encoding: "jpg" (quality 95, full colour resolution), "png" or "webp" (both lossless).
         sources: as in `icons.library`.
         workers: processes; every core without it.
@@ -96,8 +99,8 @@ def build(
             raise ValueError(f"{name} {value} is not accepted; give 1 or more")
     _check_seed(seed)
     shelf = library(sources)
-    sample_scene(seed * SEED_STEP, shelf, split, size)  # a wrong argument fails here, not in a worker
-    settings = Settings(num, seed, split, size, encoding, per_shard, shelf.fingerprint, leanlens.__version__)
+    sample_scene(seed * SEED_STEP, shelf, split, size, least)  # a wrong argument fails here, not in a worker
+    settings = Settings(num, seed, split, size, encoding, per_shard, shelf.fingerprint, leanlens.__version__, least)
     folder = Path(out)
     if (folder / MANIFEST).exists():
         return _finished(folder, settings)
@@ -128,7 +131,7 @@ def make_records(settings: Settings, first: int, count: int, shelf: Library) -> 
     brief_template = dense_template = ""
     for index in range(first, first + count):
         seed = settings.seed * SEED_STEP + index
-        scene = sample_scene(seed, shelf, settings.split, settings.size)
+        scene = sample_scene(seed, shelf, settings.split, settings.size, settings.least)
         rng = Random(f"captions {seed}")
         short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
         brief_template, dense_template = short.template, long.template

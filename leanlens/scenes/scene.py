@@ -21,6 +21,7 @@ HELD_OUT = 5  # of 100 names, for concepts, coloured concepts, pairs and relatio
 INVERSE = {"right of": "left of", "below": "above"}
 MOST_ATTEMPTS = 1000
 SQUARE_SHARE = 0.4  # of the canvases
+UNITS = (1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3)  # how many a scene has, and how often
 # Units side by side -> pixels of the short side that each needs for the longest text it may carry.
 LEGIBLE_PIXELS = {1: 96, 2: 60, 3: 42}
 CONTRAST = 95.0  # least distance of two colours that must be told apart, in parts of 255 per channel
@@ -131,13 +132,15 @@ class Scene:
         return replace(self, things=kept, relations=(), texts=texts)
 
 
-def sample_scene(seed: int, library: Library, split: str | None = None, size: Size = 256) -> Scene:
+def sample_scene(seed: int, library: Library, split: str | None = None, size: Size = 256, least: int = 0) -> Scene:
     """The scene of a seed.
 
     Args:
         split: "train" has no held-out name, "test" has one at least, None takes any.
         size: base in pixels, for a canvas of about size x size area and any aspect from 1:2 to 2:1, or an exact
             (width, height) of at least 64, or several of these, of which one is drawn, the squarest most often.
+        least: pixels that the longer side of every object has at least. On a small canvas this leaves scenes of few
+            things, drawn as large as in a scene of a larger one.
 
     Raises:
         ValueError: an argument is not one of these, or the library is too small to have such a scene.
@@ -146,18 +149,29 @@ def sample_scene(seed: int, library: Library, split: str | None = None, size: Si
         raise ValueError(f"split {split!r} is not accepted; 'train', 'test' and None are")
     canvas_rng = Random(f"canvas {seed}")
     width, height = _choose_canvas(size, canvas_rng)
-    wanted = canvas_rng.choices((1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3))[0]  # so that no split has larger scenes
+    if not 0 <= least <= min(width, height) // 2:
+        raise ValueError(f"least {least} is not accepted; give 0 to half of the canvas's shorter side in pixels")
+    wanted = canvas_rng.choices(*UNITS)[0]  # so that no split has larger scenes
     for attempt in range(MOST_ATTEMPTS):
         rng = Random(f"scene {seed} {attempt}")
+        if least and attempt:  # many things may have no room at this size
+            wanted = rng.choices(*UNITS)[0]
         style = _choose_style(library, rng)
         arrangement, units = _sample_graph(library, style, (width, height), wanted, rng)
-        if split is None or _split_of_keys(graph_keys(units, link(arrangement, units))) == split:
-            break
-    else:
-        raise ValueError(f"seed {seed} gave no {split} scene in {MOST_ATTEMPTS} tries; the library is too small")
-    background = _choose_background(library, style, arrangement, units, rng)
-    frames, texts = arrange(units, arrangement, background, (width, height), library, style, rng)
-    return _assemble(seed, (width, height), style, background, units, frames, texts, link(arrangement, units), library)
+        if split is not None and _split_of_keys(graph_keys(units, link(arrangement, units))) != split:
+            continue
+        background = _choose_background(library, style, arrangement, units, rng)
+        frames, texts = arrange(units, arrangement, background, (width, height), library, style, rng)
+        if least and _smallest(frames) < least:
+            continue
+        relations = link(arrangement, units)
+        return _assemble(seed, (width, height), style, background, units, frames, texts, relations, library)
+    raise ValueError(f"seed {seed} gave no {split} scene in {MOST_ATTEMPTS} tries; the library is too small")
+
+
+def _smallest(frames: list[list[Frame]]) -> int:
+    """The longer side of the smallest object, pixels."""
+    return min(max(x1 - x0, y1 - y0) for places in frames for x0, y0, x1, y1 in places)
 
 
 def split_of(scene: Scene) -> str:

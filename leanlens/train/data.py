@@ -39,6 +39,7 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
         Store(data.cache) if data.cache else None,
         at_once=data.encode_at_once,
         text_multiple=data.text_multiple,
+        precision=data.encode_precision,
     )
     stream = _stream(recipe, learnt, data.caption_dropout, group.rank, group.world_size, data.workers)
     validation: list[Any] = []
@@ -72,9 +73,12 @@ def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str
     """Shards of scenes in the run's folder: to learn from, and held out. The leading process draws what is missing."""
     folders: list[Path] = []
     for name, number, split in (("train", scenes.num, "train"), ("validation", scenes.validation, "test")):
-        folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}"
+        large = f"-least{scenes.least}" if scenes.least else ""
+        folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{large}"
         if group.leads:  # goes on where a kill stopped it, and does nothing where all is there
-            build(folder, number, scenes.seed, split, _canvas(scenes, recipe), sources=scenes.sources)
+            build(
+                folder, number, scenes.seed, split, _canvas(scenes, recipe), sources=scenes.sources, least=scenes.least
+            )
         folders.append(folder)
     wait_for_all()
     return [str(folders[0])], [str(folders[1])]

@@ -175,6 +175,20 @@ def test_captions_encoded_once_need_no_encoder_afterwards(toy, tmp_path, make_st
         encoder.encode_once(["x"])
 
 
+def test_bfloat16_products_are_near_and_kept_apart(toy, side, tmp_path):
+    batch = some_batch(["a red cube", "a very large green ball"])
+    exact = Encoder(toy.vae, side, Store(tmp_path))(batch)
+    known = len(files(Store(tmp_path)))
+    fast = Encoder(toy.vae, side, Store(tmp_path), precision="bfloat16")(batch)
+    assert len(files(Store(tmp_path))) == 2 * known  # under keys of their own
+    for one, other in ((exact.latents, fast.latents), (exact.text.layers[1], fast.text.layers[1])):
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert float((one - other).norm() / one.norm()) < 0.05
+    with pytest.raises(ValueError, match="precision 'half' is not accepted"):
+        Encoder(toy.vae, side, precision="half")
+
+
 def test_encode_once_needs_a_cache(toy, side):
     with pytest.raises(ValueError, match="needs a cache"):
         Encoder(toy.vae, side).encode_once(["x"])

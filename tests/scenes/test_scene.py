@@ -172,6 +172,22 @@ def test_one_of_several_canvases_is_drawn_and_the_squarest_most_often(shelf):
     assert sample_scene(3, shelf, size=((320, 96),)).truth()["canvas"] == [320, 96]
 
 
+def test_every_object_is_as_large_as_asked_for(shelf):
+    for seed in range(40):
+        scene = sample_scene(seed, shelf, "train", 128, least=44)
+        frames = [frame for thing in scene.things for frame in thing.frames]
+        assert min(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in frames) >= 44
+        assert split_of(scene) == "train"
+    small = [sample_scene(seed, shelf, "train", 128) for seed in range(40)]
+    assert any(x1 - x0 < 44 and y1 - y0 < 44 for s in small for t in s.things for x0, y0, x1, y1 in t.frames)
+
+
+@pytest.mark.parametrize("least", [-1, 65])
+def test_a_wrong_least_is_refused(shelf, least):
+    with pytest.raises(ValueError, match=f"least {least} is not accepted"):
+        sample_scene(0, shelf, None, (128, 192), least)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
