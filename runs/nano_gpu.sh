@@ -154,12 +154,12 @@ send_back() {
     say "done: $(ls "$OUT" | wc -l) files, $(du --summarize --bytes "$OUT" | cut -f1) bytes in $OUT"
 }
 
-# 128 pixels and the first sentences of the captions: two graphs, small steps, most of what there is to know.
+# 128 pixels, large things and the first sentences of the captions: two graphs, small steps, most of what there is to know.
 call_1() {
     local batch=384
     if [[ $SCALE == tiny ]]; then batch=4; fi
     denoise 1 --set data.scenes.num="$SCENES_128" --set data.scenes.size=128 --set data.scenes.seed=1 \
-        --set data.caption_words=36 --set data.text_multiple=64 \
+        --set data.scenes.least=44 --set data.caption_words=36 --set data.text_multiple=64 \
         --set data.buckets="[{base = 128, batch = $batch, sizes = [[128, 128], [96, 160], [160, 96]]}]" \
         --set optim.lr=1.5e-3 --set optim.muon_lr=3e-3 --set optim.cooldown=0.15
 }

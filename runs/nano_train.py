@@ -264,8 +264,9 @@ def open_shelves(recipe: TrainRecipe, pipeline: LensPipeline, icons: Library) ->
     assert scenes is not None
     sizes = sorted(recipe.data.batch_sizes)
     key = content_key(
-        library=icons.fingerprint, num=scenes.num, seed=scenes.seed, sizes=sizes, words=recipe.data.caption_words,
-        vae=checksum(pipeline.vae), tokens=pipeline.tokenizer.backend_tokenizer.to_str(),
+        library=icons.fingerprint, num=scenes.num, seed=scenes.seed, sizes=sizes, least=scenes.least,
+        words=recipe.data.caption_words, vae=checksum(pipeline.vae),
+        tokens=pipeline.tokenizer.backend_tokenizer.to_str(),
     )  # fmt: skip
     path = recipe.data.cache / f"scenes-{key[:16]}.safetensors" if recipe.data.cache else None
     if path is not None and path.exists():
@@ -293,7 +294,7 @@ def encode_scenes(
     canvas = tuple((width, height) for height, width in sizes)
     latents: dict[Bucket, list[Tensor]] = {}
     words: dict[Bucket, list[list[int]]] = {}
-    for chunk in drawn_chunks(icons.folder, scenes.num, scenes.seed, canvas):
+    for chunk in drawn_chunks(icons.folder, scenes.num, scenes.seed, canvas, scenes.least):
         for bucket, (pixels, captions) in chunk.items():
             for part in torch.from_numpy(pixels).split(AT_ONCE):
                 scaled = part.to(pipeline.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -326,27 +327,29 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 Chunk = dict[Bucket, tuple[np.ndarray, list[list[str]]]]  # size -> pixels (n, H, W, 3) uint8, captions of each picture
 
 
-def drawn_chunks(folder: Path, num: int, seed: int, canvas: tuple[Bucket, ...]) -> Iterator[Chunk]:
+def drawn_chunks(folder: Path, num: int, seed: int, canvas: tuple[Bucket, ...], least: int = 0) -> Iterator[Chunk]:
     """Scenes 0 to `num` - 1 of the split "train", in order, drawn by every core; `canvas` holds (width, height)."""
     firsts, workers = iter(range(0, num, CHUNK)), min(cpu_count() or 1, -(-num // CHUNK))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = [
-            pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas)
+            pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas, least)
             for first in islice(firsts, AHEAD * workers)
         ]
         while waiting:
             yield waiting.pop(0).result()
             for first in islice(firsts, 1):
-                waiting.append(pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas))
+                waiting.append(
+                    pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas, least)
+                )
 
 
-def draw_chunk(folder: str, first: int, count: int, seed: int, canvas: tuple[Bucket, ...]) -> Chunk:
+def draw_chunk(folder: str, first: int, count: int, seed: int, canvas: tuple[Bucket, ...], least: int = 0) -> Chunk:
     """Scenes first .. first + count - 1, by size; no two neighbours have captions of one template."""
     icons, brief_template, dense_template = _opened(folder), "", ""
     pixels: dict[Bucket, list[np.ndarray]] = {}
     captions: dict[Bucket, list[list[str]]] = {}
     for number in range(seed * SEED_STEP + first, seed * SEED_STEP + first + count):
-        scene = sample_scene(number, icons, "train", canvas)
+        scene = sample_scene(number, icons, "train", canvas, least)
         rng = Random(f"captions {number}")
         short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
         brief_template, dense_template = short.template, long.template

@@ -135,9 +135,9 @@ def in_process(scripts, monkeypatch):
     """Chunks are drawn here: starting processes takes longer than drawing these few."""
     _, train = scripts
 
-    def drawn_chunks(folder, num, seed, canvas):
+    def drawn_chunks(folder, num, seed, canvas, least):
         for first in range(0, num, 10):
-            yield train.draw_chunk(str(folder), first, min(10, num - first), seed, canvas)
+            yield train.draw_chunk(str(folder), first, min(10, num - first), seed, canvas, least)
 
     monkeypatch.setattr(train, "drawn_chunks", drawn_chunks)
     return train
