@@ -80,12 +80,15 @@ def convert(
         str, typer.Option(help="diffusers: a component folder; comfy: a single transformer file.")
     ] = "diffusers",
     dtype: Dtype = None,
+    quant: Annotated[
+        str, typer.Option(help="Of a transformer's attention and MLPs: none, fp8, mxfp8, int8, nf4 or int4.")
+    ] = "none",
 ) -> None:
-    """Write one component in another layout or dtype; quantised weights become bf16."""
+    """Write one component in another layout, dtype or quantisation; without --quant, quantised weights become bf16."""
     wanted = _dtype(dtype)
     from leanlens.weights.assemble import convert as rewrite
 
-    typer.echo(rewrite(path, out, to, wanted, progress=True))
+    typer.echo(rewrite(path, out, to, wanted, progress=True, quant=quant))
 
 
 @app.command()

@@ -9,7 +9,7 @@ Knows nothing of downloads and of the pipeline itself.
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from leanlens.weights.load import (
     require_fit,
     stored_tensors,
 )
+from leanlens.weights.packed import FORMATS, format_named, packed_config, packed_slots, packed_tensors
 from leanlens.weights.shards import STORED_DTYPES, Slot, write_file, write_shards
 
 # Library and class of each part, as the official model_index.json names them.
@@ -113,19 +114,28 @@ def assemble(
 
 
 def convert(
-    path: str | Path, out: str | Path, to: str = "diffusers", dtype: torch.dtype | None = None, progress: bool = False
+    path: str | Path,
+    out: str | Path,
+    to: str = "diffusers",
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    quant: str = "none",
 ) -> Path:
-    """Write one component in another layout or dtype.
+    """Write one component in another layout, dtype or quantisation.
 
     Args:
         out: a path that does not exist yet; for "comfy" it ends in .safetensors.
         to: "diffusers" for a component folder; "comfy" for a single file of the transformer.
-        dtype: None keeps the stored one and takes bfloat16 where the weights are quantised.
+        dtype: of what is not quantised; None keeps the stored one and takes bfloat16 where the weights are quantised.
+        quant: "none", or the format in which the attention and gated MLPs of a transformer are written
+            (`packed.FORMATS`). A folder of NF4 is one that bitsandbytes reads too; the other folders only leanlens.
 
     Raises:
-        ValueError: a layout that cannot be read, or a target that does not exist for it.
+        ValueError: a layout that cannot be read, or a target or format that does not exist for it.
     """
     layout = identify(path)
+    if quant != "none":
+        _require_packable(layout, path, to, quant)
     if to not in ("diffusers", "comfy"):
         raise ValueError(f"to {to!r} is not accepted; 'diffusers' and 'comfy' are")
     if layout.component not in TITLES or layout.refusal:
@@ -138,11 +148,11 @@ def convert(
             raise ValueError(f"out {str(out)!r} does not end in .safetensors; to 'comfy' writes one file of that kind")
         if Path(out).exists():
             raise ValueError(f"{out} exists already; give a path that does not")
-        slots = _slots(layout, dtype)
-        write_file(Path(out), slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress))
+        slots, tensors = _contents(layout, dtype, quant, progress)
+        write_file(Path(out), slots, tensors)
         return Path(out)
     with whole_folder(out) as folder:
-        _rewrite_component(folder, layout, dtype, progress)
+        _rewrite_component(folder, layout, dtype, progress, quant)
         if _has_tokenizer(layout):
             _write_tokenizer(folder, open_tokenizer(layout.path), layout.path)
     return Path(out)
@@ -201,6 +211,23 @@ def components(
     Raises:
         ValueError: the first part that is missing, with how to give it; parts that do not fit each other.
     """
+    paths = component_paths(model, transformer, text_encoder, vae, tokenizer)
+    opened = {name: OPENERS[name](paths[name], dtype=dtype, device=device, progress=progress) for name in OPENERS}
+    return {"scheduler": official_scheduler(), "tokenizer": open_tokenizer(paths["tokenizer"]), **opened}
+
+
+def component_paths(
+    model: str | Path,
+    transformer: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    vae: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> dict[str, Path]:
+    """Where each of the parts that `components` opens lies; they can work together.
+
+    Raises:
+        ValueError: the first part that is missing, with how to give it; parts that do not fit each other.
+    """
     given = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
     paths = {name: Path(path) for name, path in given.items() if path is not None}
     paths = {**_parts_of(identify(model), paths), **paths}
@@ -209,9 +236,8 @@ def components(
             raise ValueError(f"{model} comes without its {name}: {_how_to_give(name)}")
     layouts = {name: _expect(name, paths[name]) for name in OPENERS}
     require_parts_fit(layouts)
-    tokens = open_tokenizer(_tokenizer_path(paths.get("tokenizer"), layouts["text_encoder"]))
-    opened = {name: OPENERS[name](paths[name], dtype=dtype, device=device, progress=progress) for name in OPENERS}
-    return {"scheduler": official_scheduler(), "tokenizer": tokens, **opened}
+    paths["tokenizer"] = _tokenizer_path(paths.get("tokenizer"), layouts["text_encoder"])
+    return {**paths, **{name: layout.path for name, layout in layouts.items()}}
 
 
 def official_scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -322,15 +348,38 @@ def _link_weights(folder: Path, layout: Layout) -> None:
         _link(file, folder / file.name)
 
 
-def _rewrite_component(folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool) -> None:
-    slots = _slots(layout, dtype)
-    tensors = read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress)
+def _rewrite_component(
+    folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool, quant: str = "none"
+) -> None:
+    slots, tensors = _contents(layout, dtype, quant, progress)
     write_shards(folder, WEIGHT_STEM[layout.component], slots, tensors)
     config = _official_config(layout, keep_quantisation=False)
+    if quant != "none":
+        config["quantization_config"] = packed_config(quant)
     if layout.component == "text_encoder":
         largest = max(slots, key=lambda slot: slot.bytes)
         config["dtype"] = str(largest.dtype).removeprefix("torch.")
     _write_json(folder / "config.json", config)
+
+
+def _contents(
+    layout: Layout, dtype: torch.dtype | None, quant: str, progress: bool
+) -> tuple[list[Slot], Iterator[tuple[str, torch.Tensor]]]:
+    """What is written of a component, announced and then one tensor after the other."""
+    if quant == "none":
+        slots = _slots(layout, dtype)
+        return slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress)
+    stored = stored_tensors(layout)
+    require_fit(empty_model(layout), stored, layout)
+    return packed_slots(stored, quant, dtype), packed_tensors(layout, stored, quant, dtype, progress)
+
+
+def _require_packable(layout: Layout, path: str | Path, to: str, quant: str) -> None:
+    if format_named(quant).comfy is None and to == "comfy":
+        known = ", ".join(name for name, form in FORMATS.items() if form.comfy)
+        raise ValueError(f"quant {quant!r} is not accepted with to 'comfy': ComfyUI reads {known}; use to 'diffusers'")
+    if layout.component != "transformer":
+        raise ValueError(f"quant {quant!r} is only for a transformer; {path} is a {layout.title}")
 
 
 def _slots(layout: Layout, dtype: torch.dtype | None) -> list[Slot]:

@@ -31,9 +31,12 @@ TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transform
 ENCODER_PREFIXES = ("gpt_oss.transformer.", "text_encoders.gpt_oss.transformer.", "model.", "")
 # What a quantised file of ComfyUI keeps beside each weight.
 COMFY_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale")
+# What leanlens keeps beside an INT4 weight, and bitsandbytes beside an NF4 one.
+PACKED_SUFFIXES = (".weight_zero", ".weight.absmax", ".weight.quant_map", ".weight.quant_state.bitsandbytes__nf4")
 
 TITLES = {"transformer": "Lens transformer", "text_encoder": "GPT-OSS text encoder", "vae": "FLUX.2 autoencoder"}
 READABLE_QUANTISATIONS = (None, "mxfp8", "nvfp4", "mxfp4", "fp8")
+DENOISER_QUANTISATIONS = ("int8", "int4", "nf4")
 USE_INSTEAD = {
     "gguf": "is a GGUF file, which leanlens does not read; use the safetensors files of the same part, for the text "
     "encoder those of openai/gpt-oss-20b (MXFP4, 13.8 GB)",
@@ -63,13 +66,14 @@ class Layout:
         component: pipeline, transformer, text_encoder, language_model, vae, lora, tokenizer or unknown.
         files: every file that belongs to it.
         dtypes: stored dtype -> number of tensors, by the names of the safetensors format.
-        quantisation: mxfp4, mxfp8, nvfp4, fp8, sdnq, gguf; None where there is none, "unknown" where it has no name.
+        quantisation: mxfp4, mxfp8, nvfp4, fp8, int8, int4, nf4, sdnq, gguf; None where there is none, "unknown" where
+            it has no name.
         tensors, parameters: how many tensors are stored, and how many values the model they make up has.
         facts: sizes read from shapes and configs.
         missing: what a whole one would have besides.
         advice: what to do with it.
         refusal: why it cannot be opened, as a sentence that follows the path; empty where it can.
-        naming: which names the tensors carry: official, comfy or bfl.
+        naming: which names the tensors carry: official, comfy (also whatever else is packed) or bfl.
         prefix: what stands before each official name.
         entries: stored name -> place in the files.
         config: the content of config.json (model_index.json for a pipeline), empty for a file.
@@ -270,11 +274,12 @@ def _component(
     container = "folder" if path.is_dir() else "file"
     where = {"comfy": f"{container} in ComfyUI's layout", "bfl": f"{container} with Black Forest Labs' names"}
     refusal = ""
-    if quantisation not in READABLE_QUANTISATIONS:
+    readable = READABLE_QUANTISATIONS + (DENOISER_QUANTISATIONS if component == "transformer" else ())
+    if quantisation not in readable:
         dtypes = ", ".join(sorted({entry.dtype for entry in entries.values()}))
         refusal = (
             f"is quantised in a way that leanlens does not know (dtypes {dtypes}); "
-            "use bf16, fp32, MXFP8, NVFP4 or MXFP4"
+            "use bf16, fp32, FP8, MXFP8, INT8, NVFP4 or MXFP4"
         )
     layout = Layout(
         path=path,
@@ -306,7 +311,7 @@ def _naming(component: str, entries: Mapping[str, Entry]) -> str:
         return "bfl" if any(name.startswith("encoder.down.") for name in entries) else "official"
     if component == "text_encoder":
         return "comfy" if any(name.endswith("experts.down_proj.weight") for name in entries) else "official"
-    return "comfy" if any(name.endswith(COMFY_SUFFIXES) for name in entries) else "official"
+    return "comfy" if any(name.endswith(COMFY_SUFFIXES + PACKED_SUFFIXES) for name in entries) else "official"
 
 
 def _quantisation(entries: Mapping[str, Entry]) -> str | None:
@@ -314,10 +319,16 @@ def _quantisation(entries: Mapping[str, Entry]) -> str | None:
         return "mxfp4"
     if any(name.endswith(".weight_scale_2") for name in entries):
         return "nvfp4"
+    if any(name.endswith(".weight.quant_state.bitsandbytes__nf4") for name in entries):
+        return "unknown" if any(name.endswith(".nested_absmax") for name in entries) else "nf4"
     scales = {entry.dtype for name, entry in entries.items() if name.endswith(".weight_scale")}
     weights = {entry.dtype for name, entry in entries.items() if name.endswith("weight") and len(entry.shape) > 1}
     if "F8_E4M3" in weights:
         return "mxfp8" if scales & {"U8", "F8_E8M0"} else "fp8"
+    if scales == {"F32"} and "I8" in weights:
+        return "int8"
+    if scales == {"BF16"} and "U8" in weights and any(name.endswith(".weight_zero") for name in entries):
+        return "int4"
     return "unknown" if scales or weights & {"U8", "I8"} else None
 
 
@@ -353,11 +364,15 @@ def _with_entries(layout: Layout, entries: Mapping[str, Entry]) -> Layout:
 def _values(name: str, entry: Entry, entries: Mapping[str, Entry]) -> int:
     """How many values of the model one stored tensor holds; none for scales, statistics and embedded files."""
     if (
-        name.endswith((*COMFY_SUFFIXES, "_scales", ".running_mean", ".running_var", ".num_batches_tracked"))
+        name.endswith(
+            (*COMFY_SUFFIXES, *PACKED_SUFFIXES, "_scales", ".running_mean", ".running_var", ".num_batches_tracked")
+        )
         or name == "tokenizer_json"
     ):
         return 0
-    packed = name.endswith("_blocks") or f"{name}_scale_2" in entries
+    packed = name.endswith("_blocks") or any(
+        f"{name}{ending}" in entries for ending in ("_scale_2", "_zero", ".absmax")
+    )
     return entry.elements * (2 if packed else 1)
 
 

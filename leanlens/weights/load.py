@@ -10,6 +10,7 @@ Source: the weight names of the released Lens and of stock GPT-OSS; GPT-OSS keep
 ComfyUI's files as (E, out, in).
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,8 +29,23 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.weights.headers import Entry
-from leanlens.weights.layouts import COMFY_SUFFIXES, TITLES, Layout, identify, require_readable
-from leanlens.weights.quantized import decode_mxfp4, decode_mxfp8, decode_nvfp4
+from leanlens.weights.layouts import (
+    COMFY_SUFFIXES,
+    PACKED_SUFFIXES,
+    TITLES,
+    Layout,
+    identify,
+    require_readable,
+)
+from leanlens.weights.quantized import (
+    GROUP,
+    decode_int4,
+    decode_mxfp4,
+    decode_mxfp8,
+    decode_nf4,
+    decode_nvfp4,
+    decode_scaled,
+)
 from leanlens.weights.shards import TORCH_DTYPES, read_tensor
 
 HEAD_DIM = 64  # of every released Lens; a single file does not state it
@@ -44,7 +60,7 @@ class Stored:
     Attributes:
         weight: the values, or the packed codes.
         shape: shape in the model.
-        quantisation: None, fp8, mxfp8, nvfp4 or mxfp4.
+        quantisation: None, fp8, mxfp8, nvfp4, mxfp4, int8, int4 or nf4.
         scales: the entries of the scales, in the order of the decoder's arguments.
         transpose: the last two axes are the other way round in the model.
     """
@@ -77,7 +93,7 @@ def stored_tensors(layout: Layout) -> dict[str, Stored]:
     target = "model." if layout.component == "text_encoder" else ""
     found = {}
     for name, entry in entries.items():
-        if name.endswith((*COMFY_SUFFIXES, "_scales")) or name == "tokenizer_json":
+        if name.endswith((*COMFY_SUFFIXES, *PACKED_SUFFIXES, "_scales")) or name == "tokenizer_json":
             continue
         official = name if name.startswith("lm_head.") else target + _official_name(name)
         found[official] = _stored(layout, name, entry, entries)
@@ -309,9 +325,21 @@ def _stored(layout: Layout, name: str, entry: Entry, entries: Mapping[str, Entry
     if f"{name}_scale_2" in entries:
         scales = (_require(layout, entries, f"{name}_scale"), entries[f"{name}_scale_2"])
         quantisation, shape = "nvfp4", (*shape[:-1], shape[-1] * 2)
+    elif f"{name}.absmax" in entries:
+        scales, quantisation = (entries[f"{name}.absmax"],), "nf4"
+        state = _said(_require(layout, entries, f"{name}.quant_state.bitsandbytes__nf4"))
+        shape = tuple(state["shape"])
+        if state.get("blocksize") != GROUP:
+            raise ValueError(f"{layout.path} has NF4 groups of {state.get('blocksize')}; {GROUP} are accepted")
+    elif f"{name}_zero" in entries:
+        scales = (_require(layout, entries, f"{name}_scale"), entries[f"{name}_zero"])
+        quantisation, shape = "int4", (*shape[:-1], shape[-1] * 2)
     elif f"{name}_scale" in entries:
         scales = (entries[f"{name}_scale"],)
-        quantisation = "mxfp8" if scales[0].dtype in ("U8", "F8_E8M0") else "fp8"
+        quantisation = "mxfp8" if scales[0].dtype in ("U8", "F8_E8M0") else "int8" if entry.dtype == "I8" else "fp8"
+        marker = entries.get(f"{name.removesuffix('weight')}comfy_quant")
+        if quantisation == "int8" and marker is not None and _said(marker).get("convrot"):
+            raise ValueError(f"{layout.path} holds INT8 weights that are rotated (ConvRot); plain INT8 is accepted")
     if in_expert:
         shape = (*shape[:-2], shape[-1], shape[-2])
     return Stored(entry, tuple(shape), quantisation, scales, transpose=in_expert)
@@ -326,6 +354,21 @@ def _require(layout: Layout, entries: Mapping[str, Entry], name: str) -> Entry:
     return entries[name]
 
 
+def _said(entry: Entry) -> dict[str, Any]:
+    """The JSON object that a marker of quantisation holds as bytes.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        said = json.loads(bytes(read_tensor(entry).view(torch.uint8).numpy()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{entry.file} has a marker of quantisation that is no JSON ({error})") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"{entry.file} has a marker of quantisation that is no JSON object: {said!r}")
+    return said
+
+
 def _decode(stored: Stored, expert: int | None, dtype: torch.dtype, device: str | torch.device) -> Tensor:
     weight = read_tensor(stored.weight, expert).to(device)
     scales = read_tensor(stored.scales[0], None if stored.quantisation == "fp8" else expert).to(device)
@@ -335,7 +378,13 @@ def _decode(stored: Stored, expert: int | None, dtype: torch.dtype, device: str 
         return decode_mxfp8(weight, scales, dtype)
     if stored.quantisation == "nvfp4":
         return decode_nvfp4(weight, scales, _scale_of(stored, stored.scales[1], expert).to(device), dtype)
-    return (weight.float() * _scale_of(stored, stored.scales[0], expert).to(device)).to(dtype)
+    if stored.quantisation == "nf4":
+        return decode_nf4(weight, scales, stored.shape, dtype)
+    if stored.quantisation == "int4":
+        return decode_int4(weight, scales, read_tensor(stored.scales[1]).to(device), dtype)
+    if stored.quantisation == "int8":
+        return decode_scaled(weight, scales.reshape(-1, 1), dtype)
+    return decode_scaled(weight, _scale_of(stored, stored.scales[0], expert).to(device), dtype)
 
 
 def _scale_of(stored: Stored, entry: Entry, expert: int | None) -> Tensor:
