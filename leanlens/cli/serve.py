@@ -41,6 +41,10 @@ def serve(
     idle_unload: Annotated[float | None, typer.Option(help="Seconds without work until the model is let go.")] = None,
     rate: Annotated[int | None, typer.Option(help="Requests a minute that one client may send.")] = None,
     max_pixels: Annotated[int, typer.Option(help="Of one picture.")] = 2080 * 1040,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="That drawing may take of each device; what is free without it, 0 for any."),
+    ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="A web page's origin that may call, or *.")
     ] = None,
@@ -74,6 +78,7 @@ def serve(
         idle_unload=idle_unload,
         requests_per_minute=rate,
         max_pixels=max_pixels,
+        memory_limit=memory_limit,
         api_keys=tuple(api_key or ()),
         users=_users(user or []),
         cors_origins=tuple(cors or ()),
@@ -86,13 +91,13 @@ def serve(
 
     from leanlens.serve.app import make_app
 
-    app = make_app(settings, None if no_page else _page(settings))
+    app = make_app(settings, None if no_page else _page(settings), sizes=_sizes)
     if host not in ("127.0.0.1", "localhost", "::1") and not settings.guarded:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)
     uvicorn.run(
         app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
-        server_header=False, h11_max_incomplete_event_size=64 << 10,
+        server_header=False, http="h11", loop="asyncio", h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
 
 
@@ -146,6 +151,13 @@ def _estimate(settings: Any) -> Any:
         return f"Planned: {pace}{size:g} GB of {place} at the peak. Predicted, not measured."
 
     return estimate
+
+
+def _sizes(source: str) -> Any:
+    """The planner's sizes of a model that is not open yet."""
+    from leanlens.cli.plan import model_sizes
+
+    return model_sizes(source)[0]
 
 
 def _users(texts: list[str]) -> dict[str, str]:

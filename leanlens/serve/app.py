@@ -15,8 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import leanlens
-from leanlens.serve.desk import Desk
+from leanlens.serve.desk import Desk, Drawers, local_drawers
 from leanlens.serve.guard import Guard
+from leanlens.serve.library import Sizes
 from leanlens.serve.openai import first_complaint, openai_error, openai_router, pictures_router
 from leanlens.serve.refusal import KINDS, Refusal
 from leanlens.serve.sdapi import Choices, sdapi_error, sdapi_router
@@ -26,17 +27,24 @@ from leanlens.serve.settings import ServerSettings
 Mount = Callable[[FastAPI, Desk], Any]
 
 
-def make_app(settings: ServerSettings, mount: Mount | None = None) -> FastAPI:
+def make_app(
+    settings: ServerSettings,
+    mount: Mount | None = None,
+    drawers: Drawers = local_drawers,
+    sizes: Sizes | None = None,
+) -> FastAPI:
     """The app; it opens its model when the server starts and stops its workers when it ends.
 
     Args:
         settings: the operator's.
         mount: called with the app and its desk, to add a page; it may give another app to be served instead.
+        drawers: what has the devices; without it, this process does.
+        sizes: tells the planner's sizes of models that were not opened yet.
 
     Raises:
         ValueError: an unusable setting.
     """
-    desk = Desk(settings)
+    desk = Desk(settings, drawers, sizes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

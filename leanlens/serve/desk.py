@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,10 @@ from PIL import Image
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import MAX_SEED, ImageRequest
+from leanlens.serve.drawer import Drawer, LocalDrawer
 from leanlens.serve.jobs import Archive
-from leanlens.serve.library import Library
+from leanlens.serve.library import Library, Sizes
+from leanlens.serve.memory import refuse_what_cannot_fit
 from leanlens.serve.metrics import server_metrics
 from leanlens.serve.queue import FairQueue
 from leanlens.serve.refusal import Refusal, refused_because
@@ -66,19 +68,30 @@ class Wish:
     identity: str | None = None
 
 
+Drawers = Callable[[ServerSettings, Library], Sequence[Drawer]]
+"""What has the devices: a server's settings and library -> one drawer for each."""
+
+
+def local_drawers(settings: ServerSettings, library: Library) -> list[Drawer]:
+    """The devices of this process."""
+    return [LocalDrawer(name, settings, library) for name in settings.devices]
+
+
 class Desk:
     """Workers, queue, archive and library of one server.
 
     Args:
         settings: the operator's.
+        drawers: what has the devices.
+        sizes: as `Library` takes it.
 
     Raises:
         ValueError: a folder that cannot be written to, or an unusable setting.
     """
 
-    def __init__(self, settings: ServerSettings):
+    def __init__(self, settings: ServerSettings, drawers: Drawers = local_drawers, sizes: Sizes | None = None):
         self.settings = settings
-        self.library = Library(settings)
+        self.library = Library(settings, sizes)
         self.archive = Archive(settings.output, settings.keep_days, settings.keep_pictures)
         self.queue = FairQueue(settings.max_queue, settings.switch_patience)
         self.metrics = server_metrics()
@@ -89,8 +102,8 @@ class Desk:
         # Writing PNG files takes a processor, not the device: the worker goes on meanwhile.
         self._writers = ThreadPoolExecutor(2, thread_name_prefix="leanlens-write")
         self.workers = [
-            Worker(device, settings, self.queue, self.library, self.metrics, self._deliver)
-            for device in settings.devices
+            Worker(drawer, settings, self.queue, self.library, self.metrics, self._deliver)
+            for drawer in drawers(settings, self.library)
         ]
         self.metrics.gauge("leanlens_queue_pictures", "Pictures that wait.", lambda: len(self.queue))
         self.metrics.gauge("leanlens_jobs_running", "Jobs that are not finished.", lambda: len(self._running))
@@ -208,8 +221,9 @@ class Desk:
             "loras": [self.library.find_lora(name, scale) for name, scale in wish.loras],
         }
         try:
-            ImageRequest.checked(**fields, seed=seed)  # before an upload is kept
+            request = ImageRequest.checked(**fields, seed=seed)  # before an upload is kept
             self._check_limits(width, height, steps, seed + wish.count - 1)
+            self._check_memory(model, request)
             fields |= self._source(wish)
             return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
         except ValueError as error:
@@ -226,6 +240,13 @@ class Desk:
             raise Refusal("invalid", _too_large(width, height, self.settings.max_pixels), "size")
         if last_seed > MAX_SEED:
             raise Refusal("invalid", f"seed is not accepted: that of the last picture would pass {MAX_SEED}", "seed")
+
+    def _check_memory(self, model: str, request: ImageRequest) -> None:
+        """Refuse what no worker that has the model open has room for; the others find out when they open it."""
+        sizes = self.library.sizes(model)
+        rooms = [room for worker in self.workers if (room := worker.room(model)) is not None]
+        if sizes is not None and len(rooms) == len(self.workers):
+            refuse_what_cannot_fit(sizes, max(rooms, key=lambda room: room.free), request)
 
     def _source(self, wish: Wish) -> dict[str, Any]:
         """The picture to start from, kept in the archive; strength as `leanlens generate` has it."""

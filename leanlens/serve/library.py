@@ -6,17 +6,23 @@ looked up in a list made from the operator's folders, so nothing a client writes
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from leanlens.pipeline.request import LoraChoice
+from leanlens.plan.memory import ModelSizes
 from leanlens.presets import PRESETS, preset_for
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 
 # What clients of the hosted service send when nobody has told them another name.
 _HOSTED = ("gpt-image", "chatgpt-image", "dall-e")
+
+
+Sizes = Callable[[str], ModelSizes]
+"""What `open_model` takes -> its sizes, before it is opened; a ValueError where they cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,15 @@ class Library:
 
     Args:
         settings: which models and folders are allowed.
+        sizes: tells the sizes of models that were not opened yet.
     """
 
-    def __init__(self, settings: ServerSettings):
+    def __init__(self, settings: ServerSettings, sizes: Sizes | None = None):
         self.settings = settings
+        self._ask_sizes = sizes
         self._lock = threading.Lock()
         self._sides: dict[str, int] = {}
+        self._sizes: dict[str, ModelSizes] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -113,9 +122,16 @@ class Library:
             self._sides[model] = _side_in_folder(source) or preset.base_resolution
         return Defaults(steps, preset.guidance_scale, self._sides[model])
 
-    def learn_side(self, model: str, side: int) -> None:
-        """Take the side of the square that the opened model says it was trained for."""
-        self._sides[model] = side
+    def sizes(self, model: str) -> ModelSizes | None:
+        """The sizes of a model in plain numbers; None where they are not known before it is opened."""
+        if model not in self._sizes and self._ask_sizes is not None:
+            with suppress(ValueError, OSError):
+                self._sizes[model] = self._ask_sizes(self._models[model])
+        return self._sizes.get(model)
+
+    def learn(self, model: str, side: int, sizes: ModelSizes) -> None:
+        """Take what an opened model says: the side of the square it was trained for, and its sizes."""
+        self._sides[model], self._sizes[model] = side, sizes
 
 
 def _short_name(name: str) -> str:

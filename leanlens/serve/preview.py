@@ -11,6 +11,7 @@ Shapes: B pictures, L = h * w tokens, C packed latent channels.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -59,6 +60,29 @@ class LatentColours:
         colours = _with_one(latents.float().cpu()) @ self.weights
         pixels = colours.view(*grid, 2, 2, 3).permute(0, 2, 1, 3, 4).reshape(grid[0] * 2, grid[1] * 2, 3)
         return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).numpy())
+
+
+class Look(Protocol):
+    """What a half-drawn picture looks like after `step` steps."""
+
+    @property
+    def step(self) -> int:
+        """Finished steps."""
+
+    def look(self) -> Image.Image:
+        """The picture that is to be expected, 2 h x 2 w pixels."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look that was taken elsewhere."""
+
+    step: int
+    image: Image.Image
+
+    def look(self) -> Image.Image:
+        """The picture as it was seen."""
+        return self.image
 
 
 @dataclass(frozen=True)

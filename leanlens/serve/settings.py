@@ -41,6 +41,9 @@ class ServerSettings(BaseModel):
     """Seconds without work after which the model is let go; None keeps it."""
     prompt_cache: int = Field(256, ge=0)
     """Mebibytes of text features that each worker keeps."""
+    memory_limit: float | None = Field(None, ge=0)
+    """Gigabytes that drawing may take of each device beside the weights; None takes what is free, 0 asks for nothing
+    and lets memory run out."""
     timeout: float = Field(600.0, gt=0)
     """Seconds from the arrival of a request to its last picture."""
 

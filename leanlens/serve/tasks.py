@@ -14,7 +14,7 @@ from typing import Any
 
 from leanlens.log import logger
 from leanlens.pipeline.request import ImageRequest
-from leanlens.serve.preview import Snapshot
+from leanlens.serve.preview import Look
 from leanlens.serve.refusal import Refusal
 
 FINAL = ("done", "failed", "cancelled")
@@ -53,7 +53,7 @@ class Task:
     since: float = field(default_factory=time.monotonic)
     step: int = 0
     steps: int = 1
-    snapshot: Snapshot | None = None
+    snapshot: Look | None = None
     picture: StoredPicture | None = None
     text_tokens: int = 0
     refusal: Refusal | None = None
@@ -75,7 +75,7 @@ class Event:
 
     kind: str
     task: Task
-    snapshot: Snapshot | None = None
+    snapshot: Look | None = None
 
 
 Listener = Callable[[Event], None]
@@ -111,7 +111,7 @@ class Job:
             self._listeners.append(listener)
             return [Event(task.state, task) for task in self.tasks if task.is_final]
 
-    def report(self, task: Task, state: str, snapshot: Snapshot | None = None) -> None:
+    def report(self, task: Task, state: str, snapshot: Look | None = None) -> None:
         """Change a task's state ("step" leaves it as it is) and tell the listeners. What is final stays so."""
         with self._lock:
             if task.is_final:

@@ -12,6 +12,7 @@ import pytest
         (["--model", "toy", "--batch", "0"], "max_batch 0 is not accepted"),
         (["--model", "toy", "--user", "ann"], "--user 'ann' is not accepted; give NAME:PASSWORD"),
         (["--model", "toy", "--loras", "/nowhere"], "lora_folders /nowhere is not a folder"),
+        (["--model", "toy", "--memory-limit", "-1"], "memory_limit -1.0 is not accepted"),
         (["--model", "toy", "--port", "70000"], "65535"),
     ],
 )

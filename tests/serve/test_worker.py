@@ -15,7 +15,7 @@ from leanlens.pipeline.draw import draw
 from leanlens.pipeline.metadata import save_picture
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
-from leanlens.serve import worker as worker_module
+from leanlens.serve import drawer as drawer_module
 from leanlens.serve.desk import Wish
 from leanlens.serve.preview import LatentColours, Snapshot
 from leanlens.serve.refusal import Refusal
@@ -151,14 +151,14 @@ def test_a_cancelled_picture_stops_at_its_next_step_and_a_waiting_one_at_once(de
 
 
 def test_out_of_memory_answers_one_request_and_the_worker_goes_on(desk, monkeypatch):
-    plain = worker_module.draw_together
+    plain = drawer_module.draw_together
 
     def short_of_memory(opened, requests, *rest):
         if len(requests) > 1 or requests[0].prompt == "huge":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB")
         return plain(opened, requests, *rest)
 
-    monkeypatch.setattr(worker_module, "draw_together", short_of_memory)
+    monkeypatch.setattr(drawer_module, "draw_together", short_of_memory)
     server = desk(started=False)
     jobs = [server.prepare(Wish(prompt, seed=1, **SMALL), "a", "test") for prompt in ("one", "huge", "two")]
     ended = threading.Event()
@@ -175,14 +175,14 @@ def test_out_of_memory_answers_one_request_and_the_worker_goes_on(desk, monkeypa
 
 
 def test_an_unforeseen_error_is_logged_and_told_and_the_worker_goes_on(desk, monkeypatch, caplog):
-    plain = worker_module.draw_together
+    plain = drawer_module.draw_together
 
     def broken(opened, requests, *rest):
         if requests[0].prompt == "broken":
             raise KeyError("secret detail")
         return plain(opened, requests, *rest)
 
-    monkeypatch.setattr(worker_module, "draw_together", broken)
+    monkeypatch.setattr(drawer_module, "draw_together", broken)
     server = desk()
     (bad,) = finish(server, Wish("broken", **SMALL))
     (good,) = finish(server, Wish("good", **SMALL))

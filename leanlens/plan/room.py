@@ -1,0 +1,71 @@
+"""Whether pictures fit into what is free on a device whose model is open, and what would fit instead.
+
+Comes in: a model's sizes, free bytes, a size in pixels, a number of pictures. Goes out: bytes, a number, a size.
+Arithmetic only: whoever asks has measured what is free. Weights lie on the device already and are not counted again.
+"""
+
+import math
+from dataclasses import dataclass
+
+from leanlens.plan.memory import (
+    PREFIX_TOKENS,
+    TEXT_TOKENS,
+    ModelSizes,
+    decoding_bytes,
+    denoising_bytes,
+    element_bytes,
+    encoding_bytes,
+)
+from leanlens.plan.rates import assumed
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free where a model computes.
+
+    Attributes:
+        free: bytes.
+        dtype: bfloat16, float16 or float32.
+        kind: cpu, cuda, mps or xpu.
+    """
+
+    free: float
+    dtype: str
+    kind: str = "cpu"
+
+
+def working_bytes(model: ModelSizes, room: Room, height: int, width: int, pictures: int = 1) -> float:
+    """What drawing `pictures` together needs at its peak beside the weights; prompts are encoded one by one.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+    element, fused = element_bytes(room.dtype), room.kind != "mps"
+    scratch = assumed("scratch_cpu" if room.kind == "cpu" else "scratch_gpu")
+    encoding = encoding_bytes(model.encoder, TEXT_TOKENS + PREFIX_TOKENS, element)
+    tokens = height * width // 256
+    denoising = denoising_bytes(model.denoiser, model.heads, tokens, TEXT_TOKENS, element, fused)
+    decoding = decoding_bytes(model.autoencoder, height, width, element, scratch, fused)
+    return max(encoding, pictures * denoising, pictures * decoding)
+
+
+def largest_batch(model: ModelSizes, room: Room, height: int, width: int, most: int) -> int:
+    """How many pictures of this size fit together, at most `most`; 0 if not even one does."""
+    fitting = (count for count in range(most, 0, -1) if working_bytes(model, room, height, width, count) <= room.free)
+    return next(fitting, 0)
+
+
+def largest_size(model: ModelSizes, room: Room, height: int, width: int) -> tuple[int, int] | None:
+    """(height, width) of the largest picture of about this shape that fits, in multiples of 16; None if none does."""
+    low, high = 0, max(height, width) // 16  # the longer side in tokens; what needs more never needs less memory
+    while low < high:
+        middle = (low + high + 1) // 2
+        size = _shaped(height, width, middle)
+        low, high = (middle, high) if working_bytes(model, room, *size) <= room.free else (low, middle - 1)
+    return _shaped(height, width, low) if low else None
+
+
+def _shaped(height: int, width: int, longer: int) -> tuple[int, int]:
+    """The size of this shape whose longer side is `longer` tokens."""
+    factor = longer * 16 / max(height, width)
+    return tuple(max(16, math.floor(side * factor / 16 + 1e-9) * 16) for side in (height, width))  # type: ignore[return-value]

@@ -1,0 +1,242 @@
+"""A device with a model open on it: requests that share a batch -> their pictures.
+
+Comes in: a model's name, requests. Goes out: pictures, and after every step a look at each. What does not fit into the
+device's memory is refused before it is drawn. Knows nothing of queues, jobs or clients: a worker has one, in its own
+process or, with replicas, in another.
+"""
+
+import gc
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from leanlens.pipeline.draw import DrawnPicture, draw_together
+from leanlens.pipeline.features import TextFeatures
+from leanlens.pipeline.placement import OpenedModel, open_model, resolve_device
+from leanlens.pipeline.request import ImageRequest
+from leanlens.plan.memory import ModelSizes, part_bytes
+from leanlens.plan.room import Room, largest_batch
+from leanlens.serve.library import Library
+from leanlens.serve.memory import free_bytes, in_gb, refuse_what_cannot_fit, sizes_of
+from leanlens.serve.preview import LatentColours, Look, Snapshot
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.settings import ServerSettings
+
+# Opening builds models under the process-wide random state, so one opens at a time.
+_OPENING = threading.Lock()
+
+OnStep = Callable[[int, Sequence[Look | None]], None]
+"""Called after every step with the number of finished steps and a look at each picture, where there is one yet; an
+exception it raises ends the drawing."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a model once it is open: where, the side of its own square in pixels, and its sizes."""
+
+    device: str
+    side: int
+    sizes: ModelSizes
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, and how many text tokens its prompt has."""
+
+    picture: DrawnPicture
+    text_tokens: int
+
+
+class Drawer(Protocol):
+    """What a worker asks of a device.
+
+    Attributes:
+        name: of the device, for the log.
+        model: the name of the model that is open; None without one.
+    """
+
+    name: str
+    model: str | None
+
+    def open(self, model: str) -> Opening:
+        """Have a model open, and no other. Raises a Refusal if it cannot be."""
+
+    def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
+        """Draw requests that share a batch. Raises MemoryError for several that do not fit together."""
+
+    def room(self) -> Room | None:
+        """What is free now; None where it is not asked."""
+
+    def unload(self) -> None:
+        """Let the model go."""
+
+    def tidy(self) -> None:
+        """After memory ran out: let go what is kept only for speed."""
+
+
+class LocalDrawer:
+    """A device of this process.
+
+    Args:
+        name: the device, as `open_model` takes it.
+        settings: dtype, compilation, bounds of memory.
+        library: what models' names mean.
+    """
+
+    def __init__(self, name: str, settings: ServerSettings, library: Library):
+        self.name = name
+        self.settings = settings
+        self.library = library
+        self.model: str | None = None
+        self._opened: OpenedModel | None = None
+        self._opening: Opening | None = None
+        self._colours: LatentColours | None = None
+        self._features: OrderedDict[tuple, tuple[TextFeatures, TextFeatures]] = OrderedDict()
+
+    def open(self, model: str) -> Opening:
+        """Have a model open, and no other.
+
+        Raises:
+            Refusal: it cannot be opened, or its weights do not fit.
+        """
+        if self._opening is not None and self.model == model:
+            return self._opening
+        self.unload()
+        self._refuse_weights_that_cannot_fit(model)
+        try:
+            with _OPENING:
+                opened = open_model(
+                    self.library.source(model), self.name, self.settings.dtype, compile=self.settings.compile
+                )
+        except (ValueError, OSError) as error:
+            raise Refusal("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error
+        self._opened, self.model = opened, model
+        self._colours = LatentColours.fit(opened.pipeline.vae)
+        self._opening = Opening(str(opened.device), int(opened.pipeline.vae.config.sample_size), sizes_of(opened))
+        return self._opening
+
+    def unload(self) -> None:
+        """Let the model go."""
+        self._opened = self._opening = self._colours = self.model = None
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Let the text features go that are kept, and give back what nobody holds any more."""
+        self._features.clear()
+        free_memory()
+
+    def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
+        """Draw requests that share a batch, one picture for each.
+
+        Raises:
+            Refusal: the model cannot be opened, or one picture does not fit.
+            MemoryError: several that do not fit together.
+            ValueError: what `draw_together` refuses.
+        """
+        self.open(model)
+        opened, room = self._opened, self.room()
+        assert opened is not None
+        if room is not None:
+            self._refuse_what_cannot_fit(room, requests)
+        tokens: list[int] = []
+
+        def encode(request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
+            pair = self._encode(opened, request)
+            tokens.append(int(pair[0].mask.sum()))
+            return pair
+
+        watch = _Watch(requests[0], opened, self._colours, on_step)
+        pictures = draw_together(opened, requests, watch, encode)
+        return [Drawn(picture, count) for picture, count in zip(pictures, tokens, strict=True)]
+
+    def room(self) -> Room | None:
+        """What is free for drawing now, or the operator's bound; None where there is no model, or the guard is off."""
+        limit = self.settings.memory_limit
+        if self._opened is None or limit == 0:
+            return None
+        free = free_bytes(self._opened.device) if limit is None else limit * 1e9
+        return Room(free, str(self._opened.dtype).removeprefix("torch."), self._opened.device.type)
+
+    # ---------------------------------------------------------------------------------------- inside
+
+    def _refuse_what_cannot_fit(self, room: Room, requests: Sequence[ImageRequest]) -> None:
+        assert self._opening is not None
+        first = requests[0]
+        refuse_what_cannot_fit(self._opening.sizes, room, first)
+        fits = largest_batch(self._opening.sizes, room, first.height, first.width, len(requests))
+        if fits < len(requests):
+            raise MemoryError(f"{fits} of {len(requests)} pictures of {first.width}x{first.height} fit together")
+
+    def _refuse_weights_that_cannot_fit(self, model: str) -> None:
+        """Main memory that runs out ends the process, so there it is asked first; a card raises an error instead."""
+        device = resolve_device(self.name)
+        sizes = self.library.sizes(model)
+        if sizes is None or device.type in ("cuda", "xpu") or self.settings.memory_limit == 0:
+            return
+        # The least that any dtype takes; what is packed in the file may stay so.
+        need, free = sum(part_bytes(sizes, "bfloat16", packed=True).values()), free_bytes(device)
+        if need > free:
+            raise Refusal(
+                "unavailable",
+                f"model {model} cannot be opened: its weights need at least {in_gb(need)} of memory and {in_gb(free)} "
+                "are free",
+                "model",
+            )
+
+    def _encode(self, opened: OpenedModel, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
+        """Text features of a request, kept on the CPU for the next who asks; always encoded alone, as when drawn so."""
+        key = (request.prompt, request.negative_prompt, request.template_date, request.max_sequence_length)
+        if key not in self._features:
+            pair = opened.features(request)
+            self._features[key] = pair[0].to("cpu", pair[0].layers[0].dtype), pair[1].to("cpu", pair[1].layers[0].dtype)
+        self._features.move_to_end(key)
+        pair = self._features[key]
+        while len(self._features) > 1 and sum(map(_bytes, self._features.values())) > self.settings.prompt_cache << 20:
+            self._features.popitem(last=False)
+        return pair
+
+
+class _Watch:
+    """Between two steps: keeps what a look at the pictures needs, and tells how far they are."""
+
+    def __init__(self, request: ImageRequest, opened: OpenedModel, colours: LatentColours | None, on_step: OnStep):
+        self.scheduler = opened.pipeline.scheduler
+        self.colours = colours
+        self.on_step = on_step
+        side = 2 ** (len(opened.pipeline.vae.config.block_out_channels) - 1) * opened.pipeline.vae.config.patch_size[0]
+        self.grid = (request.height // side, request.width // side)
+        self.before: Any = None
+
+    def __call__(self, step: int, latents: torch.Tensor) -> None:
+        first = self.scheduler.begin_index or 0
+        high, low = (float(level) for level in self.scheduler.sigmas[first + step - 1 : first + step + 1])
+        looks: list[Look | None] = [None] * latents.shape[0]
+        if self.before is not None and self.colours is not None:
+            looks = [
+                Snapshot(step, self.before, latents, (high, low), row, self.grid, self.colours)
+                for row in range(latents.shape[0])
+            ]
+        self.on_step(step, looks)
+        self.before = latents
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _bytes(pair: tuple[TextFeatures, TextFeatures]) -> int:
+    return sum(layer.numel() * layer.element_size() for features in pair for layer in features.layers)
