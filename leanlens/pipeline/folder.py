@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 
+from leanlens.pipeline.ladder import Holding, hold_folder, open_denoiser, say_what_kernels_spare
+from leanlens.plan.words import kernels_missing
+
+HOLDING_WORDS = ("device", "quant", "offload", "encoder_on", "tile_vae")
 # Class in the official files -> (the library they say it is in, our module).
 _LIBRARIES = {
     "LensTransformer2DModel": ("diffusers", "leanlens.models.transformer"),
@@ -29,7 +33,9 @@ class OfficialFolderMixin:
 
         Args:
             pretrained_model_name_or_path: a folder, a preset name (`turbo`, `rl`, `base`, `nano`) or a repository id.
-            kwargs: as diffusers has them: `torch_dtype`, `device_map`, any component by its name, and so on.
+            kwargs: as diffusers has them: `torch_dtype`, `device_map`, any component by its name, and so on. Or, with
+                `torch_dtype` alone, `device` and the words of `ladder.Holding`, such as `offload="block"`: the parts
+                are then where they belong already, and `to` is not called.
 
         Raises:
             ValueError: weights that are missing, unexpected, damaged or of another shape, before anything is loaded.
@@ -47,16 +53,24 @@ class OfficialFolderMixin:
             )
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
+        if words := {name: kwargs.pop(name) for name in HOLDING_WORDS if name in kwargs}:
+            return _hold(cls, layout, words, **kwargs)
         named = [name for name, entry in layout.config.items() if isinstance(entry, list) and entry[0] is not None]
         if missing := [name for name in layout.missing if name in named and name not in kwargs]:
             raise ValueError(f"{layout.path} lacks {', '.join(missing)}, which its model_index.json names")
         parts = {name: part for name, part in layout.parts.items() if name not in kwargs}
         for part in parts.values():
             require_sound(part)
-        encoder = parts.get("text_encoder")
-        if encoder is not None and encoder.quantisation == "mxfp4" and not torch.cuda.is_available():
-            # Without a GPU there are no MXFP4 kernels; decoding tensor by tensor spares the packed copy.
-            kwargs["text_encoder"] = open_text_encoder(encoder.path, kwargs.get("dtype") or torch.bfloat16)
+        dtype, encoder, denoiser = kwargs.get("dtype"), parts.get("text_encoder"), parts.get("transformer")
+        has_kernels = torch.cuda.is_available() and not kernels_missing()
+        if encoder is not None and encoder.quantisation == "mxfp4" and not has_kernels:
+            # Without kernels for MXFP4 it is decoded in any case; tensor by tensor that spares the packed copy.
+            say_what_kernels_spare(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            kwargs["text_encoder"] = open_text_encoder(encoder.path, dtype or torch.bfloat16)
+        if denoiser is not None and denoiser.quantisation is not None:  # diffusers does not know our formats
+            kwargs["transformer"] = open_denoiser(
+                denoiser.path, torch.device("cpu"), dtype or torch.bfloat16, Holding()
+            )
         opening: Any = super()
         return opening.from_pretrained(str(layout.path), **kwargs)
 
@@ -87,3 +101,13 @@ class OfficialFolderMixin:
             return writing.to_json_string().replace(f'"{type(self).__name__}"', '"LensPipeline"')
         finally:
             self._internal_dict = kept
+
+
+def _hold(kind: Any, layout: Any, words: dict[str, Any], dtype: torch.dtype | None = None, **others: Any) -> Any:
+    """A folder opened as the words of the ladder say."""
+    if others:
+        raise ValueError(f"{next(iter(others))} cannot be combined with {next(iter(words))}; give torch_dtype alone")
+    from leanlens.pipeline.placement import resolve_device
+
+    device = resolve_device(words.pop("device", None))
+    return hold_folder(layout, device, dtype or torch.bfloat16, Holding(**words), kind)

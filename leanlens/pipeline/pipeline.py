@@ -9,7 +9,8 @@ Shapes: B pictures, L = H / 16 * W / 16 image tokens, C packed latent channels (
 Source: Lens, arXiv 2605.21573; call signature and every number are those of the released pipeline.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.denoise import StepHook, denoise
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.folder import OfficialFolderMixin
+from leanlens.pipeline.home import EncoderHome
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
 from leanlens.pipeline.placement import compute_device, tiled_decoding
 from leanlens.pipeline.request import check_guidance, check_steps
@@ -78,6 +80,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         self.register_to_config(text_template=text_template)
         self.reasoner: Callable[[list[str]], list[str]] | None = None
         """Rewrites prompts when a call asks for it with `enable_reasoner=True`."""
+        self.encoder_home: EncoderHome | None = None
+        """Brings the text encoder in and lets it go again, where the pipeline does not hold it (`ladder.py`)."""
         self._interrupt = False
 
     @torch.no_grad()
@@ -151,10 +155,11 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         self._check_output(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt)
         self._interrupt = False
 
-        positive, negative = self._encode(
-            prompt, negative_prompt, prompt_embeds, prompt_mask, negative_prompt_embeds, negative_prompt_mask,
-            enable_reasoner, date=template_date, max_sequence_length=max_sequence_length,
-        )  # fmt: skip
+        with self._encoding():
+            positive, negative = self._encode(
+                prompt, negative_prompt, prompt_embeds, prompt_mask, negative_prompt_embeds, negative_prompt_mask,
+                enable_reasoner, date=template_date, max_sequence_length=max_sequence_length,
+            )  # fmt: skip
         positive, negative = positive.repeat(num_images_per_prompt), negative.repeat(num_images_per_prompt)
 
         side = autoencoder.token_pixels(self.vae)
@@ -176,6 +181,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
     @property
     def text_side(self) -> TextSide:
         """Prompts -> features, as the opened folder has it."""
+        if self.encoder_home is not None:
+            self.encoder_home.enter(self)
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder and tokenizer; pass prompt_embeds instead of prompt")
         layers = self.transformer.config.selected_layer_index
@@ -207,8 +214,18 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = _one_for_each(negative_prompt or "", len(prompts))
         options: dict[str, Any] = {"date": template_date, "max_sequence_length": max_sequence_length}
-        positive = self.text_side(prompts, **options)
-        return positive, self.text_side.negative(negatives, positive, **options)
+        with self._encoding():
+            positive = self.text_side(prompts, **options)
+            return positive, self.text_side.negative(negatives, positive, **options)
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        """Within this block the text encoder may be brought in; after it, it is where it was."""
+        try:
+            yield
+        finally:
+            if self.encoder_home is not None:
+                self.encoder_home.leave(self)
 
     def _resolve_size(self, height, width, base_resolution, aspect_ratio) -> tuple[int, int]:
         if height is None and width is None and base_resolution is None and aspect_ratio is None:

@@ -1,11 +1,13 @@
-"""Where things run: a model opened by name, on a device, in a dtype, compiled or not.
+"""Where things run: a model opened by name, on a device, in a dtype, compiled or not, held as a plan says.
 
 Comes in: a model's name and what was asked for. Goes out: an `OpenedModel`, ready to draw, that knows what it is.
 """
 
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ import torch
 from leanlens.files import fingerprint
 from leanlens.log import warn_once
 from leanlens.pipeline.features import TextFeatures
+from leanlens.pipeline.ladder import Holding, hold_folder, hold_parts
+from leanlens.pipeline.remembered import FeatureStore
 from leanlens.pipeline.request import ImageRequest, LoraChoice
 
 if TYPE_CHECKING:
@@ -108,6 +112,8 @@ class OpenedModel:
         fingerprint: of its weight files (`files.fingerprint`).
         device, dtype: where and in what the transformer computes.
         compiled: whether its blocks are compiled.
+        holding: how its parts are held.
+        remembered: text features of earlier prompts on disk, or None.
     """
 
     pipeline: "LensPipeline"
@@ -117,8 +123,11 @@ class OpenedModel:
     device: torch.device
     dtype: torch.dtype
     compiled: bool
+    holding: Holding = field(default_factory=Holding)
+    remembered: FeatureStore | None = None
     _loras: tuple[LoraChoice, ...] = ()
     _encoded: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
+    _prepared: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """What to write down so that the same model can be opened again."""
@@ -133,6 +142,7 @@ class OpenedModel:
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled,
+            **self.holding.conditions(),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
@@ -140,21 +150,38 @@ class OpenedModel:
 
     def features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
         """Text features of a request; those of the last one are kept, for further seeds of the same prompt."""
-        key = (request.prompt, request.negative_prompt, request.template_date, request.max_sequence_length)
+        key = _text_of(request)
+        if key in self._prepared:
+            return self._prepared[key]
         if key not in self._encoded:
             self._encoded.clear()
-            self._encoded[key] = self.pipeline.encode_prompt(
+            self._encoded[key] = self._features(request)
+        return self._encoded[key]
+
+    def prepare(self, requests: Sequence[ImageRequest]) -> None:
+        """Encode the prompts of several requests while the text encoder is here, if it is one that is let go."""
+        home = self.pipeline.encoder_home
+        if home is not None:
+            with home.kept(self.pipeline):
+                self._prepared = {_text_of(request): self._features(request) for request in requests}
+
+    def _features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
+        def encode() -> tuple[TextFeatures, TextFeatures]:
+            return self.pipeline.encode_prompt(
                 request.prompt,
                 request.negative_prompt,
                 template_date=request.template_date,
                 max_sequence_length=request.max_sequence_length,
             )
-        return self._encoded[key]
+
+        return encode() if self.remembered is None else self.remembered.find(_text_of(request), encode)
 
     def use_loras(self, loras: tuple[LoraChoice, ...]) -> None:
         """Have exactly these adapters on the transformer."""
         if loras == self._loras:
             return
+        if loras and self.holding.offload == "disk":
+            raise ValueError("loras cannot be used with offload 'disk', which holds no weights to add them to")
         if self._loras:
             self.pipeline.unload_lora_weights()
             self._loras = ()
@@ -173,6 +200,8 @@ def open_model(
     dtype: str | None = None,
     parts: dict[str, str] | None = None,
     compile: bool = False,
+    holding: Holding | None = None,
+    features: str | Path | None = None,
 ) -> OpenedModel:
     """Open a model by name and place it.
 
@@ -184,51 +213,92 @@ def open_model(
         parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
             not hold them.
         compile: compile the transformer's blocks; without a C++ compiler on a CPU it stays as it is, and says so.
+        holding: how the parts are quantised, offloaded and tiled; None keeps all on the device as the files have them.
+        features: a folder where text features are kept, so that a prompt is encoded once and for all.
 
     Raises:
-        ValueError: a name, device or dtype that cannot be used, or weights that are missing or damaged.
+        ValueError: a name, device or dtype that cannot be used, weights that are missing or damaged, or words of
+            `holding` that do not go together with the rest.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
+    holding = holding or Holding()
     parts = {part: path for part, path in (parts or {}).items() if path}
     if name == "toy" and parts:
         raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
-    pipeline, digest = _toy(kind) if name == "toy" else _opened(name, kind, parts)
-    pipeline.to(where)
+    if compile and holding.offload in ("block", "disk"):
+        raise ValueError(f"compile cannot be combined with offload {holding.offload!r}; leave one of them out")
+    text_files: list[Path] = []
+    if name == "toy":
+        pipeline, digest = _toy(where, kind, holding)
+    else:
+        pipeline, digest, text_files = _opened(name, where, kind, parts, holding)
     pipeline.set_progress_bar_config(disable=True)
     compiled = compile and _can_compile(where)
     if compiled:
         pipeline.transformer.compile_repeated_blocks()
-    return OpenedModel(pipeline, name, parts, digest, where, kind, compiled)
+    opened = OpenedModel(pipeline, name, parts, digest, where, kind, compiled, holding)
+    if features is not None:
+        place = "cpu" if holding.encoder_on == "cpu" else where.type
+        opened.remembered = FeatureStore(features, fingerprint(text_files) if text_files else "toy", kind, place)
+    return opened
 
 
-def _toy(dtype: torch.dtype) -> "tuple[LensPipeline, str]":
+def _text_of(request: ImageRequest) -> tuple[str, str, str, int]:
+    """All that text features depend on, given a model."""
+    return request.prompt, request.negative_prompt, request.template_date, request.max_sequence_length
+
+
+def _toy(device: torch.device, dtype: torch.dtype, holding: Holding) -> "tuple[LensPipeline, str]":
     from leanlens.pipeline.toy import toy_pipeline
 
-    pipeline = toy_pipeline()
+    pipeline, digest = toy_pipeline(), "toy".ljust(64, "0")
+    if not holding.is_plain:  # what is held otherwise is read from files
+        from leanlens.weights.layouts import identify
+
+        folder = tempfile.mkdtemp(prefix="leanlens-toy-")
+        pipeline.save_pretrained(folder)
+        held = hold_folder(identify(folder), device, dtype, holding)
+        weakref.finalize(held, shutil.rmtree, folder, ignore_errors=True)
+        return held, digest
     for part in (pipeline.transformer, pipeline.vae):
         part.to(dtype)
-    return pipeline, "toy".ljust(64, "0")
+    return pipeline.to(device), digest
 
 
-def _opened(name: str, dtype: torch.dtype, parts: dict[str, str]) -> "tuple[LensPipeline, str]":
+def _opened(
+    name: str, device: torch.device, dtype: torch.dtype, parts: dict[str, str], holding: Holding
+) -> "tuple[LensPipeline, str, list[Path]]":
+    """A pipeline, the fingerprint of its weights, and the files of its text encoder and tokenizer."""
     from leanlens.hub import locate
     from leanlens.pipeline.pipeline import LensPipeline
-    from leanlens.weights.assemble import components, parts_beside
+    from leanlens.weights.assemble import component_paths, components
     from leanlens.weights.layouts import identify
+    from leanlens.weights.packed import kept_quantisation
 
     path = locate(name)
     layout = identify(path)
     if layout.component == "pipeline" and not parts:
-        pipeline = LensPipeline.from_pretrained(path, dtype=dtype)
         files = _files_of(layout)
+        text = [file for part in ("text_encoder", "tokenizer") for file in _part_files(layout, part)]
+        if holding.is_plain:
+            pipeline = LensPipeline.from_pretrained(path, dtype=dtype).to(device)
+        else:
+            pipeline = hold_folder(layout, device, dtype, holding)
     else:
-        missing = tuple(part for part in ("text_encoder", "vae") if part not in parts)
-        beside = parts_beside(path, missing) if layout.component == "transformer" else {}
-        given: dict[str, Any] = {**beside, **parts}
-        pipeline = LensPipeline(**components(path, dtype=dtype, **given))
-        files = [file for used in (path, *given.values()) for file in _files_of(identify(used))]
-    return pipeline, fingerprint(sorted({file for file in files if file.suffix == ".safetensors"}))
+        given: dict[str, Any] = dict(parts)
+        paths = component_paths(path, **given)
+        files = [file for used in (path, *paths.values()) for file in _files_of(identify(used))]
+        text = [file for part in ("text_encoder", "tokenizer") for file in _files_of(identify(paths[part]))]
+        if holding.is_plain and not kept_quantisation(identify(paths["transformer"])):
+            pipeline = LensPipeline(**components(path, dtype=dtype, **given)).to(device)
+        else:
+            pipeline = hold_parts(paths, device, dtype, holding)
+    return pipeline, fingerprint(sorted({file for file in files if file.suffix == ".safetensors"})), text
+
+
+def _part_files(layout: Any, name: str) -> list[Path]:
+    return _files_of(layout.parts[name]) if name in layout.parts else []
 
 
 def _files_of(layout: Any) -> list[Path]:
