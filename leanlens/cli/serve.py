@@ -54,6 +54,14 @@ def serve(
     no_marking: Annotated[
         bool, typer.Option("--no-marking", help="Do not mark pictures as made by a model (IPTC, in XMP).")
     ] = False,
+    safety: Annotated[str, typer.Option(help="Filters: off, prompt, picture or all; pictures say which.")] = "off",
+    safety_words: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Words that --safety prompt refuses, instead of our list.")
+    ] = None,
+    safety_scorer: Annotated[
+        str, typer.Option(metavar="NAME", help="What --safety picture judges by: opennsfw, or MODULE:NAME of yours.")
+    ] = "opennsfw",
+    safety_threshold: Annotated[float, typer.Option(help="From 0 to 1; less safe pictures are held back.")] = 0.5,
     no_page: Annotated[bool, typer.Option("--no-page", help="Leave the web page at / out.")] = False,
 ) -> None:
     """Serve pictures to browsers, and to OpenAI and AUTOMATIC1111 clients.
@@ -86,6 +94,10 @@ def serve(
         keep_days=keep_days or None,
         keep_pictures=keep_pictures or None,
         marking=not no_marking,
+        safety=safety,
+        safety_words=safety_words,
+        safety_scorer=safety_scorer,
+        safety_threshold=safety_threshold,
     )
     _fetch(settings)
 

@@ -27,6 +27,7 @@ from leanlens.serve.memory import refuse_what_cannot_fit
 from leanlens.serve.metrics import server_metrics
 from leanlens.serve.queue import FairQueue
 from leanlens.serve.refusal import Refusal, refused_because
+from leanlens.serve.safety import SafetyFilter
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.tasks import FINAL, Event, Job, Task
 from leanlens.serve.uploads import suffix_of, to_png
@@ -92,6 +93,7 @@ class Desk:
     def __init__(self, settings: ServerSettings, drawers: Drawers = local_drawers, sizes: Sizes | None = None):
         self.settings = settings
         self.library = Library(settings, sizes)
+        self.safety = SafetyFilter(settings)
         self.archive = Archive(settings.output, settings.keep_days, settings.keep_pictures)
         self.queue = FairQueue(settings.max_queue, settings.switch_patience)
         self.metrics = server_metrics()
@@ -206,6 +208,7 @@ class Desk:
                     "invalid", f"{field} has {len(text):,} characters; at most {settings.max_prompt:,} are accepted",
                     field,
                 )  # fmt: skip
+        self.safety.check_prompt(wish.prompt)
         if not 1 <= wish.count <= settings.max_count:
             raise Refusal("invalid", f"n {wish.count} is not accepted: give 1 to {settings.max_count}", "n")
         steps = defaults.num_inference_steps if wish.num_inference_steps is None else wish.num_inference_steps
@@ -298,6 +301,15 @@ class Desk:
             return
         if not self.settings.marking:
             drawn.record["marking"] = None
+        try:
+            drawn.record["safety"] = self.safety.check_picture(drawn.image, task.request.prompt)
+        except Exception as error:  # a filter that fails lets nothing through
+            if not isinstance(error, Refusal):
+                logger.exception("the safety filter failed")
+                error = Refusal("failed", "the safety filter failed; the server's log says why")
+            self.metrics.count("leanlens_pictures_total", state=error.kind)
+            task.job.fail(task, error)
+            return
         try:
             task.picture = self.archive.store(task, drawn)
         except Exception as error:

@@ -21,6 +21,7 @@ KINDS: dict[str, Kind] = {
     "invalid": Kind(400, "invalid_request_error", "invalid_value"),
     "missing": Kind(400, "invalid_request_error", "missing_required_parameter"),
     "memory": Kind(400, "invalid_request_error", "out_of_memory"),
+    "unsafe": Kind(400, "image_generation_user_error", "moderation_blocked"),
     "cancelled": Kind(400, "invalid_request_error", "cancelled"),
     "unauthorized": Kind(401, "invalid_request_error", "invalid_api_key"),
     "forbidden": Kind(403, "invalid_request_error", "forbidden"),

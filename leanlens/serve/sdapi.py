@@ -266,6 +266,7 @@ def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str
     shown = tasks or job.tasks[:1]
     request = shown[0].request
     records = [task.picture.record for task in tasks if task.picture is not None]
+    notes = notes + [f"a picture is missing: {task.refusal.message}" for task in job.tasks if task.refusal is not None]
     count = len(shown)
     return {
         "prompt": request.prompt,

@@ -4,6 +4,7 @@ Comes in: fields by name. Goes out: `ServerSettings`, checked. Knows nothing of 
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -81,6 +82,14 @@ class ServerSettings(BaseModel):
     """Pictures kept, the newest; None keeps all."""
     marking: bool = True
     """Mark pictures as made by a model (IPTC's Digital Source Type, in XMP); their metadata say which."""
+    safety: Literal["off", "prompt", "picture", "all"] = "off"
+    """Which filters stand before drawing (prompt) and before handing over (picture); pictures' metadata say so."""
+    safety_words: Path | None = None
+    """A word list instead of the one in the package."""
+    safety_scorer: str = "opennsfw"
+    """What judges pictures: opennsfw, or MODULE:NAME of a scorer of your own."""
+    safety_threshold: float = Field(0.5, ge=0, le=1)
+    """A picture that is judged less safe than this, from 0 to 1, is held back."""
 
     @classmethod
     def checked(cls, **fields: object) -> "ServerSettings":
@@ -119,6 +128,11 @@ class ServerSettings(BaseModel):
         if not all(value):
             raise ValueError("holds an empty key; give keys of at least one character")
         return value
+
+    @property
+    def shows_previews(self) -> bool:
+        """Whether half-drawn pictures are shown: not where finished ones are judged first."""
+        return self.safety in ("off", "prompt")
 
     @property
     def guarded(self) -> bool:

