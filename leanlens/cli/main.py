@@ -10,7 +10,7 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import doctor, evaluate, generate, plan, replay, scenes, serve, train, weights
+from leanlens.cli import doctor, evaluate, generate, mcp, plan, replay, scenes, serve, train, weights
 
 app = typer.Typer(
     name="leanlens",
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("replay")(replay.replay)
 app.command("serve")(serve.serve)
+app.command("mcp")(mcp.mcp)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("export")(train.export)
@@ -48,6 +49,7 @@ def run() -> None:
     """Entry point of the `leanlens` command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.ERROR)
+    logging.getLogger("mcp").setLevel(logging.WARNING)
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # they set their own levels when they are imported
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:

@@ -63,11 +63,12 @@ def serve(
     ] = "opennsfw",
     safety_threshold: Annotated[float, typer.Option(help="From 0 to 1; less safe pictures are held back.")] = 0.5,
     no_page: Annotated[bool, typer.Option("--no-page", help="Leave the web page at / out.")] = False,
+    no_tools: Annotated[bool, typer.Option("--no-tools", help="Leave the tools for assistants at /mcp out.")] = False,
 ) -> None:
-    """Serve pictures to browsers, and to OpenAI and AUTOMATIC1111 clients.
+    """Serve pictures to browsers, to OpenAI and AUTOMATIC1111 clients, and to assistants.
 
-    The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1; /health, /ready and /metrics
-    tell how it is.
+    The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1, the assistants' tools at /mcp;
+    /health, /ready and /metrics tell how it is.
     """
     uvicorn = _uvicorn()
     from leanlens.serve.settings import ServerSettings
@@ -93,6 +94,7 @@ def serve(
         public_url=public_url,
         keep_days=keep_days or None,
         keep_pictures=keep_pictures or None,
+        tools=not no_tools,
         marking=not no_marking,
         safety=safety,
         safety_words=safety_words,
@@ -116,6 +118,7 @@ def serve(
 def _uvicorn() -> Any:
     try:
         import fastapi  # noqa: F401
+        import mcp  # noqa: F401
         import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as error:

@@ -5,7 +5,7 @@ mounted by whoever has one: `make_app(settings, mount=...)`.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -46,11 +46,16 @@ def make_app(
     """
     desk = Desk(settings, drawers, sizes)
 
+    beside: list[Callable[[], AbstractAsyncContextManager[Any]]] = []
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        desk.open()
-        yield
-        desk.close()
+        async with AsyncExitStack() as stack:
+            for run in beside:
+                await stack.enter_async_context(run())
+            desk.open()
+            yield
+            desk.close()
 
     # The pages that FastAPI makes load their scripts from elsewhere; the description itself stays.
     app = FastAPI(title="leanlens", version=leanlens.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -61,6 +66,10 @@ def make_app(
         sdapi_router(desk, choices), sdapi_lists_router(desk, choices),
     ):  # fmt: skip
         app.include_router(router)
+    if settings.tools:
+        from leanlens.serve.tools import mount_tools
+
+        beside.append(mount_tools(app, desk))
     _answer_errors(app)
     app.add_middleware(Guard, settings=settings, metrics=desk.metrics, refuse=refusal_answer)
     if settings.cors_origins:  # added last, so it is outside the guard: a browser's first question carries no key

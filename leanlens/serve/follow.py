@@ -17,8 +17,13 @@ from leanlens.serve.tasks import FINAL, Event, Job, Task
 _LOOK_EVERY = 0.5  # seconds between looks at whether the client is still there
 
 
-async def follow(desk: Desk, job: Job, request: Request) -> AsyncGenerator[Event]:
+async def follow(desk: Desk, job: Job, request: Request | None = None) -> AsyncGenerator[Event]:
     """Start a prepared job and yield its events; whoever stops iterating, stops the job.
+
+    Args:
+        desk: where it was prepared.
+        job: what to start.
+        request: the client's, which may go away meanwhile; None where that ends the iteration by itself.
 
     Raises:
         Refusal: the queue is full, or the time is up.
@@ -40,7 +45,7 @@ async def follow(desk: Desk, job: Job, request: Request) -> AsyncGenerator[Event
                 limit = desk.settings.timeout
                 raise Refusal("timeout", f"the picture was not finished within {limit:g} s")
             if time.monotonic() - looked >= _LOOK_EVERY:
-                if await request.is_disconnected():
+                if request is not None and await request.is_disconnected():
                     return
                 looked = time.monotonic()
             try:

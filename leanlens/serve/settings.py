@@ -80,6 +80,8 @@ class ServerSettings(BaseModel):
     """Age at which a picture is removed; None keeps it."""
     keep_pictures: int | None = Field(10_000, ge=1)
     """Pictures kept, the newest; None keeps all."""
+    tools: bool = True
+    """Offer tools to assistants at /mcp."""
     marking: bool = True
     """Mark pictures as made by a model (IPTC's Digital Source Type, in XMP); their metadata say which."""
     safety: Literal["off", "prompt", "picture", "all"] = "off"

@@ -43,3 +43,23 @@ def test_the_planner_speaks_of_this_server(tmp_path):
     assert "s a picture" in estimate("nano", 128, 128, 20, 5.0, 1)
     with pytest.raises(ValueError, match="toy"):
         estimate("toy", 128, 128, 4, 5.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "/nowhere/x"], "model '/nowhere/x' is not a file or folder here"),
+        (["--model", "toy", "--safety", "some"], "safety 'some' is not accepted"),
+        (["--model", "toy", "--idle-unload", "-1"], "idle_unload -1.0 is not accepted"),
+        (["--model", "toy", "-o", "taken"], "output taken is in use by another server"),
+    ],
+)
+def test_tools_for_an_assistant_refuse_wrong_words_on_standard_error(leanlens, tmp_path, words, said):
+    from filelock import FileLock
+
+    (tmp_path / "taken").mkdir()
+    with FileLock(tmp_path / "taken" / ".lock"):
+        run = leanlens("mcp", *words)
+    assert run.code == 2
+    assert said in run.err
+    assert run.out == ""

@@ -175,6 +175,14 @@ def test_a_model_that_is_not_there_is_said_and_not_ready(server):
     assert client.get("/health").status_code == 200
 
 
+def test_the_tools_of_assistants_can_be_left_out(server, tmp_path):
+    call = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    headers = {"Accept": "application/json, text/event-stream"}
+    assert server().post("/mcp", json=call, headers=headers).status_code == 200
+    without = server(tools=False, output=tmp_path / "without")
+    assert without.post("/mcp", json=call, headers=headers).status_code == 404
+
+
 def test_a_page_is_mounted_with_the_desk(settings):
     def mount(app, desk):
         @app.get("/page")
