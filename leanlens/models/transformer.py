@@ -29,6 +29,8 @@ from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanlens.models.once import Modulation, OncePerDrawing
+
 ROPE_THETA = 10000.0
 MAX_TEXT_POSITION = 4096  # the released code tabulates positions -4096 .. 4095
 
@@ -116,6 +118,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)  # scale before shift
         self.proj_out = nn.Linear(width, patch_size * patch_size * out_channels)
         self.gradient_checkpointing = False
+        self.leaves_out_unread_text = True
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -128,6 +131,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
         text_lengths: list[int] | None = None,
+        once: OncePerDrawing | None = None,
     ) -> Tensor | tuple[Tensor] | Transformer2DModelOutput:
         """Predict the velocity of packed latents.
 
@@ -146,6 +150,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
                 (1, sum of S, E) hold them one after another, `img_shapes` has one grid and this list one text length
                 (0 is accepted) for each, `timestep` is a scalar or (N,), and there is no mask. Samples do not see each
                 other: the result is that of N calls.
+            once: of the drawing this call belongs to: what every call would compute again is then computed once, and
+                the last block leaves its text out. The level is the one that `once` is at, for all samples alike.
 
         Returns:
             The velocity `noise - data`, (B, L, patch_size^2 * out_channels), in the dtype of `hidden_states`.
@@ -168,18 +174,24 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             )
         segments, rotary = self._lay_out(hidden_states, encoder_hidden_states, img_shapes, text_lengths)
         image = self.img_in(hidden_states)  # (B, L, D)
-        text = self.project_text(encoder_hidden_states)  # (B, S, D)
-        # (B, D); packed, (N, D)
-        temb = self.time_text_embed(timestep, image if segments is None else image.expand(samples, -1, -1))
+        # Text (B, S, D); level (B, D), packed (N, D), with `once` (1, D)
+        if once is None:
+            text = self.project_text(encoder_hidden_states)
+            temb = self.time_text_embed(timestep, image if segments is None else image.expand(samples, -1, -1))
+        else:
+            text, temb = once.text(self, encoder_hidden_states), once.embedding(self, image)
         mask = _key_mask(encoder_hidden_states_mask, image)  # (B, 1, 1, L + S) or None
 
+        unread = self.transformer_blocks[-1] if once is not None and self.leaves_out_unread_text else None
         for block in self.transformer_blocks:
+            level = temb if once is None else once.modulation(block, temb)
+            rest = (level, rotary, mask, segments, block is not unread)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                text, image = self._gradient_checkpointing_func(block, image, text, temb, rotary, mask, segments)
+                text, image = self._gradient_checkpointing_func(block, image, text, *rest)
             else:
-                text, image = block(image, text, temb=temb, rotary=rotary, attention_mask=mask, segments=segments)
+                text, image = block(image, text, *rest)
 
-        if segments is None:
+        if segments is None or temb.shape[0] == 1:
             image = self.norm_out(image, temb)
         else:  # a row for each token, because its scale and shift are those of the token's sample
             image = self.norm_out(image.transpose(0, 1), _spread(temb, segments.image)[0]).transpose(0, 1)
@@ -193,6 +205,11 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         return self.txt_in(
             torch.cat([norm(layer) for norm, layer in zip(self.txt_norm, features, strict=True)], dim=-1)
         )
+
+    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers has it. All blocks share a graph: one more, for the last without its text, would cost more."""
+        self.leaves_out_unread_text = False
+        super().compile_repeated_blocks(*args, **kwargs)
 
     def enable_cache(self, config: Any) -> None:
         """Turn on a step cache of diffusers; the names that are known to be right for Lens are in `SUPPORTED_CACHES`.
@@ -282,29 +299,34 @@ class LensTransformerBlock(nn.Module):
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        temb: Tensor,
+        temb: Modulation,
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         segments: Segments | None = None,
+        text_is_read: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """(B, L, D), (B, S, D), (B, D) -> text (B, S, D), image (B, L, D): the order the released code returns.
 
-        With `segments`, B is 1 and `temb` (N, D) has a row for each packed sample.
+        With `segments`, B is 1 and `temb` (N, D) has a row for each packed sample. Instead of `temb` the modulation of
+        both streams can be given, (1, 6 D) each. Where nothing reads the text that goes out, it goes out as it came.
         """
         image, text = hidden_states, encoder_hidden_states
+        img_mod, txt_mod = temb if isinstance(temb, tuple) else (self.img_mod(temb), self.txt_mod(temb))
         img_lengths, txt_lengths = (segments.image, segments.text) if segments else (None, None)
         # (B, 1, 3 D) each; packed, (1, tokens, 3 D)
-        img_mod1, img_mod2 = _spread(self.img_mod(temb), img_lengths).chunk(2, dim=-1)
-        txt_mod1, txt_mod2 = _spread(self.txt_mod(temb), txt_lengths).chunk(2, dim=-1)
+        img_mod1, img_mod2 = _spread(img_mod, img_lengths).chunk(2, dim=-1)
+        txt_mod1, txt_mod2 = _spread(txt_mod, txt_lengths).chunk(2, dim=-1)
 
         img_in, img_gate = _modulate(self.img_norm1(image), img_mod1)
         txt_in, txt_gate = _modulate(self.txt_norm1(text), txt_mod1)
-        img_out, txt_out = self.attn(img_in, txt_in, rotary=rotary, attention_mask=attention_mask, segments=segments)
+        img_out, txt_out = self.attn(img_in, txt_in, rotary, attention_mask, segments, text_is_read)
         image = _within_float16(image + img_gate * img_out)
-        text = _within_float16(text + txt_gate * txt_out)
-
         img_in, img_gate = _modulate(self.img_norm2(image), img_mod2)
         image = _within_float16(image + img_gate * self.img_mlp(img_in))
+        if not text_is_read:
+            return text, image
+
+        text = _within_float16(text + txt_gate * txt_out)
         txt_in, txt_gate = _modulate(self.txt_norm2(text), txt_mod2)
         text = _within_float16(text + txt_gate * self.txt_mlp(txt_in))
         return text, image
@@ -327,6 +349,7 @@ class LensAttnProcessor:
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         segments: Segments | None = None,
+        text_is_read: bool = True,
     ) -> tuple[Tensor, Tensor]:
         img_q, img_k, img_v = attn.split_heads(attn.img_qkv(hidden_states))  # (B, L, H, K) each
         txt_q, txt_k, txt_v = attn.split_heads(attn.txt_qkv(encoder_hidden_states))  # (B, S, H, K) each
@@ -337,11 +360,11 @@ class LensAttnProcessor:
             image, text = self._attend(img_qkv, txt_qkv, attention_mask)
         else:  # block-diagonal attention, without its empty blocks: every sample by itself
             image, text = self._attend_packed(img_qkv, txt_qkv, segments)
-        return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text)
+        return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text) if text_is_read else text
 
     def _attend(self, image: Streams, text: Streams, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Query, key and value of both streams, (B, L, H, K) and (B, S, H, K) -> (B, L, D), (B, S, D)."""
-        query, key, value = (torch.cat(pair, dim=1) for pair in zip(image, text, strict=True))
+        query, key, value = (_joined(*pair) for pair in zip(image, text, strict=True))
         joint = dispatch_attention_fn(
             query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
         )
@@ -387,9 +410,12 @@ class LensAttention(nn.Module, AttentionModuleMixin):
         rotary: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         segments: Segments | None = None,
+        text_is_read: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """(B, L, D), (B, S, D) -> the same shapes: image, text."""
-        return self.processor(self, hidden_states, encoder_hidden_states, rotary, attention_mask, segments)
+        """(B, L, D), (B, S, D) -> the same shapes: image, text; text that nothing reads is not projected."""
+        return self.processor(
+            self, hidden_states, encoder_hidden_states, rotary, attention_mask, segments, text_is_read
+        )
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3 * H * K) -> three tensors (B, N, H, K); query, key and value are contiguous thirds."""
@@ -481,6 +507,14 @@ def _rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+def _joined(image: Tensor, text: Tensor) -> Tensor:
+    """(B, L, H, K), (B, S, H, K) -> (B, L + S, H, K)."""
+    if image.device.type != "cpu":
+        return torch.cat([image, text], dim=1)
+    # The processor's kernel is faster where the tokens of one head lie one after another.
+    return torch.cat([image.transpose(1, 2), text.transpose(1, 2)], dim=2).transpose(1, 2)
+
+
 def _modulate(x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
     """Shift and scale (B, N, D) by (B, 1, 3 D) = shift, scale, gate; the gate is for the caller's residual."""
     shift, scale, gate = modulation.chunk(3, dim=-1)
@@ -489,7 +523,7 @@ def _modulate(x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
 
 def _spread(rows: Tensor, lengths: tuple[int, ...] | None) -> Tensor:
     """(B, D) -> (B, 1, D), to be broadcast; with `lengths`, (N, D) -> (1, sum of lengths, D), a row for each token."""
-    if lengths is None:
+    if lengths is None or rows.shape[0] == 1:
         return rows.unsqueeze(1)
     return rows.repeat_interleave(torch.tensor(lengths, device=rows.device), dim=0, output_size=sum(lengths))[None]
 

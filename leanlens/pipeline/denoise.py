@@ -4,11 +4,14 @@ Comes in: a transformer, a scheduler with its noise levels set, noise, text feat
 of prompts, pixels or files.
 
 Two ways to the same velocity. The plain one runs the conditional and the unconditional branch each by itself, on text
-of its true length and without an attention mask wherever that is possible, and leaves the unconditional one out at
-guidance 1. `exact` does what the released code did: both branches padded to one length in one masked batch, always.
-In float32 they agree to rounding; in bfloat16 the last bits differ.
+of its true length and without an attention mask wherever that is possible, leaves the unconditional one out at
+guidance 1, and computes once what every step would compute again (`models/once.py`). `exact` does what the released
+code did: both branches padded to one length in one masked batch, always. In float32 they agree to rounding; in bfloat16
+the last bits differ.
 
-Shapes: B pictures, L image tokens, C channels, S text tokens.
+Within the loop nothing is read from the device or sent to it, so the host runs ahead of an accelerator.
+
+Shapes: B pictures, L image tokens, C channels, S text tokens, N steps.
 """
 
 from collections.abc import Callable
@@ -18,10 +21,12 @@ import torch
 from torch import Tensor
 
 from leanlens.flow.guidance import guided_velocity
+from leanlens.models.once import OncePerDrawing
 from leanlens.pipeline.features import TextFeatures, join
 
 # (step index, timestep, latents after the step) -> latents to go on with, or None to stop here.
 StepHook = Callable[[int, Tensor, Tensor], Tensor | None]
+Velocity = Callable[[Tensor, int], Tensor]  # (latents, step index) -> velocity
 
 
 def denoise(
@@ -35,6 +40,7 @@ def denoise(
     after_step: StepHook | None = None,
     exact: bool = False,
     attention_kwargs: dict[str, Any] | None = None,
+    guided_share: float = 1.0,
 ) -> Tensor:
     """Walk `latents` (B, L, C) down the scheduler's noise levels.
 
@@ -47,6 +53,9 @@ def denoise(
         guidance_scale: 1 leaves the unconditional branch out, unless `exact`.
         after_step: called after every step.
         exact: both branches in one masked batch, as the released code has it.
+        attention_kwargs: passed to the transformer.
+        guided_share: share of the steps, from the first on, that are guided; the rest leave the unconditional branch
+            out. Below 1 the picture is another one.
 
     Returns:
         (B, L, C), the dtype of `latents`.
@@ -55,12 +64,14 @@ def denoise(
         FloatingPointError: latents that are not finite, with the step and the likely cause.
     """
     positive, negative = positive.trimmed(), negative.trimmed()
+    times = _model_times(scheduler.timesteps, latents)
+    scales = _scales(guidance_scale, len(times), guided_share)
     branches = _exact_branches if exact else _plain_branches
-    velocity_at = branches(transformer, grid, positive, negative, guidance_scale, attention_kwargs)
-    watch = _FiniteWatch(latents, len(scheduler.timesteps))
+    velocity_at = branches(transformer, grid, positive, negative, scales, times, attention_kwargs)
+    watch = _FiniteWatch(latents, len(times))
     with torch.no_grad():
         for index, timestep in enumerate(scheduler.timesteps):
-            velocity = velocity_at(latents, _model_time(timestep, latents))
+            velocity = velocity_at(latents, index)
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             watch.look(index, latents)
             if after_step is not None:
@@ -72,49 +83,58 @@ def denoise(
     return latents
 
 
-def _plain_branches(
-    transformer, grid, positive, negative, scale, attention_kwargs
-) -> Callable[[Tensor, Tensor], Tensor]:
-    masks = {id(text): None if bool(text.mask.all()) else text.mask for text in (positive, negative)}
+def _scales(guidance_scale: float, steps: int, guided_share: float) -> list[float]:
+    """The guidance of each step; the first is always guided."""
+    guided = max(1, round(steps * guided_share))
+    return [guidance_scale] * guided + [1.0] * (steps - guided)
 
-    def branch(name: str, text: TextFeatures, latents: Tensor, time: Tensor) -> Tensor:
+
+def _plain_branches(transformer, grid, positive, negative, scales, times, attention_kwargs) -> Velocity:
+    masks = {id(text): _mask_where_padded(text) for text in (positive, negative)}
+    once = OncePerDrawing(times)
+
+    def branch(name: str, text: TextFeatures, latents: Tensor) -> Tensor:
         with transformer.cache_context(name):
             return transformer(
-                latents, text.layers, masks[id(text)], time, [(1, *grid)], attention_kwargs=attention_kwargs
-            )
+                latents, text.layers, masks[id(text)], times[once.step], [(1, *grid)],
+                attention_kwargs=attention_kwargs, once=once,
+            )  # fmt: skip
 
-    def velocity(latents: Tensor, time: Tensor) -> Tensor:
-        conditional = branch("cond", positive, latents, time)
-        if scale == 1:
+    def velocity(latents: Tensor, step: int) -> Tensor:
+        once.step = step
+        conditional = branch("cond", positive, latents)
+        if scales[step] == 1:
             return conditional
-        return guided_velocity(conditional, branch("uncond", negative, latents, time), scale)
+        return guided_velocity(conditional, branch("uncond", negative, latents), scales[step])
 
     return velocity
 
 
-def _exact_branches(
-    transformer, grid, positive, negative, scale, attention_kwargs
-) -> Callable[[Tensor, Tensor], Tensor]:
+def _mask_where_padded(text: TextFeatures) -> Tensor | None:
+    return None if bool(text.mask.all()) else text.mask
+
+
+def _exact_branches(transformer, grid, positive, negative, scales, times, attention_kwargs) -> Velocity:
     both = join([positive, negative])
 
-    def velocity(latents: Tensor, time: Tensor) -> Tensor:
+    def velocity(latents: Tensor, step: int) -> Tensor:
         with transformer.cache_context("cond_uncond"):
             output = transformer(
-                torch.cat([latents, latents]), both.layers, both.mask, torch.cat([time, time]), [(1, *grid)],
-                attention_kwargs=attention_kwargs,
+                torch.cat([latents, latents]), both.layers, both.mask, times[step].expand(2 * len(latents)),
+                [(1, *grid)], attention_kwargs=attention_kwargs,
             )  # fmt: skip
         conditional, unconditional = output.chunk(2)
-        return guided_velocity(conditional, unconditional, scale)
+        return guided_velocity(conditional, unconditional, scales[step])
 
     return velocity
 
 
-def _model_time(timestep: Tensor, latents: Tensor) -> Tensor:
-    """Scheduler timestep in 0..1000 -> (B,) in 0..1, rounded to the latents' dtype before and after the division.
+def _model_times(timesteps: Tensor, latents: Tensor) -> Tensor:
+    """Scheduler timesteps in 0..1000 -> (N,) in 0..1, rounded to the latents' dtype before and after the division.
 
     The released code rounds there, and in bfloat16 the difference is visible: 994.19 becomes 996.
     """
-    return timestep.to(latents.dtype).to(latents.device).expand(latents.shape[0]) / 1000
+    return timesteps.to(latents.dtype).to(latents.device) / 1000
 
 
 class _FiniteWatch:
@@ -136,7 +156,7 @@ class _FiniteWatch:
             if bad:
                 self._stop(index)
         else:
-            self.first_bad = torch.where(bad & (self.first_bad == self.steps), index, self.first_bad)
+            self.first_bad = torch.minimum(self.first_bad, index + self.steps * ~bad)
 
     def report(self) -> None:
         if not self.eager and (index := int(self.first_bad)) < self.steps:
