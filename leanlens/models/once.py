@@ -82,13 +82,13 @@ class OncePerDrawing:
             return torch.cat([product(activation(row)) for row in self._embeddings.split(1)])
 
 
-def _comes_when_it_runs(block: nn.Module) -> bool:
+def _comes_when_it_runs(block: Any) -> bool:
     """Whether the block's own call brings its weights: offloaded in groups, or sharded over processes."""
     return _is_group_offload_enabled(block) or any(hasattr(p, "device_mesh") for p in block.img_mod.parameters())
 
 
 @contextmanager
-def _weights_here(linear: nn.Module) -> Iterator[Any]:
+def _weights_here(linear: Any) -> Iterator[Any]:
     """A layer whose weights are fetched for each call has them fetched once for all calls within."""
     hook = getattr(linear, "_hf_hook", None)
     if hook is None:
