@@ -6,7 +6,7 @@ poorly on processors of other makers, and every bfloat16 product reorders its we
 rounding; the price is the copies.
 
 A weight that is changed in place afterwards is noticed and multiplied plainly; so is one that is moved, cast, or that
-learns. What changes a weight behind torch's back (`weight.data +=`, as fusing a LoRA does) is not: `restored` is for it.
+learns. What changes a weight behind torch's back (`weight.data +=`, as fusing a LoRA does) is not: see `restored`.
 
 Knows nothing of what the layers are for.
 """
@@ -69,12 +69,11 @@ def reorder(module: nn.Module) -> int:
 
 def restore(module: nn.Module) -> None:
     """Undo `reorder`: plain layers again, the copies gone."""
-    layer: Any
-    for layer in module.modules():
-        if type(layer) is ReorderedLinear:
-            layer.__class__ = nn.Linear
-            layer._forget_order()
-            del layer._forget_order
+    layers: list[Any] = [layer for layer in module.modules() if type(layer) is ReorderedLinear]
+    for layer in layers:
+        layer.__class__ = nn.Linear
+        layer._forget_order()
+        del layer._forget_order
 
 
 @contextmanager
