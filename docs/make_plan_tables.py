@@ -1,15 +1,17 @@
-"""Writes the tables of docs/plan.md from the planner: `python docs/make_plan_tables.py`."""
+"""Writes the tables of docs/plan.md and docs/memory.md from the planner: `python docs/make_plan_tables.py`."""
 
 import re
 from pathlib import Path
 
-from leanlens.plan.choose import Drawing, Machine, Pins, choose, torch_device
-from leanlens.plan.devices import DEVICES, Device
+from leanlens.plan.choose import Drawing, Machine, Pins, Settings, choose, torch_device, weigh
+from leanlens.plan.devices import DEVICES, Device, find_device
 from leanlens.plan.memory import ModelSizes
 from leanlens.plan.rates import ASSUMPTIONS
+from leanlens.plan.words import OFFLOADS
 
 TARGET = Path(__file__).parent / "plan.md"
-RAM = 64.0  # GB beside every card
+MEMORY = Path(__file__).parent / "memory.md"
+RAM = 32.0  # GB beside every card
 DRAWINGS = (
     Drawing(1024, 1024, 4, 1.0),
     Drawing(1024, 1024, 20, 5.0),
@@ -18,16 +20,19 @@ DRAWINGS = (
 
 
 def page(text: str) -> str:
-    """`text` with both tables made anew."""
-    for name, table in (("devices", devices()), ("assumptions", assumptions())):
+    """`text` with every table in it made anew."""
+    for name, table in (("devices", devices()), ("assumptions", assumptions()), ("rungs", rungs())):
         made = f"<!-- {name} -->\n{table}\n<!-- end of {name} -->"
         text = re.sub(f"<!-- {name} -->.*<!-- end of {name} -->", lambda _, made=made: made, text, flags=re.DOTALL)
     return text
 
 
 def devices() -> str:
-    """Every device: memory at 1024, and seconds of three drawings on it."""
-    rows = ["| device | turbo 1024 | rl 1024 | rl 1440 | needs at 1024, GB |", "|---|---|---|---|---|"]
+    """Every device: seconds of three drawings on it, and how the second is held and what it needs."""
+    rows = [
+        "| device | turbo 1024 | rl 1024 | rl 1440 | how, rl 1024 | GB, card and main |",
+        "|---|---|---|---|---|---|",
+    ]
     return "\n".join(rows + [_row(device) for device in DEVICES])
 
 
@@ -37,6 +42,20 @@ def assumptions() -> str:
     return "\n".join(["| figure | value | source |", "|---|---|---|", *rows])
 
 
+def rungs() -> str:
+    """Peaks of each way to hold the released model, on a card that holds all of them."""
+    card, rows = find_device("H200"), ["| offload | encoder on device | on disk | on cpu |", "|---|---|---|---|"]
+    for offload in OFFLOADS:
+        cells = []
+        for encoder_on in ("device", "disk", "cpu"):
+            encoder = "mxfp4" if encoder_on == "device" else "bfloat16"
+            settings = Settings("cuda", "bfloat16", encoder, "none", offload, encoder_on)
+            choice = weigh(Machine(card, 64), card, ModelSizes(), DRAWINGS[1], settings)
+            cells.append(f"{max(choice.vram.values()) / 1e9:.1f}, {max(choice.ram.values()) / 1e9:.1f}")
+        rows.append(f"| `{offload}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _row(device: Device) -> str:
     machine = Machine(device, device.memory if device.unified else RAM)
     pins = Pins(device=torch_device(device))
@@ -44,8 +63,18 @@ def _row(device: Device) -> str:
     seconds = [plan.seconds_per_picture() for plan in plans]
     shown = [f"{each:.2g} s" if each < 10 else f"{each:.0f} s" for each in seconds]
     cells = [text if plan.fits else "no" for plan, text in zip(plans, shown, strict=True)]
-    return f"| {device.name} | {' | '.join(cells)} | {max(plans[0].vram.values()) / 1e9:.1f} |"
+    needs = f"{max(plans[1].vram.values()) / 1e9:.1f}, {max(plans[1].ram.values()) / 1e9:.1f}"
+    return f"| {device.name} | {' | '.join(cells)} | {_held(plans[1].settings)} | {needs} |"
+
+
+def _held(settings: Settings) -> str:
+    """The words that are not the plain ones."""
+    words = [settings.quant] if settings.quant != "none" else []
+    words += [settings.offload] if settings.offload != "none" else []
+    words += [f"encoder {settings.encoder_on}"] if settings.encoder_on != "device" else []
+    return ", ".join(words) or "all stays"
 
 
 if __name__ == "__main__":
-    TARGET.write_text(page(TARGET.read_text(encoding="utf-8")), encoding="utf-8")
+    for target in (TARGET, MEMORY):
+        target.write_text(page(target.read_text(encoding="utf-8")), encoding="utf-8")

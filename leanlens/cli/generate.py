@@ -10,6 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from leanlens.cli.auto import AUTO, Wishes, features_folder, settle
+from leanlens.plan.words import OFFLOADS, QUANTS
+
 _PARTS = "A component that the model does not bring, or another one than it brings."
 # What a request calls it -> what this command calls it.
 _OPTIONS = {
@@ -34,7 +37,7 @@ def generate(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", help="nano, turbo, rl, base, a folder, a file, a repository id, or toy."),
+        typer.Option("-m", "--model", help="nano, turbo, rl, base, auto, a folder, a file, a repository id, or toy."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the first picture; the next ones count up. Random without it.")
@@ -69,6 +72,22 @@ def generate(
     ] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    quant: Annotated[str, typer.Option(help=f"Of the denoiser: auto, {', '.join(QUANTS)}.")] = "auto",
+    offload: Annotated[
+        str, typer.Option(help=f"What waits elsewhere while it is not needed: auto, {', '.join(OFFLOADS)}.")
+    ] = "auto",
+    encoder_on: Annotated[
+        str, typer.Option(help="Where the text encoder computes: auto, device, cpu, or disk, read layer by layer.")
+    ] = "auto",
+    tile_vae: Annotated[
+        bool, typer.Option("--tile-vae", help="Decode in small tiles: less memory, other pixels near their seams.")
+    ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LEANLENS_FEATURES", help="A folder that keeps text features, so that a prompt is encoded once."
+        ),
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the transformer: a slow start, faster steps.")
     ] = False,
@@ -95,6 +114,15 @@ def generate(
     if model is None:
         model = "nano"
         _say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
+    parts = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
+    given = {part: str(path) for part, path in parts.items() if path is not None}
+    wishes = Wishes(
+        device, dtype, quant, offload, encoder_on, tile_vae, compile, _planned_size(size, aspect, base, image), steps,
+        cfg, number, given,
+    )  # fmt: skip
+    features = features_folder(features)
+    settled = settle(model, wishes, _say) if model == AUTO else None
+    model = model if settled is None else settled.model
     preset = preset_for(model)
     fields: dict[str, Any] = {
         "negative_prompt": negative,
@@ -119,17 +147,17 @@ def generate(
     from leanlens.pipeline.metadata import save_picture
     from leanlens.pipeline.placement import open_model
 
-    parts = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
-    given = {part: str(path) for part, path in parts.items() if path is not None}
-    opened = open_model(model, device, dtype, given, compile)
+    settled = settled or settle(model, wishes, _say)
+    opened = open_model(settled.model, settled.device, settled.dtype, given, settled.compile, settled.holding, features)
     size_of = _size(size, aspect, base, int(opened.pipeline.vae.config.sample_size), image)
     _say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
         f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
-        f"guidance {fields['guidance_scale']:g}; opened in {time.monotonic() - started:.1f} s"
+        f"guidance {fields['guidance_scale']:g}{settled.sentence()}; opened in {time.monotonic() - started:.1f} s"
     )
-    for (text, one_seed), path in zip(jobs, paths, strict=True):
-        request = _checked(prompt=text, seed=one_seed, **fields, **size_of)
+    requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
+    opened.prepare(requests)
+    for request, (_, one_seed), path in zip(requests, jobs, paths, strict=True):
         began = time.monotonic()
         with _steps_bar(request) as bar:
             drawn = draw(opened, request, on_step=lambda _: bar.update())
@@ -295,6 +323,14 @@ def _size(size: str | None, aspect: str | None, base: int | None, own: int, imag
     else:
         height = width = own
     return {"height": height, "width": width}
+
+
+def _planned_size(size: str | None, aspect: str | None, base: int | None, image: Path | None) -> str | None:
+    """WxH for the planner; None where the model's own size is meant."""
+    if not (size or aspect or base or (image and image.is_file())):
+        return None
+    pixels = _size(size, aspect, base, 1024, image)
+    return f"{pixels['width']}x{pixels['height']}"
 
 
 def _steps_bar(request: Any) -> Any:

@@ -7,11 +7,12 @@ recipe; the arithmetic is in `leanlens/plan/`.
 import json
 import os
 import shlex
-from importlib import util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS, kernels_missing
 
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": None}
 
@@ -35,8 +36,9 @@ def plan(
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a key of the recipe; may be repeated.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="Pin it: bfloat16, float16 or float32.")] = "auto",
-    quant: Annotated[str, typer.Option(help="Pin it: none is what there is.")] = "auto",
-    offload: Annotated[str, typer.Option(help="Pin it: none is what there is.")] = "auto",
+    quant: Annotated[str, typer.Option(help=f"Pin it: {', '.join(QUANTS)}.")] = "auto",
+    offload: Annotated[str, typer.Option(help=f"Pin it: {', '.join(OFFLOADS)}.")] = "auto",
+    encoder_on: Annotated[str, typer.Option(help=f"Pin it: {', '.join(ENCODERS)}.")] = "auto",
     device: Annotated[str, typer.Option(help="Pin it: cuda, mps or cpu.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -50,7 +52,7 @@ def plan(
     if what == "image":
         if recipe is not None:
             raise ValueError(f"recipe {recipe} is for train and finetune; an image is planned without one")
-        pins = [None if value == "auto" else _SHORT.get(value, value) for value in (dtype, quant, offload, device)]
+        pins = [_pin(value) for value in (dtype, quant, offload, device, encoder_on)]
         answer = plan_image(machine, model, size, steps, cfg, batch, pins)
     else:
         answer = plan_run(what, recipe, changes or [], machine.device, count, price_per_hour)
@@ -58,9 +60,20 @@ def plan(
 
 
 def plan_image(
-    machine: Any, name: str, size: str | None, steps: int | None, cfg: float | None, batch: int, pins: list[str | None]
+    machine: Any,
+    name: str,
+    size: str | None,
+    steps: int | None,
+    cfg: float | None,
+    batch: int,
+    pins: list[Any],
+    parts: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The plan of `batch` pictures as plain JSON values; `pins` are dtype, quant, offload and device.
+    """The plan of `batch` pictures as plain JSON values.
+
+    Args:
+        pins: dtype, quant, offload, device, encoder_on, tile_vae, compile; None or left out where free.
+        parts: paths of single components, for a model that does not bring them.
 
     Raises:
         ValueError: a model that is not here, or a size, number or pin that is not accepted.
@@ -71,7 +84,7 @@ def plan_image(
     from leanlens.presets import preset_for
 
     preset = preset_for(name)
-    sizes, packed = model_sizes(name)
+    sizes, packed = model_sizes(name, parts)
     steps, cfg = steps or preset.num_inference_steps, preset.guidance_scale if cfg is None else cfg
     check_steps(steps)
     check_guidance(cfg)
@@ -79,10 +92,6 @@ def plan_image(
     drawing = Drawing(pixels["height"], pixels["width"], steps, cfg, batch)
     choice = choose(machine, sizes, packed, drawing, Pins(*pins))
     settings, each = choice.settings, choice.seconds_per_picture(batch)
-    words = ["leanlens", "generate", "PROMPT", "--model", name, "--size", f"{drawing.width}x{drawing.height}"]
-    words += ["--steps", str(steps), "--cfg", f"{cfg:g}", "--dtype", settings.dtype, "--device", settings.device]
-    words += ["--number", str(batch)] if batch > 1 else []
-    words += ["--compile"] if settings.compile else []
     return {
         "machine": machine.device.name,
         "fits": choice.fits,
@@ -98,25 +107,53 @@ def plan_image(
         "seconds": {stage: float(f"{value:.3g}") for stage, value in choice.seconds.items()},
         "settings": dict(vars(settings)),
         "lost": choice.loss,
-        "needs": ["pip install 'kernels>=0.18.2,<0.19' triton"] if settings.encoder == "mxfp4" else [],
-        "command": shlex.join(words) if choice.fits else None,
+        "needs": _needs(settings),
+        "command": shlex.join(command_words(name, drawing, settings)) if choice.fits else None,
     }
 
 
-def model_sizes(name: str) -> tuple[Any, bool]:
-    """Sizes of a model, and whether its text encoder stays in MXFP4: the released ones, or those of a folder here.
+def command_words(name: str, drawing: Any, settings: Any) -> list[str]:
+    """The command that draws so; every setting is said, so that it does the same wherever it runs."""
+    words = ["leanlens", "generate", "PROMPT", "--model", name, "--size", f"{drawing.width}x{drawing.height}"]
+    words += ["--steps", str(drawing.steps), "--cfg", f"{drawing.guidance:g}", "--dtype", settings.dtype]
+    words += ["--device", settings.device, "--quant", settings.quant, "--offload", settings.offload]
+    words += ["--encoder-on", settings.encoder_on]
+    words += ["--number", str(drawing.pictures)] if drawing.pictures > 1 else []
+    words += ["--tile-vae"] if settings.tile_vae else []
+    return words + (["--compile"] if settings.compile else [])
+
+
+def _needs(settings: Any) -> list[str]:
+    """What to do before the command, for the settings to be what they say."""
+    if settings.encoder != "mxfp4":
+        return []
+    return [
+        "pip install 'kernels>=0.18.2,<0.19' triton (without them the text encoder is decoded to 40.7 GB, unless it is "
+        "read layer by layer: --encoder-on disk)"
+    ]
+
+
+def _pin(value: str) -> str | None:
+    return None if value == "auto" else _SHORT.get(value, value)
+
+
+def model_sizes(name: str, given: dict[str, str] | None = None) -> tuple[Any, bool]:
+    """Sizes of a model, and whether its text encoder stays in MXFP4: the released ones, or those of files here.
+
+    Args:
+        given: paths of single components, for a model that does not bring them.
 
     Raises:
-        ValueError: neither, or a folder that is not whole.
+        ValueError: neither, or a model that is not whole.
     """
     from leanlens.plan.memory import ModelSizes
     from leanlens.presets import PRESETS
 
-    if name in PRESETS and name != "nano":
+    if name in PRESETS and name != "nano" and not given:
         return ModelSizes(), True
     from leanlens.weights.layouts import identify
 
-    if name == "nano":
+    if name in PRESETS:
         from leanlens.hub import locate
 
         path = locate(name)
@@ -125,18 +162,26 @@ def model_sizes(name: str) -> tuple[Any, bool]:
     if not path.exists():
         raise ValueError(f"model {name!r} is not here; give turbo, rl, base or a model folder of this machine")
     layout = identify(path)
-    if layout.component != "pipeline" or not {"transformer", "text_encoder", "vae"} <= set(layout.parts):
-        raise ValueError(f"{path} is a {layout.title}; a whole model folder can be planned, or turbo, rl or base")
-    return _sizes_of(layout.parts), layout.parts["text_encoder"].quantisation == "mxfp4"
+    if layout.component != "pipeline" or given:
+        from leanlens.weights.assemble import component_paths
+
+        paths = component_paths(path, **(given or {}))
+        parts = {part: identify(paths[part]) for part in ("transformer", "text_encoder", "vae")}
+    else:
+        parts = dict(layout.parts)
+        if missing := {"transformer", "text_encoder", "vae"} - set(parts):
+            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; a whole model can be planned")
+    encoder = parts["text_encoder"]
+    return _sizes_of(parts), encoder.quantisation == "mxfp4" and encoder.path.is_dir()
 
 
 def _sizes_of(parts: Any) -> Any:
-    """Plain numbers of a folder's parts, from configs and the headers of weight files."""
+    """Plain numbers of the parts, from configs and the headers of weight files."""
     from leanlens.plan.compute import DenoiserSizes
     from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes
-    from leanlens.weights.load import stored_tensors
+    from leanlens.weights.load import model_config, stored_tensors
 
-    part, text, vae = (parts[key].config for key in ("transformer", "text_encoder", "vae"))
+    part, text, vae = (model_config(parts[key]) for key in ("transformer", "text_encoder", "vae"))
     width = part["num_attention_heads"] * part["attention_head_dim"]
     layers = part.get("selected_layer_index", (5, 11, 17, 23))
     stored = {key: stored_tensors(parts[key]).values() for key in ("transformer", "vae")}
@@ -166,9 +211,16 @@ def _sizes_of(parts: Any) -> Any:
             tuple(vae["block_out_channels"]),
             vae["layers_per_block"],
             vae["latent_channels"],
-            vae["sample_size"],
+            vae.get("sample_size", 1024),
         ),
+        denoiser_file=_read_of(parts["transformer"]),
+        encoder_file=_read_of(parts["text_encoder"]),
     )
+
+
+def _read_of(layout: Any) -> float:
+    """Bytes of a part's tensors in its files, the head of a language model left out."""
+    return float(sum(entry.stop - entry.start for name, entry in layout.entries.items() if "lm_head" not in name))
 
 
 def _elements(shape: tuple[int, ...]) -> int:
@@ -307,8 +359,7 @@ def _this_machine(ram: float | None) -> Any:
         return Machine(processor, memory)
     found = torch.cuda.get_device_properties(0)
     device = device_of_driver(found.name, found.total_memory) or card_of(found.total_memory / GIB / 0.983)
-    packages = all(util.find_spec(name) for name in ("kernels", "triton"))
-    return Machine(device, memory, processor, packages)
+    return Machine(device, memory, processor, not kernels_missing())
 
 
 def _gb(size: float) -> float:

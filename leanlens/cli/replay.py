@@ -36,13 +36,15 @@ def replay(
     request = ImageRequest.checked(**record["request"])
 
     from leanlens.pipeline.draw import draw
+    from leanlens.pipeline.ladder import Holding
     from leanlens.pipeline.placement import open_model
 
     run, recorded = record["run"], record["model"]
     parts = recorded["parts"] if model is None else None
     opened = open_model(
-        model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"]
-    )
+        model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"],
+        Holding.of_record(run),
+    )  # fmt: skip
     if opened.fingerprint != recorded["fingerprint"]:
         raise ValueError(
             f"{opened.name} is another model than the one that drew {picture} "

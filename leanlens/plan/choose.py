@@ -1,39 +1,47 @@
 """Which settings to draw with on a machine: what fits, what it needs at its peak, how long a picture takes.
 
 Comes in: a machine, a model's sizes, a request, settings that are pinned. Goes out: a `Choice`. Arithmetic only. It
-offers what `leanlens generate` can do and nothing else: there is one way to place the parts (all of them where the
-picture is computed), so what does not fit that way on the card is offered on the processor or not at all.
+offers what `leanlens generate` can do and nothing else; the words of its settings are those of the command line.
 
 The order of choice: no loss of quality, then the fewest seconds for all the pictures asked for, compiling included.
+Only where nothing fits without loss is quantising or tiling offered, the least harmful first.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 from leanlens.plan.devices import GIB, Device
-from leanlens.plan.memory import (
-    ELEMENT_BYTES,
-    TEXT_TOKENS,
-    ModelSizes,
-    decoding_bytes,
-    denoising_bytes,
-    element_bytes,
-    encoding_bytes,
-    is_tiled,
-    part_bytes,
+from leanlens.plan.memory import ELEMENT_BYTES, ModelSizes, is_tiled, part_bytes
+from leanlens.plan.peaks import STAGES, Drawing, Settings, peaks
+from leanlens.plan.rates import (
+    assumed,
+    decoding_seconds,
+    encoding_seconds,
+    forward_seconds,
+    unpacking_seconds,
+    usable_bytes,
 )
-from leanlens.plan.memory import PREFIX_TOKENS as _PREFIX
-from leanlens.plan.rates import assumed, decoding_seconds, encoding_seconds, forward_seconds, usable_bytes
+from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
 
-STAGES = ("opening", "encoding", "denoising", "decoding")
-QUANTS = ("none",)
-OFFLOADS = ("none",)
+__all__ = ["STAGES", "Choice", "Drawing", "Machine", "Pins", "Settings", "choices", "choose", "torch_device", "weigh"]
+
 MXFP4_CAPABILITY = 7.5  # what transformers asks of a card for MXFP4 kernels
 _LOSS = {
     "bfloat16": "none: the dtype of the release",
     "float32": "none",
     "float16": "the range of the weights is cut off at 65504, which can break colours or end in an error",
 }
+# How much is lost, in words, least first.
+_QUANT_LOSS = {
+    "none": "",
+    "int8": "weights in 8 bits: hardly to be seen",
+    "mxfp8": "weights in 8 bits, shared exponents: small details differ",
+    "fp8": "weights in 8 bits, floating point: small details differ",
+    "nf4": "weights in 4 bits: details differ",
+    "int4": "weights in 4 bits: details differ",
+}
+_TILE_LOSS = "decoded in tiles: pixels near their seams differ"
 
 
 @dataclass(frozen=True)
@@ -54,28 +62,6 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What is to be drawn: `pictures` of one prompt, one after the other, as `leanlens generate -n` does."""
-
-    height: int = 1024
-    width: int = 1024
-    steps: int = 20
-    guidance: float = 5.0
-    pictures: int = 1
-    text_tokens: int = TEXT_TOKENS
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not accepted; give a whole number from 1")
-
-    @property
-    def tokens(self) -> int:
-        """Image tokens."""
-        return self.height * self.width // 256
-
-
-@dataclass(frozen=True)
 class Pins:
     """Settings that are not to be chosen; None leaves one free."""
 
@@ -83,6 +69,9 @@ class Pins:
     quant: str | None = None
     offload: str | None = None
     device: str | None = None
+    encoder_on: str | None = None
+    tile_vae: bool | None = None
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         for name, accepted in (
@@ -90,33 +79,11 @@ class Pins:
             ("quant", QUANTS),
             ("offload", OFFLOADS),
             ("device", ("cuda", "mps", "cpu")),
+            ("encoder_on", ENCODERS),
         ):
             value = getattr(self, name)
             if value is not None and value not in accepted:
                 raise ValueError(f"{name} {value!r} is not accepted; leanlens generate has {', '.join(accepted)}")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A combination.
-
-    Attributes:
-        device: where everything computes: cuda, mps or cpu.
-        dtype: of all parts.
-        encoder: mxfp4, or the dtype that the text encoder is decoded to.
-        quant: of the denoiser.
-        offload: none: every part stays where it computes.
-        tiling: the decoder works in tiles, which changes pixels near their seams.
-        compile: the denoiser's blocks are compiled.
-    """
-
-    device: str
-    dtype: str
-    encoder: str
-    quant: str = "none"
-    offload: str = "none"
-    tiling: bool = False
-    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,42 +133,75 @@ def choose(machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, 
     Args:
         packed: the model's files hold the text encoder in MXFP4, in a folder that opens as it is.
     """
-    found = list(choices(machine, model, packed, drawing, pins))
+    found: list[Choice] = []
+    for harmless in (True, False):
+        found += choices(machine, model, packed, drawing, pins, harmless)
+        if fitting := [choice for choice in found if choice.fits]:
+            return min(fitting, key=lambda choice: _rank(choice, drawing.pictures))
     if not found:
-        raise ValueError(f"device {pins.device!r} is not accepted; {machine.device.name} has none of that kind")
-    fitting = [choice for choice in found if choice.fits]
-    if not fitting:
-        return min(found, key=lambda choice: choice.excess)
-    return min(fitting, key=lambda choice: _rank(choice, drawing.pictures))
+        raise ValueError(_nothing_left(machine, pins))
+    return min(found, key=lambda choice: choice.excess)
 
 
 def choices(
-    machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, pins: Pins = Pins()
+    machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, pins: Pins = Pins(), harmless: bool = True
 ) -> Iterator[Choice]:
-    """Every combination that is not ruled out by a pin, fitting or not."""
+    """Every combination that is not ruled out by a pin, fitting or not.
+
+    Args:
+        harmless: those without loss, and whatever is pinned; False gives the others.
+    """
+    tiling = is_tiled(drawing.height, drawing.width)
     for device in _devices(machine, pins.device):
         kernels = device.kind == "nvidia" and device.capability >= MXFP4_CAPABILITY and machine.mxfp4
-        for dtype in [pins.dtype] if pins.dtype else list(ELEMENT_BYTES):
-            for compiled in (False, True):
-                settings = Settings(
-                    torch_device(device),
-                    dtype,
-                    "mxfp4" if packed and kernels else dtype,
-                    tiling=is_tiled(drawing.height, drawing.width),
-                    compile=compiled,
-                )
-                yield weigh(machine, device, model, drawing, settings)
+        for words in _combinations(device, pins):
+            dtype, quant, offload, encoder_on, tile, compiled = words
+            if _is_harmless(dtype, quant, tile, pins) is not harmless:
+                continue
+            encoder = "mxfp4" if packed and kernels and encoder_on == "device" else dtype
+            settings = Settings(
+                torch_device(device), dtype, encoder, quant, offload, encoder_on, tiling or tile, tile, compiled
+            )
+            yield weigh(machine, device, model, drawing, settings)
+
+
+def _combinations(device: Device, pins: Pins) -> Iterator[tuple[str, str, str, str, bool, bool]]:
+    """Of dtype, quant, offload, encoder_on, tile_vae and compile: what `leanlens generate` can do on the device."""
+    alone = device.kind == "cpu" or device.unified  # main memory is the device's: nothing can wait there
+    free: list[tuple] = [
+        (pins.dtype,) if pins.dtype else tuple(ELEMENT_BYTES),
+        (pins.quant,) if pins.quant else QUANTS,
+        (pins.offload,)
+        if pins.offload
+        else tuple(word for word in OFFLOADS if not alone or word not in ("model", "block")),
+        (pins.encoder_on,) if pins.encoder_on else tuple(word for word in ENCODERS if not alone or word != "cpu"),
+        (False, True) if pins.tile_vae is None else (pins.tile_vae,),
+        (False, True) if pins.compile is None else (pins.compile,),
+    ]
+    for words in product(*free):
+        _, quant, offload, encoder_on, tile, compiled = words
+        unable = (compiled and offload in ("block", "disk")) or (quant != "none" and offload == "disk")
+        # `none` says that all stays on the device: another place or small tiles go with it only if they are pinned.
+        stays = (encoder_on == "device" or pins.encoder_on) and (not tile or pins.tile_vae)
+        if not unable and (offload != "none" or stays):
+            yield words
+
+
+def _is_harmless(dtype: str, quant: str, tile: bool, pins: Pins) -> bool:
+    """Whether nothing is lost but what is pinned."""
+    lost = (pins.dtype is None and dtype == "float16", pins.quant is None and quant != "none")
+    return not any(lost) and not (tile and pins.tile_vae is None)
+
+
+def _nothing_left(machine: Machine, pins: Pins) -> str:
+    if not _devices(machine, pins.device):
+        return f"device {pins.device!r} is not accepted; {machine.device.name} has none of that kind"
+    return f"quant {pins.quant!r} is not accepted with offload {pins.offload!r}; give one of them"
 
 
 def weigh(machine: Machine, device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> Choice:
     """What `settings` cost on `device` of the machine."""
-    weights = part_bytes(model, settings.dtype, settings.encoder == "mxfp4")
-    work = _workspaces(device, model, drawing, settings)
-    held = sum(weights.values())
-    if device.kind == "cpu" or device.unified:
-        vram, ram = _shared(device, model, settings, held, work)
-    else:
-        vram, ram = _apart(model, settings, held, work)
+    vram, ram = peaks(device, model, drawing, settings)
     ram_total = device.memory if device.unified and device.kind != "cpu" else machine.ram
     limits = (
         None if device.kind == "cpu" else usable_bytes(device, device.memory * GIB),
@@ -213,8 +213,16 @@ def weigh(machine: Machine, device: Device, model: ModelSizes, drawing: Drawing,
         if any(limit is not None and need[stage] > limit for need, limit in zip((vram, ram), limits, strict=True))
     )
     known = device if device is machine.device else machine.processor
-    seconds = {} if known is None else _seconds(known, model, drawing, settings)
-    return Choice(settings, vram, ram, *limits, seconds, _LOSS[settings.dtype], tight)
+    seconds = {} if known is None else _seconds(known, machine.processor, model, drawing, settings)
+    return Choice(settings, vram, ram, *limits, seconds, _loss(settings), tight)
+
+
+def _loss(settings: Settings) -> str:
+    parts = [_QUANT_LOSS[settings.quant], _TILE_LOSS if settings.tile_vae else ""]
+    lost = "; ".join(part for part in parts if part)
+    if settings.dtype == "float16":
+        return "; ".join(part for part in (_LOSS["float16"], lost) if part)
+    return lost or _LOSS[settings.dtype]
 
 
 def torch_device(device: Device) -> str:
@@ -229,72 +237,64 @@ def _devices(machine: Machine, pinned: str | None) -> list[Device]:
     return [device for device in found if pinned in (None, torch_device(device))]
 
 
-def _workspaces(device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> dict[str, float]:
-    element = element_bytes(settings.dtype)
-    fused = device.kind != "apple"
-    scratch = assumed("scratch_cpu" if device.kind == "cpu" else "scratch_gpu")
-    return {
-        "encoding": encoding_bytes(model.encoder, drawing.text_tokens + _PREFIX, element),
-        "denoising": denoising_bytes(
-            model.denoiser, model.heads, drawing.tokens, drawing.text_tokens, element, fused=fused
-        ),
-        "decoding": decoding_bytes(model.autoencoder, drawing.height, drawing.width, element, scratch, fused),
-    }
-
-
-def _shared(
-    device: Device, model: ModelSizes, settings: Settings, held: float, work: dict[str, float]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Peaks where weights and workspace lie in main memory."""
-    # On a unified GPU parts are read beside it and moved tensor by tensor; on a processor they stay.
-    moving = 0.0 if device.kind == "cpu" else model.encoder.largest * element_bytes(settings.dtype)
-    used = {"opening": held + moving, **{stage: held + size for stage, size in work.items()}}
-    ram = {stage: assumed("process") + size for stage, size in used.items()}
-    return (dict.fromkeys(STAGES, 0.0) if device.kind == "cpu" else used), ram
-
-
-def _apart(
-    model: ModelSizes, settings: Settings, held: float, work: dict[str, float]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Peaks of a card and of main memory: parts are opened beside the card and then moved."""
-    straight = 0.0
-    if settings.encoder == "mxfp4":  # packed experts go to the card one by one as they are read
-        straight = model.encoder.packed * 4.25 / 8
-    vram = {"opening": held, **{stage: held + size for stage, size in work.items()}}
-    ram = {"opening": held - straight, **dict.fromkeys(work, 0.0)}
-    return (
-        {stage: assumed("context") + size for stage, size in vram.items()},
-        {stage: assumed("process_gpu") + size for stage, size in ram.items()},
-    )
-
-
-def _seconds(device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> dict[str, float]:
+def _seconds(
+    device: Device, processor: Device | None, model: ModelSizes, drawing: Drawing, settings: Settings
+) -> dict[str, float]:
     if not device.single:
         return {}
-    packed = settings.encoder == "mxfp4"
-    branches = [drawing.text_tokens] + ([] if drawing.guidance == 1 else [0])
-    passes = [
-        forward_seconds(device, settings.dtype, model.denoiser, drawing.tokens, text, settings.compile)
-        for text in branches
-    ]
-    encoding = encoding_seconds(device, settings.dtype, model, drawing.text_tokens, packed)
-    decoding = decoding_seconds(device, settings.dtype, model.autoencoder, drawing.height, drawing.width)
-    known = [seconds for seconds in passes if seconds is not None]
-    if len(known) < len(passes) or encoding is None or decoding is None:
+    encoding = _encoding_seconds(device, processor, model, drawing, settings)
+    denoising = _denoising_seconds(device, model, drawing, settings)
+    decoding = decoding_seconds(
+        device, settings.dtype, model.autoencoder, drawing.height, drawing.width, settings.tile_vae
+    )
+    if encoding is None or denoising is None or decoding is None:
         return {}
     compiling = assumed("compiling_cpu" if device.kind == "cpu" else "compiling_gpu") if settings.compile else 0.0
-    return {
-        "encoding": encoding,
-        "denoising": drawing.steps * sum(known),
-        "decoding": decoding,
-        "compiling": compiling,
-    }
+    return {"encoding": encoding, "denoising": denoising, "decoding": decoding, "compiling": compiling}
 
 
-def _rank(choice: Choice, pictures: int) -> tuple[bool, bool, bool, float, float, bool]:
-    """Smaller is better: loss, then seconds; where no speed is known, a card before the processor, then less memory."""
+def _encoding_seconds(
+    device: Device, processor: Device | None, model: ModelSizes, drawing: Drawing, settings: Settings
+) -> float | None:
+    """Encoding the prompt; with it reading the text encoder, where it is opened or streamed for every prompt."""
+    place = processor if settings.encoder_on == "cpu" and device.kind != "cpu" else device
+    if place is None:
+        return None
+    seconds = encoding_seconds(place, settings.dtype, model, drawing.text_tokens, settings.encoder == "mxfp4")
+    if seconds is None or (settings.offload == "none" and settings.encoder_on != "disk"):
+        return seconds
+    seconds += model.encoder_file / assumed("disk")
+    if settings.encoder != "mxfp4":
+        seconds += unpacking_seconds(place, model.encoder.packed, "mxfp4")
+    if settings.offload == "encoder" and not device.unified:  # the denoiser goes and comes back
+        seconds += 2 * part_bytes(model, settings.dtype, True, settings.quant)["transformer"] / assumed("host")
+    return seconds
+
+
+def _denoising_seconds(device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> float | None:
+    weights = part_bytes(model, settings.dtype, True, settings.quant)
+    unpacking = 0.0 if settings.quant == "none" else unpacking_seconds(device, model.packed_weights, settings.quant)
+    total = 0.0
+    for text in [drawing.text_tokens] + ([] if drawing.guidance == 1 else [0]):
+        each = forward_seconds(device, settings.dtype, model.denoiser, drawing.tokens, text, settings.compile)
+        if each is None:
+            return None
+        each += unpacking
+        if settings.offload == "block":  # the next block comes while one computes
+            each = max(each, weights["transformer"] / assumed("host"))
+        if settings.offload == "disk":
+            each += model.denoiser_file / assumed("disk")
+        total += drawing.steps * each
+    moved = weights["transformer"] + weights["vae"] if settings.offload == "model" else 0.0
+    return total + moved / assumed("host")
+
+
+def _rank(choice: Choice, pictures: int) -> tuple:
+    """Smaller is better: loss, then seconds; where no speed is known, a card before the processor, then less moving."""
     each = choice.seconds_per_picture(pictures)
     total = float("inf") if each is None else each * pictures + choice.seconds["compiling"]
     on_processor = choice.settings.device == "cpu" and each is None
-    memory = max(max(choice.vram.values()), max(choice.ram.values()))
-    return not choice.loss.startswith("none"), on_processor, each is None, total, memory, choice.settings.compile
+    settings, memory = choice.settings, max(max(choice.vram.values()), max(choice.ram.values()))
+    harm = (settings.dtype == "float16", QUANTS.index(settings.quant) + settings.tile_vae)
+    moving = (OFFLOADS.index(settings.offload), ENCODERS.index(settings.encoder_on)) if each is None else ()
+    return harm, on_processor, each is None, total, moving, memory, settings.compile

@@ -33,6 +33,7 @@ class Device:
         bfloat16: whether 16-bit products may be bfloat16 at that rate.
         unified: the device computes in the machine's main memory.
         attention: of a processor, TFLOP/s of attention; 0 elsewhere, where it is a share of `half`.
+        cores: of a processor; 0 elsewhere.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Device:
     bfloat16: bool = True
     unified: bool = False
     attention: float = 0.0
+    cores: int = 0
 
 
 def _nvidia(capability: float, *rows: tuple) -> list[Device]:
@@ -192,7 +194,7 @@ def cpu(cores: int, instructions: str = "AVX2", memory: float = 32) -> Device:
     half, single, attention = (rate * cores for rate in _CORE[instructions])
     return Device(
         f"CPU {cores} cores {instructions}", "cpu", memory, _CORE_BANDWIDTH * cores, half, single, _CORE_WATTS * cores,
-        bfloat16=half > 0, unified=True, attention=attention,
+        bfloat16=half > 0, unified=True, attention=attention, cores=cores,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from leanlens.plan.compute import DenoiserSizes
+from leanlens.plan.words import QUANT_BITS
 
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MXFP4_BYTES = 4.25 / 8  # four bits each, and one byte for every 32
@@ -41,7 +42,7 @@ class EncoderSizes:
     parameters: int = 20_335_620_864
     packed: int = 19_110_297_600
     active: int = 3_029_170_944
-    largest: int = 530_841_600
+    largest: int = 579_133_440
     layers: int = 24
     width: int = 2880
     heads: int = 64
@@ -67,32 +68,83 @@ class AutoencoderSizes:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A whole pipeline; the defaults are the released Lens."""
+    """A whole pipeline; the defaults are the released Lens.
+
+    Attributes:
+        denoiser_file, encoder_file: bytes that are read of the files of both, each time a part is opened or streamed.
+    """
 
     denoiser: DenoiserSizes = field(default_factory=DenoiserSizes)
     denoiser_parameters: int = 4_104_225_152
     heads: int = 24
     encoder: EncoderSizes = field(default_factory=EncoderSizes)
     autoencoder: AutoencoderSizes = field(default_factory=AutoencoderSizes)
+    denoiser_file: float = field(default=16.4e9, compare=False)
+    encoder_file: float = field(default=12.6e9, compare=False)
+
+    @property
+    def packed_weights(self) -> int:
+        """Weights of the denoiser that a quantised one holds packed: those of attention and gated MLPs."""
+        d = self.denoiser.width
+        return self.denoiser.layers * (2 * 4 * d * d + 2 * 3 * d * self.denoiser.hidden)
+
+    @property
+    def around_blocks(self) -> int:
+        """Weights of the denoiser outside its blocks."""
+        d, c, e = self.denoiser.width, self.denoiser.latent_channels, self.denoiser.text_channels
+        return d * (2 * c + e + 256 + 3 * d) + 6 * d + c + e
 
 
-def part_bytes(model: ModelSizes, dtype: str, packed: bool) -> dict[str, float]:
+def part_bytes(model: ModelSizes, dtype: str, packed: bool, quant: str = "none") -> dict[str, float]:
     """Weights of each part.
 
     Args:
         dtype: bfloat16, float16 or float32; of every part.
         packed: the text encoder keeps its experts in MXFP4; the rest of it has `dtype`.
+        quant: in what the denoiser's attention and gated MLPs are held.
 
     Raises:
         ValueError: an unknown dtype.
     """
     element = element_bytes(dtype)
     small = model.encoder.packed if packed else 0
+    spared = 0.0 if quant == "none" else model.packed_weights * (element - QUANT_BITS[quant] / 8)
     return {
         "text_encoder": (model.encoder.parameters - small) * element + small * MXFP4_BYTES,
-        "transformer": float(model.denoiser_parameters * element),
+        "transformer": model.denoiser_parameters * element - spared,
         "vae": float(model.autoencoder.parameters * element),
     }
+
+
+def two_blocks_bytes(model: ModelSizes, denoiser: float, element: int) -> float:
+    """Of a denoiser whose blocks come one by one: two of them, and what lies around them.
+
+    Args:
+        denoiser: bytes of the whole.
+    """
+    around = model.around_blocks * element
+    return around + 2 * (denoiser - around) / model.denoiser.layers
+
+
+def streamed_bytes(model: ModelSizes, element: int) -> dict[str, float]:
+    """The largest layer of encoder and denoiser, where one layer after the other is read, with what decoding it takes.
+
+    A layer of the text encoder's experts is decoded expert by expert, in float32; one of 32 has two thirds of 1 / 32.
+    """
+    d, experts = model.denoiser.width, model.encoder.packed / model.encoder.layers
+    widest = d * max(6 * d, model.denoiser.text_channels, model.denoiser.hidden)
+    return {
+        "text_encoder": max(experts, model.encoder.largest) * element + experts / 48 * 12,
+        "transformer": float(widest * (element + 4)),
+    }
+
+
+def unpacking_bytes(model: ModelSizes, quant: str, element: int) -> float:
+    """Of the widest quantised layer while its weight is decoded: twice in float32, once as it is used."""
+    if quant == "none":
+        return 0.0
+    d = model.denoiser.width
+    return float(d * max(3 * d, model.denoiser.hidden) * (8 + element))
 
 
 def element_bytes(dtype: str) -> int:
@@ -139,7 +191,13 @@ def denoising_bytes(
 
 
 def decoding_bytes(
-    sizes: AutoencoderSizes, height: int, width: int, element: int, scratch: float = 0.0, fused: bool = True
+    sizes: AutoencoderSizes,
+    height: int,
+    width: int,
+    element: int,
+    scratch: float = 0.0,
+    fused: bool = True,
+    tiled: bool = False,
 ) -> float:
     """Workspace of the decoder for one picture, in tiles where it is larger than any official size.
 
@@ -150,6 +208,7 @@ def decoding_bytes(
     Args:
         scratch: what convolutions need inside, as a multiple of that input.
         fused: the one attention, at the coarsest level, does not write its scores down; without, they are there twice.
+        tiled: in tiles of half the usual side, whatever the size.
     """
     channels = sizes.channels
     entering = (*channels[1:], channels[-1])
@@ -158,10 +217,12 @@ def decoding_bytes(
     ]
     widest = max(into for into, _ in levels)
     alive = max(max(3 * into, 5 * out) for into, out in levels)  # a block's first half, and its sum at the end
-    tiled = is_tiled(height, width)
-    pixels = min(height, sizes.tile) * min(width, sizes.tile) if tiled else height * width
+    tile = sizes.tile // 2 if tiled else sizes.tile if is_tiled(height, width) else max(height, width)
+    pixels = min(height, tile) * min(width, tile)
     # Finished tiles wait for the last one, then are joined into rows and the rows into the picture.
-    finished = 3 * 3 * tiled_share(sizes, height, width) * height * width if tiled else 0
+    finished = 0.0
+    if pixels < height * width:
+        finished = 3 * 3 * tiled_share(sizes, height, width, tiled) * height * width
     latents = 2 * height * width / 256 * 4 * sizes.latent_channels  # packed, and unpacked
     scores = 0 if fused else 2 * (pixels / 4 ** (len(channels) - 1)) ** 2
     return (max((alive + scratch * widest) * pixels, scores) + finished + latents) * element
@@ -172,11 +233,12 @@ def is_tiled(height: int, width: int) -> bool:
     return height * width // 256 > TILE_ABOVE_TOKENS
 
 
-def tiled_share(sizes: AutoencoderSizes, height: int, width: int) -> float:
+def tiled_share(sizes: AutoencoderSizes, height: int, width: int, tiled: bool = False) -> float:
     """Pixels that are decoded for each pixel of the picture: 1 without tiles, more with their overlap."""
-    if not is_tiled(height, width):
+    if not tiled and not is_tiled(height, width):
         return 1.0
-    return sum(_tiles(height, sizes.tile)) * sum(_tiles(width, sizes.tile)) / (height * width)
+    tile = sizes.tile // 2 if tiled else sizes.tile
+    return sum(_tiles(height, tile)) * sum(_tiles(width, tile)) / (height * width)
 
 
 def _tiles(side: int, tile: int) -> Iterator[int]:

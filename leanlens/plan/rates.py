@@ -62,6 +62,11 @@ ASSUMPTIONS: dict[str, Assumption] = {
     "compiling_gpu": Assumption(10, "seconds to compile the blocks on a GPU", "diffusers on FLUX.1: 9.6 s"),
     "compiling_cpu": Assumption(8, "the same on a processor", f"{_OURS}: 6.3 s for two blocks"),
     "compiled_cpu": Assumption(1.05, "how much faster compiled blocks are on a processor", _OURS),
+    "host": Assumption(20e9, "bytes a second from pinned main memory to a card", "PCIe 4.0 x16; our guess"),
+    "disk": Assumption(2e9, "bytes a second that are read from a disk", "an NVMe disk; our guess"),
+    "unpack": Assumption(30, "bytes that a GPU moves to decode one quantised weight at its use", "counted"),
+    "unpack_int8": Assumption(1.1e9, "INT8 weights that one core decodes in a second", "measured on an EPYC core"),
+    "unpack_cpu": Assumption(1.5e8, "weights in another format, MXFP4 too", "measured: 1.3e8 to 2.7e8"),
     "context": Assumption(0.5e9, "bytes that CUDA or ROCm takes for itself", "usual for torch with cuBLAS and cuDNN"),
     "driver": Assumption(0.983, "share of a card's memory that torch can have", "23.65 of 24 GiB on an RTX 4090"),
     "apple": Assumption(0.75, "share of unified memory that the GPU may have", "Metal's recommended working set"),
@@ -172,13 +177,22 @@ def encoding_seconds(device: Device, dtype: str, model: ModelSizes, text_tokens:
     return max(flops / rate, read, launches)
 
 
-def decoding_seconds(device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int) -> float | None:
+def unpacking_seconds(device: Device, weights: float, quant: str) -> float:
+    """Decoding this many quantised weights to plain ones."""
+    if device.kind == "cpu":
+        return weights / assumed("unpack_int8" if quant == "int8" else "unpack_cpu") / device.cores
+    return weights * assumed("unpack") / (device.bandwidth * 1e9 * assumed("stream"))
+
+
+def decoding_seconds(
+    device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int, tiled: bool = False
+) -> float | None:
     """Decoding one picture."""
     rate = matmul_rate(device, dtype)
     if not rate:
         return None
     flops = decoding_flops(height, width, sizes.channels, sizes.layers_per_block, sizes.latent_channels)
-    return flops * tiled_share(sizes, height, width) / _convolution_rate(device, dtype, rate)
+    return flops * tiled_share(sizes, height, width, tiled) / _convolution_rate(device, dtype, rate)
 
 
 def latent_seconds(device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int) -> float | None:

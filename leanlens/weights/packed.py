@@ -181,7 +181,7 @@ def format_named(quant: str) -> Format:
 
 def is_packed_layer(name: str) -> bool:
     """Whether the layer of this name is one of those that are packed."""
-    return name.startswith("transformer_blocks.") and name.split(".", 2)[2] in PACKED_LAYERS
+    return name.startswith("transformer_blocks.") and name.split(".", 2)[-1] in PACKED_LAYERS
 
 
 def pack(model: nn.Module, quant: str) -> nn.Module:

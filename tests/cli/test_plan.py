@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -18,13 +20,82 @@ def test_json_has_the_promised_fields_and_a_command_of_ours(leanlens):
     assert {"fits", "peak_vram_gb", "peak_ram_gb", "seconds_per_image", "settings", "command"} <= set(answer)
     assert answer["fits"] is True
     assert answer["peak_vram_gb"] == max(stage["vram_gb"] for stage in answer["stages"].values())
+    parsed = parse(answer["command"])
+    assert (parsed["model"], parsed["steps"], parsed["cfg"], parsed["dtype"]) == ("turbo", 4, 1.0, "bfloat16")
+    assert (parsed["quant"], parsed["offload"], parsed["encoder_on"]) == ("none", "none", "device")
+
+
+def parse(command):
+    """The options of a printed command, as `leanlens generate` reads them."""
     from leanlens.cli.main import app
 
-    words = shlex.split(answer["command"])[1:]
-    command = typer.main.get_command(app)
-    generate = command.get_command(command.context_class(command, info_name="x"), words[0])
-    parsed = generate.make_context("generate", words[1:]).params
-    assert (parsed["model"], parsed["steps"], parsed["cfg"], parsed["dtype"]) == ("turbo", 4, 1.0, "bfloat16")
+    words = shlex.split(command)[1:]
+    group = typer.main.get_command(app)
+    generate = group.get_command(group.context_class(group, info_name="x"), words[0])
+    return generate.make_context("generate", words[1:]).params
+
+
+def printed_commands():
+    """What the planner prints for every device of its table, for small ones too, and with every word pinned."""
+    from leanlens.cli.plan import command_words
+    from leanlens.plan.choose import Drawing, Machine, Pins, choose
+    from leanlens.plan.devices import DEVICES, cpu, find_device, with_memory
+    from leanlens.plan.memory import ModelSizes
+
+    machines = [Machine(device, device.memory if device.unified else ram) for device in DEVICES for ram in (8, 16, 64)]
+    machines += [Machine(with_memory(find_device("RTX 3060"), size), ram) for size in (3, 4, 6) for ram in (8, 32)]
+    machines += [Machine(cpu(8, kind, ram), ram) for kind in ("AVX2", "AVX-512 bfloat16") for ram in (8, 64, 128)]
+    asked = [(machine, Pins()) for machine in machines]
+    card = Machine(find_device("RTX 4090"), 64)
+    asked += [(card, Pins(quant=word, device="cuda")) for word in QUANTS]
+    asked += [(card, Pins(offload=word, device="cuda")) for word in OFFLOADS]
+    asked += [(card, Pins(encoder_on=word, device="cuda")) for word in ENCODERS]
+    asked += [(card, Pins(dtype="float16", tile_vae=True)), (card, Pins(dtype="float32", compile=True))]
+    commands = set()
+    for machine, pins in asked:
+        for drawing in (Drawing(1024, 1024, 4, 1.0), Drawing(1440, 1440)):
+            choice = choose(machine, ModelSizes(), True, drawing, pins)
+            commands.add(shlex.join(command_words("rl", drawing, choice.settings)))
+    return sorted(commands)
+
+
+HELD = ("quant", "offload", "encoder_on", "tile_vae", "dtype")
+
+
+def test_every_command_that_is_printed_parses():
+    from leanlens.pipeline.ladder import Holding
+
+    parsed = [parse(command) for command in printed_commands()]
+    for name, words in (("quant", QUANTS), ("offload", OFFLOADS), ("encoder_on", ENCODERS)):
+        assert {options[name] for options in parsed} == set(words)
+    for options in parsed:
+        Holding(*(options[name] for name in HELD[:4]))
+        assert not (options["compile"] and options["offload"] in ("block", "disk"))
+
+
+def run_on_toy(leanlens, options):
+    words = ["--quant", options["quant"], "--offload", options["offload"], "--encoder-on", options["encoder_on"]]
+    words += ["--tile-vae"] if options["tile_vae"] else []
+    run = leanlens(
+        "generate", "a", "-m", "toy", "--size", "64x64", "--steps", 1, "--device", "cpu", "--dtype", options["dtype"],
+        "-o", "{index}.png", "--seed", 1, *words,
+    )  # fmt: skip
+    assert run.code == 0, run.err
+
+
+def test_printed_commands_run_on_a_toy(leanlens):
+    for gpu, ram in (("RTX 4090", 32), ("RTX 3060", 16), ("RTX 3050", 8)):
+        run = leanlens("plan", "--gpu", gpu, "--ram", ram, "--json")
+        run_on_toy(leanlens, parse(json.loads(run.out)["command"]))
+
+
+@pytest.mark.long
+def test_every_printed_command_runs_on_a_toy(leanlens):
+    parsed = [parse(command) for command in printed_commands()]
+    distinct = {tuple(options[name] for name in HELD): options for options in parsed}
+    assert len(distinct) > 10
+    for options in distinct.values():
+        run_on_toy(leanlens, options)
 
 
 def test_what_does_not_fit_has_no_command(leanlens):
@@ -32,7 +103,7 @@ def test_what_does_not_fit_has_no_command(leanlens):
     run = leanlens("plan", "--gpu", "RTX 4090 24GB", "--size", "1440x1440", "--model", "rl", *pins, "--json")
     answer = json.loads(run.out)
     assert (answer["fits"], answer["command"], answer["too_large"]) == (False, None, ["decoding"])
-    assert "does not fit" in leanlens("plan", "--vram", 12, "--ram", 32).out
+    assert "does not fit" in leanlens("plan", "--vram", 12, "--ram", 32, "--offload", "none", "--device", "cuda").out
 
 
 def test_a_card_of_which_only_the_memory_is_known_has_no_speed(leanlens):
@@ -52,6 +123,7 @@ def test_a_folder_is_planned_by_its_own_files(leanlens, tmp_path):
     toy_pipeline().save_pretrained(tmp_path / "toy")
     answer = json.loads(leanlens("plan", "-m", "toy", "--gpu", "RTX 3060", "--ram", 8, "--json").out)
     assert answer["fits"]
+    assert answer["settings"]["offload"] == "none"
     small = leanlens("plan", "-m", "toy", "--gpu", "RTX 3060", "--ram", 8, "--size", "256x256", "--json")
     assert json.loads(small.out)["peak_vram_gb"] < 0.6
 
@@ -73,7 +145,8 @@ def test_a_run(leanlens):
         (["train"], "needs a recipe"),
         (["finetune", RECIPES / "lens-stage1.toml", "--gpu", "H200"], "starts from random weights"),
         (["--gpu", "RTX 4060 Ti"], "is several devices"),
-        (["--gpu", "H200", "--quant", "fp8"], "quant 'fp8' is not accepted"),
+        (["--gpu", "H200", "--quant", "int3"], "quant 'int3' is not accepted"),
+        (["--gpu", "H200", "--encoder-on", "moon"], "encoder_on 'moon' is not accepted"),
         (["--gpu", "H200", "--size", "1000x1000"], "1000"),
         (["--gpu", "H200", "--ram", "0"], "--ram 0"),
         (["--gpu", "H200", "--model", "nowhere"], "'nowhere' is not here"),
@@ -85,10 +158,11 @@ def test_wrong_words(leanlens, words, said):
     assert said in run.err
 
 
-def test_the_page_is_current():
+def test_the_pages_are_current():
     path = Path(__file__).parents[2] / "docs" / "make_plan_tables.py"
     spec = importlib.util.spec_from_file_location("make_plan_tables", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = module.TARGET.read_text(encoding="utf-8")
-    assert text == module.page(text), "run `python docs/make_plan_tables.py`"
+    for target in (module.TARGET, module.MEMORY):
+        text = target.read_text(encoding="utf-8")
+        assert text == module.page(text), "run `python docs/make_plan_tables.py`"
