@@ -8,6 +8,7 @@ N crops, R renderings in the gallery, F = 1280 features.
 """
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -31,11 +32,14 @@ SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 cos
 GREY = (128, 128, 128)  # behind every crop, so that a background decides nothing
 # A paintable concept is rendered as drawn and in these; a drawn shape in all colours.
 PAINTS = ("red", "yellow", "blue", "purple", "brown", "black", "white")
-RENDERED = (144, 56)  # longest sides: large and, enlarged again, soft as in a small picture
+# Longest side and whether worn: large; small in a lossy copy, which rings as decoded pictures do; small and clean, soft
+# when it is enlarged. A painted one is rendered in the first two ways.
+RENDERED = ((144, False), (56, True), (56, False))
+WORN = 30  # JPEG quality of worn ones
 BOARDS = 24  # of signs and labels, cut out of scenes
 BATCH = 16
 PROBES = 12  # renderings that are drawn again to see that they still are what was kept
-RECIPE = 1  # part of the cache's key: raise it when the features of the same crop change
+RECIPE = 2  # part of the cache's key: raise it when the features of the same crop change
 
 
 class PictureNetwork:
@@ -128,19 +132,19 @@ def open_gallery(library: Library, network: PictureNetwork, folder: Path | None 
     """The gallery of a library: computed once, then found by content in `folder` (beside the library's own cache)."""
     store = Store(folder or cache_folder() / "features")
     rows = _rows(library)
-    labels = [(concept, style) for concept, style, *_ in rows] + [("sign", SHAPES)] * BOARDS
+    labels = [(concept, style) for concept, style, *_ in rows] + [("sign", SHAPES)] * 2 * BOARDS
     key = content_key(
         library=library.fingerprint,
         network=network.fingerprint,
-        recipe=[RECIPE, SIDE, list(GREY), BOARDS],
+        recipe=[RECIPE, SIDE, list(GREY), BOARDS, WORN],
         rows=rows,
         probes=[_digest(_render_icon(library, *row)) for row in rows[:: max(1, len(rows) // PROBES)]],
     )
     kept = store.load(key)
     if kept is None:
         say_once(f"computing the features of {len(labels)} renderings; they are kept in {store.folder}")
-        crops = (_render_icon(library, *row) for row in rows)
-        kept = {"features": torch.from_numpy(network.embed(chain(crops, _render_boards(library))))}
+        crops, boards = (_render_icon(library, *row) for row in rows), _render_boards(library)
+        kept = {"features": torch.from_numpy(network.embed(chain(crops, boards, map(_wear, boards))))}
         store.save(key, kept)
     concepts = tuple(sorted({concept for concept, _ in labels}))
     styles = (*library.styles, SHAPES)
@@ -160,14 +164,14 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
-def _rows(library: Library) -> list[tuple[str, str, str | None, int]]:
-    """(concept, style, paint, longest side) of every rendering, in a fixed order."""
+def _rows(library: Library) -> list[tuple[str, str, str | None, int, bool]]:
+    """(concept, style, paint, longest side, worn) of every rendering, in a fixed order."""
     return [
-        (concept, style, paint, side)
+        (concept, style, paint, side, worn)
         for style in sorted(library.bitmaps)
         for concept in sorted(library.bitmaps[style])
         for paint in (None, *_paints(library, concept, style))
-        for side in (RENDERED if paint is None else RENDERED[:1])
+        for side, worn in (RENDERED if paint is None else RENDERED[:2])
     ]
 
 
@@ -181,11 +185,18 @@ def _digest(image: Image.Image) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def _render_icon(library: Library, concept: str, style: str, paint: str | None, side: int) -> Image.Image:
+def _render_icon(library: Library, concept: str, style: str, paint: str | None, side: int, worn: bool) -> Image.Image:
     sprite = library.sprite(concept, style, paint, library.fit(concept, style, side, side))
     image = Image.new("RGB", sprite.size, GREY)
     image.paste(sprite, (0, 0), sprite)
-    return image
+    return _wear(image) if worn else image
+
+
+def _wear(image: Image.Image) -> Image.Image:
+    """The picture after a lossy copy."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=WORN)
+    return Image.open(buffer).convert("RGB")
 
 
 def _render_boards(library: Library) -> list[Image.Image]:

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,19 @@ def test_concepts_are_recognised_in_sizes_and_paints_that_the_gallery_lacks(gall
     table = gallery.similarity(network.embed([rendered(shelf, *row, 70) for row in wanted]))
     assert table.shape == (6, len(gallery.concepts), len(gallery.styles))
     assert [gallery.concepts[at] for at in table.max(axis=2).argmax(axis=1)] == [row[0] for row in wanted]
+
+
+def test_concepts_are_recognised_in_a_lossy_copy(gallery, network, shelf):
+    """What an autoencoder does to small things: without worn renderings they look less like themselves than others."""
+    wanted = [(name, style) for name in ("duck", "frog", "car", "house") for style in ("noto", "fluent-emoji-flat")]
+    crops = []
+    for name, style in wanted:
+        buffer = io.BytesIO()
+        rendered(shelf, name, style, None, 48).save(buffer, "JPEG", quality=40)
+        crops.append(Image.open(buffer).convert("RGB"))
+    table = gallery.similarity(network.embed(crops))
+    assert [gallery.concepts[at] for at in table.max(axis=2).argmax(axis=1)] == [name for name, _ in wanted]
+    assert table.max() < 0.999  # other copies than those of the gallery
 
 
 def test_the_gallery_is_kept_by_content(shelf, tmp_path, monkeypatch):
