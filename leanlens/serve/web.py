@@ -30,7 +30,17 @@ from leanlens.serve.tasks import Job
 from leanlens.serve.uploads import open_upload
 from leanlens.serve.web_form import ASPECTS, OWN, SETTINGS, Form, form_from, grid_from, size_of, wish_from
 from leanlens.serve.web_run import run
-from leanlens.serve.web_show import CSS, show_grid, show_history, show_jobs, show_note, show_refusal
+from leanlens.serve.web_show import (
+    SUGGESTIONS,
+    show_grid,
+    show_history,
+    show_jobs,
+    show_kept,
+    show_note,
+    show_refusal,
+    show_welcome,
+)
+from leanlens.serve.web_style import ON_LOAD, ONE_STOP, PRESSED, TOGGLE, style_sheet, theme
 
 Estimate = Callable[[str, int, int, int, float, int], str]
 """What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
@@ -44,22 +54,8 @@ _ELSEWHERE = re.compile(r"/gradio_api/(proxy=|deep_link|file=\s*https?:)", re.IG
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
-_FONT = ("system-ui", "sans-serif")
-_THEME_KEY = "leanlens-theme"
-_THEME = f"""() => {{
-  const chosen = localStorage.getItem("{_THEME_KEY}");
-  if (chosen) document.body.classList.toggle("dark", chosen === "dark");
-}}"""
-_TOGGLE = f"""() => {{
-  const dark = document.body.classList.toggle("dark");
-  localStorage.setItem("{_THEME_KEY}", dark ? "dark" : "light");
-}}"""
-_TAKE = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-name]");
-  if (button) trigger("click", {name: button.dataset.name});
-});
-"""
+_HEAD = "<h1>leanlens<small>words in, pictures out</small></h1>"
+_ICON = Path(__file__).with_name("icon.svg")
 
 
 def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> None:
@@ -83,9 +79,10 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> No
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=gr.themes.Default(font=_FONT, font_mono=("ui-monospace", "monospace")),
-        css=CSS,
-        js=_THEME,
+        favicon_path=str(_ICON),
+        theme=theme(),
+        css=style_sheet(),
+        js=ON_LOAD,
     )
     mounted = app.router.routes.pop()
     assert isinstance(mounted, Mount)
@@ -211,13 +208,18 @@ class Page:
         limit = min(int(limit) + _HISTORY, 1000)
         return limit, self.history(limit, request)
 
+    def suggest(self, event: gr.EventData) -> Any:
+        """The prompt of a suggestion that was pressed."""
+        name = _pressed(event)
+        return SUGGESTIONS[int(name)] if name in map(str, range(len(SUGGESTIONS))) else gr.skip()
+
     def take(self, event: gr.EventData) -> list[Any]:
-        """The settings of a picture of the history: a note, then the form's fields."""
-        name = str(event._data.get("name", "")) if isinstance(event._data, dict) else ""
+        """A picture of the history and its settings: what the stage shows, then the form's fields."""
+        name = _pressed(event)
         path = self.desk.archive.picture(name) if NAME.fullmatch(name) else None
         if path is None:
             return self._unchanged(Refusal("unknown", "there is no such picture"))
-        return self._recovered(path)
+        return self._recovered(path, lambda text, record: show_kept(name, record, text))
 
     def recover(self, path: str | None) -> list[Any]:
         """The settings of a dropped picture: a note, then the form's fields."""
@@ -227,16 +229,17 @@ class Page:
             open_upload(Path(path).read_bytes(), self.desk.settings)
         except Refusal as refusal:
             return self._unchanged(refusal)
-        return self._recovered(Path(path))
+        return self._recovered(Path(path), lambda text, record: show_note(text))
 
-    def _recovered(self, path: Path) -> list[Any]:
+    def _recovered(self, path: Path, show: Callable[[str, dict[str, Any]], str]) -> list[Any]:
         try:
-            form, notes = form_from(read_record(path), self.desk)
+            record = read_record(path)
+            form, notes = form_from(record, self.desk)
         except Refusal as refusal:
             return self._unchanged(refusal)
         except ValueError:
             return self._unchanged(Refusal("invalid", "this picture carries no settings of leanlens"))
-        return [show_note(" ".join(["These are the picture's settings.", *notes])), *_values(form)]
+        return [show(" ".join(["These are the picture's settings.", *notes]), record), *_values(form)]
 
     def _unchanged(self, refusal: Refusal) -> list[Any]:
         return [show_refusal(refusal), *[gr.skip()] * len(Form().__dict__)]
@@ -274,34 +277,37 @@ class Page:
         with gr.Blocks(
             title="leanlens", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
         ) as page:  # fmt: skip
-            with gr.Row():
-                with gr.Column(min_width=300, scale=2):
-                    fields, draw, stop = self._form()
-                    source = self._source()
-                    grid, draw_grid = self._grid()
-                    drop: Any = gr.Image(
-                        label="Drop a picture to recover its settings", sources=["upload", "clipboard"],
-                        image_mode=None, type="filepath", height=140, buttons=[],
-                    )  # fmt: skip
-                    drop.preprocess = _path  # the dropped file as it is, for our own bounded reader
-                with gr.Column(min_width=300, scale=3):
-                    stage = gr.HTML(show_note("Describe a picture and draw it."), elem_id="stage")
-                    gr.Markdown("### History")
-                    history = gr.HTML(elem_id="history", js_on_load=_TAKE)
-                    limit = gr.State(_HISTORY)
-                    with gr.Row():
-                        older = gr.Button("Show more", size="sm")
-                        gr.Button("Dark or light", size="sm").click(None, js=_TOGGLE, queue=False)
+            with gr.Row(elem_id="head"):
+                gr.HTML(_HEAD, padding=False)
+                gr.Button("Dark or light", size="sm", elem_id="theme").click(None, js=TOGGLE, queue=False)
+            with gr.Row(elem_id="columns"):
+                with gr.Column(min_width=300, scale=2, elem_id="asked"):
+                    with gr.Column(elem_id="first"):
+                        prompt, draw, stop, line = self._prompt()
+                    with gr.Column(elem_id="settings"):
+                        fields = self._fields(prompt, line)
+                        source = self._source()
+                        grid, draw_grid = self._grid()
+                        drop = _drop()
+                with gr.Column(min_width=300, scale=3, elem_id="seen"):
+                    stage = gr.HTML(show_welcome(), padding=False, elem_id="stage", js_on_load=PRESSED)
+                    with gr.Column(elem_id="kept"):
+                        gr.Markdown("### History")
+                        history = gr.HTML(padding=False, elem_id="history", js_on_load=PRESSED)
+                        limit = gr.State(_HISTORY)
+                        older = gr.Button("Show more", size="sm", elem_id="older")
             values, both = list(fields.values()), [stage, history]
             for said, function, given, answered, name in (
-                ([draw.click, fields["prompt"].submit], self.draw, [source, *values], both, "draw"),
+                ([draw.click, prompt.submit], self.draw, [source, *values], both, "draw"),
                 ([draw_grid.click], self.draw_grid, [*grid, source, *values], both, "grid"),
                 ([page.load], self.history, limit, history, "history"),
                 ([older.click], self.older, limit, [limit, history], "older"),
+                ([stage.click], self.suggest, None, prompt, "suggest"),
                 ([history.click], self.take, None, [stage, *values], "take"),
                 ([drop.upload], self.recover, drop, [stage, *values], "recover"),
             ):
                 gr.on(said, function, given, answered, api_name=name, **_QUIET)
+            page.load(None, js=ONE_STOP, queue=False)
             # Beside the queue, in which it would wait for what it is to stop.
             stop.click(self.stop, api_name="stop", queue=False, **_QUIET)
         for part in page.blocks.values():  # a field of any kind may hold what looks like a file
@@ -309,37 +315,49 @@ class Page:
             part.async_move_resource_to_block_cache = partial(_move_local, move)
         return page
 
-    def _form(self) -> tuple[dict[str, Any], gr.Button, gr.Button]:
-        """The fields of `Form`, in its order, and the buttons."""
+    def _prompt(self) -> tuple[gr.Textbox, gr.Button, gr.Button, gr.HTML]:
+        """The prompt, the buttons under it and the planner's line."""
+        prompt = gr.Textbox(
+            label="Prompt", lines=3, max_lines=12, max_length=self.desk.settings.max_prompt, autofocus=True,
+            placeholder="What is in the picture?", info="Shift and Enter draw.", elem_id="prompt",
+        )  # fmt: skip
+        with gr.Row():
+            draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
+            stop = gr.Button("Stop", min_width=80, elem_id="stop")
+        return prompt, draw, stop, gr.HTML(padding=False, elem_id="estimate", visible=self.estimate is not None)
+
+    def _fields(self, prompt: gr.Textbox, line: gr.HTML) -> dict[str, Any]:
+        """The fields of `Form`, in its order."""
         desk, settings = self.desk, self.desk.settings
         steps, guidance, side = self.choose_model(desk.library.default)
-        most = settings.max_prompt
-        prompt = gr.Textbox(label="Prompt", lines=3, max_lines=12, max_length=most, autofocus=True,
-                            info="Shift and Enter draw.", elem_id="prompt")  # fmt: skip
         with gr.Row():
-            draw = gr.Button("Draw", variant="primary", elem_id="draw")
-            stop = gr.Button("Stop", elem_id="stop")
-        line = gr.HTML(elem_id="estimate", visible=self.estimate is not None)
-        models = list(desk.library.models())
-        model = gr.Dropdown(models, value=desk.library.default, label="Model")
-        aspect = gr.Radio(list(ASPECTS), value=OWN, label="Aspect",
+            models = list(desk.library.models())
+            model = gr.Dropdown(models, value=desk.library.default, label="Model", min_width=140, scale=2)
+            count = gr.Number(1, label="Pictures", minimum=1, maximum=settings.max_count, precision=0, min_width=90)
+        aspect = gr.Radio(list(ASPECTS), value=OWN, label="Aspect", elem_id="aspect",
                           info="own: the model's square, or the shape of the picture to start from")  # fmt: skip
-        count = gr.Number(1, label="Pictures", minimum=1, maximum=settings.max_count, precision=0)
-        with gr.Accordion("Advanced settings", open=False):
-            negative = gr.Textbox(label="Negative prompt", lines=2, max_length=most)
+        with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
+            negative = gr.Textbox(label="Negative prompt", lines=2, max_length=settings.max_prompt)
             with gr.Row():
-                steps_field = gr.Number(steps, label="Steps", minimum=1, maximum=settings.max_steps, precision=0)
-                guidance_field = gr.Number(guidance, label="Guidance", minimum=0, maximum=100, info="1 is none")
+                steps_field = gr.Number(steps, label="Steps", minimum=1, maximum=settings.max_steps, precision=0,
+                                        info="more take longer", min_width=90)  # fmt: skip
+                guidance_field = gr.Number(guidance, label="Guidance", minimum=0, maximum=100, info="1 is none",
+                                           min_width=90)  # fmt: skip
+                seed = gr.Textbox(
+                    label="Seed", placeholder="random", max_length=20, info="blank is random", min_width=90
+                )
             with gr.Row():
-                base = gr.Number(side, label="Base size", precision=0, step=16, info="side of the square, pixels")
-                size = gr.Textbox(label="Size", placeholder="WIDTHxHEIGHT", info="instead of aspect and base size")
-            seed = gr.Textbox(label="Seed", placeholder="random", max_length=20)
+                base = gr.Number(side, label="Base size", precision=0, step=16, info="side of the square, pixels",
+                                 min_width=140)  # fmt: skip
+                size = gr.Textbox(label="Size", placeholder="WIDTHxHEIGHT", info="instead of aspect and base size",
+                                  min_width=140)  # fmt: skip
             loras = gr.Dropdown(
                 sorted(desk.library.loras()), multiselect=True, allow_custom_value=True, value=[], label="LoRAs",
-                info="write name:0.8 for another strength", visible=bool(desk.library.loras()),
+                info="write name:0.8 for another strength", visible=bool(desk.library.loras()), elem_id="loras",
             )  # fmt: skip
-            strength = gr.Number(None, label="Strength", minimum=0, maximum=1, step=0.05,
-                                 info="how far from the picture to start from; blank: 0.6, with a mask 1")  # fmt: skip
+            # Text, as the seed is: a number field that is left blank says 0 as soon as it is seen.
+            strength = gr.Textbox(label="Strength", placeholder="0.6, with a mask 1", max_length=20,
+                                  info="0 to 1, how far from the picture to start from")  # fmt: skip
         fields = dict(zip(
             Form().__dict__,
             (prompt, negative, model, aspect, base, size, steps_field, guidance_field, seed, count, loras, strength),
@@ -350,21 +368,21 @@ class Page:
             # Without a trigger it is said when the page opens, and whenever one of them changes.
             gr.on(None, self.predict, [fields[name] for name in _PLANNED], line, api_name="predict",
                   trigger_mode="always_last", **_QUIET)  # fmt: skip
-        return fields, draw, stop
+        return fields
 
     def _source(self) -> Any:
-        with gr.Accordion("Start from a picture", open=False):
+        with gr.Accordion("Start from a picture", open=False, elem_id="source"):
             gr.Markdown("Paint over what is to be drawn anew; without paint all of it is.")
             editor: Any = gr.ImageEditor(
                 label="Picture and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
-                transforms=(), layers=False, brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"), buttons=[],
+                transforms=(), layers=False, brush=gr.Brush(colors=["#e11d48"], color_mode="fixed"), buttons=[],
             )  # fmt: skip
             editor.blob_storage = _Newest()
             editor.preprocess = partial(_parts, editor.blob_storage)
             return editor
 
     def _grid(self) -> tuple[list[Any], gr.Button]:
-        with gr.Accordion("Compare in a grid", open=False):
+        with gr.Accordion("Compare in a grid", open=False, elem_id="grid"):
             names = [("nothing", ""), *((name, name) for name in SETTINGS)]
             parts: list[Any] = []
             for axis, first in (("X", "guidance"), ("Y", "")):
@@ -372,6 +390,21 @@ class Page:
                     parts.append(gr.Dropdown(names, value=first, label=f"{axis} varies", min_width=120))
                     parts.append(gr.Textbox(label=f"{axis} values", lines=2, info="one a line", min_width=120))
             return parts, gr.Button("Draw the grid", elem_id="draw-grid")
+
+
+def _drop() -> Any:
+    """Where a picture is dropped to recover its settings."""
+    drop: Any = gr.Image(
+        label="Recover settings", show_label=False, sources=["upload", "clipboard"], image_mode=None, type="filepath",
+        height=140, buttons=[], elem_id="drop", placeholder="Drop a picture here to recover its settings",
+    )  # fmt: skip
+    drop.preprocess = _path  # the dropped file as it is, for our own bounded reader
+    return drop
+
+
+def _pressed(event: gr.EventData) -> str:
+    """The name of the button that was pressed inside a piece of HTML."""
+    return str(event._data.get("name", "")) if isinstance(event._data, dict) else ""
 
 
 def _owner(request: gr.Request) -> str:

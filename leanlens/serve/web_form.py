@@ -28,12 +28,13 @@ class Form:
     """What the page asks for, in the order of its fields; None and blank text leave a setting to the model.
 
     Attributes:
-        prompt, negative_prompt, model, strength, loras: as in `Wish`; a LoRA is a name, or name:scale.
+        prompt, negative_prompt, model, loras: as in `Wish`; a LoRA is a name, or name:scale.
         aspect: one of `ASPECTS`.
         base: side of the square of the wanted area, pixels.
         size: WIDTHxHEIGHT, which then stands above aspect and base.
         steps, guidance, count: numbers.
         seed: text, since a browser's numbers end at 2**53; blank for a random one.
+        strength: text, since a browser's number field turns what was left blank into 0.
     """
 
     prompt: str = ""
@@ -47,7 +48,7 @@ class Form:
     seed: str = ""
     count: int = 1
     loras: Sequence[str] = field(default_factory=tuple)
-    strength: float | None = None
+    strength: str = ""
 
 
 def wish_from(form: Form, desk: Desk, image: Image.Image | None = None, mask: Image.Image | None = None) -> Wish:
@@ -69,7 +70,7 @@ def wish_from(form: Form, desk: Desk, image: Image.Image | None = None, mask: Im
         count=int(form.count or 1),
         image=image,
         mask=mask,
-        strength=None if image is None else form.strength,
+        strength=None if image is None else _strength(form.strength),
         loras=[_lora(text) for text in form.loras or ()],
     )
 
@@ -123,7 +124,7 @@ def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
             guidance=float(request["guidance_scale"]),
             seed=str(int(request["seed"])),
             loras=_offered_loras(request["loras"], desk, notes),
-            strength=None if request["strength"] is None else float(request["strength"]),
+            strength="" if request["strength"] is None else repr(float(request["strength"])),
         )
         started = request["image"] is not None
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -203,7 +204,7 @@ def _axis(name: str, setting: str | None, text: str) -> list[tuple[str, dict[str
 def _change(chosen: str, text: str, setting: str) -> dict[str, Any]:
     """A value as the change of a form; an aspect or a base replaces a size that is written out."""
     readers: dict[str, Callable[[str], Any]] = {
-        "base": int, "steps": int, "guidance": float, "strength": float, "loras": _lora_names,
+        "base": int, "steps": int, "guidance": float, "loras": _lora_names,
     }  # fmt: skip
     try:
         value = readers.get(chosen, str)(text)
@@ -227,6 +228,16 @@ def _seed(text: str) -> int | None:
     if re.fullmatch(r"\d{1,19}", text, re.ASCII) is None:
         raise Refusal("invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or nothing", "seed")
     return int(text)
+
+
+def _strength(text: str) -> float | None:
+    text = (text or "").strip()
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise Refusal(
+            "invalid", f"strength {text[:40]!r} is not accepted; give a number from 0 to 1, or nothing", "strength"
+        ) from None
 
 
 def _lora(text: str) -> tuple[str, float]:

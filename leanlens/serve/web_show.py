@@ -19,25 +19,13 @@ from leanlens.serve.web_form import Grid
 # The page's HTML goes through a template language, in which these would mean something.
 _MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "${}`"}
 
-CSS = """
-.leanlens-pictures { display: grid; gap: .6rem }
-.leanlens-pictures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)) }
-.leanlens-pictures.one { grid-template-columns: minmax(0, 1fr) }
-.leanlens figure { margin: 0 }
-.leanlens img { display: block; width: 100%; height: auto; border-radius: 6px }
-.leanlens .one img { max-height: 70vh; object-fit: contain }
-.leanlens figcaption { font-size: .8rem; overflow-wrap: anywhere; opacity: .85 }
-.leanlens button { font: inherit; font-size: .8rem; text-decoration: underline; cursor: pointer; padding: .3rem 0 }
-.leanlens a:focus-visible, .leanlens button:focus-visible { outline: 2px solid currentColor; outline-offset: 2px }
-.leanlens progress { width: 100%; height: .6rem }
-.leanlens .empty { aspect-ratio: 1; border: 1px dashed currentColor; border-radius: 6px; opacity: .3 }
-.leanlens .wrong { border-left: 4px solid #c0392b; padding: .4rem .6rem }
-.leanlens .wide { overflow-x: auto }
-.leanlens table { border-collapse: collapse }
-.leanlens th { font-weight: 600; font-size: .8rem; text-align: left; padding: .2rem .4rem; max-width: 14rem }
-.leanlens td { padding: .2rem; min-width: 7rem; max-width: 20rem; vertical-align: top }
-footer { display: none !important }
-"""
+SUGGESTIONS = (
+    "a red apple and a yellow banana on a table",
+    "two cats in front of a house",
+    "a blue car under the moon",
+    "a penguin",
+)
+"""Prompts for whoever does not know yet what to ask for."""
 
 
 def escaped(text: object) -> str:
@@ -53,6 +41,23 @@ def show_refusal(refusal: Refusal) -> str:
 def show_note(text: str) -> str:
     """A sentence."""
     return _wrapped(f'<p role="status">{escaped(text)}</p>')
+
+
+def show_welcome() -> str:
+    """What stands where pictures will, before the first."""
+    buttons = "".join(
+        f'<button type="button" data-name="{index}">{escaped(prompt)}</button>'
+        for index, prompt in enumerate(SUGGESTIONS)
+    )
+    return _wrapped(f'<div class="welcome"><p>Describe a picture and draw it.</p><div>{buttons}</div></div>')
+
+
+def show_kept(name: str, record: dict[str, Any], text: str) -> str:
+    """A picture of the archive with a sentence above it; `record` is its own, and has been read before."""
+    request = record["request"]
+    sides = (int(request["width"]), int(request["height"]))
+    figure = _finished(name, str(request["prompt"]), sides, int(request["seed"]))
+    return _wrapped(f'<p role="status">{escaped(text)}</p><div class="leanlens-pictures one">{figure}</div>')
 
 
 def show_jobs(jobs: Sequence[Job]) -> str:
@@ -85,7 +90,7 @@ def show_history(desk: Desk, owner: str, limit: int) -> str:
         figures += [_kept(desk, job, picture["name"]) for picture in job["finished_pictures"]]
     if not any(figures):
         return show_note("Pictures you draw stay here, also after a reload.")
-    return _wrapped(f'<div class="leanlens-pictures">{"".join(figures[:limit])}</div>')
+    return _wrapped(f'<div class="leanlens-pictures kept">{"".join(figures[:limit])}</div>')
 
 
 def _kept(desk: Desk, job: dict[str, Any], name: str) -> str:
@@ -97,9 +102,10 @@ def _kept(desk: Desk, job: dict[str, Any], name: str) -> str:
         prompt, seed, sides = request["prompt"], request["seed"], (request["width"], request["height"])
     except (ValueError, OSError, KeyError):
         return ""
-    caption = f"{escaped(job['model'])}, seed {escaped(seed)}"
+    said = f'<span class="said" title="{escaped(prompt[:300])}">{escaped(prompt[:100])}</span>'
+    caption = f"{said}{escaped(job['model'])}, seed {escaped(seed)}"
     button = f'<button type="button" data-name="{escaped(name)}">use these settings</button>'
-    return f"<figure>{_link(name, prompt, sides)}<figcaption>{caption}<br>{button}</figcaption></figure>"
+    return f"<figure>{_link(name, prompt, sides)}<figcaption>{caption}</figcaption>{button}</figure>"
 
 
 def _figure(task: Task) -> str:
@@ -107,21 +113,27 @@ def _figure(task: Task) -> str:
     request = task.request
     if task.picture is not None:
         sides = (request.width, request.height)
-        caption = f"seed {request.seed}, {request.width}x{request.height}"
-        return f"<figure>{_link(task.picture.name, request.prompt, sides)}<figcaption>{caption}</figcaption></figure>"
+        return _finished(task.picture.name, request.prompt, sides, request.seed)
     if task.refusal is not None:
         return f'<p class="wrong">{escaped(_sentence(task.refusal.message))}</p>'
     snapshot = task.snapshot
     if snapshot is None:
         return f'<div class="empty" style="aspect-ratio: {request.width} / {request.height}"></div>'
     look = base64.b64encode(preview_bytes(snapshot, None, "png")).decode("ascii")
-    return f'<figure><img alt="half-drawn" src="data:image/png;base64,{look}"></figure>'
+    ratio = f"--ratio: {request.width / request.height:.4f}"
+    return f'<figure><img alt="half-drawn" style="{ratio}" src="data:image/png;base64,{look}"></figure>'
+
+
+def _finished(name: str, prompt: str, sides: tuple[int, int], seed: int) -> str:
+    save = f'<a href="pictures/{escaped(name)}" download="{escaped(name)}">save</a>'
+    caption = f"seed {seed}, {sides[0]}x{sides[1]}, {save}"
+    return f"<figure>{_link(name, prompt, sides)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _link(name: str, prompt: str, sides: tuple[int, int]) -> str:
     picture = (
         f'<img loading="lazy" src="pictures/{escaped(name)}" width="{int(sides[0])}" height="{int(sides[1])}" '
-        f'alt="{escaped(prompt[:300])}">'
+        f'style="--ratio: {sides[0] / sides[1]:.4f}" alt="{escaped(prompt[:300])}">'
     )
     return f'<a href="pictures/{escaped(name)}" target="_blank" title="{escaped(prompt[:300])}">{picture}</a>'
 

@@ -11,26 +11,29 @@ from pathlib import Path
 
 
 class Running:
-    """`leanlens serve --model toy` on a free port; `log` collects what it says.
+    """`leanlens serve` on a free port; `log` collects what it says.
 
     Args:
         output: where it keeps its pictures.
         words: further options.
+        model: its model.
+        threads: for the model; None leaves that to torch.
     """
 
-    def __init__(self, output: Path, *words: str):
+    def __init__(self, output: Path, *words: str, model: str = "toy", threads: int | None = 1):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = output.parent / f"{output.name}-{self.port}.log"
-        command = [sys.executable, "-m", "leanlens", "serve", "--model", "toy", "--device", "cpu", "--dtype", "float32"]
+        command = [sys.executable, "-m", "leanlens", "serve", "--model", model, "--device", "cpu", "--dtype", "float32"]
+        environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         with open(self.log, "wb") as file:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), "-o", str(output), *words],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=os.environ | environment,
             )
 
     def wait(self, seconds: float = 180) -> "Running":

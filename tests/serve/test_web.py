@@ -20,7 +20,7 @@ from leanlens.serve.app import make_app
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.web import Page, mount_page
 from leanlens.serve.web_form import Form, form_from, grid_from, wish_from
-from leanlens.serve.web_show import escaped, show_history
+from leanlens.serve.web_show import SUGGESTIONS, escaped, show_history, show_welcome
 
 SMALL = {"prompt": "a fox", "size": "32x32", "steps": 3, "seed": "7"}
 
@@ -145,7 +145,8 @@ def test_settings_come_back_from_a_picture(page, tmp_path, png):
     (name,) = names(drawn)
     taken = page.take(gr.EventData(None, {"name": name}))
     dropped = page.recover(str(page.desk.archive.picture(name)))
-    assert taken == dropped
+    assert taken[1:] == dropped[1:]
+    assert (names(taken[0]), names(dropped[0])) == ([name], [])
     form = Form(*taken[1:])
     assert (form.seed, form.negative_prompt, form.steps) == (str(2**63 - 1), "fog", 3)
     again = collect(page.draw(Visitor(), None, *taken[1:]))[-1][0]
@@ -158,6 +159,24 @@ def test_settings_come_back_from_a_picture(page, tmp_path, png):
         assert 'role="alert"' in page.recover(str(tmp_path / "other.png"))[0]
 
 
+def test_a_suggestion_fills_the_prompt_and_what_is_none_does_not(page):
+    shown = show_welcome()
+    for index, prompt in enumerate(SUGGESTIONS):
+        assert f'data-name="{index}">{prompt}<' in shown
+        assert page.suggest(gr.EventData(None, {"name": str(index)})) == prompt
+    for none in ("9", "-1", "x", ""):
+        assert page.suggest(gr.EventData(None, {"name": none})) == gr.skip()
+
+
+def test_strength_is_read_as_text(desk, png):
+    one = desk(started=False)
+    image = Image.open(io.BytesIO(png()))
+    strengths = [wish_from(Form(strength=text), one, image).strength for text in ("", " 0.25 ", "1")]
+    assert strengths == [None, 0.25, 1.0]
+    with pytest.raises(Refusal, match="strength 'much' is not accepted; give a number"):
+        wish_from(Form(strength="much"), one, image)
+
+
 def test_a_foreign_record_opens_no_path_and_names_what_is_missing(desk):
     one = desk(started=False)
     request = {
@@ -166,7 +185,7 @@ def test_a_foreign_record_opens_no_path_and_names_what_is_missing(desk):
         "loras": [{"path": "/x/fox.safetensors", "scale": 0.5}],
     }  # fmt: skip
     form, notes = form_from({"request": request, "model": {"name": "/models/other"}}, one)
-    assert (form.model, form.size, form.strength, form.loras) == ("toy", "240x80", 0.5, ())
+    assert (form.model, form.size, form.strength, form.loras) == ("toy", "240x80", "0.5", ())
     assert len(notes) == 3
     for broken in ({}, {"request": {}}, {"request": {**request, "seed": "x"}, "model": {"name": "toy"}},
                    {"request": [], "model": 1}):  # fmt: skip

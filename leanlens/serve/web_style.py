@@ -1,0 +1,141 @@
+"""How the page looks: its colours, its style sheet and the few lines of script it needs.
+
+Comes in: nothing. Goes out: a Gradio theme and texts. Nothing here is loaded from elsewhere: fonts are the system's and
+shapes are drawn by the style sheet. Knows nothing of what the page does.
+"""
+
+import math
+from typing import Any
+
+from leanlens.serve.web_form import ASPECTS, OWN
+
+THEME_KEY = "leanlens-theme"
+ON_LOAD = f"""() => {{
+  const chosen = localStorage.getItem("{THEME_KEY}");
+  if (chosen) document.body.classList.toggle("dark", chosen === "dark");
+}}"""
+TOGGLE = f"""() => {{
+  const dark = document.body.classList.toggle("dark");
+  localStorage.setItem("{THEME_KEY}", dark ? "dark" : "light");
+}}"""
+ONE_STOP = """() => {
+  const aspect = document.querySelector("#aspect");
+  const name = () => aspect.querySelectorAll("input:not([name=aspect])").forEach((choice) => choice.name = "aspect");
+  new MutationObserver(name).observe(aspect, {subtree: true, childList: true, attributeFilter: ["name"]});
+  name();
+}"""
+"""Makes the aspects one stop of the Tab key, through which the arrow keys go; Gradio names each choice differently."""
+PRESSED = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-name]");
+  if (button) trigger("click", {name: button.dataset.name});
+});
+"""
+"""Tells the server the `data-name` of a button that is pressed inside a piece of HTML."""
+
+_SHAPE = 15.0  # side of the square that a shape of the aspect picker has the area of, pixels
+
+_PAGE = """
+.gradio-container > .main { max-width: 100rem; margin: 0 auto }
+#head { align-items: center; flex-wrap: nowrap }
+#head h1 { margin: 0; font-size: 1.35rem; font-weight: 650; letter-spacing: -.01em; line-height: 1.2 }
+#head h1 small { font-size: .85rem; font-weight: 400; letter-spacing: 0; opacity: .7; margin-left: .5rem }
+#theme { flex: none; min-width: 0; width: auto; padding-inline: .9rem }
+#estimate:not(:has(p)) { display: none }
+#estimate p { font-size: .8rem; opacity: .75; margin: 0 }
+#stop { flex-grow: 1 }
+#draw { flex-grow: 3 }
+#prompt textarea { font-size: 1rem; line-height: 1.45 }
+#kept h3 { margin: 0 }
+:is(#head, #stage, #history, #estimate) .html-container { padding: 0 }
+:is(#stage, #history) { overflow: visible }
+footer { display: none !important }
+@media (max-width: 760px) {
+  #columns { flex-direction: column; flex-wrap: nowrap }
+  #asked, #seen { display: contents }
+  #first { order: 1 }
+  #stage { order: 2 }
+  #settings { order: 3 }
+  #kept { order: 4 }
+  #head h1 small { display: none }
+  .leanlens .welcome { min-height: 0; padding: 1.25rem .75rem }
+}
+"""
+
+_PICTURES = """
+.leanlens-pictures { display: grid; gap: .75rem }
+.leanlens-pictures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)) }
+.leanlens-pictures.one { grid-template-columns: minmax(0, 1fr) }
+.leanlens-pictures.kept { grid-template-columns: repeat(auto-fill, minmax(min(45%, 9rem), 1fr)) }
+.leanlens p { margin: 0 0 .5rem }
+.leanlens figure { margin: 0 }
+.leanlens figure > a { display: block; padding: 0 }
+.leanlens img { display: block; width: 100%; height: auto; border-radius: 8px; margin: 0 }
+.leanlens .one img { width: min(100%, calc(72vh * var(--ratio, 1))) }
+.leanlens .kept img { aspect-ratio: 1; object-fit: cover }
+.leanlens figcaption { font-size: .8rem; line-height: 1.4; margin-top: .35rem; overflow-wrap: anywhere; opacity: .8 }
+.leanlens figcaption .said { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+.leanlens figcaption a { padding: 0; text-decoration: underline; text-underline-offset: 2px; color: inherit }
+.leanlens button { font: inherit; font-size: .8rem; cursor: pointer; border-radius: 6px; padding: .3rem .6rem }
+.leanlens button { background: none; color: inherit; border: 1px solid var(--border-color-primary) }
+.leanlens button:hover { border-color: var(--color-accent) }
+.leanlens .kept button { width: 100%; margin-top: .3rem; padding: .3rem .2rem }
+.leanlens :is(a, button):focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px }
+.leanlens progress { display: block; width: 100%; height: .5rem; margin: 0 0 .5rem; accent-color: var(--color-accent) }
+.leanlens .empty { aspect-ratio: 1; border: 1px dashed currentColor; border-radius: 8px; opacity: .3 }
+.leanlens .welcome { display: grid; align-content: center; justify-items: center; gap: .75rem; text-align: center }
+.leanlens .welcome { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: 2rem 1rem }
+.leanlens .welcome { min-height: min(26rem, 55vh) }
+.leanlens .welcome p { margin: 0 }
+.leanlens .welcome div { display: flex; flex-wrap: wrap; justify-content: center; align-items: center; gap: .5rem }
+.leanlens .wrong { border-left: 4px solid #c0392b; padding: .4rem .6rem }
+.leanlens .wide { overflow-x: auto }
+.leanlens table { border-collapse: collapse; margin: 0 }
+.leanlens table, .leanlens tr, .leanlens td, .leanlens th { border: 0; background: none }
+.leanlens th { font-weight: 600; font-size: .8rem; text-align: left; padding: .2rem .4rem; max-width: 14rem }
+.leanlens td { padding: .2rem; min-width: 7rem; max-width: 20rem; vertical-align: top }
+"""
+
+_ASPECT = """
+#aspect label { padding: .35rem .6rem; gap: .45rem; align-items: center }
+#aspect input[type="radio"] { appearance: none; flex: none; margin: 0; border-radius: 3px; box-shadow: none }
+#aspect input[type="radio"] { border: 1.5px solid var(--body-text-color); background: none !important; opacity: .6 }
+#aspect input[type="radio"]:checked { background: var(--color-accent) !important; opacity: 1 }
+#aspect input[type="radio"]:checked { border-color: var(--color-accent) }
+#aspect label:focus-within { outline: 2px solid var(--color-accent); outline-offset: 1px }
+"""
+
+
+def style_sheet() -> str:
+    """The page's own CSS, with a little rectangle for each aspect in place of a radio button's dot."""
+    return _PAGE + _PICTURES + _ASPECT + "\n".join(_shape(aspect) for aspect in ASPECTS) + "\n"
+
+
+def theme() -> Any:
+    """Gradio's plain theme in one quiet colour whose white text and whose captions can be read."""
+    import gradio as gr
+
+    return gr.themes.Default(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="zinc", radius_size="lg",
+        font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"),
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        color_accent="*primary_600",
+        checkbox_label_background_fill_selected="*primary_50",
+        checkbox_label_background_fill_selected_dark="*primary_900",
+        checkbox_label_border_color_selected="*primary_600",
+    )  # fmt: skip
+
+
+def _shape(aspect: str) -> str:
+    """The rule that draws one aspect."""
+    width, height = (1, 1) if aspect == OWN else (int(side) for side in aspect.split(":"))
+    across = _SHAPE * math.sqrt(width / height)
+    sides = f"width: {across:.1f}px; height: {_SHAPE * _SHAPE / across:.1f}px"
+    dashed = "; border-style: dashed" if aspect == OWN else ""
+    return f'#aspect input[type="radio"][value="{aspect}"] {{ {sides}{dashed} }}'
