@@ -33,6 +33,10 @@ def serve(
     device: Annotated[
         list[str] | None, typer.Option(help="auto, cpu, cuda:0 and so on; repeated, one worker for each.")
     ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Draw on N devices of a Ray cluster, here or on other machines."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer; pictures say so.")] = False,
     batch: Annotated[int, typer.Option(help="Pictures drawn together at most; 1 turns batching off.")] = 8,
@@ -101,11 +105,12 @@ def serve(
         safety_scorer=safety_scorer,
         safety_threshold=safety_threshold,
     )
-    _fetch(settings)
+    _fetch(settings, replicas)
 
     from leanlens.serve.app import make_app
 
-    app = make_app(settings, None if no_page else _page(settings), sizes=_sizes)
+    page = None if no_page else _page(settings)
+    app = make_app(settings, page, sizes=_sizes, **_drawers(settings, replicas))
     if host not in ("127.0.0.1", "localhost", "::1") and not settings.guarded:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)
@@ -168,6 +173,19 @@ def _estimate(settings: Any) -> Any:
     return estimate
 
 
+def _drawers(settings: Any, replicas: int | None) -> dict[str, Any]:
+    """What has the devices, where that is not this process."""
+    if replicas is None:
+        return {}
+    if len(settings.devices) > 1:
+        raise ValueError(
+            f"--replicas {replicas} takes its devices from the cluster; give one --device: auto, cpu, cuda"
+        )
+    from leanlens.serve.replicas import replica_drawers
+
+    return {"drawers": replica_drawers(replicas)}
+
+
 def _sizes(source: str) -> Any:
     """The planner's sizes of a model that is not open yet."""
     from leanlens.cli.plan import model_sizes
@@ -185,13 +203,13 @@ def _users(texts: list[str]) -> dict[str, str]:
     return users
 
 
-def _fetch(settings: Any) -> None:
+def _fetch(settings: Any, replicas: int | None = None) -> None:
     """Have every named model here, and device and dtype right, before clients are let in."""
     from leanlens.hub import locate
     from leanlens.pipeline.placement import resolve_device, resolve_dtype
 
-    for device in settings.devices:
-        resolve_dtype(settings.dtype, resolve_device(device))
+    for device in settings.devices:  # with replicas, they are of other machines
+        resolve_dtype(settings.dtype, resolve_device("cpu" if replicas else device))
     for name in settings.models:
         if name != "toy":
             locate(name)

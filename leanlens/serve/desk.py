@@ -125,6 +125,8 @@ class Desk:
         for worker in self.workers:
             if worker.is_alive:
                 worker.join(timeout)
+            if not worker.is_alive:
+                worker.drawer.close()
         self._writers.shutdown()
         self.archive.close()
 

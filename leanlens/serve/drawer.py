@@ -21,7 +21,6 @@ from leanlens.pipeline.placement import OpenedModel, open_model, resolve_device
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.memory import ModelSizes, part_bytes
 from leanlens.plan.room import Room, largest_batch
-from leanlens.serve.library import Library
 from leanlens.serve.memory import free_bytes, in_gb, refuse_what_cannot_fit, sizes_of
 from leanlens.serve.preview import LatentColours, Look, Snapshot
 from leanlens.serve.refusal import Refusal
@@ -78,6 +77,19 @@ class Drawer(Protocol):
     def tidy(self) -> None:
         """After memory ran out: let go what is kept only for speed."""
 
+    def close(self) -> None:
+        """Let the device go, for good."""
+
+
+class Sources(Protocol):
+    """What a drawer asks of a library: what `open_model` takes for a name, and a model's sizes where they are known."""
+
+    def source(self, model: str) -> str:
+        """What `open_model` takes."""
+
+    def sizes(self, model: str) -> ModelSizes | None:
+        """The model in plain numbers."""
+
 
 class LocalDrawer:
     """A device of this process.
@@ -88,7 +100,7 @@ class LocalDrawer:
         library: what models' names mean.
     """
 
-    def __init__(self, name: str, settings: ServerSettings, library: Library):
+    def __init__(self, name: str, settings: ServerSettings, library: Sources):
         self.name = name
         self.settings = settings
         self.library = library
@@ -129,6 +141,10 @@ class LocalDrawer:
         """Let the text features go that are kept, and give back what nobody holds any more."""
         self._features.clear()
         free_memory()
+
+    def close(self) -> None:
+        """Let the model go."""
+        self.unload()
 
     def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
         """Draw requests that share a batch, one picture for each.

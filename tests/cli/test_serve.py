@@ -15,6 +15,8 @@ import pytest
         (["--model", "toy", "--memory-limit", "-1"], "memory_limit -1.0 is not accepted"),
         (["--model", "toy", "--safety", "some"], "safety 'some' is not accepted"),
         (["--model", "toy", "--safety", "all", "--safety-scorer", "x"], "safety scorer 'x' cannot be used"),
+        (["--model", "toy", "--replicas", "0"], "Invalid value for '--replicas'"),
+        (["--model", "toy", "--replicas", "2", "--device", "cpu", "--device", "cuda"], "give one --device"),
         (["--model", "toy", "--port", "70000"], "65535"),
     ],
 )
