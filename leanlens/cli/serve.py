@@ -77,6 +77,7 @@ def serve(
     uvicorn = _uvicorn()
     from leanlens.serve.settings import ServerSettings
 
+    is_local = host in ("127.0.0.1", "localhost", "::1")
     settings = ServerSettings.checked(
         models=tuple(model or ["nano"]),
         model_folders=tuple(models or ()),
@@ -96,6 +97,7 @@ def serve(
         users=_users(user or []),
         cors_origins=tuple(cors or ()),
         public_url=public_url,
+        loopback_only=is_local and not (api_key or user or public_url),
         keep_days=keep_days or None,
         keep_pictures=keep_pictures or None,
         tools=not no_tools,
@@ -108,12 +110,14 @@ def serve(
     _fetch(settings, replicas)
 
     from leanlens.serve.app import make_app
+    from leanlens.serve.journal import log_as_json
 
     page = None if no_page else _page(settings)
     app = make_app(settings, page, sizes=_sizes, **_drawers(settings, replicas))
-    if host not in ("127.0.0.1", "localhost", "::1") and not settings.guarded:
+    if not is_local and not settings.guarded:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)
+    log_as_json()
     uvicorn.run(
         app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
         server_header=False, http="h11", loop="asyncio", h11_max_incomplete_event_size=64 << 10,

@@ -22,6 +22,7 @@ from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import MAX_SEED, ImageRequest
 from leanlens.serve.drawer import Drawer, LocalDrawer
 from leanlens.serve.jobs import Archive
+from leanlens.serve.journal import REQUEST
 from leanlens.serve.library import Library, Sizes
 from leanlens.serve.memory import refuse_what_cannot_fit
 from leanlens.serve.metrics import server_metrics
@@ -108,6 +109,7 @@ class Desk:
             for drawer in drawers(settings, self.library)
         ]
         self.metrics.gauge("leanlens_queue_pictures", "Pictures that wait.", lambda: len(self.queue))
+        self.metrics.gauge("leanlens_queue_seconds", "Until a picture that came now would begin.", self.expected_wait)
         self.metrics.gauge("leanlens_jobs_running", "Jobs that are not finished.", lambda: len(self._running))
 
     # ---------------------------------------------------------------------------------------- life
@@ -299,6 +301,7 @@ class Desk:
         self._writers.submit(self._write, task, drawn)
 
     def _write(self, task: Task, drawn: DrawnPicture) -> None:
+        REQUEST.set(task.job.request_id)
         if task.is_final:  # cancelled while it was finished
             return
         if not self.settings.marking:

@@ -20,12 +20,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from leanlens.serve.journal import REQUEST
 from leanlens.serve.metrics import Metrics
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 
 # Whoever watches the process needs no key; the names of pictures cannot be guessed, and `<img>` sends none.
 _OPEN = re.compile(r"/(health|ready|pictures/[^/]+)")
+_OURS = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
 _ID = re.compile(r"[\w.:-]{1,80}", re.ASCII)
 
 log = logging.getLogger("leanlens.serve")
@@ -60,6 +62,7 @@ class Guard:
         given = headers.get("x-request-id", "")
         identity = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         answer: dict[str, object] = {"status": None, "job": None}
+        REQUEST.set(identity)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -83,6 +86,10 @@ class Guard:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         owner = self._owner(scope)
         path = scope["path"]
+        if self.settings.loopback_only and not _OURS.fullmatch(headers.get("host", "")):
+            refusal = Refusal("forbidden", "this server answers to localhost only; its operator can name another host")
+            await self.refuse(path, refusal)(scope, receive, send)
+            return
         if owner is None and not _OPEN.fullmatch(path):
             refusal = Refusal("unauthorized", "the API key or password is missing or wrong")
             await self.refuse(path, refusal)(scope, receive, send)
@@ -160,7 +167,8 @@ class Guard:
             "request": identity, "method": scope["method"], "path": scope["path"][:200], "status": status,
             "seconds": round(seconds, 3), "owner": scope.get("state", {}).get("owner"), "job": answer["job"],
         }  # fmt: skip
-        log.info("%s", json.dumps({key: value for key, value in line.items() if value is not None}))
+        line = {key: value for key, value in line.items() if value is not None}
+        log.info("%s", json.dumps(line), extra={"line": line})
 
 
 def _same(known: str, given: str) -> bool:

@@ -71,6 +71,9 @@ class ServerSettings(BaseModel):
     """Name -> password, for clients that speak HTTP Basic."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may call this server from a browser; "*" for any."""
+    loopback_only: bool = False
+    """Answer only where the client calls this server localhost, so that no web page can by giving its own name
+    another address."""
     public_url: str | None = None
     """Address that links to pictures begin with; without it, the one the client used."""
     alias_models: bool = True

@@ -14,6 +14,7 @@ from typing import Any
 
 from leanlens.log import logger
 from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.journal import REQUEST
 from leanlens.serve.preview import Look
 from leanlens.serve.refusal import Refusal
 
@@ -100,6 +101,7 @@ class Job:
         self.door = door
         self.model = model
         self.created = time.time()
+        self.request_id = REQUEST.get()  # for the log
         self.tasks = [Task(request, model, self, index) for index, request in enumerate(requests)]
         self.wants_previews = False
         self._lock = threading.RLock()

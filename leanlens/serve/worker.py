@@ -16,6 +16,7 @@ from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.room import Room
 from leanlens.serve.drawer import Drawer, Drawn, first_line
+from leanlens.serve.journal import REQUEST
 from leanlens.serve.library import Library
 from leanlens.serve.metrics import Metrics
 from leanlens.serve.preview import Look
@@ -100,12 +101,14 @@ class Worker:
         while True:
             batch = self.queue.take(self.settings.max_batch, self.model, self.settings.idle_unload)
             if batch:
+                REQUEST.set(" ".join(sorted({task.job.request_id for task in batch if task.job.request_id})) or None)
                 try:
                     with self._busy:
                         self._serve([task for task in batch if not task.is_final])
                 except Exception:  # a mistake in answering: those who asked are told, the next ones are drawn
                     logger.exception("a batch could not be answered")
                     self._end(batch, Refusal("failed", "the server made a mistake; its log says which"))
+                REQUEST.set(None)
             elif self.queue.is_closed:
                 return
             elif self.model is not None:

@@ -52,7 +52,7 @@ def test_ten_thousand_malformed_bodies_leave_no_trace(tmp_path):
     app = make_app(ServerSettings.checked(models=("toy",), output=tmp_path, devices=("cpu",), dtype="float32"))
     chance = random.Random(0)
     good = b'{"prompt": "a", "size": "64x64", "n": 1, "loras": [{"name": "x", "scale": 1.0}], "seed": 5, "steps": null}'
-    paths = ["/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img", "/sdapi/v1/img2img"]
+    paths = ["/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/mcp"]
     kinds = ["application/json", "multipart/form-data; boundary=x", "text/plain"]
 
     def malformed() -> bytes:

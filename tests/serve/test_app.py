@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leanlens.serve.app import make_app
+from leanlens.serve.desk import Wish
 from leanlens.serve.settings import ServerSettings
 
 DRAW = "/v1/images/generations"
@@ -31,6 +32,51 @@ def test_health_readiness_metrics_and_ids(server, caplog):
     assert "leanlens_draw_seconds_count 1\n" in page
     assert "leanlens_queue_pictures 0\n" in page
     assert '"request": "mine-1"' in caplog.text
+
+
+def test_every_line_of_the_log_is_json_and_says_which_request_it_is_about(server, monkeypatch):
+    import io
+    import json
+
+    from leanlens.serve import drawer
+    from leanlens.serve.journal import JsonLines
+
+    def broken(*given):
+        raise KeyError("what went wrong")
+
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("leanlens")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        monkeypatch.setattr(drawer, "draw_together", broken)
+        assert server().post(DRAW, json=SMALL, headers={"x-request-id": "mine-2"}).status_code == 500
+    finally:
+        logger.removeHandler(handler)
+    lines = [json.loads(line) for line in text.getvalue().splitlines()]
+    about = [line for line in lines if line.get("request") == "mine-2"]
+    failed, answered = about
+    assert (failed["level"], failed["message"], "what went wrong" in failed["error"]) == (
+        "error",
+        "drawing failed",
+        True,
+    )
+    assert (answered["status"], answered["path"], answered["logger"]) == (500, DRAW, "leanlens.serve")
+    assert all(line["time"].endswith("+00:00") for line in lines)
+    assert next(line for line in lines if "is open on" in line.get("message", "")).get("request") is None
+
+
+def test_a_server_of_ones_own_machine_answers_to_no_other_name(server):
+    client = server(loopback_only=True)
+    for host, status in (
+        ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403), ("", 403),
+    ):  # fmt: skip
+        answer = client.get("/v1/models", headers={"Host": host})
+        assert answer.status_code == status, host
+    assert "answers to localhost only" in answer.json()["error"]["message"]
 
 
 def test_keys_and_passwords(server):
@@ -93,6 +139,17 @@ def test_a_full_queue_is_told_by_its_status_streaming_or_not(settings, tmp_path)
         answer = client.post(DRAW, json={**SMALL, "n": 2, **fields})
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
         assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_the_wait_that_is_told_follows_from_the_measured_pace(settings, tmp_path):
+    client = TestClient(make_app(settings(max_queue=4, output=tmp_path / "full")))
+    desk = client.app.state.desk
+    desk.workers[0].pace = 7.0
+    desk.start(desk.prepare(Wish("a", count=3), "other", "test"))
+    answer = client.post(DRAW, json={**SMALL, "n": 2})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "21")
+    assert "3 pictures are waiting and 2 more do not fit the queue of 4; try again in about 21 s" in answer.text
+    assert "leanlens_queue_seconds 21\n" in client.get("/metrics").text
 
 
 def test_a_slow_request_ends_in_time_and_is_not_tried_again(server):
