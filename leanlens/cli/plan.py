@@ -205,6 +205,7 @@ def _sizes_of(parts: Any) -> Any:
             heads=text["num_attention_heads"],
             attention_width=text["num_attention_heads"] * head_dim,
             selected=len(layers),
+            experts=text.get("num_local_experts", 1),
         ),
         AutoencoderSizes(
             counts["vae"],

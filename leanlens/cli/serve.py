@@ -5,6 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from leanlens.cli.auto import AUTO, Settled, Wishes, features_folder, settle
+from leanlens.plan.words import OFFLOADS, QUANTS
+
 
 def serve(
     model: Annotated[
@@ -39,6 +42,22 @@ def serve(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer; pictures say so.")] = False,
+    quant: Annotated[str, typer.Option(help=f"Of the denoiser: auto, {', '.join(QUANTS)}.")] = "auto",
+    offload: Annotated[
+        str, typer.Option(help=f"What waits elsewhere while it is not needed: auto, {', '.join(OFFLOADS)}.")
+    ] = "auto",
+    encoder_on: Annotated[
+        str, typer.Option(help="Where the text encoder computes: auto, device, cpu, or disk, read layer by layer.")
+    ] = "auto",
+    tile_vae: Annotated[
+        bool, typer.Option("--tile-vae", help="Decode in small tiles: less memory, other pixels near their seams.")
+    ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="LEANLENS_FEATURES", help="A folder that keeps text features, so that a prompt is encoded once."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Pictures drawn together at most; 1 turns batching off.")] = 8,
     queue: Annotated[int, typer.Option(help="Pictures that may wait.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds a request may take, waiting included.")] = 600.0,
@@ -78,8 +97,16 @@ def serve(
     from leanlens.serve.settings import ServerSettings
 
     is_local = host in ("127.0.0.1", "localhost", "::1")
+    wishes = Wishes((device or [AUTO])[0], dtype, quant, offload, encoder_on, tile_vae, compile)
+    settled = _settled(model or ["nano"], wishes, replicas)
     settings = ServerSettings.checked(
-        models=tuple(model or ["nano"]),
+        models=tuple(one.model for one in settled),
+        held={one.model: one.holding for one in settled},
+        quant=quant,
+        offload="none" if offload == AUTO else offload,
+        encoder_on="device" if encoder_on == AUTO else encoder_on,
+        tile_vae=tile_vae,
+        features=features_folder(features),
         model_folders=tuple(models or ()),
         lora_folders=tuple(loras or ()),
         output=output,
@@ -151,6 +178,17 @@ def _page(settings: Any) -> Any:
     return partial(mount_page, estimate=_estimate(settings))
 
 
+def _settled(models: list[str], wishes: Wishes, replicas: int | None) -> list[Settled]:
+    """Every named model, held as the planner says for this machine; replicas may be on others, which it cannot see."""
+    from dataclasses import replace
+
+    if replicas is not None:
+        offload = "none" if wishes.offload == AUTO else wishes.offload
+        encoder_on = "device" if wishes.encoder_on == AUTO else wishes.encoder_on
+        wishes = replace(wishes, offload=offload, encoder_on=encoder_on)
+    return [settle(model, wishes, lambda line: typer.echo(line, err=True)) for model in models]
+
+
 def _estimate(settings: Any) -> Any:
     """The planner's sentence on a picture of the page, for this machine and the dtype and device of the server."""
     from functools import lru_cache
@@ -161,7 +199,8 @@ def _estimate(settings: Any) -> Any:
     machine = lru_cache(maxsize=1)(lambda: find_machine(None, None, None))
     device = resolve_device(settings.devices[0])
     dtype = str(resolve_dtype(settings.dtype, device)).removeprefix("torch.")
-    pins: list[str | None] = [dtype, None, None, device.type]
+    held = settings.holding(settings.models[0])
+    pins: list[Any] = [dtype, None if held.quant == "auto" else held.quant, held.offload, device.type, held.encoder_on]
 
     @lru_cache(maxsize=256)
     def estimate(model: str, width: int, height: int, steps: int, guidance: float, count: int) -> str:

@@ -19,6 +19,7 @@ class EncoderHome:
         open_encoder: gives the text encoder, ready to compute.
         step_aside: makes room for it on its device, before.
         come_back: undoes that, after it has gone.
+        config: its configuration, for whoever asks while it is away.
 
     Attributes:
         openings: how often it was opened.
@@ -29,10 +30,12 @@ class EncoderHome:
         open_encoder: Callable[[], Any],
         step_aside: Callable[[], object] = lambda: None,
         come_back: Callable[[], object] = lambda: None,
+        config: Any = None,
     ):
         self.open_encoder = open_encoder
         self.step_aside = step_aside
         self.come_back = come_back
+        self.config = config
         self.openings = 0
         self._kept = False
 

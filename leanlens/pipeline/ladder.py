@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,7 +92,7 @@ def hold_folder(
     if "text_encoder" in parts and named[0] is not None:
         opener = encoder_opener(parts["text_encoder"], str(named[1]), device, dtype, holding)
     pipeline = kind.from_pretrained(layout.path, dtype=dtype, transformer=transformer, text_encoder=None)
-    return _held(pipeline, opener, device, holding)
+    return _held(pipeline, opener, parts.get("text_encoder"), device, holding)
 
 
 def hold_parts(paths: Mapping[str, Path], device: torch.device, dtype: torch.dtype, holding: Holding) -> "LensPipeline":
@@ -112,8 +113,9 @@ def hold_parts(paths: Mapping[str, Path], device: torch.device, dtype: torch.dty
         tokenizer=open_tokenizer(paths["tokenizer"]),
         transformer=open_denoiser(paths["transformer"], device, dtype, holding),
     )
-    opener = encoder_opener(identify(paths["text_encoder"]), "LensGptOssEncoder", device, dtype, holding)
-    return _held(pipeline, opener, device, holding)
+    encoder = identify(paths["text_encoder"])
+    opener = encoder_opener(encoder, "LensGptOssEncoder", device, dtype, holding)
+    return _held(pipeline, opener, encoder, device, holding)
 
 
 def open_denoiser(path: Path, device: torch.device, dtype: torch.dtype, holding: Holding) -> Any:
@@ -184,14 +186,21 @@ def _language_model(path: Path, class_name: str, device: torch.device, dtype: to
 
 
 def _held(
-    pipeline: "LensPipeline", opener: Callable[[], Any] | None, device: torch.device, holding: Holding
+    pipeline: "LensPipeline",
+    opener: Callable[[], Any] | None,
+    encoder: "Layout | None",
+    device: torch.device,
+    holding: Holding,
 ) -> "LensPipeline":
     """The pipeline with its parts where they are held."""
+    from leanlens.weights.load import model_config
+
     step_aside, come_back = _OFFLOAD[holding.offload](pipeline, device)
     if opener is not None and holding.offload == "none":
         pipeline.text_encoder = opener()
-    elif opener is not None:
-        pipeline.encoder_home = EncoderHome(opener, step_aside, come_back)
+    elif opener is not None and encoder is not None:
+        config = SimpleNamespace(**model_config(encoder))
+        pipeline.encoder_home = EncoderHome(opener, step_aside, come_back, config)
     if holding.tile_vae:
         tile(pipeline.vae)
     return pipeline

@@ -37,6 +37,7 @@ class EncoderSizes:
         heads: of attention.
         attention_width: heads * channels of one head.
         selected: layers whose features are kept.
+        experts: in a layer.
     """
 
     parameters: int = 20_335_620_864
@@ -48,6 +49,7 @@ class EncoderSizes:
     heads: int = 64
     attention_width: int = 4096
     selected: int = 4
+    experts: int = field(default=32, compare=False)
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,12 @@ def two_blocks_bytes(model: ModelSizes, denoiser: float, element: int) -> float:
 def streamed_bytes(model: ModelSizes, element: int) -> dict[str, float]:
     """The largest layer of encoder and denoiser, where one layer after the other is read, with what decoding it takes.
 
-    A layer of the text encoder's experts is decoded expert by expert, in float32; one of 32 has two thirds of 1 / 32.
+    A layer of the text encoder's experts is decoded one by one, in float32, two thirds of an expert at a time.
     """
     d, experts = model.denoiser.width, model.encoder.packed / model.encoder.layers
     widest = d * max(6 * d, model.denoiser.text_channels, model.denoiser.hidden)
     return {
-        "text_encoder": max(experts, model.encoder.largest) * element + experts / 48 * 12,
+        "text_encoder": max(experts, model.encoder.largest) * element + experts / model.encoder.experts * 8,
         "transformer": float(widest * (element + 4)),
     }
 

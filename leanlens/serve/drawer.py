@@ -122,9 +122,11 @@ class LocalDrawer:
         self._refuse_weights_that_cannot_fit(model)
         try:
             with _OPENING:
+                source = self.library.source(model)
                 opened = open_model(
-                    self.library.source(model), self.name, self.settings.dtype, compile=self.settings.compile
-                )
+                    source, self.name, self.settings.dtype, compile=self.settings.compile,
+                    holding=self.settings.holding(source), features=self.settings.features,
+                )  # fmt: skip
         except (ValueError, OSError) as error:
             raise Refusal("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error
         self._opened, self.model = opened, model
@@ -192,8 +194,9 @@ class LocalDrawer:
         """Main memory that runs out ends the process, so there it is asked first; a card raises an error instead."""
         device = resolve_device(self.name)
         sizes = self.library.sizes(model)
-        if sizes is None or device.type in ("cuda", "xpu") or self.settings.memory_limit == 0:
-            return
+        held = self.settings.holding(self.library.source(model))
+        if sizes is None or device.type in ("cuda", "xpu") or self.settings.memory_limit == 0 or not held.is_plain:
+            return  # what is not held at once, nobody can count here
         # The least that any dtype takes; what is packed in the file may stay so.
         need, free = sum(part_bytes(sizes, "bfloat16", packed=True).values()), free_bytes(device)
         if need > free:

@@ -47,10 +47,11 @@ def sizes_of(opened: OpenedModel) -> ModelSizes:
     """An opened model in plain numbers: those of its configurations, and its parameters counted."""
     pipeline = opened.pipeline
     part, vae = pipeline.transformer.config, pipeline.vae.config
-    text: Any = getattr(pipeline.text_encoder.config, "text_config", None) or pipeline.text_encoder.config
+    encoder: Any = pipeline.text_encoder or pipeline.encoder_home  # which has its configuration, whether open or not
+    text: Any = getattr(encoder.config, "text_config", None) or encoder.config
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     layers = len(part.selected_layer_index)
-    counts = [[weight.numel() for weight in model.parameters()] for model in (
+    counts = [[weight.numel() for weight in model.parameters()] if model else [0] for model in (
         pipeline.transformer, pipeline.text_encoder, pipeline.vae)]  # fmt: skip
     return ModelSizes(
         DenoiserSizes(

@@ -6,8 +6,9 @@ Comes in: fields by name. Goes out: `ServerSettings`, checked. Knows nothing of 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS
 
 
@@ -31,6 +32,15 @@ class ServerSettings(BaseModel):
     """auto, bfloat16, float16 or float32."""
     compile: bool = False
     """Compile the transformer; the pictures' metadata say so."""
+    quant: str = "auto"
+    offload: str = "none"
+    encoder_on: str = "device"
+    tile_vae: bool = False
+    """How models are held, in the words of `leanlens generate`."""
+    held: dict[str, Holding] = {}
+    """What `open_model` takes -> how that model is held instead."""
+    features: Path | None = None
+    """A folder that keeps the text features of prompts."""
 
     max_batch: int = Field(8, ge=1)
     """Pictures of the same model, size, steps, guidance and LoRAs that are drawn together; 1 turns batching off."""
@@ -111,6 +121,15 @@ class ServerSettings(BaseModel):
             if first["type"] == "value_error":
                 raise ValueError(f"{name} {first['ctx']['error']}") from None
             raise ValueError(f"{name} {first['input']!r} is not accepted: {first['msg']}") from None
+
+    @model_validator(mode="after")
+    def _words(self) -> "ServerSettings":
+        self.holding("")
+        return self
+
+    def holding(self, source: str) -> Holding:
+        """How a model is held, by what `open_model` takes for it."""
+        return self.held.get(source) or Holding(self.quant, self.offload, self.encoder_on, self.tile_vae)
 
     @field_validator("models", "devices")
     @classmethod

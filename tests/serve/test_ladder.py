@@ -1,0 +1,56 @@
+"""A server whose models are held lower on the ladder of memory."""
+
+import pytest
+import torch
+
+from leanlens.pipeline.draw import draw
+from leanlens.pipeline.ladder import Holding
+from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.drawer import LocalDrawer
+from leanlens.serve.memory import sizes_of
+
+REQUEST = ImageRequest.checked(
+    prompt="a", width=64, height=64, num_inference_steps=2, guidance_scale=2.0, seed=3
+)  # fmt: skip
+
+
+class Toy:
+    """A library of one."""
+
+    def source(self, model):
+        return "toy"
+
+    def sizes(self, model):
+        return None
+
+
+def test_the_words_reach_the_model(settings, tmp_path):
+    lower = settings(offload="encoder", encoder_on="disk", tile_vae=True, features=tmp_path / "kept")
+    drawer = LocalDrawer("cpu", lower, Toy())
+    drawer.open("toy")
+    drawn = drawer.draw("toy", [REQUEST], lambda *_: None)
+    held = drawer._opened
+    assert held.holding == Holding("auto", "encoder", "disk", True)
+    assert (held.pipeline.text_encoder, held.pipeline.encoder_home.openings) == (None, 1)
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
+    plain = draw(open_model("toy", "cpu", "float32", holding=Holding(tile_vae=True)), REQUEST)
+    assert drawn[0].picture.image.tobytes() == plain.image.tobytes()
+    drawer.close()
+
+
+def test_one_model_may_be_held_otherwise(settings):
+    chosen = settings(held={"toy": Holding("int8")})
+    assert (chosen.holding("toy"), chosen.holding("nano")) == (Holding("int8"), Holding())
+
+
+def test_sizes_are_known_while_the_encoder_is_away():
+    away = sizes_of(open_model("toy", "cpu", "float32", holding=Holding(offload="encoder")))
+    here = sizes_of(open_model("toy", "cpu", "float32"))
+    assert (away.denoiser, away.encoder.width, away.encoder.heads) == (here.denoiser, 48, 4)
+    assert torch.tensor(away.encoder.layers) == here.encoder.layers
+
+
+def test_words_that_are_not_known(settings):
+    with pytest.raises(ValueError, match="offload 'tape' is not accepted"):
+        settings(offload="tape")
