@@ -120,8 +120,8 @@ def _figure(task: Task) -> str:
     if snapshot is None:
         return f'<div class="empty" style="aspect-ratio: {request.width} / {request.height}"></div>'
     look = base64.b64encode(preview_bytes(snapshot, None, "png")).decode("ascii")
-    ratio = f"--ratio: {request.width / request.height:.4f}"
-    return f'<figure><img alt="half-drawn" style="{ratio}" src="data:image/png;base64,{look}"></figure>'
+    style = _measures((request.width, request.height))
+    return f'<figure><img alt="half-drawn" style="{style}" src="data:image/png;base64,{look}"></figure>'
 
 
 def _finished(name: str, prompt: str, sides: tuple[int, int], seed: int) -> str:
@@ -133,9 +133,14 @@ def _finished(name: str, prompt: str, sides: tuple[int, int], seed: int) -> str:
 def _link(name: str, prompt: str, sides: tuple[int, int]) -> str:
     picture = (
         f'<img loading="lazy" src="pictures/{escaped(name)}" width="{int(sides[0])}" height="{int(sides[1])}" '
-        f'style="--ratio: {sides[0] / sides[1]:.4f}" alt="{escaped(prompt[:300])}">'
+        f'style="{_measures(sides)}" alt="{escaped(prompt[:300])}">'
     )
     return f'<a href="pictures/{escaped(name)}" target="_blank" title="{escaped(prompt[:300])}">{picture}</a>'
+
+
+def _measures(sides: tuple[int, int]) -> str:
+    """What the style sheet has to know to show a picture as large as fits, and a small one no more than threefold."""
+    return f"--ratio: {sides[0] / sides[1]:.4f}; --wide: {sides[0]}"
 
 
 def _progress(jobs: Sequence[Job], pictures: int) -> str:

@@ -71,7 +71,7 @@ _PICTURES = """
 .leanlens figure { margin: 0 }
 .leanlens figure > a { display: block; padding: 0 }
 .leanlens img { display: block; width: 100%; height: auto; border-radius: 8px; margin: 0 }
-.leanlens .one img { width: min(100%, calc(72vh * var(--ratio, 1))) }
+.leanlens .one img { width: min(100%, calc(72vh * var(--ratio, 1)), max(24rem, 3px * var(--wide, 1024))) }
 .leanlens .kept img { aspect-ratio: 1; object-fit: cover }
 .leanlens figcaption { font-size: .8rem; line-height: 1.4; margin-top: .35rem; overflow-wrap: anywhere; opacity: .8 }
 .leanlens figcaption .said { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
@@ -90,10 +90,11 @@ _PICTURES = """
 .leanlens .welcome div { display: flex; flex-wrap: wrap; justify-content: center; align-items: center; gap: .5rem }
 .leanlens .wrong { border-left: 4px solid #c0392b; padding: .4rem .6rem }
 .leanlens .wide { overflow-x: auto }
-.leanlens table { border-collapse: collapse; margin: 0 }
+.leanlens table { border-collapse: collapse; margin: 0; width: auto }
 .leanlens table, .leanlens tr, .leanlens td, .leanlens th { border: 0; background: none }
 .leanlens th { font-weight: 600; font-size: .8rem; text-align: left; padding: .2rem .4rem; max-width: 14rem }
-.leanlens td { padding: .2rem; min-width: 7rem; max-width: 20rem; vertical-align: top }
+.leanlens td { padding: .2rem; min-width: 7rem; width: 14rem; max-width: 20rem; vertical-align: top }
+.leanlens thead td { min-width: 0; width: auto }
 """
 
 _ASPECT = """

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 from leanlens.flow.guidance import guided_velocity
 from leanlens.flow.schedule import inference_sigmas
+from leanlens.pipeline.start import set_levels
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.pipeline.variants import LensImg2ImgPipeline
 from leanlens.presets import PRESETS
@@ -20,8 +22,8 @@ PACK = Path(__file__).parents[3] / "integrations" / "comfyui"
 NAMES = ["lens_base", "lens_img2img", "lens_lora", "lens_rl", "lens_turbo"]
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("make_workflows", PACK / "make_workflows.py")
+def script(path: Path = PACK / "make_workflows.py"):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -194,6 +196,25 @@ def test_the_template_of_comfyui_draws_something_else(pipeline):
     right = drawn_by_stock_nodes(pipeline, graph, noise)
     node(graph, "CFGNorm")["inputs"]["pre_cfg"] = False
     assert (drawn_by_stock_nodes(pipeline, graph, noise) - right).abs().max() > 0.01
+
+
+def test_the_pictures_side_by_side_are_of_the_templates_formulas(pipeline):
+    """`docs/make_comfyui_pictures.py` puts both formulas into our pipeline; the stock nodes give the same latents."""
+    module = script(Path(__file__).parents[3] / "docs" / "make_comfyui_pictures.py")
+    opened = SimpleNamespace(pipeline=pipeline)
+    with module.template_levels(opened, True):
+        set_levels(pipeline.scheduler, (4, 6), 20)
+        levels = pipeline.scheduler.sigmas.clone()
+    assert levels.tolist() == pytest.approx(script().template_sigmas(4096, 20), abs=1e-6)
+    set_levels(pipeline.scheduler, (4, 6), 20)
+    assert (pipeline.scheduler.sigmas - levels).abs().max() > 0.1  # and are as before afterwards
+    graph = small("lens_rl", (64, 96))
+    node(graph, "CFGNorm")["inputs"]["pre_cfg"] = False
+    noise = torch.randn(1, 128, 4, 6, generator=torch.Generator().manual_seed(1))
+    theirs = drawn_by_stock_nodes(pipeline, graph, noise)
+    with module.template_guidance(opened, True):
+        ours = pipeline(height=64, width=96, latents=noise.flatten(2).transpose(1, 2), **request(graph)).images
+    assert (theirs - ours).abs().max() < 2e-5 * ours.abs().max()
 
 
 def test_the_lora_graph_has_the_lora_before_the_guidance():

@@ -1,0 +1,100 @@
+"""Take the pictures of the server's page that the docs show: docs/images/page-*.webp.
+
+    python docs/make_screenshots.py [MODEL]
+
+Starts a server of MODEL (nano without it) in an empty folder and drives its page in headless Chromium, with the same
+driver as `tests/browser`. Seeds are fixed, so that the same model gives the same pictures. Needs Debian's chromium.
+"""
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from leanlens.files import whole_file  # noqa: E402
+from tests.browser.driver import PHONE, PageDriver, open_browser  # noqa: E402
+from tests.contract.running import Running  # noqa: E402
+
+FOLDER = ROOT / "docs" / "images"
+PROMPTS = (
+    "a penguin",
+    "a blue car under the moon",
+    "two cats in front of a house",
+    "a red apple and a yellow banana on a table",
+)
+MOST = 200_000  # bytes of one picture
+
+
+def main() -> None:
+    model = sys.argv[1] if len(sys.argv) > 1 else "nano"
+    with tempfile.TemporaryDirectory() as folder, open_browser() as browser:
+        running = Running(Path(folder) / "out", model=model)
+        try:
+            running.wait()
+            take_all(browser, running.url)
+        finally:
+            running.stop()
+
+
+def take_all(browser, url: str) -> None:
+    """Pictures to have a history, then the page with one of them in light, in dark, on a phone, and a grid."""
+    tab = PageDriver(browser, url)
+    for seed, prompt in enumerate(PROMPTS):
+        tab.unfold("advanced")
+        tab.fill("Seed", str(seed))
+        tab.draw(prompt)
+    tab.close()
+    for name, index, given in (
+        ("page-light", 0, {}),
+        ("page-dark", 1, {"dark": True}),
+        ("page-phone", 0, {"size": PHONE, "scale": 2.0}),
+    ):
+        tab = PageDriver(browser, url, **given)
+        tab.page.locator("#history button[data-name]").nth(index).click()
+        tab.finished("These are the picture's settings")
+        take(tab, name)
+        tab.close()
+    take_grid(browser, url)
+
+
+def take_grid(browser, url: str) -> None:
+    """Steps across, guidance down."""
+    tab = PageDriver(browser, url)
+    tab.unfold("advanced")
+    tab.fill("Seed", "1")
+    tab.page.locator("#advanced > button").click()
+    tab.unfold("grid")
+    tab.choose("X varies", "steps")
+    tab.fill("X values", "4, 8, 20")
+    tab.choose("Y varies", "guidance")
+    tab.fill("Y values", "1\n5")
+    tab.prompt.fill(PROMPTS[1])
+    tab.page.click("#draw-grid")
+    tab.finished("6 of 6 pictures")
+    take(tab, "page-grid")
+    tab.close()
+
+
+def take(tab: PageDriver, name: str) -> None:
+    """Write what the window shows, with every picture loaded and the pointer out of the way."""
+    tab.page.mouse.move(0, 0)
+    tab.page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
+    tab.page.wait_for_function("[...document.images].every((one) => one.complete || one.loading === 'lazy')")
+    tab.page.wait_for_timeout(1000)
+    image = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
+    if image.width > 1280:
+        image = image.resize((1280, image.height * 1280 // image.width), Image.Resampling.LANCZOS)
+    path = FOLDER / f"{name}.webp"
+    with whole_file(path) as temporary:
+        image.save(temporary, "WEBP", quality=85, method=6)
+    assert path.stat().st_size < MOST, f"{path} has {path.stat().st_size} bytes"
+    print(path.relative_to(ROOT), path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()
