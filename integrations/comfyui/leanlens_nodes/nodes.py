@@ -440,6 +440,7 @@ def _plan_in_words(plan: dict[str, Any]) -> str:
     lines = [
         f"{'Fits' if plan['fits'] else 'Does not fit'}: {plan['machine']}",
         f"device {settings['device']}, dtype {settings['dtype']}, text encoder in {settings['encoder']}",
+        *(f"{name} {settings[name]}" for name in ("quant", "offload") if settings.get(name, "none") != "none"),
     ]
     for title, used, limit in (
         ("GPU memory", "peak_vram_gb", "vram_limit_gb"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leanlens.pipeline.metadata import read_record
+from leanlens.pipeline.metadata import read_record, xmp_packet
 from leanlens.resolution import BUCKETS, sizes_at
 from tests.integrations.comfyui import fake
 from tests.integrations.comfyui.fake import call
@@ -126,6 +126,13 @@ def test_saved_and_drawn_again(comfy, model):
         assert json.loads(picture.info["workflow"]) == {"version": 0.4}
         assert json.loads(picture.info["prompt"]) == {"1": {"class_type": "x"}}
         assert "Seed: 4" in picture.info["parameters"]
+        assert picture.info["XML:com.adobe.xmp"] == xmp_packet("trainedAlgorithmicMedia")
+    del records[1]["marking"]
+    (shown,) = call(save, images=images[1:], settings=records[1:])
+    with Image.open(comfy.root / "output" / shown["images"][0]["filename"]) as picture:
+        assert "XML:com.adobe.xmp" not in picture.info
+    records[1]["marking"] = "trainedAlgorithmicMedia"
+    call(save, images=images, settings=records)
     (comfy.root / "input" / "fox.png").write_bytes(files[1].read_bytes())
     replay = comfy.nodes["LeanLensReplay"]
     assert replay.validate_inputs("fox.png") is True
@@ -164,9 +171,10 @@ def test_the_plan_is_the_command_lines(comfy):
     plan = comfy.nodes["LeanLensPlan"]
     output = plan.execute(model="turbo", width=1024, height=1024, steps=0, gpu="RTX 3060 12GB")
     report, fits, seconds, device, dtype = output.args
-    assert report.startswith("Does not fit: RTX 3060")
+    assert report.startswith("Fits: RTX 3060")
+    assert "offload block" in report
     assert "GPU memory at the peak" in report
-    assert (fits, device, dtype) == (False, "cuda", "bfloat16")
+    assert (fits, device, dtype) == (True, "cuda", "bfloat16")
     assert seconds > 0
     assert output.ui == report
     with pytest.raises(ValueError, match=r"leanlens plan: .*nothing-like-it"):
