@@ -282,11 +282,12 @@ def _denoising_seconds(device: Device, model: ModelSizes, drawing: Drawing, sett
         each += unpacking
         if settings.offload == "block":  # the next block comes while one computes
             each = max(each, weights["transformer"] / assumed("host"))
-        if settings.offload == "disk":
-            each += model.denoiser_file / assumed("disk")
+        if settings.offload == "disk":  # modulation is computed once in a drawing, so its weights are read once
+            each += model.denoiser_file * (1 - model.modulation_share) / assumed("disk")
         total += drawing.steps * each
     moved = weights["transformer"] + weights["vae"] if settings.offload == "model" else 0.0
-    return total + moved / assumed("host")
+    once = model.denoiser_file * model.modulation_share / assumed("disk") if settings.offload == "disk" else 0.0
+    return total + once + moved / assumed("host")
 
 
 def _rank(choice: Choice, pictures: int) -> tuple:

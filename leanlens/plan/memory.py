@@ -91,6 +91,12 @@ class ModelSizes:
         return self.denoiser.layers * (2 * 4 * d * d + 2 * 3 * d * self.denoiser.hidden)
 
     @property
+    def modulation_share(self) -> float:
+        """Share of the denoiser's weights that do nothing but turn a noise level into modulation."""
+        d = self.denoiser.width
+        return self.denoiser.layers * 2 * (6 * d * d + 6 * d) / self.denoiser_parameters
+
+    @property
     def around_blocks(self) -> int:
         """Weights of the denoiser outside its blocks."""
         d, c, e = self.denoiser.width, self.denoiser.latent_channels, self.denoiser.text_channels

@@ -106,6 +106,42 @@ def test_what_does_not_fit_has_no_command(leanlens):
     assert "does not fit" in leanlens("plan", "--vram", 12, "--ram", 32, "--offload", "none", "--device", "cuda").out
 
 
+FIELDS = {"fits", "peak_vram_gb", "peak_ram_gb", "seconds_per_image", "settings", "command"}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "ram", "fits_as_it_is"),
+    [
+        ("RTX 4090 24GB", 32, True),
+        ("RTX 3090 24GB", 32, True),
+        ("RTX 5090 32GB", 32, True),
+        ("A100 80GB", 64, True),
+        ("H100 SXM 80GB", 64, True),
+        ("H200 141GB", 64, True),
+        ("M4 Max 128GB", 128, True),
+        ("RTX 4080 16GB", 32, False),
+        ("RTX 3060 12GB", 16, False),
+        ("RTX 4060 8GB", 16, False),
+        ("T4 16GB", 16, False),
+        ("M4 Pro 48GB", 48, False),
+    ],
+)
+def test_twelve_devices(leanlens, gpu, ram, fits_as_it_is):
+    """1024 pixels in bfloat16 with an MXFP4 encoder: what holds it all, and that the rest holds it some other way."""
+    words = ["--gpu", gpu, "--ram", ram, "--model", "rl", "--size", "1024x1024", "--json"]
+    answer = json.loads(leanlens("plan", *words).out)
+    assert set(answer) >= FIELDS
+    assert answer["fits"]
+    assert answer["lost"].startswith("none")
+    assert answer["peak_vram_gb"] <= answer["vram_limit_gb"]
+    assert answer["peak_ram_gb"] <= answer["ram_limit_gb"]
+    assert answer["seconds_per_image"] > 0
+    options = parse(answer["command"])
+    assert {name: options[name] for name in HELD} == {name: answer["settings"][name] for name in HELD}
+    pins = ["--dtype", "bf16", "--quant", "none", "--offload", "none", "--device", answer["settings"]["device"]]
+    assert json.loads(leanlens("plan", *words, *pins).out)["fits"] is fits_as_it_is
+
+
 def test_a_card_of_which_only_the_memory_is_known_has_no_speed(leanlens):
     answer = json.loads(leanlens("plan", "--vram", 24, "--ram", 32, "--json").out)
     assert (answer["fits"], answer["seconds_per_image"]) == (True, None)

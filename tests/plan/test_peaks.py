@@ -119,3 +119,11 @@ def test_a_rung_down_never_needs_more_of_the_card():
     sizes = [part_bytes(model, "bfloat16", True, quant)["transformer"] for quant in ("none", "int8", "nf4")]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[1] == pytest.approx(5.49e9, rel=0.01)
+
+
+def test_a_third_of_the_weights_is_modulation(wide):
+    counted = sum(weight.numel() for name, weight in wide.named_parameters() if "_mod." in name)
+    whole = sum(weight.numel() for weight in wide.parameters())
+    sizes = ModelSizes(DenoiserSizes(layers=2), whole)
+    assert sizes.modulation_share == pytest.approx(counted / whole)
+    assert ModelSizes().modulation_share == pytest.approx(1.36 / 4.10, rel=0.01)
