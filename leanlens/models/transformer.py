@@ -118,7 +118,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)  # scale before shift
         self.proj_out = nn.Linear(width, patch_size * patch_size * out_channels)
         self.gradient_checkpointing = False
-        self.leaves_out_unread_text = True
+        self.blocks_are_compiled = False
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -182,7 +182,9 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             text, temb = once.text(self, encoder_hidden_states), once.embedding(self, image)
         mask = _key_mask(encoder_hidden_states_mask, image)  # (B, 1, 1, L + S) or None
 
-        unread = self.transformer_blocks[-1] if once is not None and self.leaves_out_unread_text else None
+        if self.blocks_are_compiled:
+            image, text = image.clone(), text.clone()  # a graph for any size tells views, as both are, from the rest
+        unread = None if once is None or self.blocks_are_compiled else self.transformer_blocks[-1]
         for block in self.transformer_blocks:
             level = temb if once is None else once.modulation(block, temb)
             rest = (level, rotary, mask, segments, block is not unread)
@@ -208,7 +210,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers has it. All blocks share a graph: one more, for the last without its text, would cost more."""
-        self.leaves_out_unread_text = False
+        self.blocks_are_compiled = True
         super().compile_repeated_blocks(*args, **kwargs)
 
     def enable_cache(self, config: Any) -> None:

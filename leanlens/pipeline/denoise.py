@@ -64,6 +64,8 @@ def denoise(
         FloatingPointError: latents that are not finite, with the step and the likely cause.
     """
     positive, negative = positive.trimmed(), negative.trimmed()
+    if transformer.is_cache_enabled:
+        transformer._reset_stateful_cache()  # of a drawing that was broken off
     times = _model_times(scheduler.timesteps, latents)
     scales = _scales(guidance_scale, len(times), guided_share)
     branches = _exact_branches if exact else _plain_branches

@@ -108,6 +108,7 @@ def draw_together(
         guidance_scale=first.guidance_scale,
         generator=generators[0] if len(generators) == 1 else generators,
         exact=first.exact,
+        guided_share=opened.speed.guided_share,
         callback_on_step_end=report,
         **start,
     ).images

@@ -31,6 +31,7 @@ from leanlens.pipeline.home import EncoderHome
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
 from leanlens.pipeline.placement import compute_device, tiled_decoding
 from leanlens.pipeline.request import check_guidance, check_steps
+from leanlens.pipeline.speed import check_guided_share
 from leanlens.pipeline.start import Keep, begin_from, draw_noise, set_levels
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, TEMPLATES
 from leanlens.resolution import resolve_size
@@ -112,6 +113,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         template_date: str = DEFAULT_DATE,
         exact: bool = False,
         attention_kwargs: dict[str, Any] | None = None,
+        guided_share: float = 1.0,
         source: SourcePicture | None = None,
     ) -> LensPipelineOutput | tuple[Any]:
         """Draw.
@@ -143,6 +145,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             template_date: the date inside the text template, YYYY-MM-DD or "today". The released code takes today.
             exact: compute both branches in one masked batch at any guidance, as the released code does.
             attention_kwargs: `{"scale": s}` scales LoRA adapters.
+            guided_share: share of the steps, from the first on, that are guided; below 1 it is another picture, sooner.
             source: a picture to start from; `variants` fills it in.
 
         Raises:
@@ -151,6 +154,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         """
         check_steps(num_inference_steps)
         check_guidance(guidance_scale)
+        check_guided_share(guided_share)
         height, width = self._resolve_size(height, width, base_resolution, aspect_ratio)
         self._check_output(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt)
         self._interrupt = False
@@ -171,7 +175,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             drawn = denoise(
                 self.transformer, self.scheduler, start, grid, positive, negative, guidance_scale,
-                self._step_hook(callback_on_step_end, keep, bar), exact, attention_kwargs,
+                self._step_hook(callback_on_step_end, keep, bar), exact, attention_kwargs, guided_share,
             )  # fmt: skip
         images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
 

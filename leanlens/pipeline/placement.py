@@ -21,6 +21,7 @@ from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.ladder import Holding, hold_folder, hold_parts
 from leanlens.pipeline.remembered import FeatureStore
 from leanlens.pipeline.request import ImageRequest, LoraChoice
+from leanlens.pipeline.speed import Speed, hasten
 
 if TYPE_CHECKING:
     from leanlens.pipeline.pipeline import LensPipeline
@@ -114,6 +115,7 @@ class OpenedModel:
         compiled: whether its blocks are compiled.
         holding: how its parts are held.
         remembered: text features of earlier prompts on disk, or None.
+        speed: how it was made fast.
     """
 
     pipeline: "LensPipeline"
@@ -125,6 +127,7 @@ class OpenedModel:
     compiled: bool
     holding: Holding = field(default_factory=Holding)
     remembered: FeatureStore | None = None
+    speed: Speed = field(default_factory=Speed)
     _loras: tuple[LoraChoice, ...] = ()
     _encoded: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
     _prepared: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
@@ -143,6 +146,7 @@ class OpenedModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled,
             **self.holding.conditions(),
+            **self.speed.conditions(),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
@@ -202,6 +206,7 @@ def open_model(
     compile: bool = False,
     holding: Holding | None = None,
     features: str | Path | None = None,
+    speed: Speed | None = None,
 ) -> OpenedModel:
     """Open a model by name and place it.
 
@@ -215,6 +220,7 @@ def open_model(
         compile: compile the transformer's blocks; without a C++ compiler on a CPU it stays as it is, and says so.
         holding: how the parts are quantised, offloaded and tiled; None keeps all on the device as the files have them.
         features: a folder where text features are kept, so that a prompt is encoded once and for all.
+        speed: attention kernels, CUDA graphs, and what is faster at a price; None takes nothing of it.
 
     Raises:
         ValueError: a name, device or dtype that cannot be used, weights that are missing or damaged, or words of
@@ -222,7 +228,7 @@ def open_model(
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
-    holding = holding or Holding()
+    holding, speed = holding or Holding(), speed or Speed()
     parts = {part: path for part, path in (parts or {}).items() if path}
     if name == "toy" and parts:
         raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
@@ -235,9 +241,8 @@ def open_model(
         pipeline, digest, text_files = _opened(name, where, kind, parts, holding)
     pipeline.set_progress_bar_config(disable=True)
     compiled = compile and _can_compile(where)
-    if compiled:
-        pipeline.transformer.compile_repeated_blocks()
-    opened = OpenedModel(pipeline, name, parts, digest, where, kind, compiled, holding)
+    hasten(pipeline, where, speed, compiled)
+    opened = OpenedModel(pipeline, name, parts, digest, where, kind, compiled, holding, speed=speed)
     if features is not None:
         place = "cpu" if holding.encoder_on == "cpu" else where.type
         opened.remembered = FeatureStore(features, fingerprint(text_files) if text_files else "toy", kind, place)

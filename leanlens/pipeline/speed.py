@@ -1,0 +1,144 @@
+"""How an opened pipeline is made fast: what is exact, and what is faster at a price.
+
+Comes in: a pipeline on its device, and a `Speed`. Goes out: the same pipeline, set up. What it gains and what it costs,
+with numbers, is on `docs/speed.md`.
+
+Exact, to rounding: attention kernels, compiled blocks, CUDA graphs, weights laid out for a processor, channels-last
+convolutions. Another picture: float8 products, step caches, guidance on a part of the steps; these are off unless asked
+for, and recorded in the picture's file.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Word -> what the number behind its colon is, and the number without one.
+CACHES = {
+    "first-block": ("threshold", 0.1),
+    "taylor": ("interval", 2.0),
+    "taylor-lite": ("interval", 2.0),
+}
+GRAPHS = 32  # of one block: with and without text, one picture and several, padded or not, and as many sizes of weights
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast, and at which price.
+
+    Attributes:
+        attention: attention kernel by its name in diffusers ("_native_cudnn", "flash", "_flash_3", ...), "auto" for the
+            best at hand, None for torch's own choice.
+        graphs: with compiled blocks on a CUDA GPU, replay them as CUDA graphs; pays where launching takes longer than
+            computing, at 512 pixels and below.
+        fp8: products of attention and MLPs in float8 (`models/fp8.py`).
+        cache: a step cache, "first-block:THRESHOLD", "taylor:INTERVAL" or "taylor-lite:INTERVAL".
+        guided_share: share of the steps, from the first on, that are guided.
+
+    Raises:
+        ValueError: a value that is not accepted.
+    """
+
+    attention: str | None = None
+    graphs: bool = False
+    fp8: bool = False
+    cache: str | None = None
+    guided_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_guided_share(self.guided_share)
+        if self.cache is not None:
+            read_cache(self.cache)
+
+    def conditions(self) -> dict[str, Any]:
+        """What of it can change a picture; what is left at its default is left out."""
+        return {name: value for name, value in vars(self).items() if value != getattr(Speed, name)}
+
+    @classmethod
+    def of_record(cls, run: Mapping[str, Any]) -> "Speed":
+        """What a picture's record names, so that it can be drawn again."""
+        return cls(**{name: run[name] for name in vars(cls()) if name in run})
+
+
+def hasten(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) -> None:
+    """Set a pipeline up.
+
+    Raises:
+        ValueError: what this device, these weights or this combination does not allow.
+    """
+    transformer = pipeline.transformer
+    if compiled and speed.cache is not None:
+        raise ValueError(f"cache {speed.cache!r} cannot be combined with compile; leave one of them out")
+    if speed.graphs and not (compiled and device.type == "cuda"):
+        raise ValueError("graphs need compile and a CUDA device; leave it out, or give both")
+    if next(pipeline.vae.parameters()).device.type == device.type:  # not where it waits elsewhere
+        pipeline.vae.to(memory_format=torch.channels_last)  # the order that convolutions are computed in
+    if speed.attention is not None:
+        transformer.set_attention_backend(best_attention(device) if speed.attention == "auto" else speed.attention)
+    if speed.fp8:
+        from leanlens.models.fp8 import compute_in_fp8
+
+        compute_in_fp8(transformer)
+    if speed.cache is not None:
+        transformer.enable_cache(cache_config(speed.cache))
+    if compiled:
+        compile_blocks(transformer, device, speed.graphs)
+
+
+def compile_blocks(transformer: Any, device: torch.device, graphs: bool = False, backend: Any = "inductor") -> None:
+    """Compile the repeated block once for all sizes of picture and text; on a processor lay its weights out first."""
+    if device.type == "cpu":
+        from leanlens.models.onednn import reorder
+
+        reorder(transformer)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    options = {"mode": "reduce-overhead", "dynamic": False} if graphs else {"dynamic": True}
+    transformer.compile_repeated_blocks(fullgraph=True, backend=backend, **options)
+
+
+def best_attention(device: torch.device) -> str:
+    """The fastest kernel for unmasked attention at head width 64 that is installed; nothing is downloaded.
+
+    By the rates of the FlashAttention papers on H100: FlashAttention-3 476 TFLOP/s, cuDNN 408, FlashAttention-2 321.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+        from diffusers.utils import is_flash_attn_3_available
+
+        return "_flash_3" if is_flash_attn_3_available() else "_native_cudnn"
+    return "native"
+
+
+def check_guided_share(share: float) -> None:
+    """Raise a ValueError unless `share` is above 0 and up to 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"guided_share {share} is not accepted; give a number above 0 and up to 1")
+
+
+def read_cache(text: str) -> tuple[str, float]:
+    """A cache's name and its number.
+
+    Raises:
+        ValueError: another name, or a number it does not take.
+    """
+    match = re.fullmatch(r"([a-z-]+)(?::(\d*\.?\d+))?", text)
+    name = match[1] if match else text
+    if match is None or name not in CACHES:
+        known = ", ".join(f"{known}:{what.upper()}" for known, (what, _) in CACHES.items())
+        raise ValueError(f"cache {text!r} is not accepted; use one of {known}")
+    what, usual = CACHES[name]
+    number = usual if match[2] is None else float(match[2])
+    if what == "interval" and (number != int(number) or number < 2):
+        raise ValueError(f"cache {text!r} is not accepted; the interval is a whole number from 2")
+    return name, number
+
+
+def cache_config(text: str) -> Any:
+    """The configuration that diffusers takes."""
+    from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
+
+    name, number = read_cache(text)
+    if name == "first-block":
+        return FirstBlockCacheConfig(threshold=number)
+    return TaylorSeerCacheConfig(cache_interval=int(number), use_lite_mode=name == "taylor-lite")
