@@ -36,7 +36,7 @@ class Running:
                 env=os.environ | environment,
             )
 
-    def wait(self, seconds: float = 180) -> "Running":
+    def wait(self, seconds: float = 600) -> "Running":
         """Until it is ready to draw."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -39,7 +39,7 @@ def over_http(live, use, key: str = KEY):
     async def main():
         import httpx2
 
-        async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60) as web:
+        async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=300) as web:
             transport = streamable_http_client(f"{live.url}/mcp", http_client=web)
             async with mcp.Client(transport) as client:
                 return await use(client)
@@ -154,7 +154,7 @@ def test_an_assistant_that_gives_up_frees_its_place_and_a_job_can_be_cancelled(l
             await client.call_tool("draw", long)
 
     over_http(live, give_up)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while newest()["state"] in ("waiting", "drawing") and time.monotonic() < deadline:
         time.sleep(0.2)
     assert newest()["state"] in ("cancelled", "partial")
@@ -167,7 +167,7 @@ def test_an_assistant_that_gives_up_frees_its_place_and_a_job_can_be_cancelled(l
 
         async with anyio.create_task_group() as group:
             group.start_soon(draw)
-            with anyio.fail_after(30):
+            with anyio.fail_after(180):
                 while not (found := (await client.call_tool("job_status")).structured_content["jobs"]) or found[0][
                     "state"
                 ] not in ("waiting", "drawing"):
