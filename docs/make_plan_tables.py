@@ -1,5 +1,6 @@
 """Writes the tables of docs/plan.md and docs/memory.md from the planner: `python docs/make_plan_tables.py`."""
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from leanlens.plan.words import OFFLOADS
 
 TARGET = Path(__file__).parent / "plan.md"
 MEMORY = Path(__file__).parent / "memory.md"
+RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "memory_cpu.json"
 RAM = 32.0  # GB beside every card
 DRAWINGS = (
     Drawing(1024, 1024, 4, 1.0),
@@ -21,7 +23,8 @@ DRAWINGS = (
 
 def page(text: str) -> str:
     """`text` with every table in it made anew."""
-    for name, table in (("devices", devices()), ("assumptions", assumptions()), ("rungs", rungs())):
+    tables = (("devices", devices()), ("assumptions", assumptions()), ("rungs", rungs()), ("measured", measured()))
+    for name, table in tables:
         made = f"<!-- {name} -->\n{table}\n<!-- end of {name} -->"
         text = re.sub(f"<!-- {name} -->.*<!-- end of {name} -->", lambda _, made=made: made, text, flags=re.DOTALL)
     return text
@@ -54,6 +57,28 @@ def rungs() -> str:
             cells.append(f"{max(choice.vram.values()) / 1e9:.1f}, {max(choice.ram.values()) / 1e9:.1f}")
         rows.append(f"| `{offload}` | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def measured() -> str:
+    """What benchmarks/memory.py found: of each model and rung the peak, the planner's, seconds and PSNR."""
+    if not RESULT.is_file():
+        return "No result is kept yet: `python benchmarks/memory.py > benchmarks/results/memory_cpu.json`."
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    made = found["machine"]
+    parts = [f"{made['cpu']}, {made['threads']} threads, commit {made['commit']}."]
+    for model in ("nano", "wide"):
+        ladder = found[model]
+        parts.append(f"\n{model}, {ladder['side']} pixels, {ladder['steps']} steps, guidance {ladder['guidance']:g}:\n")
+        parts += [
+            "| rung | peak | planned | seconds: open, encode, denoise, decode | PSNR, dB |",
+            "|---|---|---|---|---|",
+        ]
+        for rung, row in ladder["rungs"].items():
+            peak, planned = (1000 * max(row[key].values()) for key in ("peak_gb", "planned_gb"))
+            seconds = ", ".join(f"{value:.2g}" for value in row["seconds"].values())
+            decibels = "the same bits" if row["psnr_db"] is None else f"{row['psnr_db']:g}"
+            parts.append(f"| {rung} | {peak:.0f} | {planned:.0f} | {seconds} | {decibels} |")
+    return "\n".join(parts)
 
 
 def _row(device: Device) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from leanlens.cli.auto import Wishes, settle
+
 app = typer.Typer(no_args_is_help=True, help="Judge a model by what it draws.")
 
 
@@ -19,7 +21,8 @@ def _group() -> None:
 def scenes(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make: results.json, table.md, sheet.png.")],
     model: Annotated[
-        str, typer.Option("-m", "--model", help="nano, turbo, rl, base, a folder, a file, a repository id, or toy.")
+        str,
+        typer.Option("-m", "--model", help="nano, turbo, rl, base, auto, a folder, a file, a repository id, or toy."),
     ] = "nano",
     num: Annotated[int, typer.Option("-n", "--num", help="Prompts, one picture for each.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the prompts and of the pictures.")] = 0,
@@ -65,7 +68,8 @@ def scenes(
 
     icons = library(sources)
     scorer = SceneScorer(icons)
-    opened = open_model(model, device, dtype)
+    settled = settle(model, Wishes(device, dtype, steps=steps, cfg=cfg), _say)
+    opened = open_model(settled.model, device, dtype, holding=settled.holding)
     done = evaluate_scenes(
         opened, num, seed, icons, scorer, prompts,
         steps=steps, guidance=cfg, size=size, real=real, reconstruction=reconstruction, say=_say,

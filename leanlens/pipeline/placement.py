@@ -232,6 +232,11 @@ def open_model(
     parts = {part: path for part, path in (parts or {}).items() if path}
     if name == "toy" and parts:
         raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
+    if speed.fp8 and (holding.offload in ("block", "disk") or holding.quant not in ("auto", "none")):
+        raise ValueError(
+            f"fp8 products cannot be combined with quant {holding.quant!r} and offload {holding.offload!r}; they make "
+            "their own weights, which stay on the device"
+        )
     if compile and holding.offload in ("block", "disk"):
         raise ValueError(f"compile cannot be combined with offload {holding.offload!r}; leave one of them out")
     text_files: list[Path] = []

@@ -12,6 +12,7 @@ from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
+from leanlens.pipeline.speed import Speed
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.plan.words import QUANTS
 from leanlens.weights.packed import PackedLinear
@@ -220,6 +221,9 @@ def test_words_that_are_not_known(words, said):
 def test_words_that_do_not_go_together():
     with pytest.raises(ValueError, match="compile cannot be combined with offload 'disk'"):
         open_model("toy", "cpu", "float32", compile=True, holding=Holding(offload="disk"))
+    for words in ({"offload": "block"}, {"quant": "int8"}):
+        with pytest.raises(ValueError, match="fp8 products cannot be combined with"):
+            open_model("toy", "cpu", "float32", holding=Holding(**words), speed=Speed(fp8=True))
     with pytest.raises(ValueError, match="only GPT-OSS is read so"):
         open_model("nano", "cpu", "float32", holding=Holding(offload="encoder", encoder_on="disk"))
 
