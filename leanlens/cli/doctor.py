@@ -73,7 +73,18 @@ def _machine() -> dict[str, Any]:
             f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
             f"compute capability {properties.major}.{properties.minor}"
         )
+        rows["MXFP4 kernels"] = _kernels()
     return rows
+
+
+def _kernels() -> str:
+    """Whether a GPU can keep the text encoder as it is released."""
+    from leanlens.plan.words import kernels_missing
+
+    missing = kernels_missing()
+    if not missing:
+        return "yes, if the card has compute capability 7.5"
+    return f"no: {' and '.join(missing)} missing; pip install 'kernels>=0.18.2,<0.19' triton, or --encoder-on disk"
 
 
 def _commands() -> dict[str, str]:

@@ -113,3 +113,13 @@ def test_wrong_words(leanlens, words, said):
 
 def test_settled_is_silent_about_the_plain_way():
     assert Settled("nano", "auto", "auto", False, Holding()).sentence() == ""
+
+
+def test_doctor_names_missing_kernels(monkeypatch):
+    from leanlens.cli import doctor
+    from leanlens.plan import words
+
+    monkeypatch.setattr(words, "kernels_missing", lambda: ["triton"])
+    assert doctor._kernels().startswith("no: triton missing; pip install")
+    monkeypatch.setattr(words, "kernels_missing", list)
+    assert doctor._kernels().startswith("yes")
