@@ -143,10 +143,10 @@ def not_done(p):
 
 def add_picture(p, body, size):
     """The picture to start from, and its mask, brought to `size` here, the way the tab says."""
-    picture = p.init_images[0].convert("RGB")
+    picture = flat(p.init_images[0])
     mask = getattr(p, "image_mask", None)
     if mask is not None:
-        mask = mask.convert("L")
+        mask = grey(mask)
         if p.inpainting_mask_invert:
             mask = ImageOps.invert(mask)
         if p.mask_blur:
@@ -160,6 +160,21 @@ def add_picture(p, body, size):
     if mask is not None:
         body["mask"] = encoded(mask)
         body.update(mask_blur=0, inpainting_mask_invert=0, inpaint_full_res=False)
+
+
+def flat(picture):
+    """A picture without transparency, on the colour that the web UI's settings give it."""
+    if "A" not in picture.getbands():
+        return picture.convert("RGB")
+    ground = Image.new("RGBA", picture.size, getattr(shared.opts, "img2img_background_color", None) or "#ffffff")
+    return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+
+
+def grey(mask):
+    """A mask as the web UI reads an uploaded one: opaque where it has transparency, else white, is repainted."""
+    if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
+        return mask.getchannel("A").point(lambda level: 255 if level > 128 else 0)
+    return mask.convert("L")
 
 
 def encoded(picture):

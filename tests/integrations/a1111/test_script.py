@@ -123,6 +123,18 @@ def test_image_to_image_with_a_mask(webui):
     assert "only masked is not done by Lens" in result.comments
 
 
+def test_transparency_is_read_as_the_web_ui_reads_it(webui):
+    picture = Image.new("RGBA", (32, 16), (0, 0, 0, 0))
+    picture.paste((10, 20, 30, 255), (0, 0, 16, 16))
+    assert webui.flat(picture).getpixel((20, 5)) == (255, 255, 255)
+    webui.shared.opts.img2img_background_color = "#0000ff"
+    assert (webui.flat(picture).getpixel((20, 5)), webui.flat(picture).getpixel((2, 5))) == ((0, 0, 255), (10, 20, 30))
+    assert np.asarray(webui.grey(picture)).mean(0).tolist() == [255.0] * 16 + [0.0] * 16
+    opaque = Image.new("RGBA", (2, 1), "white")
+    opaque.putpixel((0, 0), (0, 0, 0, 255))
+    assert list(np.asarray(webui.grey(opaque))[0]) == [0, 255]
+
+
 def test_progress_and_preview(webui):
     press(webui, processing(steps=100, cfg_scale=5.0), steps=TAB)
     state = webui.shared.state
