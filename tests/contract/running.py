@@ -46,6 +46,8 @@ class Running:
                     return self
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
+        self.process.kill()
+        self.process.wait()
         raise AssertionError(self.log.read_text())
 
     def stop(self) -> int:
