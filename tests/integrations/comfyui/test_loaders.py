@@ -38,6 +38,39 @@ def test_a_checkpoint_is_taken_for_lens(checkpoint):
     assert {tensor.dtype for tensor in checkpoint.values()} == {torch.bfloat16}
 
 
+def native_parameters(layers: int, width: int, text: int, taken: int) -> dict[str, tuple[int, ...]]:
+    """Name -> shape in ComfyUI's own Lens model, as its source declares it; a loader leaves out any other key."""
+    hidden = int(width / 3 * 8)
+
+    def linear(name: str, wide: int, narrow: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (wide, narrow), **({f"{name}.bias": (wide,)} if bias else {})}
+
+    found = {f"txt_norm.{index}.weight": (text,) for index in range(taken)}
+    for name, wide, narrow in (
+        ("img_in", width, 128), ("txt_in", width, text * taken), ("proj_out", 128, width),
+        ("norm_out.linear", 2 * width, width), ("time_text_embed.timestep_embedder.linear_1", width, 256),
+        ("time_text_embed.timestep_embedder.linear_2", width, width),
+    ):  # fmt: skip
+        found |= linear(name, wide, narrow)
+    for block in (f"transformer_blocks.{index}" for index in range(layers)):
+        for norm in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            found[f"{block}.attn.{norm}.weight"] = (64,)
+        for out in ("to_out.0", "to_add_out"):
+            found |= linear(f"{block}.attn.{out}", width, width)
+        for side in ("img", "txt"):
+            found |= linear(f"{block}.attn.{side}_qkv", 3 * width, width)
+            found |= linear(f"{block}.{side}_mod.1", 6 * width, width)
+            found |= {f"{block}.{side}_norm{which}.weight": (width,) for which in (1, 2)}
+            for gate, wide, narrow in (("w1", hidden, width), ("w2", width, hidden), ("w3", hidden, width)):
+                found |= linear(f"{block}.{side}_mlp.{gate}", wide, narrow, bias=False)
+    return found
+
+
+def test_a_checkpoint_fills_the_native_model_and_nothing_is_left_over(checkpoint):
+    ours = {name: tuple(tensor.shape) for name, tensor in checkpoint.items()}
+    assert ours == native_parameters(layers=2, width=128, text=48, taken=4)
+
+
 def names_in_comfyui(keys) -> dict[str, str]:
     """Name in a LoRA file -> key in the model, as ComfyUI makes them for a diffusion model."""
     stems = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
