@@ -1,8 +1,12 @@
-"""How fast the CPU runs two full-width Lens blocks, and what share of its matmul rate they reach.
+"""How fast the CPU runs two full-width Lens blocks, and how near that is to the floor its own rates set.
 
 Comes in: nothing but the options. Goes out: one JSON object on stdout. Weights are random, so no model files are
-needed. Every case is timed in the same run as the matmul peak of its dtype: read the shares and the ratios, not the
-milliseconds, which belong to one machine on one day.
+needed. The floor is the time of the blocks' matrix products at the fastest rate that any product reached, plus that of
+their attention at the rate of attention alone; nothing else is in it. Every case is timed in the same rounds as these
+rates: read the shares and the ratios, not the milliseconds, which belong to one machine on one day.
+
+Cases: `eager` as the file reads; `compiled` by torch's compiler; `opened` as `open_model(..., compile=True)` has it:
+weights laid out for oneDNN, compiled for any size.
 
     python benchmarks/transformer.py [--quick] [--threads N]
 """
@@ -19,17 +23,19 @@ from functools import partial
 
 import torch
 from machine import describe_machine
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 
+from leanlens.models.onednn import reorder
 from leanlens.models.transformer import LensRotaryEmbedding, LensTransformerBlock
 
 WIDTH, HEADS, HEAD_DIM, HIDDEN = 1536, 24, 64, 4096
 BLOCKS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WAYS = ("eager", "compiled", "opened")
 
 
-def block_flops(image_tokens: int, text_tokens: int) -> int:
-    """Floating-point operations of one block and one sample, two for each multiply-add.
+def block_flops(image_tokens: int, text_tokens: int) -> tuple[int, int]:
+    """Floating-point operations of one block and one sample, two for each multiply-add: of matmuls, of attention.
 
     Matmuls: every token passes 4 D^2 weights of attention (query, key, value, output) and 3 D * 4096 of the gated MLP.
     Attention: queries on keys and scores on values, over all S = image + text tokens. Modulation is one token, and
@@ -38,7 +44,7 @@ def block_flops(image_tokens: int, text_tokens: int) -> int:
     tokens = image_tokens + text_tokens
     matmul = 2 * tokens * (4 * WIDTH**2 + 3 * WIDTH * HIDDEN)
     attention = 2 * 2 * tokens**2 * WIDTH
-    return matmul + attention
+    return matmul, attention
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -54,6 +60,22 @@ def peak_matmuls(dtype: torch.dtype, tokens: int) -> list[tuple[float, Callable[
         x, weight = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
         works.append((2 * rows * inner * outer / 1e9, partial(linear, x, weight)))
     return works
+
+
+def peak_reordered(dtype: torch.dtype, tokens: int) -> list[tuple[float, Callable[[], object]]]:
+    """The block's own products on weights laid out for oneDNN."""
+    works: list[tuple[float, Callable[[], object]]] = []
+    for inner, outer in ((WIDTH, 3 * WIDTH), (HIDDEN, WIDTH)):
+        layer = torch.nn.Linear(inner, outer).to(dtype).requires_grad_(False)
+        reorder(layer)
+        works.append((2 * tokens * inner * outer / 1e9, partial(layer, torch.randn(tokens, inner).to(dtype))))
+    return works
+
+
+def attention_alone(dtype: torch.dtype, tokens: int) -> tuple[float, Callable[[], object]]:
+    """(GFLOP, work) of one block's attention, its inputs laid out as the kernel likes them."""
+    streams = [torch.randn(1, HEADS, tokens, HEAD_DIM).to(dtype) for _ in range(3)]
+    return 4 * tokens**2 * WIDTH / 1e9, partial(scaled_dot_product_attention, *streams)
 
 
 def make_blocks(dtype: torch.dtype) -> torch.nn.ModuleList:
@@ -84,14 +106,16 @@ def make_cases(grid: tuple[int, int], text_tokens: int) -> tuple[dict[str, Calla
     """Title -> pass, warmed up and compiled; and title -> what that took, with the distance from the eager result."""
     runs, notes = {}, {}
     for name, dtype in DTYPES.items():
-        for compiled in (False, True):
-            if compiled and not can_compile():
+        for way in WAYS:
+            if way != "eager" and not can_compile():
                 continue
             blocks = make_blocks(dtype)
-            if compiled:
+            if way == "opened":
+                reorder(blocks)
+            if way != "eager":
                 for block in blocks:
-                    block.compile(fullgraph=True)
-            title = f"{name} {'compiled' if compiled else 'eager'}"
+                    block.compile(fullgraph=True, dynamic=way == "opened")
+            title = f"{name} {way}"
             runs[title] = make_pass(blocks, grid, text_tokens, dtype)
             notes[title] = {"first_call_s": round(seconds_of(runs[title]), 2)}
             eager, result = runs[f"{name} eager"]().float(), runs[title]().float()
@@ -104,20 +128,25 @@ def can_compile() -> bool:
 
 
 def run_benchmark(quick: bool) -> dict:
-    grid, text_tokens, rounds = ((16, 16), 32, 5) if quick else ((32, 32), 128, 5)
+    grid, text_tokens, rounds = ((16, 16), 32, 5) if quick else ((32, 32), 128, 9)
     tokens = grid[0] * grid[1] + text_tokens
-    gflop = block_flops(grid[0] * grid[1], text_tokens) / 1e9
+    matmul, attention = (flops / 1e9 for flops in block_flops(grid[0] * grid[1], text_tokens))
+    gflop = matmul + attention
     machine = describe_machine()
     runs, notes = make_cases(grid, text_tokens)
-    matmuls = {name: peak_matmuls(dtype, tokens) for name, dtype in DTYPES.items()}
+    matmuls = {name: peak_matmuls(dtype, tokens) + peak_reordered(dtype, tokens) for name, dtype in DTYPES.items()}
+    alone = {name: attention_alone(dtype, tokens) for name, dtype in DTYPES.items()}
     times: dict[str, list[float]] = {title: [] for title in runs}
-    peaks = dict.fromkeys(DTYPES, 0.0)
+    peaks, attentions = dict.fromkeys(DTYPES, 0.0), dict.fromkeys(DTYPES, 0.0)
     # In rounds, each with every case and every matmul: whatever else the machine does then meets all of them alike.
     for _ in range(rounds):
         for title, run in runs.items():
             times[title].append(seconds_of(run))
         for name, works in matmuls.items():
             peaks[name] = max([peaks[name], *(size / seconds_of(work) for size, work in works for _ in range(2))])
+        for name, (size, work) in alone.items():
+            attentions[name] = max(attentions[name], *(size / seconds_of(work) for _ in range(2)))
+    floors = {name: BLOCKS * (matmul / peaks[name] + attention / attentions[name]) for name in DTYPES}
     cases = {}
     for title, taken in times.items():
         rate = BLOCKS * gflop / min(taken)
@@ -127,6 +156,7 @@ def run_benchmark(quick: bool) -> dict:
             "median_ms_per_block": round(1000 * statistics.median(taken) / BLOCKS, 2),
             "gflop_per_s": round(rate, 1),
             "share_of_matmul_peak": round(rate / peaks[title.split()[0]], 3),
+            "share_of_floor": round(floors[title.split()[0]] / min(taken), 3),
             **notes[title],
         }
     reason = "no C++ compiler was found, which inductor needs on the CPU"
@@ -143,8 +173,10 @@ def run_benchmark(quick: bool) -> dict:
         },
         "rounds": rounds,
         "matmul_peak_gflop_per_s": {name: round(peak, 1) for name, peak in peaks.items()},
+        "attention_gflop_per_s": {name: round(rate, 1) for name, rate in attentions.items()},
+        "floor_ms_per_block": {name: round(1000 * floor / BLOCKS, 2) for name, floor in floors.items()},
         "cases": cases,
-        "skipped": {} if can_compile() else {f"{name} compiled": reason for name in DTYPES},
+        "skipped": {} if can_compile() else {f"{name} {way}": reason for name in DTYPES for way in WAYS[1:]},
         "speedups": speedups(cases),
     }
 
@@ -154,8 +186,10 @@ def speedups(cases: dict) -> dict:
     pairs = {
         "compiled / eager, float32": ("float32 compiled", "float32 eager"),
         "compiled / eager, bfloat16": ("bfloat16 compiled", "bfloat16 eager"),
+        "opened / eager, float32": ("float32 opened", "float32 eager"),
+        "opened / eager, bfloat16": ("bfloat16 opened", "bfloat16 eager"),
         "bfloat16 / float32, eager": ("bfloat16 eager", "float32 eager"),
-        "bfloat16 / float32, compiled": ("bfloat16 compiled", "float32 compiled"),
+        "bfloat16 / float32, opened": ("bfloat16 opened", "float32 opened"),
     }
     return {
         title: round(cases[slow]["ms_per_block"] / cases[fast]["ms_per_block"], 2)
