@@ -91,6 +91,19 @@ def generate(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the transformer: a slow start, faster steps.")
     ] = False,
+    attention: Annotated[
+        str | None, typer.Option(metavar="KERNEL", help="Attention kernel by its name in diffusers, or auto.")
+    ] = None,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="Products in float8: faster on new GPUs, another picture.")
+    ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="Step cache, such as taylor:2 or first-block:0.1: faster, another picture."),
+    ] = None,
+    guided_share: Annotated[
+        float, typer.Option(help="Share of the steps that are guided; below 1 faster, another picture.")
+    ] = 1.0,
     transformer: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     text_encoder: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     vae: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
@@ -146,9 +159,13 @@ def generate(
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.metadata import save_picture
     from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.speed import Speed
 
+    speed = Speed(attention, False, fp8, cache, guided_share)
     settled = settled or settle(model, wishes, _say)
-    opened = open_model(settled.model, settled.device, settled.dtype, given, settled.compile, settled.holding, features)
+    opened = open_model(
+        settled.model, settled.device, settled.dtype, given, settled.compile, settled.holding, features, speed
+    )
     size_of = _size(size, aspect, base, int(opened.pipeline.vae.config.sample_size), image)
     _say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "

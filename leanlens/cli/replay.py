@@ -38,12 +38,13 @@ def replay(
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.ladder import Holding
     from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.speed import Speed
 
     run, recorded = record["run"], record["model"]
     parts = recorded["parts"] if model is None else None
     opened = open_model(
         model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"],
-        Holding.of_record(run),
+        Holding.of_record(run), speed=Speed.of_record(run),
     )  # fmt: skip
     if opened.fingerprint != recorded["fingerprint"]:
         raise ValueError(
