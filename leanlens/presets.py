@@ -99,7 +99,7 @@ PRESETS: dict[str, Preset] = {
             description="The small model inside the package, for trying every command without a download.",
             num_inference_steps=20,
             guidance_scale=5.0,
-            base_resolution=128,
+            base_resolution=256,
             licence="MIT; Apache-2.0 for its text encoder",
             sources=(),
         ),

@@ -32,6 +32,8 @@ def main() -> None:
         shutil.copytree(export / part, output / part)
     model = LensTransformer2DModel.from_pretrained(export / "transformer", torch_dtype=torch.bfloat16)
     model.save_pretrained(output / "transformer", max_shard_size="14MB")
+    for part in ("transformer", "vae"):
+        forget_origin(output / part / "config.json")
     index = json.loads((export / "model_index.json").read_text(encoding="utf-8"))
     with whole_file(output / "model_index.json") as temporary:
         temporary.write_text(json.dumps({**index, "_name_or_path": "nano"}, indent=2) + "\n", encoding="utf-8")
@@ -42,6 +44,14 @@ def main() -> None:
     if max(sizes) > LARGEST or sum(sizes) > MOST:
         raise SystemExit(f"too large: {sum(sizes)} bytes in all, {max(sizes)} in the largest file")
     print(f"{output}  {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files, the largest {max(sizes) / 1e6:.1f} MB")
+
+
+def forget_origin(path: Path) -> None:
+    """Take the folder that a part was opened from out of its configuration: it is of one machine only."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
