@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.contract.running import Running
 
-SIZES = ("128x128", "160x96", "96x160", "64x64")
+SIZES = ("256x256", "320x192", "192x320", "128x128")
 PATH = "/v1/images/generations"
 TIMEOUT = 600
 
