@@ -18,6 +18,7 @@ import hashlib
 import http.client
 import io
 import json
+import os
 import random
 import sys
 import tempfile
@@ -273,16 +274,13 @@ def main() -> None:
     if options.quick:
         options.seconds, options.sample, options.rounds, options.kills = min(options.seconds, 6), 2, 1, 1
     machine = describe_machine()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        result = {
-            "command": " ".join(["python", *sys.argv]),
-            "model": options.model,
-            "load": measure_load(folder, options),
-            "batching": measure_batching(folder, options),
-            "kills": measure_kills(folder, options),
-            "machine": machine,
-        }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        result: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "model": options.model}
+        for name, measure in (("load", measure_load), ("batching", measure_batching), ("kills", measure_kills)):
+            result[name] = measure(folder, options) | {"load_average_after": round(os.getloadavg()[0], 2)}
+            print(name, json.dumps(result[name]), file=sys.stderr, flush=True)
+    result["machine"] = machine
     print(json.dumps(result, indent=2))
 
 
