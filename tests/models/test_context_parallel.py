@@ -60,10 +60,11 @@ def run_case(options: dict, text: int) -> dict:
     model.set_attention_backend("native")
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=RANKS, **options))
 
-    def look(block, args, kwargs):
-        seen.append([*(part.shape[1] for part in args), *(table.shape[0] for table in kwargs["rotary"])])
+    def look(block, args):
+        image, text, _, rotary, *_ = args
+        seen.append([image.shape[1], text.shape[1], *(table.shape[0] for table in rotary)])
 
-    model.transformer_blocks[1].register_forward_pre_hook(look, with_kwargs=True)
+    model.transformer_blocks[1].register_forward_pre_hook(look)
     shared = model(**inputs)
     refusals = []
     for forbidden in (
