@@ -5,10 +5,10 @@ needed. The floor is the time of the blocks' matrix products at the fastest rate
 their attention at the rate of attention alone; nothing else is in it. Every case is timed in the same rounds as these
 rates: read the shares and the ratios, not the milliseconds, which belong to one machine on one day.
 
-Cases: `eager`, the plain form: both streams joined token by token, modulation made of the level's embedding in the call;
-`compiled`, the same by torch's compiler; `opened`, the same mathematics as a drawing runs it with
-`open_model(..., compile=True)`: compiled for any size, weights laid out for oneDNN, tokens joined head by head, modulation
-made of the same embedding beforehand.
+Cases: `eager`, the plain form: both streams joined token by token, modulation made of the level's embedding in the
+call; `compiled`, the same by torch's compiler; `opened`, the same mathematics as a drawing runs it with
+`open_model(..., compile=True)`: compiled for any size, weights laid out for oneDNN, tokens joined head by head,
+modulation made of the same embedding beforehand.
 
     python benchmarks/transformer.py [--quick] [--threads N]
 """

@@ -40,3 +40,14 @@ def _processor_seconds(words: list[str]) -> float:
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
     after = os.times()
     return after.children_user - before.children_user + after.children_system - before.children_system
+
+
+def test_the_end_is_not_spent_on_looking_for_garbage():
+    code = (
+        "import sys, gc, atexit; sys.argv=['leanlens','--version']\nfrom leanlens.cli.main import run\n"
+        "def last(): print(gc.get_freeze_count() > 1000, gc.get_threshold()[0])\n"
+        "atexit.register(last)\n"
+        "try: run()\nexcept SystemExit: pass"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split()[-2:] == ["True", "50000"]
