@@ -22,7 +22,8 @@ from machine import describe_machine
 CHILD = """
 import json, sys, time
 times = {"python": time.time()}
-from leanlens.cli.main import run
+from leanlens.cli.main import look_less_for_garbage, run
+look_less_for_garbage()  # as `run` begins
 from leanlens.pipeline import draw, metadata, placement
 
 def timed(module, name):

@@ -52,11 +52,16 @@ def _options(
 OBJECTS_BETWEEN_LOOKS = 50_000
 
 
-def run() -> None:
-    """Entry point of the `leanlens` command."""
+def look_less_for_garbage() -> None:
+    """In this process from now on, and not at all at its end."""
     gc.set_threshold(OBJECTS_BETWEEN_LOOKS, *gc.get_threshold()[1:])
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
+
+
+def run() -> None:
+    """Entry point of the `leanlens` command."""
+    look_less_for_garbage()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.ERROR)
     logging.getLogger("mcp").setLevel(logging.WARNING)
