@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import AUTO, Wishes, features_folder, settle
-from leanlens.plan.words import OFFLOADS, QUANTS
+from leanlens.cli.auto import AUTO, EncoderOn, Features, Offload, Quant, TileVae, Wishes, features_folder, settle
 
 _PARTS = "A component that the model does not bring, or another one than it brings."
 # What a request calls it -> what this command calls it.
@@ -72,22 +71,11 @@ def generate(
     ] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    quant: Annotated[str, typer.Option(help=f"Of the denoiser: auto, {', '.join(QUANTS)}.")] = "auto",
-    offload: Annotated[
-        str, typer.Option(help=f"What waits elsewhere while it is not needed: auto, {', '.join(OFFLOADS)}.")
-    ] = "auto",
-    encoder_on: Annotated[
-        str, typer.Option(help="Where the text encoder computes: auto, device, cpu, or disk, read layer by layer.")
-    ] = "auto",
-    tile_vae: Annotated[
-        bool, typer.Option("--tile-vae", help="Decode in small tiles: less memory, other pixels near their seams.")
-    ] = False,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="LEANLENS_FEATURES", help="A folder that keeps text features, so that a prompt is encoded once."
-        ),
-    ] = None,
+    quant: Quant = "auto",
+    offload: Offload = "auto",
+    encoder_on: EncoderOn = "auto",
+    tile_vae: TileVae = False,
+    features: Features = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the transformer: a slow start, faster steps.")
     ] = False,

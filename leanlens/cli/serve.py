@@ -5,8 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import AUTO, Settled, Wishes, features_folder, settle
-from leanlens.plan.words import OFFLOADS, QUANTS
+from leanlens.cli.auto import (
+    AUTO,
+    EncoderOn,
+    Features,
+    Offload,
+    Quant,
+    Settled,
+    TileVae,
+    Wishes,
+    features_folder,
+    settle,
+)
 
 
 def serve(
@@ -42,22 +52,11 @@ def serve(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer; pictures say so.")] = False,
-    quant: Annotated[str, typer.Option(help=f"Of the denoiser: auto, {', '.join(QUANTS)}.")] = "auto",
-    offload: Annotated[
-        str, typer.Option(help=f"What waits elsewhere while it is not needed: auto, {', '.join(OFFLOADS)}.")
-    ] = "auto",
-    encoder_on: Annotated[
-        str, typer.Option(help="Where the text encoder computes: auto, device, cpu, or disk, read layer by layer.")
-    ] = "auto",
-    tile_vae: Annotated[
-        bool, typer.Option("--tile-vae", help="Decode in small tiles: less memory, other pixels near their seams.")
-    ] = False,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="LEANLENS_FEATURES", help="A folder that keeps text features, so that a prompt is encoded once."
-        ),
-    ] = None,
+    quant: Quant = "auto",
+    offload: Offload = "auto",
+    encoder_on: EncoderOn = "auto",
+    tile_vae: TileVae = False,
+    features: Features = None,
     batch: Annotated[int, typer.Option(help="Pictures drawn together at most; 1 turns batching off.")] = 8,
     queue: Annotated[int, typer.Option(help="Pictures that may wait.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds a request may take, waiting included.")] = 600.0,
