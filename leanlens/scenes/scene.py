@@ -166,7 +166,8 @@ def sample_scene(seed: int, library: Library, split: str | None = None, size: Si
             continue
         relations = link(arrangement, units)
         return _assemble(seed, (width, height), style, background, units, frames, texts, relations, library)
-    raise ValueError(f"seed {seed} gave no {split} scene in {MOST_ATTEMPTS} tries; the library is too small")
+    larger = f" with objects of {least} pixels" if least else ""
+    raise ValueError(f"seed {seed} gave no {split} scene{larger} in {MOST_ATTEMPTS} tries; the library is too small")
 
 
 def _smallest(frames: list[list[Frame]]) -> int:
