@@ -133,9 +133,11 @@ class ReplicaDrawer:
         return self._ask_if_there("room")
 
     def unload(self) -> None:
-        """Let the model go."""
-        self.model = None
-        self._ask_if_there("unload")
+        """Let the model go; it counts as opened until the far end has."""
+        try:
+            self._ask_if_there("unload")
+        finally:
+            self.model = None
 
     def tidy(self) -> None:
         """Let go what is kept only for speed."""

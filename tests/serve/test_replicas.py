@@ -222,3 +222,11 @@ def test_without_the_package_it_says_what_to_install(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"replicas need the package ray; install it with: pip install 'leanlens\[sc"):
         replicas.replica_drawers(2)(settings(), None)
+
+
+def test_a_model_counts_as_opened_until_the_far_end_has_let_it_go(monkeypatch):
+    near, seen = ReplicaDrawer("a", None, None), []
+    near.model = "toy"
+    monkeypatch.setattr(near, "_ask_if_there", lambda what: seen.append((what, near.model)))
+    near.unload()
+    assert (seen, near.model) == ([("unload", "toy")], None)
