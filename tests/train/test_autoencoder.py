@@ -225,6 +225,31 @@ def test_a_run_may_start_from_an_autoencoder_of_the_same_sizes(recipe):
             open_autoencoder(recipe(start=folder, autoencoder=sizes))
 
 
+def test_a_decoder_alone_learns_noisy_latents_and_leaves_the_rest(recipe, pictures):
+    train_autoencoder(recipe("first", train={"steps": 20}), CPU)
+    folder = recipe("first").run.dir / "export"
+    wanted = recipe(start=str(folder), train={"steps": 60, "part": "decoder"}, losses={"latent_noise": 0.8})
+    train_autoencoder(wanted, CPU)
+    before, after = (AutoencoderKLFlux2.from_pretrained(one) for one in (folder, wanted.run.dir / "export"))
+    changed = {name for name, value in after.state_dict().items() if not value.equal(before.state_dict()[name])}
+    assert {name.split(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+    x = crops_of(wanted)
+    noise = 0.6 * torch.randn(len(x), 4, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        tokens = packing.encode(before, x) + noise
+        errors = [(packing.decode(model, tokens, (2, 2)) - x).abs().mean() for model in (before, after)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_noise_of_a_decoder_alone_is_in_deviations_of_each_latent(recipe):
+    model = open_autoencoder(recipe())
+    model.bn.running_var.copy_(torch.tensor([4.0, 1, 9, 16]).repeat_interleave(4))
+    found = autoencoder.noise_deviation(model, 0.5, 3, torch.Generator().manual_seed(0))
+    assert found.shape == (3, 4, 1, 1)
+    levels = 0.5 * torch.rand(3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found[:, :, 0, 0], levels[:, None] * torch.tensor([2.0, 1, 3, 4]))
+
+
 def test_a_time_limit_ends_a_process_and_the_next_goes_on(recipe):
     limited = recipe(train={"steps": 3, "minutes": 1e-9})
     assert train_autoencoder(limited, CPU).step == 0
@@ -281,6 +306,9 @@ def test_a_source_that_became_unreadable_is_an_error(recipe, tmp_path):
         ({"autoencoder": {"decoder_block_out_channels": [8]}}, "decoder_block_out_channels"),
         ({"crops": {"side": 40}}, "'crops.side' is 40"),
         ({"optim": {"matrices": "muon"}}, "optim.matrices 'muon' is not accepted"),
+        ({"train": {"part": "decoder"}}, "train.part 'decoder' needs start"),
+        ({"start": "here", "train": {"part": "decoder"}, "losses": {"semantic": 0.1}}, "losses.semantic 0.1 is not acc"),
+        ({"losses": {"latent_noise": 0.1}}, "losses.latent_noise 0.1 is not accepted with train.part 'all'"),
         ({"losses": {"semantics": 1.0}}, "nearest known key is 'losses.semantic'"),
     ],
 )
