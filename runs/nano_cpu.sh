@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train the embedded model on a CPU: drawings, scenes, autoencoder, denoiser, evaluation, gallery.
+# Train the embedded model on a CPU: drawings, scenes, autoencoder, denoiser, decoder, evaluation, gallery.
 #
 #   runs/nano_cpu.sh [STAGE...]        every stage that is not whole yet, or only those named, in this order:
-#   sources scenes autoencoder parts denoise-128 denoise-256 embed evaluate gallery
+#   sources scenes autoencoder parts denoise-128 denoise-256 decoder embed evaluate gallery
 #
-# About three hours on two cores. Each stage starts from what the one before exported, says what it may take, and leaves a
+# A little over three hours on two cores. Each stage starts from what the one before exported, says what it may take, and leaves a
 # marker in $OUT/done when it is whole; a stage that was stopped goes on where it was when the same command is given again.
 # docs/nano_training.md explains it.
 #
@@ -23,6 +23,7 @@ PYTHON=${PYTHON:-python}
 # The budgets: what each stage is given on two cores. No stage is let run for longer than STAGE_MINUTES at a time.
 STAGE_MINUTES=${STAGE_MINUTES:-80}
 AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-25} # the schedule follows the clock: it ends when the time does
+DECODER_MINUTES=${DECODER_MINUTES:-12}         # the same
 STEPS_128=${STEPS_128:-2400}                   # of 64 pictures: 60 minutes at 43 pictures a second
 STEPS_256=${STEPS_256:-750}                    # of 48 pictures: 50 minutes at 12 pictures a second
 
@@ -35,14 +36,14 @@ QUESTIONS=200 # held-out scenes that the evaluation asks for
 shrink=()     # further --set of both denoisers
 
 if [[ $SCALE == tiny ]]; then
-    AUTOENCODER_MINUTES=2 STEPS_128=3 STEPS_256=3
+    AUTOENCODER_MINUTES=2 DECODER_MINUTES=2 STEPS_128=3 STEPS_256=3
     CROP_SCENES=64 CROP_LIBRARY=sample LIBRARY=sample QUESTIONS=12
     if [[ $NANO == leanlens/nano ]]; then NANO=$OUT/nano; fi # a rehearsal never touches the package
     shrink=(--set train.compile=false --set train.micro_batches=1 --set model.num_layers=1
         --set data.scenes.num=64 --set data.scenes.validation=8)
 fi
 
-STAGES=(sources scenes autoencoder parts denoise-128 denoise-256 embed evaluate gallery)
+STAGES=(sources scenes autoencoder parts denoise-128 denoise-256 decoder embed evaluate gallery)
 declare -A BUDGET=(
     [sources]="5 minutes, most of it a download of 130 MB"
     [scenes]="1 minute"
@@ -50,6 +51,7 @@ declare -A BUDGET=(
     [parts]="1 minute"
     [denoise-128]="60 minutes: $STEPS_128 steps"
     [denoise-256]="50 minutes: $STEPS_256 steps"
+    [decoder]="$DECODER_MINUTES minutes"
     [embed]="1 minute"
     [evaluate]="20 minutes: $QUESTIONS held-out prompts"
     [gallery]="5 minutes: 48 pictures"
@@ -118,10 +120,23 @@ denoise() {
     need "$OUT/$name/export/model_index.json" "$name" # a run that was stopped in time has none yet
 }
 
-# Into the package: bfloat16, in files of less than 16 MB.
+# The decoder alone, on latents that are a little wrong, as the denoiser's are.
+stage_decoder() {
+    local short=()
+    need "$OUT/scenes/manifest.json" scenes
+    need "$OUT/autoencoder/export/config.json" autoencoder
+    if [[ $SCALE == tiny ]]; then short=(--set train.steps=3 --set optim.length=3 --set optim.warmup=1); fi
+    lens train recipes/nano-decoder.toml --set run.dir="$OUT/decoder" --set start="$OUT/autoencoder/export" \
+        --set crops.sources="['$OUT/scenes']" --set train.minutes="$DECODER_MINUTES" ${short[@]+"${short[@]}"}
+    need "$OUT/decoder/export/config.json" decoder
+}
+
+# Into the package: bfloat16, in files of less than 16 MB; with the decoder that learnt last, where there is one.
 stage_embed() {
     need "$OUT/denoise-256/export/model_index.json" denoise-256
-    "$PYTHON" runs/nano_embed.py "$OUT/denoise-256/export" "$NANO" "$LIBRARY"
+    local decoder=()
+    if [[ -e $OUT/decoder/export/config.json ]]; then decoder=("$OUT/decoder/export"); fi
+    "$PYTHON" runs/nano_embed.py "$OUT/denoise-256/export" "$NANO" "$LIBRARY" ${decoder[@]+"${decoder[@]}"}
 }
 
 # Held-out scenes, graded by means that took no part in training.

@@ -1,8 +1,9 @@
 """A trained pipeline folder to the one inside the package: bfloat16, in files of less than 16 MB.
 
-    python runs/nano_embed.py EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY]]
+    python runs/nano_embed.py EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY [AUTOENCODER_FOLDER]]]
 
 The card (`README.md`) stays as it is; `ATTRIBUTION.md` becomes that of the drawings of LIBRARY, "everyday" without it.
+With AUTOENCODER_FOLDER that autoencoder is taken instead of the export's; its latents have to be the same.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLFlux2
 
 from leanlens.files import whole_file
 from leanlens.models.transformer import LensTransformer2DModel
@@ -30,6 +32,8 @@ def main() -> None:
         shutil.rmtree(output / part, ignore_errors=True)
     for part in ("scheduler", "tokenizer", "text_encoder", "vae"):
         shutil.copytree(export / part, output / part)
+    if len(sys.argv) > 4:
+        replace_decoder(output / "vae", Path(sys.argv[4]))
     model = LensTransformer2DModel.from_pretrained(export / "transformer", torch_dtype=torch.bfloat16)
     model.save_pretrained(output / "transformer", max_shard_size="14MB")
     for part in ("transformer", "vae"):
@@ -44,6 +48,17 @@ def main() -> None:
     if max(sizes) > LARGEST or sum(sizes) > MOST:
         raise SystemExit(f"too large: {sum(sizes)} bytes in all, {max(sizes)} in the largest file")
     print(f"{output}  {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files, the largest {max(sizes) / 1e6:.1f} MB")
+
+
+def replace_decoder(vae: Path, fresh: Path) -> None:
+    """Write the autoencoder `fresh` over `vae`, whose latents it has to have: all but the decoder is equal."""
+    old, new = (AutoencoderKLFlux2.from_pretrained(path, torch_dtype=torch.bfloat16) for path in (vae, fresh))
+    free = ("decoder.", "post_quant_conv.")
+    kept = {name: value for name, value in old.state_dict().items() if not name.startswith(free)}
+    other = [name for name, value in kept.items() if not torch.equal(value, new.state_dict()[name])]
+    if other:
+        raise SystemExit(f"{fresh} has other latents than {vae}: {', '.join(other[:3])} differ")
+    new.save_pretrained(vae)
 
 
 def forget_origin(path: Path) -> None:

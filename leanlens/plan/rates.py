@@ -40,6 +40,7 @@ class Assumption:
 
 _FA2 = "FlashAttention-2 and -3 papers, forward at head width 64 and 4k tokens"
 _OURS = "benchmarks/results/transformer_cpu.json"
+_LADDER = "benchmarks/results/memory_cpu.json"
 ASSUMPTIONS: dict[str, Assumption] = {
     "matmul": Assumption(0.66, "share of a GPU's 16-bit peak that matrix products reach", "650 of 989 TFLOP/s on H100"),
     "matmul_amd": Assumption(0.50, "the same on AMD", "our guess; not measured"),
@@ -76,9 +77,11 @@ ASSUMPTIONS: dict[str, Assumption] = {
         "fits a user's report on an RTX 4090: 24 GB at 1024, 27 GB at 1440",
     ),
     "scratch_cpu": Assumption(
-        5.0, "the same on a processor", "resident memory of one decoding at 256 pixels: 3.0 in float32, 4.8 in bfloat16"
+        2.0, "the same on a processor", f"{_LADDER}: 0 to 2.4 at the released width, with what is not given back"
     ),
-    "process": Assumption(1.0e9, "bytes of Python and its libraries, on a processor", "resident after the imports"),
+    "process": Assumption(
+        0.65e9, "bytes of Python and its libraries, on a processor", f"{_LADDER}: 0.53 to 0.56, and more as they work"
+    ),
     "process_gpu": Assumption(3.0e9, "the same with the libraries of CUDA or ROCm", "usual for torch"),
     "system": Assumption(2.0e9, "bytes of main memory left to the rest of the machine", "our choice"),
     "backward": Assumption(2.5, "attention: time of a backward pass over a forward", "5 products to 2"),

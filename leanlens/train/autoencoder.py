@@ -166,8 +166,8 @@ class AutoencoderRecipe(Section):
             )
         if self.losses.latent_noise and not alone:
             raise ValueError(
-                f"losses.latent_noise {self.losses.latent_noise:g} is not accepted with train.part 'all', where latents "
-                "have the noise of their posterior; give 0"
+                f"losses.latent_noise {self.losses.latent_noise:g} is not accepted with train.part 'all', where "
+                "latents have the noise of their posterior; give 0"
             )
         return self
 
@@ -278,9 +278,7 @@ def noise_deviation(model: Any, most: float, crops: int, generator: torch.Genera
     return (levels[:, None] * variance.sqrt())[:, :, None, None]
 
 
-def reconstruct(
-    model: Any, x: Tensor, noise: Tensor, deviation: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def reconstruct(model: Any, x: Tensor, noise: Tensor, deviation: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """What a noisy latent decodes to, its mean and its log variance.
 
     Args:

@@ -307,7 +307,10 @@ def test_a_source_that_became_unreadable_is_an_error(recipe, tmp_path):
         ({"crops": {"side": 40}}, "'crops.side' is 40"),
         ({"optim": {"matrices": "muon"}}, "optim.matrices 'muon' is not accepted"),
         ({"train": {"part": "decoder"}}, "train.part 'decoder' needs start"),
-        ({"start": "here", "train": {"part": "decoder"}, "losses": {"semantic": 0.1}}, "losses.semantic 0.1 is not acc"),
+        (
+            {"start": "here", "train": {"part": "decoder"}, "losses": {"semantic": 0.1}},
+            "losses.semantic 0.1 is not acc",
+        ),
         ({"losses": {"latent_noise": 0.1}}, "losses.latent_noise 0.1 is not accepted with train.part 'all'"),
         ({"losses": {"semantics": 1.0}}, "nearest known key is 'losses.semantic'"),
     ],
