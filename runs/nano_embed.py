@@ -52,7 +52,7 @@ def main() -> None:
 
 def replace_decoder(vae: Path, fresh: Path) -> None:
     """Write the autoencoder `fresh` over `vae`, whose latents it has to have: all but the decoder is equal."""
-    old, new = (AutoencoderKLFlux2.from_pretrained(path, torch_dtype=torch.bfloat16) for path in (vae, fresh))
+    old, new = (AutoencoderKLFlux2.from_pretrained(path, torch_dtype=torch.float16) for path in (vae, fresh))
     free = ("decoder.", "post_quant_conv.")
     kept = {name: value for name, value in old.state_dict().items() if not name.startswith(free)}
     other = [name for name, value in kept.items() if not torch.equal(value, new.state_dict()[name])]
