@@ -205,7 +205,7 @@ def _size(body: ImageBody) -> tuple[int | None, int | None]:
         return body.width, body.height
     if body.size in (None, "", "auto"):
         return None, None
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", body.size or "", re.ASCII)
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", body.size or "", re.ASCII)
     if match is None:
         raise Refusal("invalid", f"size {(body.size or '')[:40]!r} is not accepted; give WIDTHxHEIGHT or auto", "size")
     return int(match[1]), int(match[2])
@@ -372,7 +372,7 @@ def first_complaint(errors: Any) -> Refusal:
     if first["type"] == "missing":
         return Refusal("missing", f"{field or 'the body'} is missing", field)
     if first["type"] == "json_invalid":
-        return Refusal("invalid", "the body is no JSON")
+        return Refusal("invalid", "the body is no JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200])
     return Refusal("invalid", f"{field or 'the body'} is not accepted: {first['msg']}"[:300], field)
 
 
