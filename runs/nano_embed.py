@@ -51,14 +51,15 @@ def main() -> None:
 
 
 def replace_decoder(vae: Path, fresh: Path) -> None:
-    """Write the autoencoder `fresh` over `vae`, whose latents it has to have: all but the decoder is equal."""
+    """Put the decoder of `fresh` into `vae`, whose latents it has to have: all else is equal."""
     old, new = (AutoencoderKLFlux2.from_pretrained(path, torch_dtype=torch.float16) for path in (vae, fresh))
     free = ("decoder.", "post_quant_conv.")
     kept = {name: value for name, value in old.state_dict().items() if not name.startswith(free)}
     other = [name for name, value in kept.items() if not torch.equal(value, new.state_dict()[name])]
     if other:
         raise SystemExit(f"{fresh} has other latents than {vae}: {', '.join(other[:3])} differ")
-    new.save_pretrained(vae)
+    old.load_state_dict(new.state_dict())
+    old.save_pretrained(vae)  # with its own configuration, which names the size that pictures have
 
 
 def forget_origin(path: Path) -> None:
