@@ -242,7 +242,7 @@ class Desk:
         if steps > most:
             raise Refusal(
                 "invalid",
-                f"num_inference_steps {steps} is not accepted: this server takes 1 to {most}",
+                f"num_inference_steps {steps} is not accepted: at most {most} are at this server",
                 "num_inference_steps",
             )
         if width * height > self.settings.max_pixels:
