@@ -16,7 +16,7 @@ out.png is your picture. Next:
 
 def main() -> None:
     prompt = sys.argv[1] if len(sys.argv) > 1 else PROMPT
-    sys.argv = ["leanlens", "generate", prompt, "--model", "nano", "--seed", "9", "-o", "out.png"]
+    sys.argv = ["leanlens", "generate", prompt, "--model", "nano", "--seed", "0", "-o", "out.png"]
     try:
         run()
     except SystemExit as end:

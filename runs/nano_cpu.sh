@@ -4,8 +4,9 @@
 #   runs/nano_cpu.sh [STAGE...]        every stage that is not whole yet, or only those named, in this order:
 #   sources scenes autoencoder parts denoise-128 denoise-256 decoder embed evaluate gallery
 #
-# A little over three hours on two cores. Each stage starts from what the one before exported, says what it may take, and leaves a
-# marker in $OUT/done when it is whole; a stage that was stopped goes on where it was when the same command is given again.
+# A little over three hours on two cores. Each stage starts from what the one before exported, says what it may take, and
+# leaves a marker in $OUT/done when it is whole; a stage that was stopped goes on where it was when the same command is
+# given again.
 # docs/nano_training.md explains it.
 #
 #   OUT=runs/nano           where everything is written but the embedded model itself

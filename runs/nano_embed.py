@@ -3,7 +3,7 @@
     python runs/nano_embed.py EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY [AUTOENCODER_FOLDER]]]
 
 The card (`README.md`) stays as it is; `ATTRIBUTION.md` becomes that of the drawings of LIBRARY, "everyday" without it.
-With AUTOENCODER_FOLDER that autoencoder is taken instead of the export's; its latents have to be the same.
+The decoder is that of AUTOENCODER_FOLDER where it is given, whose latents have to be the export's.
 """
 
 import json

@@ -241,9 +241,7 @@ class Desk:
         most = self.settings.max_steps
         if steps > most:
             raise Refusal(
-                "invalid",
-                f"num_inference_steps {steps} is not accepted: at most {most} are at this server",
-                "num_inference_steps",
+                "invalid", f"num_inference_steps {steps} is not accepted: at most {most} are", "num_inference_steps"
             )
         if width * height > self.settings.max_pixels:
             raise Refusal("invalid", _too_large(width, height, self.settings.max_pixels), "size")
