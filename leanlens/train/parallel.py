@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from leanlens.dist import Group
 from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.train.attention import write_out_attention
 from leanlens.train.config import Train
 
 GRAPHS = 64  # shapes that compiled blocks may meet
@@ -29,6 +30,8 @@ def parallelize(model: LensTransformer2DModel, group: Group, train: Train) -> Le
     if train.compile:
         # A graph for each shape: one for all shapes is slower, and the default limit is met by a few buckets already.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        if group.device.type == "cpu":
+            write_out_attention(model)
         for block in model.transformer_blocks:
             block.compile(fullgraph=True, dynamic=False)
     if group.world_size == 1:
