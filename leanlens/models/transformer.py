@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks.tensor_parallel import PackedColwiseParallel
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
@@ -75,6 +76,19 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
         "norm", "img_mod", "txt_mod", "time_text_embed", "img_in", "txt_in", "norm_out", "proj_out",
     ]  # fmt: skip
+    # Heads and hidden channels are shared out; what modulation gives is computed once in a drawing, on every process.
+    _tp_plan = {  # noqa: RUF012
+        "transformer_blocks.*.attn.img_qkv": PackedColwiseParallel([1, 1, 1]),
+        "transformer_blocks.*.attn.txt_qkv": PackedColwiseParallel([1, 1, 1]),
+        "transformer_blocks.*.attn.to_out.0": "rowwise",
+        "transformer_blocks.*.attn.to_add_out": "rowwise",
+        "transformer_blocks.*.img_mlp.w1": "colwise",
+        "transformer_blocks.*.img_mlp.w3": "colwise",
+        "transformer_blocks.*.img_mlp.w2": "rowwise",
+        "transformer_blocks.*.txt_mlp.w1": "colwise",
+        "transformer_blocks.*.txt_mlp.w3": "colwise",
+        "transformer_blocks.*.txt_mlp.w2": "rowwise",
+    }
     _cp_plan = {  # noqa: RUF012
         "transformer_blocks.0": {
             "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
@@ -167,7 +181,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             raise ValueError(
                 "encoder_hidden_states_mask cannot be combined with text_lengths; pack text without padding"
             )
-        if encoder_hidden_states_mask is not None and self._parallel_config is not None:
+        if encoder_hidden_states_mask is not None and self._tokens_are_shared:
             raise ValueError(
                 "encoder_hidden_states_mask cannot be combined with context parallelism: tokens are distributed over "
                 "ranks; pass text of its true length and no mask"
@@ -201,6 +215,11 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         if return_dict is None:
             return velocity
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    @property
+    def _tokens_are_shared(self) -> bool:
+        """Whether each process holds a part of the tokens; under tensor parallelism each holds all."""
+        return self._parallel_config is not None and self._parallel_config.context_parallel_config is not None
 
     def project_text(self, features: list[Tensor]) -> Tensor:
         """Normalise each feature layer (B, S, E), join them along channels and project: (B, S, D)."""
@@ -239,7 +258,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         device = hidden_states.device
         if text_lengths is None:
             return None, self.pos_embed(_grid_of(img_shapes, hidden_states.shape[1]), features[0].shape[1], device)
-        if self._parallel_config is not None:
+        if self._tokens_are_shared:
             raise ValueError("text_lengths cannot be combined with context parallelism; pass samples unpacked")
         segments = _segments_of(hidden_states, features[0], img_shapes, text_lengths)
         # Each sample counts positions from its own centre; samples of one grid share a table, which outlasts any text.
@@ -313,6 +332,7 @@ class LensTransformerBlock(nn.Module):
         both streams can be given, (1, 6 D) each. Where nothing reads the text that goes out, it goes out as it came.
         """
         image, text = hidden_states, encoder_hidden_states
+        text_is_read = text_is_read and not _is_nothing(text)
         img_mod, txt_mod = temb if isinstance(temb, tuple) else (self.img_mod(temb), self.txt_mod(temb))
         img_lengths, txt_lengths = (segments.image, segments.text) if segments else (None, None)
         # (B, 1, 3 D) each; packed, (1, tokens, 3 D)
@@ -354,10 +374,14 @@ class LensAttnProcessor:
         text_is_read: bool = True,
     ) -> tuple[Tensor, Tensor]:
         img_q, img_k, img_v = attn.split_heads(attn.img_qkv(hidden_states))  # (B, L, H, K) each
-        txt_q, txt_k, txt_v = attn.split_heads(attn.txt_qkv(encoder_hidden_states))  # (B, S, H, K) each
         img_q, img_k = _rotate(attn.norm_q(img_q), rotary[0]), _rotate(attn.norm_k(img_k), rotary[0])
-        txt_q, txt_k = _rotate(attn.norm_added_q(txt_q), rotary[1]), _rotate(attn.norm_added_k(txt_k), rotary[1])
-        img_qkv, txt_qkv = (img_q, img_k, img_v), (txt_q, txt_k, txt_v)
+        img_qkv = (img_q, img_k, img_v)
+        if _is_nothing(encoder_hidden_states):
+            txt_qkv = (img_q[:, :0], img_k[:, :0], img_v[:, :0])
+        else:
+            txt_q, txt_k, txt_v = attn.split_heads(attn.txt_qkv(encoder_hidden_states))  # (B, S, H, K) each
+            txt_q, txt_k = _rotate(attn.norm_added_q(txt_q), rotary[1]), _rotate(attn.norm_added_k(txt_k), rotary[1])
+            txt_qkv = (txt_q, txt_k, txt_v)
         if segments is None:
             image, text = self._attend(img_qkv, txt_qkv, attention_mask)
         else:  # block-diagonal attention, without its empty blocks: every sample by itself
@@ -367,12 +391,15 @@ class LensAttnProcessor:
     def _attend(self, image: Streams, text: Streams, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Query, key and value of both streams, (B, L, H, K) and (B, S, H, K) -> (B, L, D), (B, S, D)."""
         query, key, value = (_joined(*pair) for pair in zip(image, text, strict=True))
-        joint = dispatch_attention_fn(
-            query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-        joint = joint.flatten(2).to(image[0].dtype)  # (B, L + S, D)
+        joint = self.mix(query, key, value, mask).flatten(2).to(image[0].dtype)  # (B, L + S, D)
         tokens = image[0].shape[1]
         return joint[:, :tokens], joint[:, tokens:]
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention over N tokens, (B, N, H, K) each -> (B, N, H, K); the bool `mask` spreads to (B, H, N, N)."""
+        return dispatch_attention_fn(
+            query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
 
     def _attend_packed(self, image: Streams, text: Streams, segments: Segments) -> tuple[Tensor, Tensor]:
         """As `_attend`, one row that holds several samples."""
@@ -528,6 +555,11 @@ def _spread(rows: Tensor, lengths: tuple[int, ...] | None) -> Tensor:
     if lengths is None or rows.shape[0] == 1:
         return rows.unsqueeze(1)
     return rows.repeat_interleave(torch.tensor(lengths, device=rows.device), dim=0, output_size=sum(lengths))[None]
+
+
+def _is_nothing(text: Tensor) -> bool:
+    """Whether there is no text to compute. Not in training, where every weight is to have a gradient, zero or not."""
+    return text.shape[1] == 0 and not torch.is_grad_enabled()
 
 
 def _within_float16(residual: Tensor) -> Tensor:

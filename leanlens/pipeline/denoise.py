@@ -4,10 +4,11 @@ Comes in: a transformer, a scheduler with its noise levels set, noise, text feat
 of prompts, pixels or files.
 
 Two ways to the same velocity. The plain one runs the conditional and the unconditional branch each by itself, on text
-of its true length and without an attention mask wherever that is possible, leaves the unconditional one out at
-guidance 1, and computes once what every step would compute again (`models/once.py`). `exact` does what the released
-code did: both branches padded to one length in one masked batch, always. In float32 they agree to rounding; in bfloat16
-the last bits differ.
+of its true length and without an attention mask: pictures whose texts differ in length are packed into one row, in
+which each attends to itself. It leaves the unconditional branch out at guidance 1, and computes once what every step
+would compute again (`models/once.py`). Compiled blocks keep the mask, because each set of lengths would be another
+graph to them. `exact` does what the released code did: both branches padded to one length in one masked batch, always.
+In float32 they agree to rounding; in bfloat16 the last bits differ.
 
 Within the loop nothing is read from the device or sent to it, so the host runs ahead of an accelerator.
 
@@ -41,6 +42,7 @@ def denoise(
     exact: bool = False,
     attention_kwargs: dict[str, Any] | None = None,
     guided_share: float = 1.0,
+    guidance_group: Any = None,
 ) -> Tensor:
     """Walk `latents` (B, L, C) down the scheduler's noise levels.
 
@@ -56,11 +58,14 @@ def denoise(
         attention_kwargs: passed to the transformer.
         guided_share: share of the steps, from the first on, that are guided; the rest leave the unconditional branch
             out. Below 1 the picture is another one.
+        guidance_group: a `torch.distributed` group of two processes that call this with equal arguments: the first
+            computes the conditional branch, the second the unconditional one. None computes both here.
 
     Returns:
         (B, L, C), the dtype of `latents`.
 
     Raises:
+        ValueError: a guidance group that is not one of two processes, or one beside `exact`.
         FloatingPointError: latents that are not finite, with the step and the likely cause.
     """
     positive, negative = positive.trimmed(), negative.trimmed()
@@ -68,8 +73,9 @@ def denoise(
         transformer._reset_stateful_cache()  # of a drawing that was broken off
     times = _model_times(scheduler.timesteps, latents)
     scales = _scales(guidance_scale, len(times), guided_share)
-    branches = _exact_branches if exact else _plain_branches
-    velocity_at = branches(transformer, grid, positive, negative, scales, times, attention_kwargs)
+    _check_group(guidance_group, exact)
+    rest = (transformer, grid, positive, negative, scales, times, attention_kwargs)
+    velocity_at = _exact_branches(*rest) if exact else _plain_branches(*rest, guidance_group)
     watch = _FiniteWatch(latents, len(times))
     with torch.no_grad():
         for index, timestep in enumerate(scheduler.timesteps):
@@ -91,29 +97,54 @@ def _scales(guidance_scale: float, steps: int, guided_share: float) -> list[floa
     return [guidance_scale] * guided + [1.0] * (steps - guided)
 
 
-def _plain_branches(transformer, grid, positive, negative, scales, times, attention_kwargs) -> Velocity:
-    masks = {id(text): _mask_where_padded(text) for text in (positive, negative)}
+def _check_group(group: Any, exact: bool) -> None:
+    if group is None:
+        return
+    processes = torch.distributed.get_world_size(group)
+    if processes != 2:
+        raise ValueError(f"guidance_group has {processes} processes; 2 are accepted, one for each branch")
+    if exact:
+        raise ValueError("guidance_group cannot be combined with exact, which computes both branches in one batch")
+
+
+def _plain_branches(transformer, grid, positive, negative, scales, times, attention_kwargs, group) -> Velocity:
+    texts = {id(text): _as_it_goes_in(text, transformer) for text in (positive, negative)}
     once = OncePerDrawing(times)
+    sides = (("cond", positive), ("uncond", negative))
 
     def branch(name: str, text: TextFeatures, latents: Tensor) -> Tensor:
+        layers, mask, lengths = texts[id(text)]
+        grids = [(1, *grid)] * len(lengths or [None])
+        rows = latents if lengths is None else latents.flatten(0, 1)[None]  # (B, L, C) or (1, B L, C)
         with transformer.cache_context(name):
-            return transformer(
-                latents, text.layers, masks[id(text)], times[once.step], [(1, *grid)],
-                attention_kwargs=attention_kwargs, once=once,
+            velocity = transformer(
+                rows, layers, mask, times[once.step], grids,
+                attention_kwargs=attention_kwargs, text_lengths=lengths, once=once,
             )  # fmt: skip
+        return velocity.reshape(*latents.shape[:2], -1)
 
     def velocity(latents: Tensor, step: int) -> Tensor:
         once.step = step
-        conditional = branch("cond", positive, latents)
         if scales[step] == 1:
-            return conditional
-        return guided_velocity(conditional, branch("uncond", negative, latents), scales[step])
+            return branch(*sides[0], latents)
+        if group is None:
+            conditional, unconditional = (branch(*side, latents) for side in sides)
+        else:
+            own = branch(*sides[group.rank()], latents)
+            conditional, unconditional = torch.empty_like(own), torch.empty_like(own)
+            torch.distributed.all_gather([conditional, unconditional], own.contiguous(), group)
+        return guided_velocity(conditional, unconditional, scales[step])
 
     return velocity
 
 
-def _mask_where_padded(text: TextFeatures) -> Tensor | None:
-    return None if bool(text.mask.all()) else text.mask
+def _as_it_goes_in(text: TextFeatures, transformer: Any) -> tuple[list[Tensor], Tensor | None, list[int] | None]:
+    """Features with a mask, with lengths (packed, then (1, sum of S, E)), or with neither where nothing is padded."""
+    if bool(text.mask.all()):
+        return text.layers, None, None
+    if transformer.blocks_are_compiled:
+        return text.layers, text.mask, None
+    return [layer[text.mask][None] for layer in text.layers], None, text.mask.sum(1).tolist()
 
 
 def _exact_branches(transformer, grid, positive, negative, scales, times, attention_kwargs) -> Velocity:

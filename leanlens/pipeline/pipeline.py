@@ -83,6 +83,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         """Rewrites prompts when a call asks for it with `enable_reasoner=True`."""
         self.encoder_home: EncoderHome | None = None
         """Brings the text encoder in and lets it go again, where the pipeline does not hold it (`ladder.py`)."""
+        self.guidance_group: Any = None
+        """A `torch.distributed` group of two processes that draw each picture together, a branch of guidance each."""
         self._interrupt = False
 
     @torch.no_grad()
@@ -155,6 +157,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         check_steps(num_inference_steps)
         check_guidance(guidance_scale)
         check_guided_share(guided_share)
+        if self.guidance_group is not None and generator is None:
+            raise ValueError("generator is missing; both processes of guidance_group need one with the same seed")
         height, width = self._resolve_size(height, width, base_resolution, aspect_ratio)
         self._check_output(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt)
         self._interrupt = False
@@ -176,6 +180,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             drawn = denoise(
                 self.transformer, self.scheduler, start, grid, positive, negative, guidance_scale,
                 self._step_hook(callback_on_step_end, keep, bar), exact, attention_kwargs, guided_share,
+                self.guidance_group,
             )  # fmt: skip
         images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
 
@@ -306,7 +311,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             )
         if source is not None and source.repaint is not None:
             repaint = source.repaint.to(device)
-            pixels = repaint * pixels.float() + (1 - repaint) * source.pixels.to(device)
+            kept = source.pixels.to(device) + 2**-16  # levels of 255 are cut off, and what is kept is to stay itself
+            pixels = repaint * pixels.float() + (1 - repaint) * kept
         return from_pixels(pixels, output_type)
 
     def load_lora_weights(self, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> None:

@@ -4,18 +4,12 @@ diffusers means it for accelerators and asks torch how many there are; on the CP
 says one. Ring attention is not tried: no CPU kernel gives back the log-sum-exp that it needs.
 """
 
-import json
-import os
-import socket
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
 
 from leanlens.models.transformer import LensTransformer2DModel
+from tests.models.processes import RANKS, found_by_each, join, write_down
 
-RANKS = 2
 GRID = (4, 6)
 # Options of ContextParallelConfig, and how many text tokens. Odd numbers need `ulysses_anything`, none forbids it.
 CASES = [({}, 6), ({}, 0), ({"ulysses_anything": True}, 5)]
@@ -41,15 +35,9 @@ def make_inputs(text: int) -> dict:
 
 def share_tokens(rank: int, port: int, folder: str) -> None:
     """One process: every case, then its findings as JSON."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
-    )
-    torch.accelerator.device_count = lambda: 1
+    join(rank, port)
     found = [run_case(options, text) for options, text in CASES]
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    os._exit(0)  # gloo's threads now and then abort while they are taken down, which would look like a failure
+    write_down(found, rank, folder)
 
 
 def run_case(options: dict, text: int) -> dict:
@@ -86,11 +74,7 @@ def run_case(options: dict, text: int) -> dict:
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(share_tokens, (port, str(tmp_path)), nprocs=RANKS)
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS)]
+    found = found_by_each(share_tokens, tmp_path)
     image = GRID[0] * GRID[1]
     for (_, text), first, second in zip(CASES, *found, strict=True):
         for case in (first, second):

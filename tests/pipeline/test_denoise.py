@@ -5,7 +5,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.models.transformer import LensAttnProcessor, LensTransformer2DModel
 from leanlens.pipeline import denoise as loop
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.start import set_levels
@@ -24,6 +24,15 @@ def scheduler() -> FlowMatchEulerDiscreteScheduler:
     made = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     set_levels(made, GRID, STEPS)
     return made
+
+
+def several(lengths=(5, 0, 2)) -> tuple[torch.Tensor, TextFeatures, TextFeatures]:
+    """Pictures whose texts differ in length, one of them without any."""
+    generator = torch.Generator().manual_seed(2)
+    latents = torch.randn(len(lengths), GRID[0] * GRID[1], 128, generator=generator)
+    layers = [torch.randn(len(lengths), max(lengths), 32, generator=generator) for _ in range(2)]
+    features = TextFeatures(layers, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
+    return latents, features, features.without_text()
 
 
 def inputs(device="cpu", text=5) -> tuple[torch.Tensor, TextFeatures, TextFeatures]:
@@ -78,6 +87,41 @@ def test_plain_equals_exact_to_rounding(transformer):
     torch.testing.assert_close(drawn(transformer), drawn(transformer, exact=True), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_texts_of_different_lengths_are_drawn_without_a_mask(transformer, scale, monkeypatch):
+    latents, positive, negative = several()
+    masks, plain = [], LensAttnProcessor.mix
+    monkeypatch.setattr(LensAttnProcessor, "mix", lambda *given: masks.append(given[-1]) or plain(*given))
+    together = loop.denoise(transformer, scheduler(), latents, GRID, positive, negative, scale)
+    assert set(masks) == {None}
+    for row in range(3):
+        one, none = (
+            TextFeatures([x[row : row + 1] for x in t.layers], t.mask[row : row + 1]) for t in (positive, negative)
+        )
+        alone = loop.denoise(transformer, scheduler(), latents[row : row + 1], GRID, one, none, scale)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-4)
+
+
+def test_packed_equals_exact_to_rounding(transformer):
+    latents, positive, negative = several()
+    packed, exact = (
+        loop.denoise(transformer, scheduler(), latents, GRID, positive, negative, 5.0, exact=exact)
+        for exact in (False, True)
+    )
+    torch.testing.assert_close(packed, exact, rtol=0, atol=1e-4)
+
+
+def test_compiled_blocks_keep_the_mask(transformer, monkeypatch):
+    """Each set of lengths would be another graph."""
+    _, positive, _ = several()
+    monkeypatch.setattr(transformer, "blocks_are_compiled", True)
+    layers, mask, lengths = loop._as_it_goes_in(positive, transformer)
+    assert (mask.shape, lengths) == ((3, 5), None)
+    monkeypatch.setattr(transformer, "blocks_are_compiled", False)
+    layers, mask, lengths = loop._as_it_goes_in(positive, transformer)
+    assert (layers[0].shape, mask, lengths) == ((1, 7, 32), None, [5, 0, 2])
+
+
 class Asked(TorchDispatchMode):
     """Notes what makes a host wait: values read from a tensor, shapes that depend on values, copies across devices."""
 
@@ -93,14 +137,16 @@ class Asked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_the_loop_never_waits_for_the_device(transformer, scale, monkeypatch):
+@pytest.mark.parametrize(("scale", "packed"), [(1.0, False), (5.0, False), (5.0, True)])
+def test_the_loop_never_waits_for_the_device(transformer, scale, packed, monkeypatch):
     """The meta device holds no values at all: reading one would be an error, sending one is noted."""
     monkeypatch.setattr(loop._FiniteWatch, "report", lambda self: None)  # the one look, after the loop
     monkeypatch.setattr(TextFeatures, "trimmed", lambda self: self)  # before the loop
     ghost = LensTransformer2DModel.from_config(transformer.config).to("meta")
     latents, positive, negative = inputs("meta")
-    monkeypatch.setattr(loop, "_mask_where_padded", lambda text: None)  # before the loop
+    monkeypatch.setattr(  # before the loop
+        loop, "_as_it_goes_in", lambda text, _: (text.layers, None, [text.mask.shape[1]] if packed else None)
+    )
     asked, during = Asked(), []
 
     def after_step(index, timestep, latents):

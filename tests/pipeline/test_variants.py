@@ -117,3 +117,13 @@ def test_bad_input_is_named(inpaint, picture, options, message):
         inpaint(
             "a", **{"image": picture, "mask_image": Image.new("L", (96, 64), 255), **options}, num_inference_steps=1
         )
+
+
+def test_what_a_mask_keeps_is_kept_to_the_last_level(inpaint):
+    """Levels are cut off when a picture is made of numbers, and every one of them has to come back as itself."""
+    levels = np.resize(np.arange(256, dtype=np.uint8), (64, 96))[..., None].repeat(3, axis=2)
+    mask = Image.new("L", (96, 64), 0)
+    mask.paste(255, (48, 0, 96, 64))
+    drawn = inpaint("a", Image.fromarray(levels), mask, num_inference_steps=2, guidance_scale=2.0).images[0]
+    assert np.array_equal(np.asarray(drawn)[:, :48], levels[:, :48])
+    assert len(np.unique(levels[:, :48])) == 256
