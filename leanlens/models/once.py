@@ -22,6 +22,8 @@ from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanlens.models.waiting import WaitingLinear
+
 Modulation = Tensor | tuple[Tensor, Tensor]
 
 
@@ -78,7 +80,7 @@ class OncePerDrawing:
         """(N, 6 D), every row as a call of its own gives it."""
         assert self._embeddings is not None
         activation, linear = modulation
-        with _weights_here(linear) as product:
+        with _weights_here(linear, self._embeddings.device) as product:
             return torch.cat([product(activation(row)) for row in self._embeddings.split(1)])
 
 
@@ -88,8 +90,11 @@ def _comes_when_it_runs(block: Any) -> bool:
 
 
 @contextmanager
-def _weights_here(linear: Any) -> Iterator[Any]:
+def _weights_here(linear: Any, device: torch.device) -> Iterator[Any]:
     """A layer whose weights are fetched for each call has them fetched once for all calls within."""
+    if isinstance(linear, WaitingLinear):
+        yield linear.fetched(device)
+        return
     hook = getattr(linear, "_hf_hook", None)
     if hook is None:
         yield linear

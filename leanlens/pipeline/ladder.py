@@ -241,6 +241,14 @@ def _parts_take_turns(pipeline: "LensPipeline", device: torch.device) -> Moves:
     return first.offload, _nothing
 
 
+def _modulation_waits(pipeline: "LensPipeline", device: torch.device) -> Moves:
+    """As `_parts_take_turns`; of the denoiser, what turns noise levels into modulation never comes as a whole."""
+    from leanlens.models.waiting import keep_modulation_back
+
+    keep_modulation_back(pipeline.transformer, device)
+    return _parts_take_turns(pipeline, device)
+
+
 def _blocks_take_turns(pipeline: "LensPipeline", device: torch.device) -> Moves:
     """The next block is on its way while one computes, where the device has streams."""
     pipeline.vae.to(device)
@@ -256,6 +264,7 @@ _OFFLOAD: dict[str, Callable[["LensPipeline", torch.device], Moves]] = {
     "none": _all_stay,
     "encoder": _encoder_goes,
     "model": _parts_take_turns,
+    "modulation": _modulation_waits,
     "block": _blocks_take_turns,
     "disk": _all_stay,
 }

@@ -22,7 +22,7 @@ from leanlens.plan.rates import (
     unpacking_seconds,
     usable_bytes,
 )
-from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
+from leanlens.plan.words import ENCODERS, IN_TURNS, OFFLOADS, QUANTS
 
 __all__ = ["STAGES", "Choice", "Drawing", "Machine", "Pins", "Settings", "choices", "choose", "torch_device", "weigh"]
 
@@ -173,7 +173,7 @@ def _combinations(device: Device, pins: Pins) -> Iterator[tuple[str, str, str, s
         (pins.quant,) if pins.quant else QUANTS,
         (pins.offload,)
         if pins.offload
-        else tuple(word for word in OFFLOADS if not alone or word not in ("model", "block")),
+        else tuple(word for word in OFFLOADS if not alone or word not in (*IN_TURNS, "block")),
         (pins.encoder_on,) if pins.encoder_on else tuple(word for word in ENCODERS if not alone or word != "cpu"),
         (False, True) if pins.tile_vae is None else (pins.tile_vae,),
         (False, True) if pins.compile is None else (pins.compile,),
@@ -285,7 +285,8 @@ def _denoising_seconds(device: Device, model: ModelSizes, drawing: Drawing, sett
         if settings.offload == "disk":  # modulation is computed once in a drawing, so its weights are read once
             each += model.denoiser_file * (1 - model.modulation_share) / assumed("disk")
         total += drawing.steps * each
-    moved = weights["transformer"] + weights["vae"] if settings.offload == "model" else 0.0
+    # Modulation that waits comes layer by layer, but it comes: the same bytes.
+    moved = weights["transformer"] + weights["vae"] if settings.offload in IN_TURNS else 0.0
     once = model.denoiser_file * model.modulation_share / assumed("disk") if settings.offload == "disk" else 0.0
     return total + once + moved / assumed("host")
 

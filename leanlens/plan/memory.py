@@ -91,10 +91,15 @@ class ModelSizes:
         return self.denoiser.layers * (2 * 4 * d * d + 2 * 3 * d * self.denoiser.hidden)
 
     @property
-    def modulation_share(self) -> float:
-        """Share of the denoiser's weights that do nothing but turn a noise level into modulation."""
+    def modulation(self) -> int:
+        """Weights of the denoiser that do nothing but turn a noise level into modulation."""
         d = self.denoiser.width
-        return self.denoiser.layers * 2 * (6 * d * d + 6 * d) / self.denoiser_parameters
+        return self.denoiser.layers * 2 * (6 * d * d + 6 * d)
+
+    @property
+    def modulation_share(self) -> float:
+        """Share of the denoiser's weights that are modulation."""
+        return self.modulation / self.denoiser_parameters
 
     @property
     def around_blocks(self) -> int:
@@ -122,6 +127,18 @@ def part_bytes(model: ModelSizes, dtype: str, packed: bool, quant: str = "none")
         "transformer": model.denoiser_parameters * element - spared,
         "vae": float(model.autoencoder.parameters * element),
     }
+
+
+def without_modulation_bytes(model: ModelSizes, denoiser: float, element: int, steps: int) -> float:
+    """Of a denoiser whose modulation waits elsewhere: the rest, one such layer, and the rows of all noise levels.
+
+    Args:
+        denoiser: bytes of the whole.
+        steps: noise levels.
+    """
+    layers = 2 * model.denoiser.layers
+    rows = steps * layers * 6 * model.denoiser.width
+    return denoiser + (model.modulation / layers + rows - model.modulation) * element
 
 
 def two_blocks_bytes(model: ModelSizes, denoiser: float, element: int) -> float:

@@ -22,8 +22,10 @@ from leanlens.plan.memory import (
     streamed_bytes,
     two_blocks_bytes,
     unpacking_bytes,
+    without_modulation_bytes,
 )
 from leanlens.plan.rates import assumed
+from leanlens.plan.words import IN_TURNS
 
 STAGES = ("opening", "encoding", "denoising", "decoding")
 Peaks = dict[str, float]
@@ -89,7 +91,7 @@ def peaks(device: Device, model: ModelSizes, drawing: Drawing, settings: Setting
         return _shared(device, model, settings, weights, work)
     if settings.is_plain:
         return _apart(model, settings, weights, work)
-    return _held_apart(model, settings, weights, work)
+    return _held_apart(model, drawing, settings, weights, work)
 
 
 def _workspaces(device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> Peaks:
@@ -133,7 +135,9 @@ def _apart(model: ModelSizes, settings: Settings, weights: Peaks, work: Peaks) -
     )
 
 
-def _held_apart(model: ModelSizes, settings: Settings, weights: Peaks, work: Peaks) -> tuple[Peaks, Peaks]:
+def _held_apart(
+    model: ModelSizes, drawing: Drawing, settings: Settings, weights: Peaks, work: Peaks
+) -> tuple[Peaks, Peaks]:
     """Parts go straight where they are held (`ladder.py`), and wait in main memory or on disk."""
     element, offload = element_bytes(settings.dtype), settings.offload
     layer = streamed_bytes(model, element)
@@ -142,14 +146,17 @@ def _held_apart(model: ModelSizes, settings: Settings, weights: Peaks, work: Pea
     encoder = {"device": weights["text_encoder"], "disk": layer["text_encoder"], "cpu": 0.0}[settings.encoder_on]
     beside = weights["text_encoder"] if settings.encoder_on == "cpu" else 0.0
     resident = offload == "none" and settings.encoder_on != "disk"
+    in_turns = offload in IN_TURNS
     for stage in STAGES:
         vram[stage] += encoder if resident or stage == "encoding" else 0.0
         ram[stage] += beside if resident or stage == "encoding" else 0.0
-        vram[stage] += _denoiser_on_card(model, settings, weights["transformer"], layer["transformer"], stage)
-        vram[stage] += 0.0 if offload == "model" and stage in ("opening", "encoding") else weights["vae"]
-        waits = offload in ("model", "block") or (offload == "encoder" and stage in ("opening", "encoding"))
+        vram[stage] += _denoiser_on_card(
+            model, settings, weights["transformer"], layer["transformer"], stage, drawing.steps
+        )
+        vram[stage] += 0.0 if in_turns and stage in ("opening", "encoding") else weights["vae"]
+        waits = in_turns or offload == "block" or (offload == "encoder" and stage in ("opening", "encoding"))
         ram[stage] += weights["transformer"] if waits else 0.0
-        ram[stage] += weights["vae"] if offload == "model" or stage == "opening" else 0.0
+        ram[stage] += weights["vae"] if in_turns or stage == "opening" else 0.0
     if settings.encoder == "mxfp4":  # what is not packed is read beside the card
         ram["encoding"] += weights["text_encoder"] - model.encoder.packed * 4.25 / 8
     return (
@@ -158,7 +165,9 @@ def _held_apart(model: ModelSizes, settings: Settings, weights: Peaks, work: Pea
     )
 
 
-def _denoiser_on_card(model: ModelSizes, settings: Settings, whole: float, layer: float, stage: str) -> float:
+def _denoiser_on_card(
+    model: ModelSizes, settings: Settings, whole: float, layer: float, stage: str, steps: int
+) -> float:
     """Bytes of the denoiser that lie on the card in a stage."""
     if settings.offload == "none":
         return whole
@@ -168,4 +177,6 @@ def _denoiser_on_card(model: ModelSizes, settings: Settings, whole: float, layer
         return 0.0
     if settings.offload == "model":
         return whole
+    if settings.offload == "modulation":
+        return without_modulation_bytes(model, whole, element_bytes(settings.dtype), steps)
     return layer if settings.offload == "disk" else two_blocks_bytes(model, whole, element_bytes(settings.dtype))

@@ -10,9 +10,11 @@ QUANT_BITS = {"int8": 8.02, "mxfp8": 8.25, "fp8": 8.0, "nf4": 4.5, "int4": 4.5}
 QUANTS = ("none", *QUANT_BITS)
 
 # none: every part stays on the device. encoder: the text encoder is opened to encode and let go; meanwhile the denoiser
-# waits in main memory. model: the denoiser waits there too while a picture is decoded. block: its blocks wait there and
-# come one by one, the next while one computes. disk: it is read from its files layer by layer and never held.
-OFFLOADS = ("none", "encoder", "model", "block", "disk")
+# waits in main memory. model: the denoiser waits there too while a picture is decoded. modulation: the same, and its
+# modulation stays there, but for the layer that computes. block: its blocks wait there and come one by one, the next
+# while one computes. disk: it is read from its files layer by layer and never held.
+OFFLOADS = ("none", "encoder", "model", "modulation", "block", "disk")
+IN_TURNS = ("model", "modulation")  # with these, denoiser and autoencoder are on the device one after the other
 
 # Where the text encoder computes; disk: on the device, its weights read layer by layer from their files.
 ENCODERS = ("device", "cpu", "disk")

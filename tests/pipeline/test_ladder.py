@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from leanlens.models.waiting import WaitingLinear
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.pipeline import LensPipeline
@@ -50,7 +51,7 @@ def reference(plain):
     ("offload", "encoder_on"),
     [
         ("none", "cpu"), ("none", "disk"), ("encoder", "device"), ("encoder", "disk"), ("model", "device"),
-        ("block", "cpu"), ("disk", "disk"),
+        ("modulation", "device"), ("block", "cpu"), ("disk", "disk"),
     ],
 )  # fmt: skip
 def test_offloading_changes_no_bit(reference, offload, encoder_on):
@@ -93,6 +94,22 @@ def test_parts_take_turns(plain):
         part.to = lambda *where, name=name, to=part.to: moved.append(name) or to(*where)
     picture(model)
     assert "transformer" in moved  # sent away when the decoder came
+
+
+def test_modulation_stays_behind_and_is_fetched_once_in_a_drawing(reference, monkeypatch):
+    model, fetched = opened(offload="modulation"), []
+    plain = WaitingLinear.fetched
+    monkeypatch.setattr(WaitingLinear, "fetched", lambda self, device: fetched.append(self) or plain(self, device))
+    assert picture(model).tobytes() == reference.tobytes()  # two steps of two branches each
+    transformer = model.pipeline.transformer
+    assert len(fetched) == len(set(fetched)) == 2 * len(transformer.transformer_blocks)
+    transformer.to("meta")
+    stayed = {name for name, weight in transformer.named_parameters() if not weight.is_meta}
+    assert stayed == {name for name in transformer.state_dict() if "_mod." in name}
+
+
+def test_exact_drawing_with_modulation_left_behind(plain):
+    assert picture(opened(offload="modulation"), exact=True).tobytes() == picture(plain, exact=True).tobytes()
 
 
 def test_blocks_come_and_go_one_by_one(reference, monkeypatch):

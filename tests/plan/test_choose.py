@@ -81,7 +81,7 @@ def test_the_aims_of_the_ladder():
 
 
 def test_main_memory_decides_too():
-    assert chosen("RTX 3060", ram=32).settings.offload in ("model", "block")
+    assert chosen("RTX 3060", ram=32).settings.offload in ("model", "modulation", "block")
     assert chosen("RTX 3060", ram=8).settings.offload == "disk"
     assert not chosen("RTX 4090", ram=8, device="cuda", quant="none", offload="none").fits
     # The decoded encoder passes through main memory.

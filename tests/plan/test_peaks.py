@@ -112,7 +112,7 @@ def _held(pipeline):
 
 def test_a_rung_down_never_needs_more_of_the_card():
     card, model, peaks = find_device("RTX 3060"), ModelSizes(), []
-    for word in ("none", "encoder", "model", "block", "disk"):
+    for word in ("none", "encoder", "model", "modulation", "block", "disk"):
         settings = Settings("cuda", "bfloat16", "bfloat16", offload=word, encoder_on="disk")
         peaks.append(max(weigh(Machine(card, 64), card, model, Drawing(), settings).vram.values()))
     assert peaks == sorted(peaks, reverse=True)
@@ -125,5 +125,6 @@ def test_a_third_of_the_weights_is_modulation(wide):
     counted = sum(weight.numel() for name, weight in wide.named_parameters() if "_mod." in name)
     whole = sum(weight.numel() for weight in wide.parameters())
     sizes = ModelSizes(DenoiserSizes(layers=2), whole)
+    assert sizes.modulation == counted
     assert sizes.modulation_share == pytest.approx(counted / whole)
     assert ModelSizes().modulation_share == pytest.approx(1.36 / 4.10, rel=0.01)
