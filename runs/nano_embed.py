@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLFlux2
 
+from leanlens.batches.encode import ENCODING
 from leanlens.files import whole_file
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.scenes.icons import library
@@ -53,8 +54,7 @@ def main() -> None:
 def replace_decoder(vae: Path, fresh: Path) -> None:
     """Put the decoder of `fresh` into `vae`, whose latents it has to have: all else is equal."""
     old, new = (AutoencoderKLFlux2.from_pretrained(path, torch_dtype=torch.float16) for path in (vae, fresh))
-    free = ("decoder.", "post_quant_conv.")
-    kept = {name: value for name, value in old.state_dict().items() if not name.startswith(free)}
+    kept = {name: value for name, value in old.state_dict().items() if name.split(".")[0] in ENCODING}
     other = [name for name, value in kept.items() if not torch.equal(value, new.state_dict()[name])]
     if other:
         raise SystemExit(f"{fresh} has other latents than {vae}: {', '.join(other[:3])} differ")

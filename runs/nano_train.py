@@ -36,7 +36,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from leanlens.batches.encode import EncodedBatch, checksum
+from leanlens.batches.encode import ENCODING, EncodedBatch, checksum
 from leanlens.batches.stream import cut_caption
 from leanlens.config import checked, plain, read_recipe
 from leanlens.dist import Group, join
@@ -265,7 +265,7 @@ def open_shelves(recipe: TrainRecipe, pipeline: LensPipeline, icons: Library) ->
     sizes = sorted(recipe.data.batch_sizes)
     key = content_key(
         library=icons.fingerprint, num=scenes.num, seed=scenes.seed, sizes=sizes, least=scenes.least,
-        words=recipe.data.caption_words, vae=checksum(pipeline.vae),
+        words=recipe.data.caption_words, vae=checksum(pipeline.vae, ENCODING),
         tokens=pipeline.tokenizer.backend_tokenizer.to_str(),
     )  # fmt: skip
     path = recipe.data.cache / f"scenes-{key[:16]}.safetensors" if recipe.data.cache else None

@@ -13,7 +13,7 @@ whatever stands beside it; `at_once` trades that for speed.
 import gc
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,8 @@ from leanlens.models import vae as autoencoder
 from leanlens.pipeline.features import TextFeatures, TextSide, join
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date, template_named
 from leanlens.store import Store, content_key
+
+ENCODING = ("encoder", "quant_conv", "bn")  # the parts of an autoencoder that latents depend on
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Encoder:
         self._template = template_named(text_side.template, self.date)
         self._no_text = _no_text(text_side)
         # Checksums read every weight, so they are taken only where something is kept under them.
-        self._vae_sum = checksum(vae) if cache else ""
+        self._vae_sum = checksum(vae, ENCODING) if cache else ""
         self._text_sum = _text_checksum(text_side) if cache else ""
 
     @torch.no_grad()
@@ -212,14 +214,20 @@ class Encoder:
             self.cache.save(key, tensors)
 
 
-def checksum(model: nn.Module) -> str:
-    """SHA-256 over a model's configuration and every byte of its weights and buffers, in 64 hexadecimal digits."""
+def checksum(model: nn.Module, parts: Sequence[str] | None = None) -> str:
+    """SHA-256 over a model's configuration and every byte of its weights and buffers, in 64 hexadecimal digits.
+
+    Args:
+        parts: first names of those weights and buffers that count, such as `ENCODING`; None takes all of them.
+    """
     config: Any = getattr(model, "config", {})
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     # Names with an underscore, and the version, say where a model came from and how it was opened, not what it is.
     kept = {name: value for name, value in config.items() if name[0] != "_" and name != "transformers_version"}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
+        if parts is not None and name.split(".")[0] not in parts:
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

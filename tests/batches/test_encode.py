@@ -121,6 +121,10 @@ def test_nothing_found_is_stale(side, toy, tmp_path):
     other = toy_pipeline(0)
     assert new_entries(other) == 0  # equal weights, opened a second time
     with torch.no_grad():
+        other.vae.decoder.conv_in.weight[0, 0, 0, 0] += 1e-3
+        other.vae.post_quant_conv.weight[0, 0] += 1e-3
+    assert new_entries(other) == 0  # what turns latents into pictures does not make them
+    with torch.no_grad():
         other.vae.bn.running_mean[3] += 1e-6
     assert new_entries(other) == 1
     with torch.no_grad():
