@@ -25,13 +25,18 @@ def replay(
     import numpy as np
     from PIL import Image
 
-    from leanlens.pipeline.metadata import picture_format, read_record, save_picture
+    from leanlens.pipeline.metadata import FORMATS, picture_format, read_record, save_picture
     from leanlens.pipeline.request import ImageRequest
 
     if not picture.is_file():
         raise ValueError(f"picture {picture} does not exist; give a file that leanlens saved")
     record = read_record(picture)
-    target = output or picture.with_name(f"{picture.stem}-replay{picture.suffix}")
+    with Image.open(picture) as given:
+        held = given.format
+    suffix = picture.suffix  # unless the file is named as what it is not
+    if FORMATS.get(suffix.lower()) != held:
+        suffix = next(name for name, format in FORMATS.items() if format == held)
+    target = output or picture.with_name(f"{picture.stem}-replay{suffix}")
     picture_format(target)
     request = ImageRequest.checked(**record["request"])
 

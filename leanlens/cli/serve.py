@@ -1,5 +1,6 @@
 """`leanlens serve`: one server for the clients people have."""
 
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +94,7 @@ def serve(
     /health, /ready and /metrics tell how it is.
     """
     uvicorn = _uvicorn()
+    _require_free(host, port)
     from leanlens.serve.settings import ServerSettings
 
     is_local = host in ("127.0.0.1", "localhost", "::1")
@@ -148,6 +150,17 @@ def serve(
         app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
         server_header=False, http="h11", loop="asyncio", h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise a ValueError where the server could not listen; better now than once a model is open."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(f"port {port} of host {host} cannot be listened to: {error.strerror}; give another") from None
 
 
 def _uvicorn() -> Any:

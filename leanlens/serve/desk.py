@@ -20,6 +20,7 @@ from PIL import Image
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import MAX_SEED, ImageRequest
+from leanlens.resolution import require_whole_tokens
 from leanlens.serve.drawer import Drawer, LocalDrawer
 from leanlens.serve.jobs import Archive
 from leanlens.serve.journal import REQUEST
@@ -34,6 +35,7 @@ from leanlens.serve.tasks import FINAL, Event, Job, Task
 from leanlens.serve.uploads import suffix_of, to_png
 from leanlens.serve.worker import Worker
 
+FIRST_PACE = 5.0  # seconds for a picture, as long as none has been drawn
 _ID = re.compile(r"[0-9a-f]{32}")
 _FIELDS = tuple(ImageRequest.model_fields)
 
@@ -167,7 +169,7 @@ class Desk:
         with self._lock:
             self._running[job.id] = job
         try:
-            self.queue.put(job, self.expected_wait())
+            self.queue.put(job, self.pace)
         except Refusal as refusal:
             for task in job.tasks:
                 job.fail(task, refusal)
@@ -197,8 +199,13 @@ class Desk:
 
     def expected_wait(self) -> float:
         """Seconds until a picture that came now would begin, by the pace of the last ones."""
-        paces = [worker.pace for worker in self.workers if worker.pace > 0]
-        return len(self.queue) * (sum(paces) / len(paces) if paces else 0.0) / len(self.workers)
+        return len(self.queue) * self.pace
+
+    @property
+    def pace(self) -> float:
+        """Seconds from one picture to the next, lately, with all workers together; a guess before the first."""
+        paces = [worker.pace for worker in self.workers if worker.pace > 0] or [FIRST_PACE]
+        return sum(paces) / len(paces) / len(self.workers)
 
     # ---------------------------------------------------------------------------------------- inside
 
@@ -333,6 +340,24 @@ class Desk:
                 self.archive.finish(job)
             except Exception:
                 logger.exception("the end of job %s cannot be written down", job.id)
+
+
+def named_size(text: str) -> tuple[int, int]:
+    """Width and height of a size in the form WIDTHxHEIGHT.
+
+    Raises:
+        Refusal: another form, or sides that are no multiples of 16; of the field "size".
+    """
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
+    if match is None:
+        raise Refusal("invalid", f"size {text[:40]!r} is not accepted; give WIDTHxHEIGHT or auto", "size")
+    width, height = int(match[1]), int(match[2])
+    try:
+        require_whole_tokens("width", width)
+        require_whole_tokens("height", height)
+    except ValueError as error:
+        raise Refusal("invalid", f"size {text}: {error}", "size") from None
+    return width, height
 
 
 def _size(wish: Wish, side: int) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from leanlens.serve.settings import ServerSettings
 
 # Whoever watches the process needs no key; the names of pictures cannot be guessed, and `<img>` sends none.
 _OPEN = re.compile(r"/(health|ready|pictures/[^/]+)")
+GONE = 499  # the status in the log of a client that went away before an answer began
 _OURS = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
 _ID = re.compile(r"[\w.:-]{1,80}", re.ASCII)
 
@@ -66,15 +67,21 @@ class Guard:
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer["status"] = message["status"]
+                answer["status"] = answer["status"] or message["status"]
                 sent = MutableHeaders(scope=message)
                 answer["job"] = sent.get("x-job-id")
                 sent["x-request-id"] = identity
                 sent["x-process-time"] = f"{time.perf_counter() - began:.4f}"
             await send(message)
 
+        async def watched() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and answer["status"] is None:
+                answer["status"] = GONE
+            return message
+
         try:
-            await self._pass_on(scope, receive, tell, headers)
+            await self._pass_on(scope, watched, tell, headers)
         except Exception:
             log.exception("request %s ended in an error that was not foreseen", identity)
             if answer["status"] is None:
@@ -159,7 +166,7 @@ class Guard:
 
     def _write_down(self, scope: Scope, identity: str, answer: dict[str, object], seconds: float) -> None:
         door = scope["path"].split("/")[1] if scope["path"].count("/") > 1 else "other"
-        status = answer["status"] or 499  # the client went away before an answer began
+        status = answer["status"] or GONE
         self.metrics.count(
             "leanlens_requests_total", door=door if door in ("v1", "sdapi", "pictures") else "other", status=status
         )

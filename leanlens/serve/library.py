@@ -93,7 +93,7 @@ class Library:
             return name
         if self.settings.alias_models and name.lower().startswith(_HOSTED):
             return self.default
-        raise Refusal("model", f"model {name[:80]!r} is not offered; offered are {', '.join(self._models)}", "model")
+        raise Refusal("model", f"model {name[:80]!r} is not offered; choose among: {', '.join(self._models)}", "model")
 
     def source(self, model: str) -> str:
         """What `open_model` takes for a known name."""
@@ -108,7 +108,7 @@ class Library:
         path = self._loras.get(name) or self._loras.get(name.removesuffix(".safetensors"))
         if path is None:
             known = ", ".join(sorted(self._loras)[:20]) or "none"
-            raise Refusal("invalid", f"loras {name[:80]!r} is not offered; offered are {known}", "loras")
+            raise Refusal("invalid", f"loras {name[:80]!r} is not offered; choose among: {known}", "loras")
         if not -100 <= scale <= 100:
             raise Refusal("invalid", f"loras scale {scale!r} is not accepted: give a number from -100 to 100", "loras")
         return LoraChoice(path=str(path), scale=scale)

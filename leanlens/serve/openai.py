@@ -13,23 +13,26 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from leanlens.serve.desk import Desk, Wish
+from leanlens.pipeline.metadata import read_record
+from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
 from leanlens.serve.follow import finished, follow
 from leanlens.serve.jobs import NAME
 from leanlens.serve.refusal import Refusal
-from leanlens.serve.tasks import Event, Job, Task
+from leanlens.serve.tasks import Event, Job, StoredPicture, Task
 from leanlens.serve.uploads import mask_from_transparency, open_upload
 
 _QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
+_KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
 _NAMES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale"}
 
 
@@ -123,14 +126,14 @@ def openai_router(desk: Desk) -> APIRouter:
     @router.get("/jobs/{identity}")
     async def job(identity: str, request: Request) -> dict[str, Any]:
         found = await run_in_threadpool(desk.archive.job, identity)
-        if found is None:
+        if found is None or found["owner"] != request.state.owner:
             raise Refusal("unknown", "there is no such job", "id")
         return _job(desk, request, found)
 
     @router.post("/jobs/{identity}/cancel")
-    async def cancel(identity: str) -> dict[str, Any]:
+    async def cancel(identity: str, request: Request) -> dict[str, Any]:
         running = desk.find(identity)
-        if running is None:
+        if running is None or running.owner != request.state.owner:
             raise Refusal("unknown", "there is no such job, or it has ended", "id")
         desk.cancel(running)
         return {"id": identity, "state": running.state}
@@ -143,11 +146,18 @@ def pictures_router(desk: Desk) -> APIRouter:
     router = APIRouter(tags=["pictures"])
 
     @router.get("/pictures/{name}")
-    async def picture(name: str) -> Response:
-        path = await run_in_threadpool(desk.archive.picture, name) if NAME.fullmatch(name) else None
-        if path is None:
+    async def picture(name: str, quality: Annotated[int, Query(ge=0, le=100)] = 95) -> Response:
+        stem, _, suffix = name.rpartition(".")
+        kept, kind = f"{stem}.png", _KINDS.get(f".{suffix}")
+        path = await run_in_threadpool(desk.archive.picture, kept) if kind and NAME.fullmatch(kept) else None
+        if path is None or kind is None:
             raise Refusal("unknown", "there is no such picture", "name")
-        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+        headers = {"Cache-Control": "private, max-age=86400"}
+        if kind == "png":
+            return FileResponse(path, media_type="image/png", headers=headers)
+        stored = StoredPicture(kept, path, await run_in_threadpool(read_record, path))
+        data = await run_in_threadpool(picture_bytes, stored, kind, quality)
+        return Response(data, media_type=f"image/{kind}", headers=headers)
 
     return router
 
@@ -205,10 +215,7 @@ def _size(body: ImageBody) -> tuple[int | None, int | None]:
         return body.width, body.height
     if body.size in (None, "", "auto"):
         return None, None
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", body.size or "", re.ASCII)
-    if match is None:
-        raise Refusal("invalid", f"size {(body.size or '')[:40]!r} is not accepted; give WIDTHxHEIGHT or auto", "size")
-    return int(match[1]), int(match[2])
+    return named_size(body.size or "")
 
 
 async def _read_form(desk: Desk, request: Request) -> tuple[ImageBody, bytes, bytes | None]:
@@ -268,7 +275,9 @@ async def _answer(desk: Desk, body: ImageBody, wish: Wish, request: Request, kin
 def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[str, str]:
     assert task.picture is not None
     if body.response_format == "url":
-        return {"url": _address(desk, request, task.picture.name)}
+        name = Path(task.picture.name).with_suffix(SUFFIXES[body.output_format or "png"]).name
+        quality = "" if body.output_compression is None else f"?quality={body.output_compression}"
+        return {"url": _address(desk, request, name) + quality}
     return {"b64_json": _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))}
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 import leanlens
-from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import picture_bytes
 from leanlens.serve.follow import follow
 from leanlens.serve.jobs import NAME
@@ -49,6 +49,7 @@ def tool_server(desk: Desk) -> MCPServer:
         model: Annotated[str | None, Field(description="A name from list_models.")] = None,
         width: Annotated[int | None, Field(description="Pixels, a multiple of 16; give both sides or none.")] = None,
         height: Annotated[int | None, Field(description="Pixels, a multiple of 16.")] = None,
+        size: Annotated[str | None, Field(description="WIDTHxHEIGHT, instead of the two.")] = None,
         steps: Annotated[int | None, Field(description="Noise levels to walk.")] = None,
         guidance_scale: Annotated[float | None, Field(description="1 is no guidance.")] = None,
         seed: Annotated[int | None, Field(description="Fixes the picture; random without it.")] = None,
@@ -58,11 +59,13 @@ def tool_server(desk: Desk) -> MCPServer:
         loras: Annotated[list[str] | None, Field(description="Names from list_models, at their full strength.")] = None,
     ) -> CallToolResult:
         """Draw pictures from a description, or alter one that was drawn before."""
-        wish = Wish(
-            prompt, negative_prompt, model, width, height, steps, guidance_scale, seed, count, strength=strength,
-            loras=[(name, 1.0) for name in loras or []],
-        )  # fmt: skip
         with _told():
+            if size is not None and width is None and height is None:
+                width, height = named_size(size)
+            wish = Wish(
+                prompt, negative_prompt, model, width, height, steps, guidance_scale, seed, count, strength=strength,
+                loras=[(name, 1.0) for name in loras or []],
+            )  # fmt: skip
             if start_from is not None:
                 wish.image, wish.image_bytes = await run_in_threadpool(_earlier, desk, start_from)
             elif strength is not None:
@@ -92,15 +95,17 @@ def tool_server(desk: Desk) -> MCPServer:
             found = await run_in_threadpool(desk.archive.recent, _owner(ctx), 10)
             return {"jobs": [_described(desk, one, start) for one in found]}
         known = await run_in_threadpool(desk.archive.job, job)
-        if known is None:
+        if known is None or known["owner"] != _owner(ctx):
             raise ToolError("there is no such job")
         return _described(desk, known, start)
 
     @server.tool(annotations=ToolAnnotations(idempotent_hint=True, open_world_hint=False))
-    async def cancel_job(job: Annotated[str, Field(description="The id of a job that runs.")]) -> dict[str, Any]:
+    async def cancel_job(
+        ctx: Context, job: Annotated[str, Field(description="The id of a job that runs.")]
+    ) -> dict[str, Any]:
         """Stop a job; pictures that are finished stay."""
         running = desk.find(job)
-        if running is None:
+        if running is None or running.owner != _owner(ctx):
             raise ToolError("there is no such job, or it has ended")
         desk.cancel(running)
         return {"job": job, "state": running.state}

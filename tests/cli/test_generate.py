@@ -30,6 +30,12 @@ def test_a_picture_that_replays_to_the_bit(leanlens):
     assert Path("out.png").read_bytes() == Path("out-replay.png").read_bytes()
 
 
+def test_a_picture_under_a_wrong_suffix_replays_as_what_it_is(leanlens):
+    assert leanlens("generate", "a", *TOY, "-o", "out.png").code == 0
+    Path("out.png").rename("out.jpg")
+    assert leanlens("replay", "out.jpg").out == "out-replay.png  identical\n"
+
+
 def test_a_picture_is_marked_as_made_by_a_model_unless_that_is_turned_off(leanlens):
     Image.new("RGB", (64, 48), "red").save("in.png")
     for name, words, marking in (

@@ -83,7 +83,7 @@ def test_openai_raises_the_originals_classes(openai, live):
         openai.images.generate(prompt="a", size="100x100")
     assert (wrong.value.code, wrong.value.param, wrong.value.type) == (
         "invalid_value",
-        "height",
+        "size",
         "invalid_request_error",
     )
     assert wrong.value.request_id

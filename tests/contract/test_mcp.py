@@ -113,6 +113,7 @@ def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
             await client.call_tool("draw", {"prompt": "a nude"}),
             await client.call_tool("cancel_job", {"job": "0" * 32}),
             await client.call_tool("job_status", {"job": "0" * 32}),
+            await client.call_tool("draw", {"prompt": "a", "size": "250x250"}),
         ]
         return drawn, refused
 
@@ -126,6 +127,7 @@ def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
     assert "at most 65,536 pixels are, such as 256x256" in refused[0].content[0].text
     assert "safety filter" in refused[1].content[0].text
     assert "there is no such job" in refused[2].content[0].text
+    assert "size 250x250: width 250 is not a positive multiple of 16" in refused[4].content[0].text
     # The jobs of one key are the same at every door.
     jobs = httpx.get(f"{live.url}/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
     assert drawn.structured_content["job"] in {job["id"] for job in jobs}

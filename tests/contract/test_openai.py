@@ -167,7 +167,7 @@ def test_models(server):
         ({"prompt": 3}, 400, "invalid_value", "prompt"),
         ({"prompt": "a", "model": "other"}, 404, "model_not_found", "model"),
         ({"prompt": "a", "size": "big"}, 400, "invalid_value", "size"),
-        ({"prompt": "a", "size": "100x100"}, 400, "invalid_value", "height"),
+        ({"prompt": "a", "size": "100x100"}, 400, "invalid_value", "size"),
         ({"prompt": "a", "size": "8000x8000"}, 400, "invalid_value", "size"),
         ({"prompt": "a", "n": 11}, 400, "invalid_value", "n"),
         ({"prompt": "a", "n": 0}, 400, "invalid_value", "n"),

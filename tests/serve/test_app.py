@@ -147,8 +147,11 @@ def test_the_wait_that_is_told_follows_from_the_measured_pace(settings, tmp_path
     desk.workers[0].pace = 7.0
     desk.start(desk.prepare(Wish("a", count=3), "other", "test"))
     answer = client.post(DRAW, json={**SMALL, "n": 2})
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "21")
-    assert "3 pictures are waiting and 2 more do not fit the queue of 4; try again in about 21 s" in answer.text
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert (
+        "the queue of 4 has no room for 2 more: 3 wait and 0 places are kept for others; try again in about 7 s"
+        in answer.text
+    )
     assert "leanlens_queue_seconds 21\n" in client.get("/metrics").text
 
 

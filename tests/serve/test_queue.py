@@ -53,10 +53,67 @@ def test_what_differs_is_not_drawn_together(other):
 def test_the_bound_is_kept_and_the_wait_is_told():
     queue = FairQueue(3)
     queue.put(job("a", 2))
-    with pytest.raises(Refusal, match="2 pictures are waiting and 2 more do not fit the queue of 3") as refused:
-        queue.put(job("b", 2), expected_wait=12.4)
-    assert refused.value.retry_after == pytest.approx(12.4)
+    with pytest.raises(Refusal, match="queue of 3 has no room for 2 more: 2 wait and 0 places") as refused:
+        queue.put(job("b", 2), pace=12.4)
+    assert refused.value.retry_after == pytest.approx(12.4)  # one picture has to be drawn for two places
     assert len(queue) == 2
+
+
+def full(refused: list[tuple[str, int]], bound: int = 4) -> FairQueue:
+    """A full queue that has sent these owners away, with so many pictures each."""
+    queue = FairQueue(bound)
+    queue.put(job("early", bound))
+    for owner, count in refused:
+        with pytest.raises(Refusal):
+            queue.put(job(owner, count), pace=2.0)
+    return queue
+
+
+def test_who_was_refused_is_not_overtaken():
+    queue = full([("patient", 1)])
+    queue.take()
+    with pytest.raises(Refusal, match="no room for 1 more: 3 wait and 1 places are kept"):
+        queue.put(job("newcomer"), pace=2.0)
+    queue.put(job("patient"))
+    queue.take()
+    queue.put(job("newcomer"))  # it was refused too, and is next
+
+
+def test_the_wait_told_counts_those_who_were_refused_before():
+    queue = FairQueue(4)
+    queue.put(job("early", 4))
+    waits = []
+    for owner in ("a", "b", "a"):  # asking again before the time changes nothing
+        with pytest.raises(Refusal) as refused:
+            queue.put(job(owner), pace=2.0)
+        waits.append(refused.value.retry_after)
+    assert waits == [2.0, 4.0, 2.0]
+
+
+def test_the_wait_told_counts_what_is_being_drawn():
+    queue = FairQueue(4)
+    queue.put(job("early", 4))
+    queue.take(limit=3)
+    queue.put(job("next", 3))
+    with pytest.raises(Refusal) as refused:
+        queue.put(job("late"), pace=2.0)
+    assert refused.value.retry_after == 2.0 * (3 + 1)
+
+
+def test_places_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr("leanlens.serve.queue.GRACE", -10.0)  # every promise has run out
+    queue = full([("gone", 4)])
+    queue.take()
+    queue.put(job("newcomer"))
+
+
+def test_no_more_places_are_kept_than_there_are():
+    """Who asks for more than is left of them is told to come again all the same."""
+    queue = full([("a", 3), ("b", 2), ("c", 1)])
+    queue.take(limit=4)
+    queue.put(job("c"))
+    with pytest.raises(Refusal, match="4 places are kept for others"):
+        full([("a", 3), ("c", 1)]).put(job("d"))
 
 
 def test_the_opened_model_goes_first_but_not_for_ever():

@@ -275,7 +275,7 @@ def test_a_lora_by_name_acts_for_one_request_and_is_out_for_the_next(desk, alone
     )
     assert bright.tasks[0].picture.path.read_bytes() == wanted
     for name in ("../loras/bright", str(file), "other", ""):
-        with pytest.raises(Refusal, match="is not offered; offered are bad, bright"):
+        with pytest.raises(Refusal, match="is not offered; choose among: bad, bright"):
             server.prepare(Wish("a", loras=[(name, 1.0)]), "a", "test")
 
 
@@ -294,7 +294,7 @@ def test_another_model_by_request_and_let_go_when_idle(desk, saved_toy):
     (second,) = finish(server, Wish("a", seed=1, model="second", **SMALL))
     assert second.tasks[0].picture.record["model"]["name"] == str(saved_toy)
     assert (pixels(first.tasks[0]) != pixels(second.tasks[0])).any()
-    with pytest.raises(Refusal, match="model '/etc' is not offered; offered are toy, second"):
+    with pytest.raises(Refusal, match="model '/etc' is not offered; choose among: toy, second"):
         server.prepare(Wish("a", model="/etc"), "a", "test")
     deadline = time.monotonic() + 20
     while server.workers[0].model is not None and time.monotonic() < deadline:

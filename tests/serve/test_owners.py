@@ -1,0 +1,55 @@
+"""A job belongs to who asked for it, and links lead to what was asked for."""
+
+import io
+
+import pytest
+from PIL import Image
+
+DRAW = "/v1/images/generations"
+SMALL = {"prompt": "a", "size": "64x64", "num_inference_steps": 2, "seed": 3}
+
+
+def key(name):
+    return {"authorization": f"Bearer {name}"}
+
+
+def test_anothers_job_is_not_found(server):
+    client = server(api_keys=("ours", "theirs"))
+    answer = client.post(DRAW, json=SMALL, headers=key("ours"))
+    path = f"/v1/jobs/{answer.headers['x-job-id']}"
+    assert client.get(path, headers=key("ours")).json()["state"] == "done"
+    assert client.get(path, headers=key("theirs")).status_code == 404
+    assert client.get("/v1/jobs", headers=key("theirs")).json()["data"] == []
+
+
+def test_anothers_running_job_is_not_cancelled(server):
+    client = server(api_keys=("ours", "theirs"))
+    desk = client.app.state.desk
+    job = desk.prepare(wish(), "somebody", "test")
+    desk.start(job)
+    assert client.post(f"/v1/jobs/{job.id}/cancel", headers=key("theirs")).status_code == 404
+    assert not any(task.unwanted for task in job.tasks)
+    desk.cancel(job)
+
+
+def wish():
+    from leanlens.serve.desk import Wish
+
+    return Wish("a", num_inference_steps=100, count=4)
+
+
+@pytest.mark.parametrize(("kind", "format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_a_link_leads_to_the_format_asked_for(server, kind, format):
+    client = server()
+    body = {**SMALL, "response_format": "url", "output_format": kind, "output_compression": 50}
+    answer = client.post(DRAW, json=body).json()
+    found = client.get(answer["data"][0]["url"])
+    assert found.headers["content-type"] == f"image/{kind}"
+    with Image.open(io.BytesIO(found.content)) as picture:
+        assert (picture.format, picture.size) == (format, (64, 64))
+
+
+def test_links_to_nothing(server):
+    client = server()
+    for name in ("x.jpg", f"{'0' * 32}-0.jpg", f"{'0' * 32}-0.gif", f"{'0' * 32}-0"):
+        assert client.get(f"/pictures/{name}").status_code == 404
