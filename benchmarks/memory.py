@@ -29,6 +29,7 @@ RUNGS: dict[str, dict[str, Any]] = {
     "encoder let go": {"offload": "encoder"},
     "encoder from disk": {"offload": "encoder", "encoder_on": "disk"},
     "parts take turns": {"offload": "model", "encoder_on": "disk"},
+    "modulation waits": {"offload": "modulation", "encoder_on": "disk"},
     "blocks take turns": {"offload": "block", "encoder_on": "disk"},
     "all from disk": {"offload": "disk", "encoder_on": "disk"},
     "small tiles": {"tile_vae": True},
