@@ -2,7 +2,7 @@
 
     python docs/make_gallery.py [NUM]
 
-Picture number i has seed i; nothing is chosen or drawn again. The prompts are the first NUM (48 without it) of
+Picture number i has seed i; nothing is chosen or drawn again. The prompts are the first NUM (100 without it) of
 leanlens/evaluate/prompts/people.jsonl.
 """
 
@@ -41,7 +41,7 @@ leanlens generate "{prompt}" --seed 0          # its first picture
 
 
 def main() -> None:
-    num = int(sys.argv[1]) if len(sys.argv) > 1 else 48
+    num = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     lines = PROMPTS.read_text(encoding="utf-8").splitlines()[:num]
     prompts = [json.loads(line)["prompt"] for line in lines]
     preset, opened = PRESETS["nano"], open_model("nano")

@@ -25,8 +25,8 @@ PYTHON=${PYTHON:-python}
 STAGE_MINUTES=${STAGE_MINUTES:-80}
 AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-25} # the schedule follows the clock: it ends when the time does
 DECODER_MINUTES=${DECODER_MINUTES:-12}         # the same
-STEPS_128=${STEPS_128:-2400}                   # of 64 pictures: 60 minutes at 43 pictures a second
-STEPS_256=${STEPS_256:-750}                    # of 48 pictures: 50 minutes at 12 pictures a second
+STEPS_128=${STEPS_128:-7400}                   # of 16 pictures: 60 minutes at 33 pictures a second
+STEPS_256=${STEPS_256:-4000}                   # of 8 pictures: 50 minutes at 11 pictures a second
 
 # How much there is to learn from.
 CROP_SCENES=6000 # for the autoencoder
@@ -55,7 +55,7 @@ declare -A BUDGET=(
     [decoder]="$DECODER_MINUTES minutes"
     [embed]="1 minute"
     [evaluate]="20 minutes: $QUESTIONS held-out prompts"
-    [gallery]="5 minutes: 48 pictures"
+    [gallery]="5 minutes: 100 pictures"
 )
 
 lens() { timeout --foreground --signal=TERM --kill-after=120 "${STAGE_MINUTES}m" "$PYTHON" -m leanlens "$@"; }
