@@ -86,8 +86,8 @@ def make_app(
 def refusal_answer(path: str, refusal: Refusal) -> Response:
     """A refusal in the words of the door that `path` belongs to."""
     answer = sdapi_error(refusal) if path.startswith("/sdapi") else openai_error(refusal)
-    if refusal.kind == "unauthorized" and not path.startswith("/v1"):
-        answer.headers["WWW-Authenticate"] = "Basic"  # a browser then asks for name and password
+    if refusal.kind == "unauthorized":  # on "Basic" a browser asks for name and password
+        answer.headers["WWW-Authenticate"] = "Bearer" if path.startswith(("/v1", "/mcp")) else "Basic"
     return answer
 
 

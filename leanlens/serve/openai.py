@@ -33,7 +33,19 @@ from leanlens.serve.uploads import mask_from_transparency, open_upload
 
 _QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 _KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
-_NAMES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale"}
+MOST_JOBS = 1000  # in one list
+# What is to be given, in our words -> pydantic's names for those who gave something else.
+_WANTED = {
+    "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
+    "a number": ("float_type", "float_parsing", "finite_number"),
+    "true or false": ("bool_type", "bool_parsing"),
+    "text": ("string_type",),
+    "a list": ("list_type",),
+    "at most {max_length} of them": ("too_long",),
+    "an object with named fields": ("model_type", "model_attributes_type", "dict_type"),
+    "{ge} or more": ("greater_than_equal",),
+    "{le} or less": ("less_than_equal",),
+}
 
 
 class LoraWish(BaseModel):
@@ -119,8 +131,8 @@ def openai_router(desk: Desk) -> APIRouter:
         return _model(desk, desk.library.find_model(name))
 
     @router.get("/jobs")
-    async def jobs(request: Request) -> dict[str, Any]:
-        found = await run_in_threadpool(desk.archive.recent, request.state.owner)
+    async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 50) -> dict[str, Any]:
+        found = await run_in_threadpool(desk.archive.recent, request.state.owner, limit)
         return {"object": "list", "data": [_job(desk, request, one) for one in found]}
 
     @router.get("/jobs/{identity}")
@@ -382,7 +394,13 @@ def first_complaint(errors: Any) -> Refusal:
         return Refusal("missing", f"{field or 'the body'} is missing", field)
     if first["type"] == "json_invalid":
         return Refusal("invalid", "the body is no JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200])
-    return Refusal("invalid", f"{field or 'the body'} is not accepted: {first['msg']}"[:300], field)
+    wanted = first["msg"][0].lower() + first["msg"][1:]
+    for words, kinds in _WANTED.items():
+        if first["type"] in kinds:
+            wanted = f"give {words.format(**first.get('ctx', {}))}"
+    given = first.get("input")
+    value = f" {given!r}"[:60] if isinstance(given, str | int | float | bool) else ""
+    return Refusal("invalid", f"{field or 'the body'}{value} is not accepted: {wanted}"[:300], field)
 
 
 def _quality(body: ImageBody) -> int:
@@ -411,7 +429,7 @@ def _job(desk: Desk, request: Request, known: dict[str, Any]) -> dict[str, Any]:
         "model": known["model"],
         "created": int(known["created"]),
         "state": running.state if running else known["state"],
-        "progress": running.progress if running else 1.0,
+        "progress": running.progress if running else share_done(known),
         "error": known["error"],
         "n": known["pictures"],
         "data": [
@@ -419,6 +437,11 @@ def _job(desk: Desk, request: Request, known: dict[str, Any]) -> dict[str, Any]:
             for each in known["finished_pictures"]
         ],
     }
+
+
+def share_done(known: dict[str, Any]) -> float:
+    """The progress of a job that has ended; finished pictures may have been swept away since."""
+    return 1.0 if known["state"] == "done" else len(known["finished_pictures"]) / max(1, known["pictures"])
 
 
 def _form(*required: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import picture_bytes
 from leanlens.serve.follow import follow
 from leanlens.serve.jobs import NAME
+from leanlens.serve.openai import share_done
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.tasks import Job, Task
 
@@ -193,7 +194,7 @@ def _described(desk: Desk, known: dict[str, Any], start: str | None) -> dict[str
         "job": known["id"],
         "model": known["model"],
         "state": running.state if running else known["state"],
-        "progress": running.progress if running else 1.0,
+        "progress": running.progress if running else share_done(known),
         "error": known["error"],
         "pictures": [_address(desk, each["name"], start) for each in known["finished_pictures"]],
     }

@@ -230,6 +230,23 @@ def test_broken_bodies_and_forms_are_refused(refusing, png):
     assert params == [None, "image", "image", "image", "prompt", "mask", "mask", "n", "loras", None]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("n", "many", "n 'many' is not accepted: give a whole number"),
+        ("seed", 1.5, "seed 1.5 is not accepted: give a whole number"),
+        ("guidance_scale", "strong", "guidance_scale 'strong' is not accepted: give a number"),
+        ("stream", "perhaps", "stream 'perhaps' is not accepted: give true or false"),
+        ("prompt", 7, "prompt 7 is not accepted: give text"),
+        ("output_compression", 101, "output_compression 101 is not accepted: give 100 or less"),
+        ("loras", 3, "loras 3 is not accepted: give a list"),
+    ],
+)
+def test_what_a_field_takes_is_said_in_plain_words(refusing, field, value, said):
+    answer = refusing.post(DRAW, json={"prompt": "a", field: value})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, said)
+
+
 def test_unknown_routes_jobs_and_pictures(refusing):
     for path in ("/v1/nothing", "/v1/jobs/x", "/pictures/x.png", "/pictures/..%2findex.sqlite"):
         answer = refusing.get(path)

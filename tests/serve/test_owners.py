@@ -32,6 +32,27 @@ def test_anothers_running_job_is_not_cancelled(server):
     desk.cancel(job)
 
 
+def test_a_job_that_was_cancelled_is_not_whole(server):
+    client = server()
+    desk = client.app.state.desk
+    job = desk.prepare(wish(), "testclient", "test")
+    desk.start(job)
+    desk.cancel(job)
+    told = client.get(f"/v1/jobs/{job.id}").json()
+    assert (told["state"], told["progress"]) == ("cancelled", 0.0)
+
+
+def test_no_more_jobs_are_listed_than_asked_for(server):
+    client = server()
+    names = [client.post(DRAW, json=SMALL).headers["x-job-id"] for _ in range(3)]
+    listed = client.get("/v1/jobs", params={"limit": 2}).json()["data"]
+    assert [job["id"] for job in listed] == names[:0:-1]
+    assert len(client.get("/v1/jobs").json()["data"]) == 3
+    for limit in ("0", "1001", "all"):
+        refused = client.get("/v1/jobs", params={"limit": limit})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit")
+
+
 def wish():
     from leanlens.serve.desk import Wish
 
