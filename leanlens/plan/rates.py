@@ -80,7 +80,7 @@ ASSUMPTIONS: dict[str, Assumption] = {
         2.0, "the same on a processor", f"{_LADDER}: 0 to 2.4 at the released width, with what is not given back"
     ),
     "process": Assumption(
-        0.65e9, "bytes of Python and its libraries, on a processor", f"{_LADDER}: 0.53 to 0.56, and more as they work"
+        0.6e9, "bytes of Python and its libraries, on a processor", f"{_LADDER}: 0.53 to 0.56, and more as they work"
     ),
     "process_gpu": Assumption(3.0e9, "the same with the libraries of CUDA or ROCm", "usual for torch"),
     "system": Assumption(2.0e9, "bytes of main memory left to the rest of the machine", "our choice"),

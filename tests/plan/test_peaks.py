@@ -1,5 +1,8 @@
 """What the planner says of the ladder of memory against the pipelines that the ladder opens."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -22,6 +25,7 @@ from leanlens.plan.words import QUANT_BITS, QUANTS
 from leanlens.weights.packed import FORMATS, PackedLinear, is_packed_layer
 from tests.plan.live import LiveBytes
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TWO_LAYERS = ModelSizes(DenoiserSizes(layers=2))
 
 
@@ -98,6 +102,17 @@ def test_memory_of_every_stage_on_a_processor(words, tmp_path):
         )  # fmt: skip
     # A processor's convolutions take scratch that counting does not see, so denoising is what is compared.
     assert held + live.peak == pytest.approx(said["denoising"], rel=0.15)
+
+
+def test_the_peak_of_a_whole_process_is_planned_within_a_tenth_of_every_measured_one():
+    """On a processor, at nano's and at the released width: `benchmarks/memory.py` measured it rung by rung."""
+    measured = json.loads((RESULTS / "memory_cpu.json").read_text())
+    for case in ("nano", "wide"):
+        assert len(measured[case]["rungs"]) >= 14
+        for name, rung in measured[case]["rungs"].items():
+            whole = rung["libraries_gb"] + max(rung["peak_gb"].values())
+            said = assumed("process") / 1e9 + max(rung["planned_gb"].values())
+            assert said == pytest.approx(whole, rel=0.1), (case, name)
 
 
 def _tensors(pipeline):
