@@ -1,6 +1,7 @@
 """`leanlens generate`: a prompt, or a file of them, to picture files."""
 
 import json
+import os
 import random
 import re
 import sys
@@ -92,6 +93,10 @@ def generate(
     guided_share: Annotated[
         float, typer.Option(help="Share of the steps that are guided; below 1 faster, another picture.")
     ] = 1.0,
+    share: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="With torchrun, how several GPUs draw a picture together: guidance, tensor."),
+    ] = None,
     transformer: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     text_encoder: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
     vae: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
@@ -107,14 +112,21 @@ def generate(
     """
     texts = _read_prompts(prompt, prompts)
     first_seed = random.randrange(2**32) if seed is None else seed
+    group = None
+    if share is not None:
+        group, first_seed = _joined(share, device, first_seed)
+        device = str(group.device)
+        if share == "tensor":
+            offload, quant = _undivided("--offload", offload), _undivided("--quant", quant)
     jobs = [(text, first_seed + index) for text in texts for index in range(_positive("number", number))]
     paths = output_paths(output, jobs, sources=[path for path in (image, mask) if path])
 
     from leanlens.presets import preset_for
 
+    say = _say if group is None or group.leads else _keep_quiet
     if model is None:
         model = "nano"
-        _say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
+        say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
     parts = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
     given = {part: str(path) for part, path in parts.items() if path is not None}
     wishes = Wishes(
@@ -122,7 +134,7 @@ def generate(
         cfg, number, given,
     )  # fmt: skip
     features = features_folder(features)
-    settled = settle(model, wishes, _say) if model == AUTO else None
+    settled = settle(model, wishes, say) if model == AUTO else None
     model = model if settled is None else settled.model
     preset = preset_for(model)
     fields: dict[str, Any] = {
@@ -141,7 +153,7 @@ def generate(
     _check_sources(image, mask)
     _check_loras(fields["loras"])
     if not all(texts):
-        _say("The prompt is empty; the model draws whatever it likes.")
+        say("The prompt is empty; the model draws whatever it likes.")
 
     started = time.monotonic()
     from leanlens.pipeline.draw import draw
@@ -150,12 +162,16 @@ def generate(
     from leanlens.pipeline.speed import Speed
 
     speed = Speed(attention, False, fp8, cache, guided_share)
-    settled = settled or settle(model, wishes, _say)
+    settled = settled or settle(model, wishes, say)
     opened = open_model(
         settled.model, settled.device, settled.dtype, given, settled.compile, settled.holding, features, speed
     )
+    if group is not None and share is not None:
+        from leanlens.pipeline.share import share_drawing
+
+        share_drawing(opened.pipeline, share, group)
     size_of = _size(size, aspect, base, int(opened.pipeline.vae.config.sample_size), image)
-    _say(
+    say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
         f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
         f"guidance {fields['guidance_scale']:g}{settled.sentence()}; opened in {time.monotonic() - started:.1f} s"
@@ -166,6 +182,8 @@ def generate(
         began = time.monotonic()
         with _steps_bar(request) as bar:
             drawn = draw(opened, request, on_step=lambda _: bar.update())
+        if group is not None and not group.leads:
+            continue
         if no_marking:
             drawn.record["marking"] = None
         save_picture(drawn.image, path, drawn.record)
@@ -173,6 +191,35 @@ def generate(
             print(json.dumps({"path": str(path), **drawn.record}), flush=True)
         else:
             print(f"{path}  seed {one_seed}  {time.monotonic() - began:.1f} s", flush=True)
+    if group is not None:
+        from leanlens.dist import leave
+
+        leave()
+
+
+def _joined(share: str, device: str, seed: int) -> tuple[Any, int]:
+    """The group of processes that a launcher started, and the leading process's seed."""
+    from leanlens.dist import gathered, join
+    from leanlens.pipeline.share import WAYS
+
+    if share not in WAYS:
+        raise ValueError(f"--share {share!r} is not accepted; use one of {', '.join(WAYS)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        raise ValueError(
+            f"--share {share} needs several processes; start them with torchrun --nproc-per-node 2 -m leanlens generate"
+        )
+    group = join(device)
+    return group, gathered(seed)[0]
+
+
+def _undivided(option: str, word: str) -> str:
+    if word not in (AUTO, "none"):
+        raise ValueError(f"{option} {word} cannot be combined with --share tensor; leave it out")
+    return "none"
+
+
+def _keep_quiet(text: str) -> None:
+    """What the other processes of a group say."""
 
 
 def output_paths(pattern: str | None, jobs: list[tuple[str, int]], sources: list[Path]) -> list[Path]:

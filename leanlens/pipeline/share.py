@@ -1,0 +1,48 @@
+"""Several processes draw each picture together, each on a device of its own.
+
+Comes in: an opened pipeline, and the processes that a launcher started. Goes out: the same pipeline, which computes its
+share from now on. All processes call it with equal arguments, and all get the picture.
+"""
+
+from typing import Any
+
+import torch
+
+from leanlens.dist import Group
+
+WAYS = ("guidance", "tensor")
+
+
+def share_drawing(pipeline: Any, way: str, group: Group) -> None:
+    """Have `pipeline` compute its share of every picture.
+
+    Args:
+        pipeline: a `LensPipeline` whose transformer is on the group's device.
+        way: "guidance": two processes with the whole network compute a branch of guidance each. "tensor": each holds a
+            share of the heads and of the MLPs' channels.
+        group: of two processes, for "tensor" of as many as share the heads evenly.
+
+    Raises:
+        ValueError: another word, a number of processes that does not go with it, or a device that diffusers does not
+            share tensors on.
+    """
+    if way not in WAYS:
+        raise ValueError(f"share {way!r} is not accepted; use one of {', '.join(WAYS)}")
+    if group.world_size < 2:
+        raise ValueError(
+            f"share {way!r} needs several processes; start them with torchrun --nproc-per-node 2 -m leanlens generate"
+        )
+    if way == "guidance":
+        if group.world_size != 2:
+            raise ValueError(f"share 'guidance' cannot be done by {group.world_size} processes; start 2, one a branch")
+        pipeline.guidance_group = torch.distributed.group.WORLD
+        return
+    heads = pipeline.transformer.config.num_attention_heads
+    if heads % group.world_size:
+        raise ValueError(
+            f"share 'tensor' cannot be done by {group.world_size} processes: the {heads} heads of this model must be "
+            "shared evenly"
+        )
+    from diffusers import TensorParallelConfig
+
+    pipeline.transformer.enable_parallelism(config=TensorParallelConfig(tp_degree=group.world_size))
