@@ -1,5 +1,6 @@
 """`leanlens train` and `leanlens export`: a recipe to a run, and a run to a pipeline folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,15 +14,16 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would be, and stop.")] = False,
 ) -> None:
-    """Train a denoiser, or continue a run.
+    """Train a denoiser, an autoencoder or a small language model, as the recipe says, or continue a run.
 
     A run.dir that holds a checkpoint is continued. Several processes: torchrun --nproc-per-node 8 -m leanlens train ...
     """
     from leanlens.config import read_recipe
     from leanlens.train.config import TrainRecipe, kind_of_recipe
 
-    if kind_of_recipe(recipe) == "autoencoder":
-        _train_autoencoder(recipe, changes or [], dry_run)
+    kind = kind_of_recipe(recipe)
+    if kind != "denoiser":
+        (_train_autoencoder if kind == "autoencoder" else _train_language)(recipe, changes or [], dry_run)
         return
     wanted = read_recipe(TrainRecipe, recipe, changes or [])
     if dry_run:
@@ -62,7 +64,6 @@ def _report(folder: Path, progress: Any) -> None:
 
 
 def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> None:
-    from leanlens import dist
     from leanlens.config import read_recipe
     from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder, train_autoencoder
 
@@ -70,11 +71,33 @@ def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> None:
     if dry_run:
         print(f"{sum(weight.numel() for weight in open_autoencoder(wanted).parameters()):,} parameters")
         return
-    group = dist.join(wanted.run.device)
+    _report_alone(wanted, "crops", _alone("an autoencoder", wanted, train_autoencoder))
+
+
+def _train_language(recipe: Path, changes: list[str], dry_run: bool) -> None:
+    from leanlens.config import read_recipe
+    from leanlens.train.language import LanguageRecipe, build_language, train_language
+
+    wanted = read_recipe(LanguageRecipe, recipe, changes)
+    if dry_run:
+        model = build_language(wanted, wanted.language.vocabulary)
+        print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
+        return
+    _report_alone(wanted, "captions", _alone("a language model", wanted, train_language))
+
+
+def _alone(what: str, recipe: Any, train: Callable[[Any, Any], Any]) -> Any:
+    """The progress of a run that is one process's."""
+    from leanlens import dist
+
+    group = dist.join(recipe.run.device)
     try:
         if group.world_size > 1:
-            raise ValueError(f"an autoencoder is trained by one process, not {group.world_size}; run without torchrun")
-        progress = train_autoencoder(wanted, group.device)
+            raise ValueError(f"{what} is trained by one process, not {group.world_size}; run without torchrun")
+        return train(recipe, group.device)
     finally:
         dist.leave()
-    print(f"{wanted.run.dir}  step {progress.step}, {progress.crops} crops, {progress.seconds:.0f} s")
+
+
+def _report_alone(recipe: Any, samples: str, progress: Any) -> None:
+    print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} {samples}, {progress.seconds:.0f} s")

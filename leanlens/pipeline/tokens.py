@@ -8,7 +8,9 @@ Source: the Harmony conversation of the released Lens code, byte for byte; the l
 
 import datetime
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -78,6 +80,40 @@ class PlainTemplate:
 
 
 Template = HarmonyTemplate | PlainTemplate
+
+# Of GPT-OSS, in the order of their numbers in a tokenizer that is learnt here: begin, padding, end, and the turns'.
+_SPECIAL_TOKENS = [
+    "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
+]  # fmt: skip
+
+
+def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A byte-level tokenizer of transformers with GPT-OSS's special tokens.
+
+    Args:
+        texts: what its merges are learnt from, beside the conversation around a prompt.
+        vocabulary: tokens, special ones and the 256 bytes included.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = HarmonyTemplate()
+    tokenizer.train_from_iterator(
+        chain([template.prefix(), template.suffix()], texts),
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            min_frequency=1,
+            show_progress=False,
+            special_tokens=_SPECIAL_TOKENS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|return|>", pad_token="<|endoftext|>"
+    )
 
 
 def template_named(name: str, date: str = DEFAULT_DATE) -> Template:

@@ -4,20 +4,17 @@ Comes in: a seed. Goes out: a `LensPipeline` that draws coloured noise in a seco
 tools without any download, and for tests. It has learnt nothing and never will.
 """
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKLFlux2
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GptOssConfig, PreTrainedTokenizerFast
+from transformers import GptOssConfig
 
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
-from leanlens.pipeline.tokens import HarmonyTemplate
+from leanlens.pipeline.tokens import learn_tokenizer
 from leanlens.weights.assemble import official_scheduler
-
-_SPECIAL_TOKENS = [
-    "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
-]  # fmt: skip
 
 
 def toy_pipeline(seed: int = 0) -> LensPipeline:
@@ -36,25 +33,9 @@ def toy_pipeline(seed: int = 0) -> LensPipeline:
         )
 
 
-def toy_tokenizer() -> PreTrainedTokenizerFast:
+def toy_tokenizer() -> Any:
     """A byte-level tokenizer with GPT-OSS's special tokens and a few hundred merges learnt from its template."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    template = HarmonyTemplate()
-    tokenizer.train_from_iterator(
-        [template.prefix(), template.suffix()],
-        trainers.BpeTrainer(
-            vocab_size=512,
-            min_frequency=1,
-            show_progress=False,
-            special_tokens=_SPECIAL_TOKENS,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|return|>", pad_token="<|endoftext|>"
-    )
+    return learn_tokenizer((), 512)
 
 
 def _toy_text_encoder(vocabulary: int) -> LensGptOssEncoder:

@@ -20,15 +20,11 @@ Sources: Lens, arXiv 2605.21573, section 3 (a semantic autoencoder); alignment o
 noisy latents, arXiv 2510.11690.
 """
 
-import json
 import math
-import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,25 +34,22 @@ import torch
 from diffusers import AutoencoderKLFlux2
 from PIL import Image
 from pydantic import Field, model_validator
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leanlens.config import Section, differences, plain
-from leanlens.files import whole_file, whole_folder
+from leanlens.config import Section, plain
 from leanlens.log import logger
 from leanlens.models import vae as packing
 from leanlens.pictures.decode import decode
 from leanlens.pictures.sources import Source, open_source
 from leanlens.resolution import TOKEN_PIXELS
+from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
 from leanlens.train.config import Count, Optim, Run, Share
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
 from leanlens.train.metrics import MetricsFile
-from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
+from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
 
 BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain
-FREE_KEYS = ("train.steps", "train.minutes", "run.dir", "run.device")  # may differ when a run is continued
 AHEAD = 4  # steps whose pictures are read ahead
 MEASURED = 256  # pictures that the statistics of the latents are taken of
 HELD_OUT_STEPS = 8  # whose held-out crops are measured
@@ -172,15 +165,6 @@ class AutoencoderRecipe(Section):
         return self
 
 
-@dataclass
-class Progress:
-    """How far a run is: steps, crops seen, seconds of training."""
-
-    step: int = 0
-    crops: int = 0
-    seconds: float = 0.0
-
-
 def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progress:
     """Start or continue the run in `recipe.run.dir`; the finished autoencoder is `run.dir/export`.
 
@@ -197,10 +181,10 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
     heads = Heads(recipe, device)
-    _claim(recipe)
+    claim(recipe)
     trained = nn.ModuleDict({"vae": model, "heads": heads.projection})
     optimizers = build_optimizers(trained, recipe.optim)
-    progress = _restore(folder, trained, optimizers)
+    progress = restore(folder, trained, optimizers)
     metrics = MetricsFile(folder, progress.step)
     measured = _fixed_crops(held_out, recipe, HELD_OUT_STEPS) if held_out else []
     if progress.step == 0 and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
@@ -211,7 +195,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
     model.bn.eval()  # its statistics are those of the finished encoder; `measure_latents` takes them
     while progress.step < recipe.train.steps:
         used = time.monotonic() - began
-        if recipe.train.minutes is not None and used > 60 * recipe.train.minutes:
+        if is_time_up(recipe, used):
             break
         x = next(crops).to(device)
         generator = torch.Generator(device).manual_seed(recipe.run.seed * 2**32 + progress.step)
@@ -226,22 +210,22 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
         trained.zero_grad(set_to_none=True)
         loss.backward()
         clip_gradients(trained, recipe.optim.clip)
-        set_rate(optimizers, _rate(recipe, progress.step, used))
+        set_rate(optimizers, rate(recipe, progress.step, used))
         for optimizer in optimizers:
             optimizer.step()
-        progress.step, progress.crops = progress.step + 1, progress.crops + len(x)
+        progress.step, progress.samples = progress.step + 1, progress.samples + len(x)
         progress.seconds = before + time.monotonic() - began
         done = {name: float(term.detach()) for name, term in terms.items()}
         if progress.step % recipe.train.save_every == 0 and measured:
             done["held_out"] = held_out_error(model, measured)
         metrics.write({"step": progress.step, "loss": float(loss.detach()), **done, "seconds": progress.seconds})
         if progress.step % recipe.train.save_every == 0:
-            _save(folder, trained, optimizers, progress)
+            save(folder, trained, optimizers, progress)
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
             logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
     metrics.close()
-    _save(folder, trained, optimizers, progress)
+    save(folder, trained, optimizers, progress)
     export_autoencoder(model, [] if decoder_alone else sources, folder / "export")
     return progress
 
@@ -507,13 +491,7 @@ def export_autoencoder(model: Any, sources: Sequence[Source], output: Path) -> N
     """Measure the latents on whole pictures of the sources, if there are any, and write the folder anew."""
     if sources:
         measure_latents(model, (picture.to(model.device) for source in sources for picture in _whole_pictures(source)))
-    fresh = output.with_name(f".{output.name}-new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with whole_folder(fresh) as temporary:
-        model.to(memory_format=torch.contiguous_format).save_pretrained(temporary)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(fresh, output)
-    logger.info("exported %s", output)
+    replace_export(output, model.to(memory_format=torch.contiguous_format).save_pretrained)
 
 
 def _whole_pictures(source: Source) -> Iterator[Tensor]:
@@ -532,60 +510,5 @@ def _latent_shape(recipe: AutoencoderRecipe, x: Tensor) -> tuple[int, int, int, 
     return len(x), recipe.autoencoder.latent_channels, x.shape[2] // scale, x.shape[3] // scale
 
 
-def _rate(recipe: AutoencoderRecipe, step: int, used: float) -> float:
-    """The factor of the learning rate; where the time is bounded the schedule follows the time used."""
-    if recipe.train.minutes is None or recipe.optim.length is None:
-        return rate_factor(step, recipe.optim)
-    part = used / (60 * recipe.train.minutes)
-    at = max(step if step < recipe.optim.warmup else recipe.optim.warmup, int(part * recipe.optim.length))
-    return rate_factor(min(at, recipe.optim.length), recipe.optim)
-
-
 def _shown(terms: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
-
-
-def _claim(recipe: AutoencoderRecipe) -> None:
-    """Write the recipe beside the run, or check that the one there is the same."""
-    path, new = recipe.run.dir / "recipe.json", plain(recipe)
-    if path.exists():
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), new)
-        lines = [f"{key}: {a!r} there, {b!r} here" for key, (a, b) in changed.items() if key not in FREE_KEYS]
-        if lines:
-            raise ValueError(f"run.dir {recipe.run.dir} holds a run with another recipe ({'; '.join(lines)})")
-    recipe.run.dir.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: Progress) -> None:
-    """The whole state in one file."""
-    tensors = {f"model.{name}": value.contiguous() for name, value in trained.state_dict().items()}
-    names = {id(weight): name for name, weight in trained.named_parameters()}
-    for optimizer in optimizers:
-        for weight, state in optimizer.state.items():
-            tensors |= {f"optimizer.{key}.{names[id(weight)]}": value.contiguous() for key, value in state.items()}
-    with whole_file(folder / "state.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
-
-
-def _restore(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress:
-    """Set everything back to the state in `folder`, if there is one."""
-    path = folder / "state.safetensors"
-    if not path.exists():
-        return Progress()
-    tensors = load_file(path)
-    trained.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name[:6] == "model."})
-    names = {id(weight): name for name, weight in trained.named_parameters()}
-    for optimizer in optimizers:
-        for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
-            name = names[id(weight)]
-            if f"optimizer.step.{name}" not in tensors:  # a weight that no loss depends on has no state
-                continue
-            moments = {
-                key: torch.empty_like(weight).copy_(tensors[f"optimizer.{key}.{name}"])
-                for key in ("exp_avg", "exp_avg_sq")
-            }
-            optimizer.state[weight] = {"step": tensors[f"optimizer.step.{name}"], **moments}
-    with safe_open(path, "pt") as file:
-        return Progress(**json.loads(file.metadata()["progress"]))

@@ -99,7 +99,7 @@ def test_some_steps_lower_the_loss_from_random_weights(recipe, monkeypatch, prec
     wanted = recipe(train={"steps": 60, "precision": precision})
     progress = train_autoencoder(wanted, CPU)
     losses = [line["loss"] for line in lines_of(wanted)]
-    assert (progress.step, progress.crops, len(losses)) == (60, 360, 60)
+    assert (progress.step, progress.samples, len(losses)) == (60, 360, 60)
     assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
 
 

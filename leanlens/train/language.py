@@ -1,0 +1,253 @@
+"""A small language model as a thing that is trained: its recipe, its tokenizer, its loop, its export.
+
+Comes in: captions. Goes out: a folder with `text_encoder` and `tokenizer` that a pipeline opens as its text side: a
+GPT-OSS of small sizes which learnt to go on with captions, inside the conversation that Lens wraps prompts in. Knows
+nothing of pictures.
+
+One step lowers the cross-entropy of the next token, over the tokens of the captions and the first one after them, plus
+the router's balance loss as GPT-OSS has it.
+
+Shapes: B captions, S tokens.
+
+Sources: Lens, arXiv 2605.21573, section 3 (features of several layers of GPT-OSS); the sizes are ours.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from leanlens.config import Section
+from leanlens.log import logger
+from leanlens.models.text_encoder import LensGptOssEncoder
+from leanlens.pictures.record import CAPTION_KINDS
+from leanlens.pictures.sources import Source, open_source
+from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
+from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
+from leanlens.train.config import Count, Optim, Run
+from leanlens.train.metrics import MetricsFile
+from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+
+IGNORED = -100  # the label of a token that is not to be learnt
+TOKENIZER_CAPTIONS = 20_000  # that the tokenizer is learnt from, at most
+BALANCE = 0.01  # weight of the router's balance loss, so that no expert is left unused
+SAY_SECONDS = 30
+
+
+class Sizes(Section):
+    """Sizes of the language model."""
+
+    vocabulary: Annotated[int, Field(ge=512)] = 4096
+    width: Count = 256
+    layers: Count = 6
+    heads: Count = 4
+    kv_heads: Count = 2
+    head_dim: Count = 64
+    experts: Count = 4
+    experts_per_token: Count = 2
+    expert_width: Count = 256
+    window: Count = 128
+    """Tokens that every second layer sees back."""
+    features: tuple[Annotated[int, Field(ge=0)], ...] = (1, 3, 5)
+    """Layers, counted from 0, whose output a denoiser reads. Layers after the last of them are not exported."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.features or max(self.features) >= self.layers or list(self.features) != sorted({*self.features}):
+            raise ValueError(
+                f"language.features {list(self.features)} is not accepted; give rising numbers from 0 to "
+                f"{self.layers - 1}, the last layer"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"language.heads {self.heads} is not accepted; give a multiple of language.kv_heads {self.kv_heads}"
+            )
+        if self.experts_per_token > self.experts:
+            raise ValueError(
+                f"language.experts_per_token {self.experts_per_token} is not accepted; language.experts has "
+                f"{self.experts}"
+            )
+        return self
+
+
+class Captions(Section):
+    """What is learnt from."""
+
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Shards or folders of captioned pictures; the pictures are not read."""
+    batch: Count = 32
+    """Captions in a step."""
+    kinds: tuple[Literal["brief", "dense", "text"], ...] = CAPTION_KINDS  # type: ignore[assignment]
+    """Which captions of a picture count; each with equal chance."""
+
+
+class Steps(Section):
+    """How long, and in what precision."""
+
+    steps: Count
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after this time in one process even so; the learning rate then ends where the time does."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    save_every: Count = 500
+
+
+class LanguageRecipe(Section):
+    """A whole run. A recipe with a table `[language]` is one of these."""
+
+    run: Run
+    language: Sizes = Sizes()
+    captions: Captions
+    train: Steps
+    optim: Optim = Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50)
+
+    @model_validator(mode="after")
+    def _by_adamw(self) -> Self:
+        if self.optim.matrices != "adamw":
+            raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; experts need 'adamw'")
+        return self
+
+
+def train_language(recipe: LanguageRecipe, device: torch.device) -> Progress:
+    """Start or continue the run in `recipe.run.dir`; the finished text side is `run.dir/export`.
+
+    Raises:
+        ValueError: sources without captions of the kinds asked for, or a folder that holds another run.
+        FloatingPointError: a loss that is not finite.
+    """
+    folder = recipe.run.dir
+    places = captions_of([open_source(path) for path in recipe.captions.sources], recipe.captions.kinds)
+    claim(recipe)
+    tokenizer = open_tokenizer(recipe, places)
+    model = build_language(recipe, len(tokenizer)).to(device)
+    optimizers = build_optimizers(model, recipe.optim)
+    progress = restore(folder, model, optimizers)
+    metrics = MetricsFile(folder, progress.step)
+    began, said, before = time.monotonic(), -math.inf, progress.seconds
+    model.train()
+    while progress.step < recipe.train.steps:
+        used = time.monotonic() - began
+        if is_time_up(recipe, used):
+            break
+        ids, mask, labels = (part.to(device) for part in batch_of_step(places, tokenizer, recipe, progress.step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels, output_router_logits=True).loss
+        if not math.isfinite(float(loss.detach())):
+            raise FloatingPointError(f"step {progress.step + 1}: loss {float(loss.detach()):g}; the run stopped")
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_gradients(model, recipe.optim.clip)
+        set_rate(optimizers, rate(recipe, progress.step, used))
+        for optimizer in optimizers:
+            optimizer.step()
+        progress.step, progress.samples = progress.step + 1, progress.samples + len(ids)
+        progress.seconds = before + time.monotonic() - began
+        metrics.write({"step": progress.step, "loss": float(loss.detach()), "seconds": progress.seconds})
+        if progress.step % recipe.train.save_every == 0:
+            save(folder, model, optimizers, progress)
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            logger.info("step %d of %d: loss %.4f", progress.step, recipe.train.steps, float(loss.detach()))
+    metrics.close()
+    save(folder, model, optimizers, progress)
+    export_language(model, tokenizer, folder / "export")
+    return progress
+
+
+def captions_of(sources: Sequence[Source], kinds: Sequence[str]) -> list[tuple[Source, int, tuple[str, ...]]]:
+    """Every picture that has a caption of one of the kinds: its source, its number, those kinds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    places = []
+    for source in sources:
+        for number, entry in enumerate(source.index()):
+            if found := tuple(kind for kind in entry.kinds if kind in kinds):
+                places.append((source, number, found))
+    if not places:
+        raise ValueError(f"captions.sources hold no caption of the kinds {', '.join(kinds)}; give others")
+    return places
+
+
+def open_tokenizer(recipe: LanguageRecipe, places: Sequence[tuple[Source, int, tuple[str, ...]]]) -> Any:
+    """The run's tokenizer; it is learnt once, from the first captions and the conversation around them."""
+    from transformers import AutoTokenizer
+
+    folder = recipe.run.dir / "tokenizer"
+    if not folder.exists():
+        texts = (source.captions(number)[kinds[0]] for source, number, kinds in places[:TOKENIZER_CAPTIONS])
+        replace_export(folder, learn_tokenizer(texts, recipe.language.vocabulary).save_pretrained)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def build_language(recipe: LanguageRecipe, vocabulary: int) -> Any:
+    """The stock GPT-OSS of a recipe in float32, random by `run.seed`."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    sizes = recipe.language
+    config = GptOssConfig(
+        num_hidden_layers=sizes.layers,
+        num_local_experts=sizes.experts,
+        num_experts_per_tok=sizes.experts_per_token,
+        vocab_size=vocabulary,
+        hidden_size=sizes.width,
+        intermediate_size=sizes.expert_width,
+        head_dim=sizes.head_dim,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        sliding_window=sizes.window,
+        router_aux_loss_coef=BALANCE,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        lens_selected_layers=list(sizes.features),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.run.seed)
+        return GptOssForCausalLM(config)
+
+
+def batch_of_step(
+    places: Sequence[tuple[Source, int, tuple[str, ...]]], tokenizer: Any, recipe: LanguageRecipe, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask and labels (B, S) of a step, which depend on the seed and the step alone."""
+    rng = np.random.default_rng((recipe.run.seed, step))
+    texts = []
+    for _ in range(recipe.captions.batch):
+        source, number, kinds = places[int(rng.integers(len(places)))]
+        texts.append(source.captions(number)[kinds[int(rng.integers(len(kinds)))]])
+    return labelled(texts, tokenizer)
+
+
+def labelled(texts: Sequence[str], tokenizer: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Captions in their conversation, padded on the right: ids, mask, and labels for what is to be learnt alone."""
+    template = HarmonyTemplate()
+    before = len(tokenizer(template.prefix(), add_special_tokens=False)["input_ids"])
+    rows = [tokenizer(template.render(text))["input_ids"] for text in texts]
+    after = len(tokenizer(template.suffix(), add_special_tokens=False)["input_ids"])
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
+    labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)], mask[at, : len(row)] = torch.tensor(row), 1
+        end = len(row) - after + 1  # the first token after a caption says that it ends
+        labels[at, before:end] = ids[at, before:end]
+    return ids, mask, labels
+
+
+def export_language(model: Any, tokenizer: Any, output: Path) -> None:
+    """`text_encoder`, without what no feature depends on, and `tokenizer`, written anew."""
+    bare = LensGptOssEncoder(model.config)
+    bare.load_state_dict(model.state_dict())
+
+    def write(folder: Path) -> None:
+        bare.eval().save_pretrained(folder / "text_encoder")
+        tokenizer.save_pretrained(folder / "tokenizer")
+
+    replace_export(output, write)
