@@ -38,9 +38,14 @@ def noise_at(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t + (1 - _over(t, x_t)) * v
 
 
-def velocity_loss(predicted: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of a predicted velocity, one number for each sample: (B, ...) -> (B,), float32."""
-    return (predicted.float() - velocity(x0, noise).float()).square().flatten(1).mean(1)
+def velocity_loss(predicted: Tensor, x0: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of a predicted velocity, one number for each sample: (B, ..., C) -> (B,), float32.
+
+    Args:
+        weights: of the channels (C,), 1 on average; None weighs them the same.
+    """
+    error = (predicted.float() - velocity(x0, noise).float()).square()
+    return (error if weights is None else error * weights).flatten(1).mean(1)
 
 
 def _over(t: Tensor, like: Tensor) -> Tensor:

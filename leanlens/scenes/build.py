@@ -29,9 +29,9 @@ from leanlens.pictures.record import Record
 from leanlens.pictures.shards import FORMAT, MANIFEST, read_manifest, write_tar
 from leanlens.scenes.describe import brief, dense
 from leanlens.scenes.icons import Library, library, open_library
-from leanlens.scenes.layout import load_font
+from leanlens.scenes.layout import Rules, load_font
 from leanlens.scenes.render import render
-from leanlens.scenes.scene import Scene, Size, sample_scene
+from leanlens.scenes.scene import NO_RULES, Scene, Size, sample_scene
 
 ENCODINGS: dict[str, dict[str, Any]] = {
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -55,12 +55,13 @@ class Settings:
     per_shard: int
     library: str
     version: str
-    least: int = 0
+    rules: Rules = NO_RULES
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         size = self.size if isinstance(self.size, int) else json.loads(json.dumps(self.size))
-        values = {name: value for name, value in vars(self).items() if name != "least" or value}
+        values = {name: value for name, value in vars(self).items() if name != "rules"}
+        values |= {rule: value for rule, value in vars(self.rules).items() if value}
         return {"command": "leanlens scenes build", **values, "split": self.split or "any", "size": size}
 
 
@@ -75,14 +76,14 @@ def build(
     sources: str | None = None,
     workers: int | None = None,
     progress: bool = False,
-    least: int = 0,
+    rules: Rules = NO_RULES,
 ) -> dict[str, Any]:
     """Make `num` scenes in `out` and return the manifest. Run again with the same arguments, it goes on.
 
     Args:
         out: a folder that is not there, is empty, or holds an unfinished build of the same settings.
         split: "train", "test", or None for both.
-        size, least: as in `sample_scene`.
+        size, rules: as in `sample_scene`.
         encoding: "jpg" (quality 95, full colour resolution), "png" or "webp" (both lossless).
         sources: as in `icons.library`.
         workers: processes; every core without it.
@@ -99,8 +100,8 @@ def build(
             raise ValueError(f"{name} {value} is not accepted; give 1 or more")
     _check_seed(seed)
     shelf = library(sources)
-    sample_scene(seed * SEED_STEP, shelf, split, size, least)  # a wrong argument fails here, not in a worker
-    settings = Settings(num, seed, split, size, encoding, per_shard, shelf.fingerprint, leanlens.__version__, least)
+    sample_scene(seed * SEED_STEP, shelf, split, size, rules)  # a wrong argument fails here, not in a worker
+    settings = Settings(num, seed, split, size, encoding, per_shard, shelf.fingerprint, leanlens.__version__, rules)
     folder = Path(out)
     if (folder / MANIFEST).exists():
         return _finished(folder, settings)
@@ -131,7 +132,7 @@ def make_records(settings: Settings, first: int, count: int, shelf: Library) -> 
     brief_template = dense_template = ""
     for index in range(first, first + count):
         seed = settings.seed * SEED_STEP + index
-        scene = sample_scene(seed, shelf, settings.split, settings.size, settings.least)
+        scene = sample_scene(seed, shelf, settings.split, settings.size, settings.rules)
         rng = Random(f"captions {seed}")
         short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
         brief_template, dense_template = short.template, long.template

@@ -39,6 +39,22 @@ class Background:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What makes scenes easier to learn. Pixels; 0 is no rule.
+
+    Attributes:
+        least, most: of the longer side of every object, drawn shapes and supports may be larger. On a small canvas
+            `least` leaves scenes of few things, drawn as large as in a scene of a larger one.
+        grid: corners and longer sides of most things, horizons and the steps of patterns are multiples of it. A
+            drawing then has few looks to an autoencoder with patches of that size.
+    """
+
+    least: int = 0
+    most: int = 0
+    grid: int = 0
+
+
+@dataclass(frozen=True)
 class Draft:
     """A thing before it has a place."""
 
@@ -96,12 +112,13 @@ def arrange(
     library: Library,
     style: str,
     rng: Random,
+    rules: Rules,
 ) -> tuple[list[list[Frame]], list[Text]]:
     """Frames of each thing, things in the order of the units, and the texts."""
     ground = background.kind == "ground"
     frames: list[list[Frame]] = []
     texts: list[Text] = []
-    place = _Placing(library, style, rng, min(canvas), ground)
+    place = _Placing(library, style, rng, min(canvas), ground, rules)
     for unit, slot in zip(units, _cut_slots(len(units), arrangement, canvas, background, rng), strict=True):
         if unit.text:
             placed, text = place.with_text(unit, slot, len(frames))
@@ -137,8 +154,9 @@ class _Placing:
     """Places units of one scene; `short` is the canvas's short side in pixels, with `ground` things stand on the floor
     of their slot."""
 
-    def __init__(self, library: Library, style: str, rng: Random, short: int, ground: bool) -> None:
+    def __init__(self, library: Library, style: str, rng: Random, short: int, ground: bool, rules: Rules) -> None:
         self.library, self.style, self.rng, self.short, self.ground = library, style, rng, short, ground
+        self.grid, self.most = rules.grid, rules.most
 
     def plain(self, unit: Unit, slot: Slot) -> list[list[Frame]]:
         draft = unit.drafts[0]
@@ -166,6 +184,8 @@ class _Placing:
         bx, by, *_ = self._loose(slot[0], slot[1] + top_h, slot[2], slot[3], base_w, base_h)
         play = (base_w - top_w) / 2
         tx = round(bx + play + play * self.rng.uniform(-0.6, 0.6))
+        if self.grid:
+            tx = self._on_grid(tx, bx, bx + base_w - top_w)
         return [[(bx, by, bx + base_w, by + base_h)], [(tx, by - top_h, tx + top_w, by)]]
 
     def inside(self, unit: Unit, slot: Slot) -> list[list[Frame]]:
@@ -241,13 +261,27 @@ class _Placing:
         return self.short * self.rng.uniform(low, high)
 
     def _fit(self, draft: Draft, width: float, height: float) -> tuple[int, int]:
-        return self.library.fit(draft.concept, self.style, max(8.0, width), max(8.0, height))
+        if self.most and draft.category not in ("shape", "support"):
+            width, height = min(width, self.most + 0.5), min(height, self.most + 0.5)
+        size = self.library.fit(draft.concept, self.style, max(8.0, width), max(8.0, height))
+        longest = max(size)
+        if not self.grid or longest < 2 * self.grid:
+            return size
+        whole = longest // self.grid * self.grid + 0.01  # not larger, so that it still has room
+        return self.library.fit(draft.concept, self.style, min(size[0] + 1, whole), min(size[1] + 1, whole))
 
     def _loose(self, x0: float, y0: float, x1: float, y1: float, w: int, h: int) -> Frame:
         """A frame of w x h somewhere about the middle of a cell, on its floor with `ground`."""
         x = round(x0 + (x1 - x0 - w) * self.rng.uniform(0.25, 0.75))
         y = round(y0 + (y1 - y0 - h) * (1.0 if self.ground else self.rng.uniform(0.25, 0.75)))
+        if self.grid:
+            x, y = self._on_grid(x, x0, x1 - w), self._on_grid(y, y0, y1 - h)
         return (x, y, x + w, y + h)
+
+    def _on_grid(self, at: int, low: float, high: float) -> int:
+        """The multiple of the grid nearest to `at` between `low` and `high`, or `at` where there is none."""
+        first, last = math.ceil(low / self.grid), math.floor(high / self.grid)
+        return at if first > last else min(max(round(at / self.grid), first), last) * self.grid
 
     def _choose_columns(self, count: int, width: float, height: float) -> int:
         if self.ground:

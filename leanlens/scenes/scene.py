@@ -13,10 +13,11 @@ from random import Random
 from typing import Any
 
 from leanlens.scenes.icons import COLORS, Library
-from leanlens.scenes.layout import Background, Draft, Frame, Text, Unit, arrange
+from leanlens.scenes.layout import Background, Draft, Frame, Rules, Text, Unit, arrange
 from leanlens.scenes.names import read_vocabulary
 
 Size = int | tuple[int, int] | tuple[tuple[int, int], ...]
+NO_RULES = Rules()
 HELD_OUT = 5  # of 100 names, for concepts, coloured concepts, pairs and relations each
 INVERSE = {"right of": "left of", "below": "above"}
 MOST_ATTEMPTS = 1000
@@ -132,15 +133,16 @@ class Scene:
         return replace(self, things=kept, relations=(), texts=texts)
 
 
-def sample_scene(seed: int, library: Library, split: str | None = None, size: Size = 256, least: int = 0) -> Scene:
+def sample_scene(
+    seed: int, library: Library, split: str | None = None, size: Size = 256, rules: Rules = NO_RULES
+) -> Scene:
     """The scene of a seed.
 
     Args:
         split: "train" has no held-out name, "test" has one at least, None takes any.
         size: base in pixels, for a canvas of about size x size area and any aspect from 1:2 to 2:1, or an exact
             (width, height) of at least 64, or several of these, of which one is drawn, the squarest most often.
-        least: pixels that the longer side of every object has at least. On a small canvas this leaves scenes of few
-            things, drawn as large as in a scene of a larger one.
+        rules: what makes scenes easier to learn.
 
     Raises:
         ValueError: an argument is not one of these, or the library is too small to have such a scene.
@@ -149,25 +151,35 @@ def sample_scene(seed: int, library: Library, split: str | None = None, size: Si
         raise ValueError(f"split {split!r} is not accepted; 'train', 'test' and None are")
     canvas_rng = Random(f"canvas {seed}")
     width, height = _choose_canvas(size, canvas_rng)
-    if not 0 <= least <= min(width, height) // 2:
-        raise ValueError(f"least {least} is not accepted; give 0 to half of the canvas's shorter side in pixels")
+    _check_rules(rules, min(width, height))
     wanted = canvas_rng.choices(*UNITS)[0]  # so that no split has larger scenes
     for attempt in range(MOST_ATTEMPTS):
         rng = Random(f"scene {seed} {attempt}")
-        if least and attempt:  # many things may have no room at this size
+        if rules.least and attempt:  # many things may have no room at this size
             wanted = rng.choices(*UNITS)[0]
         style = _choose_style(library, rng)
         arrangement, units = _sample_graph(library, style, (width, height), wanted, rng)
         if split is not None and _split_of_keys(graph_keys(units, link(arrangement, units))) != split:
             continue
         background = _choose_background(library, style, arrangement, units, rng)
-        frames, texts = arrange(units, arrangement, background, (width, height), library, style, rng)
-        if least and _smallest(frames) < least:
+        if rules.grid:
+            background = _on_grid(background, rules.grid, width, height)
+        frames, texts = arrange(units, arrangement, background, (width, height), library, style, rng, rules)
+        if rules.least and _smallest(frames) < rules.least:
             continue
         relations = link(arrangement, units)
         return _assemble(seed, (width, height), style, background, units, frames, texts, relations, library)
-    larger = f" with objects of {least} pixels" if least else ""
+    larger = f" with objects of {rules.least} pixels" if rules.least else ""
     raise ValueError(f"seed {seed} gave no {split} scene{larger} in {MOST_ATTEMPTS} tries; the library is too small")
+
+
+def _check_rules(rules: Rules, short: int) -> None:
+    if not 0 <= rules.least <= short // 2:
+        raise ValueError(f"least {rules.least} is not accepted; give 0 to half of the canvas's shorter side in pixels")
+    if rules.most < 0 or 0 < rules.most < max(rules.least, 2 * rules.grid):
+        raise ValueError(f"most {rules.most} is not accepted; give 0, or pixels from `least` and from twice `grid` on")
+    if not 0 <= rules.grid <= short // 4:
+        raise ValueError(f"grid {rules.grid} is not accepted; give 0 to a quarter of the canvas's shorter side, pixels")
 
 
 def _smallest(frames: list[list[Frame]]) -> int:
@@ -405,6 +417,12 @@ def _sample_background(arrangement: str, rng: Random) -> Background:
     return Background(
         kind, (first, second), (PLAIN_COLORS[first], PLAIN_COLORS[second]), rng.uniform(0.05, 0.11), rng.random() < 0.5
     )
+
+
+def _on_grid(background: Background, grid: int, width: int, height: int) -> Background:
+    """With its horizon, or the step of its pattern, at the nearest multiple of `grid` pixels."""
+    side = height if background.kind == "ground" else min(width, height)
+    return replace(background, share=max(1, round(background.share * side / grid)) * grid / side)
 
 
 def _assemble(

@@ -105,6 +105,10 @@ class Scenes(Section):
     """Held-out pictures."""
     least: Annotated[int, Field(ge=0)] = 0
     """Pixels that the longer side of every object has at least: few things, but large ones. 0 takes any."""
+    most: Annotated[int, Field(ge=0)] = 0
+    """Pixels that it has at most: fewer sizes to learn. 0 takes any."""
+    grid: Annotated[int, Field(ge=0)] = 0
+    """Pixels of which places and sizes are multiples: fewer looks of each drawing to learn. 0 takes any."""
     sources: str | None = None
     """Library of drawings: "full", "everyday", "sample" or a folder; None: full where it is there, else sample."""
     canvas: Literal["free", "buckets"] = "free"
@@ -206,6 +210,10 @@ class Train(Section):
     average: Literal["sample", "rank"] = "sample"
     """"sample": every picture weighs the same. "rank": every micro-batch does, as plain data parallelism has it, which
     gives a picture of 1024 pixels four times the weight of one of 512. The paper is silent: our choice."""
+    channel_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Weights of the latent channels in the loss, one for each of `model.out_channels`, brought to the mean 1; None
+    weighs them the same, as the paper does. Where few channels make most of a picture, a small model learns sooner what
+    shows if they weigh more."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the matrix products; weights, optimiser and averages are kept in float32."""
     compile: bool = False
@@ -328,15 +336,20 @@ class TrainRecipe(Section):
             raise ValueError("data.validation is empty; validate.every needs held-out pictures")
         if self.sample.every and not self.sample.prompts:
             raise ValueError("sample.prompts is empty; sample.every needs prompts to draw")
+        weights, channels = self.train.channel_weights, self.model.out_channels
+        if weights is not None and len(weights) != channels:
+            raise ValueError(
+                f"train.channel_weights has {len(weights)} numbers; give {channels}, one for each of model.out_channels"
+            )
         return self
 
 
 def kind_of_recipe(path: Path) -> str:
-    """What a recipe trains: "autoencoder" where it has a table of that name, else "denoiser".
+    """What a recipe trains: "autoencoder" or "language" where it has a table of that name, else "denoiser".
 
     A file that cannot be read counts as the latter; whoever reads it says what is wrong.
     """
     with suppress(OSError, ValueError):
-        if "autoencoder" in tomllib.loads(path.read_text(encoding="utf-8")):
-            return "autoencoder"
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return next((kind for kind in ("autoencoder", "language") if kind in tables), "denoiser")
     return "denoiser"

@@ -16,6 +16,7 @@ from leanlens.pictures.sources import open_source
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import template_named
 from leanlens.scenes.build import build
+from leanlens.scenes.layout import Rules
 from leanlens.scenes.scene import Size
 from leanlens.store import Store
 from leanlens.train.config import Scenes, TrainRecipe
@@ -72,13 +73,12 @@ def _stream(
 def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str], list[str]]:
     """Shards of scenes in the run's folder: to learn from, and held out. The leading process draws what is missing."""
     folders: list[Path] = []
+    rules = Rules(scenes.least, scenes.most, scenes.grid)
     for name, number, split in (("train", scenes.num, "train"), ("validation", scenes.validation, "test")):
-        large = f"-least{scenes.least}" if scenes.least else ""
-        folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{large}"
+        easier = "".join(f"-{rule}{value}" for rule, value in vars(rules).items() if value)
+        folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{easier}"
         if group.leads:  # goes on where a kill stopped it, and does nothing where all is there
-            build(
-                folder, number, scenes.seed, split, _canvas(scenes, recipe), sources=scenes.sources, least=scenes.least
-            )
+            build(folder, number, scenes.seed, split, _canvas(scenes, recipe), sources=scenes.sources, rules=rules)
         folders.append(folder)
     wait_for_all()
     return [str(folders[0])], [str(folders[1])]

@@ -22,7 +22,9 @@ from leanlens.flow.path import noised, velocity, velocity_loss
 from leanlens.flow.times import training_times
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import DenoiserSizes
-from leanlens.train.config import Model
+from leanlens.train.config import Model, TrainRecipe
+
+PATCH = 4  # places of a latent channel that one token holds
 
 
 def build_denoiser(sizes: Model, seed: int, device: str = "cpu") -> LensTransformer2DModel:
@@ -94,24 +96,37 @@ def draw_randomness(seed: int, step: int, first_sample: int, shape: torch.Size) 
     return torch.stack([time for time, _ in rows]), torch.stack([noise for _, noise in rows])
 
 
-def denoiser_losses(model: nn.Module, batch: Any, t: Tensor, noise: Tensor) -> Tensor:
+def channel_weights(recipe: TrainRecipe, device: torch.device) -> Tensor | None:
+    """Weights of the packed latent channels in the loss, (C,) with the mean 1; None where all weigh the same."""
+    if recipe.train.channel_weights is None:
+        return None
+    weights = torch.tensor(recipe.train.channel_weights, device=device)
+    return (weights / weights.mean()).repeat_interleave(PATCH)  # packed: the four places of each channel together
+
+
+def denoiser_losses(model: nn.Module, batch: Any, t: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error of the predicted velocity of each sample: (B,) float32.
 
     Args:
         model: the transformer.
         batch: an `EncodedBatch` on the model's device.
         t: levels (B,), noise (B, L, C), on any device.
+        weights: of the channels, see `channel_weights`.
     """
     x0 = batch.latents.float()
     noise, t = noise.to(x0.device), t.to(x0.device)
     mask = None if bool(batch.text.mask.all()) else batch.text.mask  # unmasked attention is the fast one
     text = [layer.float() for layer in batch.text.layers]
     predicted = model(noised(x0, noise, t), text, mask, t, [(1, *batch.grid)])
-    return velocity_loss(predicted, x0, noise)
+    return velocity_loss(predicted, x0, noise, weights)
 
 
 def packed_losses(
-    model: nn.Module, batches: Sequence[Any], times: Sequence[Tensor], noises: Sequence[Tensor]
+    model: nn.Module,
+    batches: Sequence[Any],
+    times: Sequence[Tensor],
+    noises: Sequence[Tensor],
+    weights: Tensor | None = None,
 ) -> Tensor:
     """`denoiser_losses` of several batches of any sizes from one row of the network: all their samples, in order.
 
@@ -125,11 +140,17 @@ def packed_losses(
     level = spread(t, row)
     text = replace(row, text=[layer.float() for layer in row.text])
     predicted = predict_packed(cast(LensTransformer2DModel, model), text, (1 - level) * x0 + level * noise, t)
-    return sample_means((predicted.float() - velocity(x0, noise)).square(), row)
+    error = (predicted.float() - velocity(x0, noise)).square()
+    return sample_means(error if weights is None else error * weights, row)
 
 
 def packed_training_losses(
-    model: nn.Module, batches: Sequence[Any], seed: int, step: int, first_samples: Sequence[int]
+    model: nn.Module,
+    batches: Sequence[Any],
+    seed: int,
+    step: int,
+    first_samples: Sequence[int],
+    weights: Tensor | None = None,
 ) -> list[Tensor]:
     """`training_losses` of several batches, each with the number of its first sample, from one row of the network."""
     times, noises = [], []
@@ -137,11 +158,13 @@ def packed_training_losses(
         normal, noise = draw_randomness(seed, step, first, batch.latents.shape)
         times.append(training_times(normal, noise.shape[1]))
         noises.append(noise)
-    losses = packed_losses(model, batches, times, noises)
+    losses = packed_losses(model, batches, times, noises, weights)
     return list(losses.split([len(time) for time in times]))
 
 
-def training_losses(model: nn.Module, batch: Any, seed: int, step: int, first_sample: int) -> Tensor:
+def training_losses(
+    model: nn.Module, batch: Any, seed: int, step: int, first_sample: int, weights: Tensor | None = None
+) -> Tensor:
     """`denoiser_losses` at the random times and noise of a training step."""
     normal, noise = draw_randomness(seed, step, first_sample, batch.latents.shape)
-    return denoiser_losses(model, batch, training_times(normal, noise.shape[1]), noise)
+    return denoiser_losses(model, batch, training_times(normal, noise.shape[1]), noise, weights)

@@ -36,6 +36,7 @@ def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimiz
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
+            fused=all(weight.device.type == "cpu" for _, weight in rest) or None,  # None leaves it to torch
         )
     ]
     if by_muon:

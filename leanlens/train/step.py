@@ -18,6 +18,7 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import (
+    channel_weights,
     denoiser_losses,
     draw_randomness,
     packed_training_losses,
@@ -129,9 +130,10 @@ def losses_of(
     model: LensTransformer2DModel, encoded: Sequence[Any], recipe: TrainRecipe, step: int, firsts: Sequence[int]
 ) -> list[Tensor]:
     """Sample losses (B,) of each encoded batch, packed into one row where the recipe asks for it."""
+    weights = channel_weights(recipe, encoded[0].latents.device)
     if recipe.train.pack:
-        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts)
-    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0])]
+        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts, weights)
+    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0], weights)]
 
 
 def _work(sizes: DenoiserSizes, encoded: Any, packed: bool) -> tuple[int, int, float]:
@@ -172,7 +174,8 @@ def validation_losses(model: nn.Module, data: TrainingData, recipe: TrainRecipe,
         count, tokens = encoded.latents.shape[:2]
         _, noise = draw_randomness(recipe.run.seed, -1 - number, 0, encoded.latents.shape)
         with computing(model, group, recipe.train):
-            losses = denoiser_losses(model, encoded, spread_times(count, tokens), noise)
+            weights = channel_weights(recipe, encoded.latents.device)
+            losses = denoiser_losses(model, encoded, spread_times(count, tokens), noise, weights)
         found.setdefault(recipe.data.bases[tuple(batch.bucket)], []).append(losses)
     means = {f"validation_loss_{base}": float(torch.cat(rows).mean()) for base, rows in sorted(found.items())}
     every = torch.cat([losses for rows in found.values() for losses in rows])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from leanlens.scenes.layout import Rules
 from leanlens.scenes.render import render
 from leanlens.scenes.scene import is_held_out, sample_scene, split_of
 
@@ -174,7 +175,7 @@ def test_one_of_several_canvases_is_drawn_and_the_squarest_most_often(shelf):
 
 def test_every_object_is_as_large_as_asked_for(shelf):
     for seed in range(40):
-        scene = sample_scene(seed, shelf, "train", 128, least=44)
+        scene = sample_scene(seed, shelf, "train", 128, Rules(least=44))
         frames = [frame for thing in scene.things for frame in thing.frames]
         assert min(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in frames) >= 44
         assert split_of(scene) == "train"
@@ -182,10 +183,43 @@ def test_every_object_is_as_large_as_asked_for(shelf):
     assert any(x1 - x0 < 44 and y1 - y0 < 44 for s in small for t in s.things for x0, y0, x1, y1 in t.frames)
 
 
+def test_rules_put_things_horizons_and_patterns_on_a_grid(shelf):
+    checked = Counter()
+    for seed in range(120):
+        scene = sample_scene(seed, shelf, "train", (192, 128), Rules(least=32, most=64, grid=16))
+        share = scene.background.share
+        if scene.background.kind == "ground":
+            assert share * scene.height % 16 == pytest.approx(0, abs=1e-6)
+        elif scene.background.kind in ("dots", "stripes", "checks"):
+            assert share * 128 % 16 == pytest.approx(0, abs=1e-6)
+        for thing in scene.things:
+            if thing.category in ("shape", "support", "sign"):
+                continue
+            for x0, y0, x1, y1 in thing.frames:
+                assert max(x1 - x0, y1 - y0) <= 64
+            if len(scene.things) == thing.count == 1:
+                assert (x0 % 16, y0 % 16, max(x1 - x0, y1 - y0) % 16) == (0, 0, 0)
+                checked[scene.background.kind] += 1
+    assert len(checked) >= 3
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (Rules(grid=33), "grid 33 is not accepted"),
+        (Rules(least=40, most=39), "most 39 is not accepted"),
+        (Rules(most=20, grid=16), "most 20 is not accepted"),
+    ],
+)
+def test_wrong_rules_are_refused(shelf, rules, said):
+    with pytest.raises(ValueError, match=said):
+        sample_scene(0, shelf, None, (128, 192), rules)
+
+
 @pytest.mark.parametrize("least", [-1, 65])
 def test_a_wrong_least_is_refused(shelf, least):
     with pytest.raises(ValueError, match=f"least {least} is not accepted"):
-        sample_scene(0, shelf, None, (128, 192), least)
+        sample_scene(0, shelf, None, (128, 192), Rules(least=least))
 
 
 @pytest.mark.parametrize(

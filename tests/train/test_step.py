@@ -12,7 +12,7 @@ from leanlens.train.denoiser import (
     sizes_of,
     training_losses,
 )
-from leanlens.train.step import accumulate_gradients, cut, validation_losses
+from leanlens.train.step import accumulate_gradients, cut, losses_of, validation_losses
 from tests.train.tiny import CPU, RandomStream, encode, tiny_data, tiny_recipe
 
 MIXED = {"buckets": [{"base": 64, "batch": 3, "sizes": [[64, 64]]}, {"base": 48, "batch": 1, "sizes": [[48, 48]]}]}
@@ -45,6 +45,33 @@ def test_loss_is_the_formula_written_out(model, batch):
         wanted = (v[0] - (noise[row] - batch.latents[row])).square().mean()
         found = denoiser_losses(model, batch, t, noise)[row]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_channels_weigh_as_the_recipe_says(model, batch, tmp_path, pack):
+    """The weights' scale does not matter; what they multiply is the error of the four places of each channel."""
+    torch.nn.init.normal_(model.proj_out.weight)
+    channels = model.config.out_channels
+    one, other = (
+        tiny_recipe(tmp_path, train={"channel_weights": [scale * (1 + at) for at in range(channels)], "pack": pack})
+        for scale in (1.0, 7.0)
+    )
+    torch.testing.assert_close(losses_of(model, [batch], one, 3, [0])[0], losses_of(model, [batch], other, 3, [0])[0])
+    only = [1e-9] * channels
+    only[1] = 1.0
+    recipe = tiny_recipe(tmp_path, train={"channel_weights": only, "pack": pack})
+    normal, noise = draw_randomness(recipe.run.seed, 3, 0, batch.latents.shape)
+    t = training_times(normal, noise.shape[1])
+    text = [layer.float() for layer in batch.text.layers]
+    x_t = (1 - t[:, None, None]) * batch.latents + t[:, None, None] * noise
+    error = model(x_t, text, batch.text.mask, t, [(1, *batch.grid)]) - (noise - batch.latents)
+    wanted = error[..., 4:8].square().mean((1, 2))
+    torch.testing.assert_close(losses_of(model, [batch], recipe, 3, [0])[0], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_as_many_channel_weights_as_channels(tmp_path):
+    with pytest.raises(ValueError, match=r"train.channel_weights has 3 numbers; give \d+, one for each of"):
+        tiny_recipe(tmp_path, train={"channel_weights": [1.0, 2.0, 3.0]})
 
 
 def test_randomness_belongs_to_the_sample_not_to_the_micro_batch():
