@@ -25,8 +25,8 @@ PYTHON=${PYTHON:-python}
 STAGE_MINUTES=${STAGE_MINUTES:-80}
 AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-25} # the schedule follows the clock: it ends when the time does
 DECODER_MINUTES=${DECODER_MINUTES:-12}         # the same
-STEPS_128=${STEPS_128:-7400}                   # of 16 pictures: 60 minutes at 33 pictures a second
-STEPS_256=${STEPS_256:-4000}                   # of 8 pictures: 50 minutes at 11 pictures a second
+STEPS_128=${STEPS_128:-14000}                  # of 16 pictures: 40 minutes at 93 pictures a second
+STEPS_256=${STEPS_256:-7000}                   # of 8 pictures: 40 minutes at 23 pictures a second
 
 # How much there is to learn from.
 CROP_SCENES=6000 # for the autoencoder
@@ -50,15 +50,16 @@ declare -A BUDGET=(
     [scenes]="1 minute"
     [autoencoder]="$AUTOENCODER_MINUTES minutes, and one for the statistics of its latents"
     [parts]="1 minute"
-    [denoise-128]="60 minutes: $STEPS_128 steps"
-    [denoise-256]="50 minutes: $STEPS_256 steps"
+    [denoise-128]="45 minutes: $STEPS_128 steps"
+    [denoise-256]="45 minutes: $STEPS_256 steps"
     [decoder]="$DECODER_MINUTES minutes"
     [embed]="1 minute"
     [evaluate]="20 minutes: $QUESTIONS held-out prompts"
     [gallery]="5 minutes: 100 pictures"
 )
 
-lens() { timeout --foreground --signal=TERM --kill-after=120 "${STAGE_MINUTES}m" "$PYTHON" -m leanlens "$@"; }
+within_limit() { timeout --foreground --signal=TERM --kill-after=120 "${STAGE_MINUTES}m" "$@"; }
+lens() { within_limit "$PYTHON" -m leanlens "$@"; }
 
 # What a stage needs of the one before.
 need() {
@@ -96,10 +97,10 @@ stage_parts() {
     "$PYTHON" runs/nano_parts.py "$OUT/autoencoder/export" "$OUT/parts"
 }
 
-# What things look like, where a step is cheap: 128 x 128 pixels, large things, the first sentences of the captions.
+# What things look like, where a step is cheap: 128 x 128 pixels, few things, the first sentences of the captions.
 stage_denoise-128() {
     need "$OUT/parts/model_index.json" parts
-    denoise nano-128 denoise-128 "$STEPS_128" 128 "[128, 128], [96, 160], [160, 96]"
+    denoise nano-128 denoise-128 "$STEPS_128" 128 "[128, 128]"
 }
 
 # The same weights at 256 x 256 pixels, where several things stand, with longer captions.
@@ -115,7 +116,8 @@ denoise() {
     if [[ $SCALE == tiny ]]; then
         small=("${shrink[@]}" --set data.buckets="[{base = $base, batch = 4, sizes = [$sizes]}]" --set optim.warmup=1)
     fi
-    lens train "recipes/$recipe.toml" --set run.dir="$OUT/$name" --set model.parts="$OUT/parts" \
+    within_limit "$PYTHON" runs/nano_train.py "recipes/$recipe.toml" \
+        --set run.dir="$OUT/$name" --set model.parts="$OUT/parts" \
         --set data.cache="$OUT/cache" --set data.scenes.sources="$LIBRARY" \
         --set train.steps="$steps" --set optim.length="$steps" "$@" ${small[@]+"${small[@]}"}
     need "$OUT/$name/export/model_index.json" "$name" # a run that was stopped in time has none yet

@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -50,10 +51,11 @@ from leanlens.pipeline.tokens import MAX_SEQUENCE_LENGTH, template_named
 from leanlens.scenes.build import SEED_STEP
 from leanlens.scenes.describe import brief, dense
 from leanlens.scenes.icons import Library, library, open_library
+from leanlens.scenes.layout import Rules
 from leanlens.scenes.render import render
-from leanlens.scenes.scene import sample_scene
+from leanlens.scenes.scene import NO_RULES, sample_scene
 from leanlens.store import content_key
-from leanlens.train.config import TrainRecipe
+from leanlens.train.config import Scenes, TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.loop import train
 from leanlens.train.parts import encoder_flops, open_parts
@@ -62,7 +64,7 @@ from leanlens.train.step import TrainingData
 Bucket = tuple[int, int]  # (height, width), pixels
 CHUNK = 250  # scenes that a process draws at a time
 AHEAD = 3  # chunks in the queue for each process
-AT_ONCE = 125  # pictures of one size that the autoencoder encodes together, at most
+AT_ONCE = {"cuda": 125, "cpu": 16}  # pictures of one size that the autoencoder encodes together, at most
 PROBE_STEPS = 24  # of the short run; its last third is timed
 KEPT_BACK = 0.03  # of the time, for what the short run did not show
 CAPTIONS = 2  # of each picture: brief and dense
@@ -97,13 +99,13 @@ def open_resident(recipe: TrainRecipe, group: Group) -> TrainingData:
     if group.world_size > 1:
         raise ValueError(f"{group.world_size} processes are not accepted; run without torchrun")
     pipeline = open_parts(recipe.model, build_denoiser(recipe.model, recipe.run.seed))
-    pipeline.vae.to(group.device)
+    pipeline.vae.to(group.device, memory_format=torch.channels_last)
     pipeline.text_encoder.to(group.device)
     shelves = open_shelves(recipe, pipeline, library(recipe.data.scenes.sources))
     counts = {bucket: len(shelf.latents) for bucket, shelf in shelves.items()}
     settings = recipe.data
     stream = Shuffled(counts, settings.batch_sizes, recipe.run.seed, settings.caption, settings.caption_dropout)
-    resident = Resident(shelves, pipeline, recipe.data.text_multiple, group.device)
+    resident = Resident(shelves, pipeline, recipe.data.text_multiple, group.device, settings.encode_precision)
 
     def cost(turn: Turn, encoded: EncodedBatch) -> float:
         """Captions are encoded each time, pictures in the first epoch alone."""
@@ -157,6 +159,7 @@ class Turn:
 
 class Shuffled:
     """Micro-batches without end, each of one size and full: in an epoch every picture comes once, but for a rest.
+    All captions of one are of one kind, so that brief ones are not padded to the length of dense ones.
 
     Args:
         counts: pictures of each size.
@@ -199,11 +202,11 @@ class Shuffled:
         turns = []
         for bucket, count in sorted(self.counts.items()):
             order, size = rng.permutation(count), self.batch_sizes[bucket]
-            kinds = rng.integers(2, size=count) if self.caption == "mix" else np.full(count, self.caption == "dense")
-            captions = np.where(rng.random(count) < self.dropout, NO_CAPTION, kinds)
+            dropped = rng.random(count) < self.dropout
             for first in range(0, count // size * size, size):
                 rows = order[first : first + size]
-                turns.append(Turn(bucket, rows, captions[rows]))
+                kind = rng.integers(CAPTIONS) if self.caption == "mix" else int(self.caption == "dense")
+                turns.append(Turn(bucket, rows, np.where(dropped[rows], NO_CAPTION, kind)))
         return [turns[place] for place in rng.permutation(len(turns))]
 
 
@@ -219,13 +222,21 @@ class Shelf:
 class Resident:
     """`Turn` -> `EncodedBatch`, from tensors on the device."""
 
-    def __init__(self, shelves: Mapping[Bucket, Shelf], pipeline: LensPipeline, text_multiple: int, device: Any):
+    def __init__(
+        self,
+        shelves: Mapping[Bucket, Shelf],
+        pipeline: LensPipeline,
+        text_multiple: int,
+        device: torch.device,
+        precision: str = "float32",
+    ):
         self.shelves = {
             bucket: Shelf(shelf.latents.to(device), shelf.tokens.to(device), shelf.lengths)
             for bucket, shelf in shelves.items()
         }
         self.side, self.prefix = pipeline.text_side, _prefix_of(pipeline)
-        self.token_pixels, self.multiple, self.device = autoencoder.token_pixels(pipeline.vae), text_multiple, device
+        self.token_pixels, self.multiple = autoencoder.token_pixels(pipeline.vae), text_multiple
+        self.device, self.precision = device, precision
 
     @torch.no_grad()
     def __call__(self, turn: Turn) -> EncodedBatch:
@@ -244,9 +255,15 @@ class Resident:
 
     def _features(self, ids: Tensor, mask: Tensor, has_caption: Tensor) -> TextFeatures:
         """Zeros where a token is padding, and for every token of a caption that was dropped."""
-        states = layer_features(self.side.encoder, self.side.layers, ids, mask.long())
+        with rounded(self.device, self.precision):
+            states = layer_features(self.side.encoder, self.side.layers, ids, mask.long())
         seen = (mask & has_caption[:, None])[:, self.prefix :]
         return TextFeatures([state[:, self.prefix :] * seen[..., None] for state in states], seen)
+
+
+def rounded(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The products of the frozen parts, as `data.encode_precision` has them."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
 def _prefix_of(pipeline: LensPipeline) -> int:
@@ -264,7 +281,7 @@ def open_shelves(recipe: TrainRecipe, pipeline: LensPipeline, icons: Library) ->
     assert scenes is not None
     sizes = sorted(recipe.data.batch_sizes)
     key = content_key(
-        library=icons.fingerprint, num=scenes.num, seed=scenes.seed, sizes=sizes, least=scenes.least,
+        library=icons.fingerprint, num=scenes.num, seed=scenes.seed, sizes=sizes, rules=vars(rules_of(scenes)),
         words=recipe.data.caption_words, vae=checksum(pipeline.vae, ENCODING),
         tokens=pipeline.tokenizer.backend_tokenizer.to_str(),
     )  # fmt: skip
@@ -276,6 +293,10 @@ def open_shelves(recipe: TrainRecipe, pipeline: LensPipeline, icons: Library) ->
         with whole_file(path) as temporary:
             save_file(found, temporary)
     return _shelves(found)
+
+
+def rules_of(scenes: Scenes) -> Rules:
+    return Rules(scenes.least, scenes.most, scenes.grid)
 
 
 def _shelves(tensors: Mapping[str, Tensor]) -> dict[Bucket, Shelf]:
@@ -291,14 +312,15 @@ def encode_scenes(
     """Draw by every core and encode on the device meanwhile: `HxW.latents`, `HxW.tokens`, `HxW.lengths`."""
     scenes = recipe.data.scenes
     assert scenes is not None
-    canvas = tuple((width, height) for height, width in sizes)
+    canvas, device = tuple((width, height) for height, width in sizes), pipeline.vae.device
     latents: dict[Bucket, list[Tensor]] = {}
     words: dict[Bucket, list[list[int]]] = {}
-    for chunk in drawn_chunks(icons.folder, scenes.num, scenes.seed, canvas, scenes.least):
+    for chunk in drawn_chunks(icons.folder, scenes.num, scenes.seed, canvas, rules_of(scenes)):
         for bucket, (pixels, captions) in chunk.items():
-            for part in torch.from_numpy(pixels).split(AT_ONCE):
-                scaled = part.to(pipeline.vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-                latents.setdefault(bucket, []).append(autoencoder.encode(pipeline.vae, scaled).half().cpu())
+            for part in torch.from_numpy(pixels).split(AT_ONCE[device.type]):
+                scaled = part.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+                with rounded(device, recipe.data.encode_precision):
+                    latents.setdefault(bucket, []).append(autoencoder.encode(pipeline.vae, scaled).half().cpu())
             words.setdefault(bucket, []).extend(_tokens(captions, recipe, pipeline))
     found: dict[str, Tensor] = {}
     for bucket, parts in latents.items():
@@ -327,29 +349,33 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 Chunk = dict[Bucket, tuple[np.ndarray, list[list[str]]]]  # size -> pixels (n, H, W, 3) uint8, captions of each picture
 
 
-def drawn_chunks(folder: Path, num: int, seed: int, canvas: tuple[Bucket, ...], least: int = 0) -> Iterator[Chunk]:
+def drawn_chunks(
+    folder: Path, num: int, seed: int, canvas: tuple[Bucket, ...], rules: Rules = NO_RULES
+) -> Iterator[Chunk]:
     """Scenes 0 to `num` - 1 of the split "train", in order, drawn by every core; `canvas` holds (width, height)."""
     firsts, workers = iter(range(0, num, CHUNK)), min(cpu_count() or 1, -(-num // CHUNK))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = [
-            pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas, least)
+            pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas, rules)
             for first in islice(firsts, AHEAD * workers)
         ]
         while waiting:
             yield waiting.pop(0).result()
             for first in islice(firsts, 1):
                 waiting.append(
-                    pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas, least)
+                    pool.submit(draw_chunk, str(folder), first, min(CHUNK, num - first), seed, canvas, rules)
                 )
 
 
-def draw_chunk(folder: str, first: int, count: int, seed: int, canvas: tuple[Bucket, ...], least: int = 0) -> Chunk:
+def draw_chunk(
+    folder: str, first: int, count: int, seed: int, canvas: tuple[Bucket, ...], rules: Rules = NO_RULES
+) -> Chunk:
     """Scenes first .. first + count - 1, by size; no two neighbours have captions of one template."""
     icons, brief_template, dense_template = _opened(folder), "", ""
     pixels: dict[Bucket, list[np.ndarray]] = {}
     captions: dict[Bucket, list[list[str]]] = {}
     for number in range(seed * SEED_STEP + first, seed * SEED_STEP + first + count):
-        scene = sample_scene(number, icons, "train", canvas, least)
+        scene = sample_scene(number, icons, "train", canvas, rules)
         rng = Random(f"captions {number}")
         short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
         brief_template, dense_template = short.template, long.template

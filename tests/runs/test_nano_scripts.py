@@ -135,9 +135,9 @@ def in_process(scripts, monkeypatch):
     """Chunks are drawn here: starting processes takes longer than drawing these few."""
     _, train = scripts
 
-    def drawn_chunks(folder, num, seed, canvas, least):
+    def drawn_chunks(folder, num, seed, canvas, rules):
         for first in range(0, num, 10):
-            yield train.draw_chunk(str(folder), first, min(10, num - first), seed, canvas, least)
+            yield train.draw_chunk(str(folder), first, min(10, num - first), seed, canvas, rules)
 
     monkeypatch.setattr(train, "drawn_chunks", drawn_chunks)
     return train
