@@ -5,6 +5,7 @@ the true pictures (how far the scorer can be trusted) and the true pictures afte
 denoiser could do). Needs the extra `eval`; with the extra `ocr` texts are judged too.
 
     python benchmarks/quality.py --model nano [--num 200] [--seed 0] [--prompts dense|brief|human] [--sources sample]
+        [--size 256] [--steps 20] [--cfg 5]
     python benchmarks/quality.py --scorer [--num 200] [--seed 0] [--sources sample]
 
 With --scorer the scorer itself is measured, without a model: true pictures against their own truths, which it should
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", default="dense", choices=("dense", "brief", "human"))
+    parser.add_argument("--size", type=int, help="base of the pictures in pixels; the model's own without it")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--cfg", type=float)
     parser.add_argument("--sources", help="full, sample or a folder; full where it is there")
@@ -86,7 +88,7 @@ def measure_model(given: argparse.Namespace) -> dict[str, Any]:
     has_truth = given.prompts != "human"
     done = evaluate_scenes(
         open_model(given.model, given.device), given.num, given.seed, icons, SceneScorer(icons), given.prompts,
-        steps=given.steps, guidance=given.cfg, real=has_truth, reconstruction=has_truth,
+        steps=given.steps, guidance=given.cfg, size=given.size, real=has_truth, reconstruction=has_truth,
         say=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     print(render_table(done.rates, done.fid), file=sys.stderr)

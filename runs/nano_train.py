@@ -1,6 +1,6 @@
 """Train a small denoiser as fast as a large GPU computes: pictures and captions lie on the device, encoded once.
 
-    python runs/nano_train.py RECIPE [--until T] [--set A.B=C]...
+    python runs/nano_train.py RECIPE [--until T | --minutes M] [--set A.B=C]...
 
 `leanlens train` reads, decodes and encodes while it trains, which keeps up with a large model. One of 17 million
 parameters on one large GPU would wait for it. Here every core draws scenes, never as files, and the device encodes them
@@ -9,7 +9,7 @@ language model that are read are computed in each step. Loop, losses, averages, 
 `leanlens train`, and so is the recipe, whose `data.scenes`, `data.buckets` and caption keys count here.
 
 With --until, a Unix time, a short run that is thrown away measures the pace; `train.steps` and the schedule become what
-fits before then.
+fits before then. With --minutes they become what fits into that time, once the pictures are there.
 
 Shapes: N pictures of one size, K = 2 captions of each (brief, dense), S text tokens, B pictures in a micro-batch, L
 image tokens, C packed latent channels.
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--until", type=float, help="Unix time by which the last step should be made")
+    parser.add_argument("--minutes", type=float, help="of training, once the pictures are there")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="A.B=C")
     given = parser.parse_args()
     recipe = read_recipe(TrainRecipe, given.recipe, given.changes)
@@ -82,8 +83,9 @@ def main() -> None:
     began, group = time.monotonic(), join(recipe.run.device)
     data = open_resident(recipe, group)
     logger.info("%d pictures on %s after %.0f s", len(data.stream), group.device, time.monotonic() - began)
-    if given.until is not None:
-        recipe = fitted(recipe, group, data, given.until)
+    until = time.time() + 60 * given.minutes if given.minutes is not None else given.until
+    if until is not None:
+        recipe = fitted(recipe, group, data, until)
     progress = train(recipe, group, data)
     print(f"{recipe.run.dir}  step {progress.step}, {progress.images} images, {progress.flops:.3g} FLOP")
 

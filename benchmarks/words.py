@@ -1,0 +1,147 @@
+"""How well a model understands words that no caption had: "puppy" for a dog, "crimson" for red.
+
+Comes in: a model. Goes out: one JSON object on stdout. A picture of a known thing is noised, and the error of the
+predicted velocity is measured under three captions: with the word that captions had, with one they never had, and with
+the name of another thing. Understood is
+
+    (error under another name - error under the unseen word) / (error under another name - error under the known word),
+
+1 where the unseen word does what the known one does, 0 where it does no more than a wrong one. Sums over pictures,
+levels and words; needs no scorer, so it tells models apart long before their things can be recognised.
+
+    python benchmarks/words.py --model nano [--size 256] [--pictures 6] [--sources everyday]
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from machine import describe_machine
+from torch import Tensor
+
+from leanlens.flow.path import noised, velocity_loss
+from leanlens.flow.times import spread_times
+from leanlens.models import vae as autoencoder
+from leanlens.pipeline.image import to_pixels
+from leanlens.pipeline.placement import open_model
+from leanlens.scenes import describe
+from leanlens.scenes.icons import COLORS, Library, library
+from leanlens.scenes.layout import Rules
+from leanlens.scenes.names import add_article, read_vocabulary
+from leanlens.scenes.render import render
+from leanlens.scenes.scene import PLAIN_COLORS, Scene, sample_scene
+
+THINGS = {
+    "dog": "puppy", "car": "automobile", "cat": "kitten", "horse": "pony", "pig": "piglet", "chicken": "hen",
+    "house": "cottage", "rocket": "spaceship", "crown": "tiara", "robot": "android", "ghost": "phantom",
+    "tree": "oak", "sailboat": "yacht", "flame": "blaze", "whale": "orca", "envelope": "letter",
+}  # fmt: skip
+COLOR_WORDS = {
+    "red": "crimson", "green": "emerald", "blue": "azure", "yellow": "golden", "purple": "violet", "brown": "chocolate",
+    "black": "ebony", "grey": "silver",
+}  # fmt: skip
+LEVELS = 8
+FIRST_SEED = 2**41  # no training and no evaluation counts from here
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture, and its caption with the known word, the unseen one and a wrong one."""
+
+    scene: Scene
+    captions: tuple[str, str, str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--pictures", type=int, default=6, help="of each word")
+    parser.add_argument("--sources", default="everyday")
+    given = parser.parse_args()
+    began, machine, icons = time.time(), describe_machine(), library(given.sources)
+    require_unseen([*THINGS.values(), *COLOR_WORDS.values()])
+    pipeline = open_model(given.model, "cpu", "float32").pipeline
+    result: dict[str, Any] = {}
+    for kind, words in (("things", THINGS), ("colors", COLOR_WORDS)):
+        result[kind] = {}
+        for known, unseen in words.items():
+            cases = list(cases_of(kind, known, unseen, icons, given.size, given.pictures))
+            errors = torch.stack([errors_of(pipeline, case, icons, number) for number, case in enumerate(cases)])
+            result[kind][unseen] = dict(zip(("known", "unseen", "other"), errors.sum(0).tolist(), strict=True))
+    told = {
+        "benchmark": "words", "command": f"python benchmarks/words.py --model {given.model} --size {given.size} "
+        f"--pictures {given.pictures} --sources {given.sources}", "machine": machine,
+        "seconds": round(time.time() - began, 1),
+        "understood": {kind: round(understood(rows.values()), 3) for kind, rows in result.items()},
+        "words": {
+            kind: {word: round(understood([row]), 3) for word, row in rows.items()} for kind, rows in result.items()
+        },
+    }  # fmt: skip
+    print(json.dumps(told, indent=1))
+
+
+def require_unseen(words: Iterable[str]) -> None:
+    """Stop if a caption of any scene could hold one of the words."""
+    vocabulary = read_vocabulary()
+    texts = [*COLORS, *PLAIN_COLORS, *describe.STYLE_PHRASES.values(), *describe.OPENINGS, *describe.BRIEF_TEMPLATES]
+    texts += [name for names in vocabulary["synonyms"].values() for name in names]
+    everything = " ".join(texts + list(library("everyday").concepts)).lower()
+    if seen := [word for word in words if re.search(rf"\b{word}\b", everything)]:
+        raise SystemExit(f"captions can hold {', '.join(seen)}; choose other words")
+
+
+def cases_of(kind: str, known: str, unseen: str, icons: Library, size: int, pictures: int) -> Iterable[Case]:
+    """Scenes of one thing: of a known name as drawn, or of a known colour; the wrong word is drawn by lot."""
+    found, seed, lot = 0, FIRST_SEED, Random(known)
+    while found < pictures:
+        seed += 1
+        scene = sample_scene(seed, icons, None, (size, size), Rules(least=min(44, size // 2)))
+        thing = scene.things[0]
+        if len(scene.things) > 1 or thing.count > 1 or thing.category in ("shape", "support", "sign"):
+            continue
+        if kind == "things" and thing.concept == known and thing.color is None:
+            others = [name for name in THINGS if name != known]
+            words = [add_article(word) for word in (known, unseen, lot.choice(others))]
+        elif kind == "colors" and thing.color == known:
+            others = [name for name in COLOR_WORDS if name != known]
+            words = [add_article(f"{word} {thing.concept}") for word in (known, unseen, lot.choice(others))]
+        else:
+            continue
+        found += 1
+        yield Case(scene, tuple(f"A picture of {word}" for word in words))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def errors_of(pipeline: Any, case: Case, icons: Library, number: int) -> Tensor:
+    """Sums over the levels of the mean squared error under each of the three captions: (3,)."""
+    x0 = autoencoder.encode(pipeline.vae, to_pixels(render(case.scene, icons)))  # (1, L, C)
+    side = autoencoder.token_pixels(pipeline.vae)
+    grid = (1, case.scene.height // side, case.scene.width // side)
+    t = spread_times(LEVELS, x0.shape[1])
+    noise = torch.randn((LEVELS, *x0.shape[1:]), generator=torch.Generator().manual_seed(number))
+    x0 = x0.expand(LEVELS, -1, -1)
+    return torch.stack([_error(pipeline, x0, noise, t, grid, caption) for caption in case.captions])
+
+
+def _error(pipeline: Any, x0: Tensor, noise: Tensor, t: Tensor, grid: tuple[int, int, int], caption: str) -> Tensor:
+    text = pipeline.text_side([caption]).repeat(LEVELS)
+    predicted = pipeline.transformer(noised(x0, noise, t), text.layers, None, t, [grid])
+    return velocity_loss(predicted, x0, noise).sum()
+
+
+def understood(rows: Iterable[dict[str, float]]) -> float:
+    """The share of the distance between a wrong word and the known one that the unseen words cover."""
+    sums: Sequence[dict[str, float]] = list(rows)
+    known, unseen, other = (sum(row[name] for row in sums) for name in ("known", "unseen", "other"))
+    return (other - unseen) / (other - known)
+
+
+if __name__ == "__main__":
+    main()
