@@ -1,4 +1,4 @@
-"""A real server on the loopback, driven by the clients people have: the openai SDK, webuiapi and curl."""
+"""A real server of the embedded model on the loopback, driven by the clients people have: openai, webuiapi, curl."""
 
 import base64
 import io
@@ -13,13 +13,15 @@ from PIL import Image
 
 from tests.contract.running import Running
 
+MODEL = "nano"
 KEY = "a-key"
 SMALL = {"seed": 5, "num_inference_steps": 3}
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
-    running = Running(tmp_path_factory.mktemp("live") / "out", "--api-key", KEY, "--user", "ann:secret")
+    output = tmp_path_factory.mktemp("live") / "out"
+    running = Running(output, "--api-key", KEY, "--user", "ann:secret", model=MODEL)
     try:
         yield running.wait()
     finally:
@@ -52,8 +54,8 @@ def test_openai_generates_and_lists(openai):
     )
     assert [opened(datum.b64_json).size for datum in answer.data] == [(64, 64)] * 2
     assert answer.usage.output_tokens == 32
-    assert [model.id for model in openai.models.list()] == ["toy"]
-    assert openai.models.retrieve("toy").id == "toy"
+    assert [model.id for model in openai.models.list()] == [MODEL]
+    assert openai.models.retrieve(MODEL).id == MODEL
 
 
 def test_openai_streams_partial_pictures(openai):
@@ -99,7 +101,9 @@ def test_openai_raises_the_originals_classes(openai, live):
 
 
 def test_openai_a_closed_stream_frees_its_place(openai, live):
-    stream = openai.images.generate(prompt="a", stream=True, n=4, partial_images=1, extra_body={"steps": 100})
+    stream = openai.images.generate(
+        prompt="a", size="64x64", stream=True, n=4, partial_images=1, extra_body={"steps": 100}
+    )
     next(iter(stream))
     stream.close()
     deadline = time.monotonic() + 30
@@ -129,8 +133,8 @@ def test_webuiapi_draws_and_its_getters_answer(webui):
                  "get_sd_models", "get_sd_vae", "get_embeddings", "get_memory", "get_scripts", "get_prompt_styles",
                  "get_latent_upscale_modes", "refresh_checkpoints", "skip", "get_hypernetworks"):  # fmt: skip
         getattr(webui, name)()
-    webui.util_set_model("toy")
-    assert webui.util_get_current_model() == "toy"
+    webui.util_set_model(MODEL)
+    assert webui.util_get_current_model() == MODEL
     webui.util_wait_for_ready()
 
 
