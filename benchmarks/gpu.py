@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leanlens.models import vae as autoencoder
-from leanlens.pipeline.speed import best_attention, compile_blocks
+from leanlens.pipeline.speed import best_attention, compile_blocks, compile_decoder
 from leanlens.plan.compute import decoding_flops, denoiser_flops, training_flops
 
 KERNELS = {
@@ -258,7 +258,7 @@ def measure_decoding(bench: Bench) -> None:
                 return autoencoder.decode(network, latents, grid).float()
 
             if way == "compiled":
-                vae.decoder.compile(backend=bench.scale.backend)
+                compile_decoder(vae, bench.scale.backend)
             seconds, reference = bench.seconds(decode), decode(exact)
             error = ((decode() - reference).norm() / reference.norm()).item()
             bench.keep("decoding", f"{side} x {side}, {way}", {

@@ -33,6 +33,7 @@ class Speed:
             best at hand, None for torch's own choice.
         graphs: with compiled blocks on a CUDA GPU, replay them as CUDA graphs; pays where launching takes longer than
             computing, at 512 pixels and below.
+        decoder: with compiled blocks, compile the autoencoder's decoder too, anew for every size of picture.
         fp8: products of attention and MLPs in float8 (`models/fp8.py`).
         cache: a step cache, "first-block:THRESHOLD", "taylor:INTERVAL" or "taylor-lite:INTERVAL".
         guided_share: share of the steps, from the first on, that are guided.
@@ -43,6 +44,7 @@ class Speed:
 
     attention: str | None = None
     graphs: bool = False
+    decoder: bool = False
     fp8: bool = False
     cache: str | None = None
     guided_share: float = 1.0
@@ -73,6 +75,8 @@ def hasten(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) ->
         raise ValueError(f"cache {speed.cache!r} cannot be combined with compile; leave one of them out")
     if speed.graphs and not (compiled and device.type == "cuda"):
         raise ValueError("graphs need compile and a CUDA device; leave it out, or give both")
+    if speed.decoder and not compiled:
+        raise ValueError("decoder needs compile, and a C++ compiler on a processor; leave it out, or give both")
     if next(pipeline.vae.parameters()).device.type == device.type:  # not where it waits elsewhere
         pipeline.vae.to(memory_format=torch.channels_last)  # the order that convolutions are computed in
     if speed.attention is not None:
@@ -85,6 +89,8 @@ def hasten(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) ->
         transformer.enable_cache(cache_config(speed.cache))
     if compiled:
         compile_blocks(transformer, device, speed.graphs)
+    if speed.decoder:
+        compile_decoder(pipeline.vae)
 
 
 def compile_blocks(transformer: Any, device: torch.device, graphs: bool = False, backend: Any = "inductor") -> None:
@@ -96,6 +102,11 @@ def compile_blocks(transformer: Any, device: torch.device, graphs: bool = False,
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     options = {"mode": "reduce-overhead", "dynamic": False} if graphs else {"dynamic": True}
     transformer.compile_repeated_blocks(fullgraph=True, backend=backend, **options)
+
+
+def compile_decoder(vae: Any, backend: Any = "inductor") -> None:
+    """Compile the decoder of an autoencoder where it is, a graph for every size."""
+    vae.decoder.compile(backend=backend, dynamic=False)
 
 
 def best_attention(device: torch.device) -> str:

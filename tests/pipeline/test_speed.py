@@ -102,6 +102,8 @@ def test_wrong_words(words, message):
 def test_what_does_not_go_together():
     with pytest.raises(ValueError, match="graphs need compile and a CUDA device"):
         open_model("toy", "cpu", speed=Speed(graphs=True))
+    with pytest.raises(ValueError, match="decoder needs compile"):
+        open_model("toy", "cpu", speed=Speed(decoder=True))
     if shutil.which("g++"):
         with pytest.raises(ValueError, match="cannot be combined with compile"):
             open_model("toy", "cpu", compile=True, speed=Speed(cache="taylor"))
@@ -111,6 +113,26 @@ def test_caches_by_name():
     assert read_cache("taylor") == ("taylor", 2.0)
     assert cache_config("first-block:.2").threshold == 0.2
     assert cache_config("taylor-lite:4").cache_interval == 4
+
+
+def test_a_compiled_decoder_decodes_as_a_plain_one():
+    torch._dynamo.reset()
+    opened, graphs = open_model("toy", "cpu", "float32"), []
+
+    def keep(graph, _):
+        graphs.append(1)
+        return graph.forward
+
+    requests = [
+        ImageRequest.checked(prompt="a", width=w, height=64, num_inference_steps=1, guidance_scale=1.0, seed=3)
+        for w in (64, 96, 64)
+    ]
+    before = [np.asarray(draw(opened, request).image) for request in requests]
+    speeds.compile_decoder(opened.pipeline.vae, backend=keep)
+    after = [np.asarray(draw(opened, request).image) for request in requests]
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    assert len(graphs) == 2  # one for each size
+    torch._dynamo.reset()
 
 
 def test_compiling_lays_weights_out_and_shares_graphs():
