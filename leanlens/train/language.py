@@ -155,7 +155,7 @@ def train_language(recipe: LanguageRecipe, device: torch.device) -> Progress:
             logger.info("step %d of %d: loss %.4f", progress.step, recipe.train.steps, float(loss.detach()))
     metrics.close()
     save(folder, model, optimizers, progress)
-    export_language(model, tokenizer, folder / "export")
+    export_language(recipe.language, model, tokenizer, folder / "export")
     return progress
 
 
@@ -188,10 +188,18 @@ def open_tokenizer(recipe: LanguageRecipe, places: Sequence[tuple[Source, int, t
 
 def build_language(recipe: LanguageRecipe, vocabulary: int) -> Any:
     """The stock GPT-OSS of a recipe in float32, random by `run.seed`."""
-    from transformers import GptOssConfig, GptOssForCausalLM
+    from transformers import GptOssForCausalLM
 
-    sizes = recipe.language
-    config = GptOssConfig(
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.run.seed)
+        return GptOssForCausalLM(configuration(recipe.language, vocabulary))
+
+
+def configuration(sizes: Sizes, vocabulary: int) -> Any:
+    """The configuration that both GPT-OSS and `LensGptOssEncoder` are built with; each writes into its own."""
+    from transformers import GptOssConfig
+
+    return GptOssConfig(
         num_hidden_layers=sizes.layers,
         num_local_experts=sizes.experts,
         num_experts_per_tok=sizes.experts_per_token,
@@ -208,9 +216,6 @@ def build_language(recipe: LanguageRecipe, vocabulary: int) -> Any:
         eos_token_id=2,
         lens_selected_layers=list(sizes.features),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.run.seed)
-        return GptOssForCausalLM(config)
 
 
 def batch_of_step(
@@ -241,9 +246,9 @@ def labelled(texts: Sequence[str], tokenizer: Any) -> tuple[Tensor, Tensor, Tens
     return ids, mask, labels
 
 
-def export_language(model: Any, tokenizer: Any, output: Path) -> None:
+def export_language(sizes: Sizes, model: Any, tokenizer: Any, output: Path) -> None:
     """`text_encoder`, without what no feature depends on, and `tokenizer`, written anew."""
-    bare = LensGptOssEncoder(model.config)
+    bare = LensGptOssEncoder(configuration(sizes, len(tokenizer)))
     bare.load_state_dict(model.state_dict())
 
     def write(folder: Path) -> None:

@@ -16,6 +16,7 @@ from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder
 from leanlens.train.config import Bucket, TrainRecipe, kind_of_recipe
 from leanlens.train.denoiser import build_denoiser, freeze_unread, sizes_of, training_losses
 from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
+from leanlens.train.language import LanguageRecipe, build_language
 from leanlens.train.outline import images_per_step, outline
 from leanlens.train.step import accumulate_gradients
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
@@ -29,8 +30,9 @@ def recipe(name, *changes):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_outlined(path):
-    if kind_of_recipe(path) == "autoencoder":
-        assert read_recipe(AutoencoderRecipe, path).train.steps > 0
+    alone = {"autoencoder": AutoencoderRecipe, "language": LanguageRecipe}.get(kind_of_recipe(path))
+    if alone is not None:
+        assert read_recipe(alone, path).train.steps > 0
     else:
         assert "parameters" in outline(read_recipe(TrainRecipe, path))
 
@@ -41,6 +43,12 @@ def test_the_nano_recipes_fit_each_other():
     nano = recipe("nano-128")
     assert vae.autoencoder.latent_channels == nano.model.out_channels
     assert sum(weight.numel() for weight in open_autoencoder(vae).parameters()) == pytest.approx(3.7e6, rel=0.02)
+
+
+def test_the_language_model_is_as_large_as_its_recipe_says():
+    wanted = read_recipe(LanguageRecipe, next(path for path in RECIPES if path.stem == "nano-language"))
+    count = sum(weight.numel() for weight in build_language(wanted, wanted.language.vocabulary).parameters())
+    assert count == pytest.approx(7e6, rel=0.15)
 
 
 def test_stage_one_is_the_papers():
