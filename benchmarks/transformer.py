@@ -27,6 +27,7 @@ import torch
 from machine import describe_machine
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from leanlens.models.attention import WrittenOutAttnProcessor
 from leanlens.models.onednn import reorder
 from leanlens.models.transformer import LensAttnProcessor, LensRotaryEmbedding, LensTransformerBlock
 
@@ -126,9 +127,8 @@ def make_cases(grid: tuple[int, int], text_tokens: int) -> tuple[dict[str, Calla
             blocks = make_blocks(dtype)
             if way == "opened":
                 reorder(blocks)
-            else:
-                for block in blocks:
-                    block.attn.processor = PlainProcessor()
+            for block in blocks:
+                block.attn.processor = WrittenOutAttnProcessor(one_by_one=True) if way == "opened" else PlainProcessor()
             if way != "eager":
                 for block in blocks:
                     block.compile(fullgraph=True, dynamic=way == "opened")

@@ -94,11 +94,17 @@ def hasten(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) ->
 
 
 def compile_blocks(transformer: Any, device: torch.device, graphs: bool = False, backend: Any = "inductor") -> None:
-    """Compile the repeated block once for all sizes of picture and text; on a processor lay its weights out first."""
+    """Compile the repeated block once for all sizes of picture and text.
+
+    On a processor its weights are laid out first, and its attention written out unless a kernel was chosen.
+    """
     if device.type == "cpu":
+        from leanlens.models.attention import write_out_attention
         from leanlens.models.onednn import reorder
 
         reorder(transformer)
+        if all(block.attn.processor._attention_backend is None for block in transformer.transformer_blocks):
+            write_out_attention(transformer, one_by_one=True)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     options = {"mode": "reduce-overhead", "dynamic": False} if graphs else {"dynamic": True}
     transformer.compile_repeated_blocks(fullgraph=True, backend=backend, **options)

@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from leanlens.dist import Group
+from leanlens.models.attention import write_out_attention
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.train.attention import write_out_attention
 from leanlens.train.config import Train
 
 GRAPHS = 64  # shapes that compiled blocks may meet

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from leanlens.models import attention
+from leanlens.models.attention import WrittenOutAttnProcessor, write_out_attention
 from leanlens.models.transformer import LensAttnProcessor
-from leanlens.train import attention
-from leanlens.train.attention import WrittenOutAttnProcessor, write_out_attention
 from leanlens.train.denoiser import build_denoiser
 from tests.train.tiny import tiny_recipe
 
@@ -36,6 +36,25 @@ def test_long_rows_go_to_the_fused_kernel(monkeypatch):
     WrittenOutAttnProcessor().mix(*streams(20), None)
     WrittenOutAttnProcessor().mix(*streams(19), None)
     assert asked == [20]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_one_by_one_are_the_fused_ones(masked):
+    parts = [part.detach().bfloat16() for part in streams()]
+    mask = torch.ones(2, 1, 1, 20, dtype=torch.bool)
+    mask[1, ..., 13:] = False
+    exact = LensAttnProcessor().mix(*(part.float() for part in parts), mask if masked else None)
+    written = WrittenOutAttnProcessor(one_by_one=True).mix(*parts, mask if masked else None)
+    assert (written.shape, written.dtype) == ((2, 20, 3, 8), torch.bfloat16)
+    assert (written.float() - exact).norm() / exact.norm() < 0.006
+
+
+def test_one_by_one_leaves_float32_to_the_fused_kernel(monkeypatch):
+    asked = []
+    monkeypatch.setattr(LensAttnProcessor, "mix", lambda self, query, *rest: asked.append(query.dtype) or query)
+    WrittenOutAttnProcessor(one_by_one=True).mix(*streams(), None)
+    WrittenOutAttnProcessor(one_by_one=True).mix(*(part.detach().bfloat16() for part in streams()), None)
+    assert asked == [torch.float32]
 
 
 def test_every_block_gets_it_and_no_name_changes(tmp_path):
