@@ -83,7 +83,7 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     machine = describe_machine()
-    speed = Speed(options.attention, False, options.fp8, options.cache, options.guided_share)
+    speed = Speed(attention=options.attention, fp8=options.fp8, cache=options.cache, guided_share=options.guided_share)
     opened = open_model(options.model, options.device, options.dtype, compile=options.compile, speed=speed)
     request = ImageRequest.checked(
         prompt=PROMPT, width=options.size, height=options.size, num_inference_steps=options.steps,

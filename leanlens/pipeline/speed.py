@@ -24,7 +24,7 @@ CACHES = {
 GRAPHS = 32  # of one block: with and without text, one picture and several, padded or not, and as many sizes of weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """How fast, and at which price.
 
