@@ -161,7 +161,7 @@ def generate(
     from leanlens.pipeline.placement import open_model
     from leanlens.pipeline.speed import Speed
 
-    speed = Speed(attention, fp8=fp8, cache=cache, guided_share=guided_share)
+    speed = Speed(attention=attention, fp8=fp8, cache=cache, guided_share=guided_share)
     settled = settled or settle(model, wishes, say)
     opened = open_model(
         settled.model, settled.device, settled.dtype, given, settled.compile, settled.holding, features, speed

@@ -37,8 +37,8 @@ class WrittenOutAttnProcessor(LensAttnProcessor):
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (B, H, N, K)
         if not self.one_by_one:
             return _written_out(query, key, value, mask).transpose(1, 2)
-        heads = zip(*(x.split(1, dim=1) for x in (query, key, value)), strict=True)
-        return torch.cat([_written_out(*head, mask) for head in heads], dim=1).transpose(1, 2)
+        heads = zip(query.split(1, dim=1), key.split(1, dim=1), value.split(1, dim=1), strict=True)
+        return torch.cat([_written_out(q, k, v, mask) for q, k, v in heads], dim=1).transpose(1, 2)
 
 
 def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
