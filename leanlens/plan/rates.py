@@ -62,7 +62,7 @@ ASSUMPTIONS: dict[str, Assumption] = {
     "launches_experts": Assumption(490, "the same where 32 experts are computed one after the other", "estimate"),
     "compiling_gpu": Assumption(10, "seconds to compile the blocks on a GPU", "diffusers on FLUX.1: 9.6 s"),
     "compiling_cpu": Assumption(8, "the same on a processor", f"{_OURS}: 6.3 s for two blocks"),
-    "compiled_cpu": Assumption(1.5, "how much faster compiled blocks are on a processor", f"{_OURS}: 1.51, float32 2.13"),
+    "compiled_cpu": Assumption(1.5, "how much faster compiled blocks are on a processor", f"{_OURS}: 1.51 and 2.13"),
     "host": Assumption(20e9, "bytes a second from pinned main memory to a card", "PCIe 4.0 x16; our guess"),
     "disk": Assumption(2e9, "bytes a second that are read from a disk", "an NVMe disk; our guess"),
     "unpack": Assumption(30, "bytes that a GPU moves to decode one quantised weight at its use", "counted"),
