@@ -6,8 +6,8 @@ the name of another thing. Understood is
 
     (error under another name - error under the unseen word) / (error under another name - error under the known word),
 
-1 where the unseen word does what the known one does, 0 where it does no more than a wrong one. Sums over pictures,
-levels and words; needs no scorer, so it tells models apart long before their things can be recognised.
+1 where the unseen word does what the known one does, 0 where it does no more than a wrong one, and null where the model
+hardly tells the known word from a wrong one. Sums over pictures, levels and words; needs no scorer.
 
     python benchmarks/words.py --model nano [--size 256] [--pictures 6] [--sources everyday]
 """
@@ -16,7 +16,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -47,6 +47,7 @@ COLOR_WORDS = {
     "black": "ebony", "grey": "silver",
 }  # fmt: skip
 LEVELS = 8
+LEAST = 0.002  # of the error: below that a wrong word is not told from the known one
 FIRST_SEED = 2**41  # no training and no evaluation counts from here
 
 
@@ -79,10 +80,9 @@ def main() -> None:
         "benchmark": "words", "command": f"python benchmarks/words.py --model {given.model} --size {given.size} "
         f"--pictures {given.pictures} --sources {given.sources}", "machine": machine,
         "seconds": round(time.time() - began, 1),
-        "understood": {kind: round(understood(rows.values()), 3) for kind, rows in result.items()},
-        "words": {
-            kind: {word: round(understood([row]), 3) for word, row in rows.items()} for kind, rows in result.items()
-        },
+        "told apart": {kind: round(told_apart(rows.values()), 4) for kind, rows in result.items()},
+        "understood": {kind: understood(rows.values()) for kind, rows in result.items()},
+        "words": {kind: {word: understood([row]) for word, row in rows.items()} for kind, rows in result.items()},
     }  # fmt: skip
     print(json.dumps(told, indent=1))
 
@@ -136,11 +136,22 @@ def _error(pipeline: Any, x0: Tensor, noise: Tensor, t: Tensor, grid: tuple[int,
     return velocity_loss(predicted, x0, noise).sum()
 
 
-def understood(rows: Iterable[dict[str, float]]) -> float:
+def told_apart(rows: Iterable[dict[str, float]]) -> float:
+    """By how much a wrong word raises the error, as a share of it."""
+    known, _, other = _sums(rows)
+    return other / known - 1
+
+
+def understood(rows: Iterable[dict[str, float]]) -> float | None:
     """The share of the distance between a wrong word and the known one that the unseen words cover."""
-    sums: Sequence[dict[str, float]] = list(rows)
-    known, unseen, other = (sum(row[name] for row in sums) for name in ("known", "unseen", "other"))
-    return (other - unseen) / (other - known)
+    rows = list(rows)
+    known, unseen, other = _sums(rows)
+    return round((other - unseen) / (other - known), 3) if told_apart(rows) > LEAST else None
+
+
+def _sums(rows: Iterable[dict[str, float]]) -> tuple[float, ...]:
+    kept = list(rows)
+    return tuple(sum(row[name] for row in kept) for name in ("known", "unseen", "other"))
 
 
 if __name__ == "__main__":
