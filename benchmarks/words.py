@@ -108,14 +108,15 @@ def cases_of(kind: str, known: str, unseen: str, icons: Library, size: int, pict
             continue
         if kind == "things" and thing.concept == known and thing.color is None:
             others = [name for name in THINGS if name != known]
-            words = [add_article(word) for word in (known, unseen, lot.choice(others))]
+            right, strange, wrong = (add_article(word) for word in (known, unseen, lot.choice(others)))
         elif kind == "colors" and thing.color == known:
             others = [name for name in COLOR_WORDS if name != known]
-            words = [add_article(f"{word} {thing.concept}") for word in (known, unseen, lot.choice(others))]
+            names = (f"{word} {thing.concept}" for word in (known, unseen, lot.choice(others)))
+            right, strange, wrong = (add_article(name) for name in names)
         else:
             continue
         found += 1
-        yield Case(scene, tuple(f"A picture of {word}" for word in words))  # type: ignore[arg-type]
+        yield Case(scene, (f"A picture of {right}", f"A picture of {strange}", f"A picture of {wrong}"))
 
 
 @torch.no_grad()

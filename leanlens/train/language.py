@@ -26,7 +26,6 @@ from torch import Tensor
 from leanlens.config import Section
 from leanlens.log import logger
 from leanlens.models.text_encoder import LensGptOssEncoder
-from leanlens.pictures.record import CAPTION_KINDS
 from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
 from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
@@ -83,7 +82,7 @@ class Captions(Section):
     """Shards or folders of captioned pictures; the pictures are not read."""
     batch: Count = 32
     """Captions in a step."""
-    kinds: tuple[Literal["brief", "dense", "text"], ...] = CAPTION_KINDS  # type: ignore[assignment]
+    kinds: tuple[Literal["brief", "dense", "text"], ...] = ("brief", "dense", "text")
     """Which captions of a picture count; each with equal chance."""
 
 
