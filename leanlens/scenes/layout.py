@@ -47,11 +47,22 @@ class Rules:
             `least` leaves scenes of few things, drawn as large as in a scene of a larger one.
         grid: corners and longer sides of most things, horizons and the steps of patterns are multiples of it. A
             drawing then has few looks to an autoencoder with patches of that size.
+        step: the longer sides of most things are multiples of it instead, each as often as the others where it has
+            room, and one alone of the larger half: fewer looks still.
+        tidy: things stand in the middle of the room that they have. With what a dense caption says, a scene is then
+            all but determined.
     """
 
     least: int = 0
     most: int = 0
     grid: int = 0
+    step: int = 0
+    tidy: bool = False
+
+    @property
+    def sizes(self) -> range:
+        """The longer sides that things are given under `step`, pixels."""
+        return range(-(-max(self.least, self.step) // self.step) * self.step, self.most + 1, self.step)
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,9 @@ class _Placing:
 
     def __init__(self, library: Library, style: str, rng: Random, short: int, ground: bool, rules: Rules) -> None:
         self.library, self.style, self.rng, self.short, self.ground = library, style, rng, short, ground
-        self.grid, self.most = rules.grid, rules.most
+        self.grid, self.most, self.step = rules.grid, rules.most, rules.step or rules.grid
+        self.sizes = rules.sizes if rules.step else None
+        self.tidy = rules.tidy
 
     def plain(self, unit: Unit, slot: Slot) -> list[list[Frame]]:
         draft = unit.drafts[0]
@@ -183,7 +196,7 @@ class _Placing:
         top_w, top_h = self._fit(top, base_w * self.rng.uniform(0.5, 0.85), min(height - base_h, reach * 0.7) * 0.97)
         bx, by, *_ = self._loose(slot[0], slot[1] + top_h, slot[2], slot[3], base_w, base_h)
         play = (base_w - top_w) / 2
-        tx = round(bx + play + play * self.rng.uniform(-0.6, 0.6))
+        tx = round(bx + play + play * self._somewhere(-0.6, 0.6))
         if self.grid:
             tx = self._on_grid(tx, bx, bx + base_w - top_w)
         return [[(bx, by, bx + base_w, by + base_h)], [(tx, by - top_h, tx + top_w, by)]]
@@ -204,9 +217,9 @@ class _Placing:
         reach = self.short * self.rng.uniform(0.6, 0.8)
         w, h = self._fit(back, min(width * 0.8, reach), min(height * 0.82, reach))
         fore_w, fore_h = self._fit(fore, w * 0.62, h * 0.55)
-        drop = round(fore_h * self.rng.uniform(0.1, 0.3))
+        drop = round(fore_h * self._somewhere(0.1, 0.3))
         x, y, *_ = self._loose(slot[0], slot[1], slot[2], slot[3] - drop, w, h)
-        fx = round(x + (w - fore_w) * self.rng.choice((self.rng.uniform(0.0, 0.3), self.rng.uniform(0.7, 1.0))))
+        fx = round(x + (w - fore_w) * self.rng.choice((self._somewhere(0.0, 0.3), self._somewhere(0.7, 1.0))))
         fy = y + h - fore_h + drop
         return [[(x, y, x + w, y + h)], [(fx, fy, fx + fore_w, fy + fore_h)]]
 
@@ -255,8 +268,15 @@ class _Placing:
         origin = (box[0] - left, box[1] - top)
         return (x, y, x + width, y + height), Text(string, box, on, name, size, origin, ink)
 
+    def _somewhere(self, low: float, high: float) -> float:
+        """A share of the room from `low` to `high`: any, or the one in the middle where things are tidy."""
+        share = self.rng.uniform(low, high)
+        return (low + high) / 2 if self.tidy else share
+
     def _wanted(self, count: int) -> float:
         """Longest side in pixels of one of `count` objects."""
+        if self.sizes:  # one alone is one of the larger
+            return self.rng.choice(self.sizes[len(self.sizes) // 2 :] if count == 1 else self.sizes) + 1.0
         low, high = {1: (0.3, 0.8), 2: (0.28, 0.5), 3: (0.24, 0.42)}.get(count, (0.2, 0.34))
         return self.short * self.rng.uniform(low, high)
 
@@ -265,15 +285,15 @@ class _Placing:
             width, height = min(width, self.most + 0.5), min(height, self.most + 0.5)
         size = self.library.fit(draft.concept, self.style, max(8.0, width), max(8.0, height))
         longest = max(size)
-        if not self.grid or longest < 2 * self.grid:
+        if not self.step or longest < max(2 * self.grid, self.step):
             return size
-        whole = longest // self.grid * self.grid + 0.01  # not larger, so that it still has room
+        whole = longest // self.step * self.step + 0.01  # not larger, so that it still has room
         return self.library.fit(draft.concept, self.style, min(size[0] + 1, whole), min(size[1] + 1, whole))
 
     def _loose(self, x0: float, y0: float, x1: float, y1: float, w: int, h: int) -> Frame:
         """A frame of w x h somewhere about the middle of a cell, on its floor with `ground`."""
-        x = round(x0 + (x1 - x0 - w) * self.rng.uniform(0.25, 0.75))
-        y = round(y0 + (y1 - y0 - h) * (1.0 if self.ground else self.rng.uniform(0.25, 0.75)))
+        x = round(x0 + (x1 - x0 - w) * self._somewhere(0.25, 0.75))
+        y = round(y0 + (y1 - y0 - h) * (1.0 if self.ground else self._somewhere(0.25, 0.75)))
         if self.grid:
             x, y = self._on_grid(x, x0, x1 - w), self._on_grid(y, y0, y1 - h)
         return (x, y, x + w, y + h)

@@ -180,6 +180,8 @@ def _check_rules(rules: Rules, short: int) -> None:
         raise ValueError(f"most {rules.most} is not accepted; give 0, or pixels from `least` and from twice `grid` on")
     if not 0 <= rules.grid <= short // 4:
         raise ValueError(f"grid {rules.grid} is not accepted; give 0 to a quarter of the canvas's shorter side, pixels")
+    if rules.step < 0 or (rules.step and not rules.sizes):
+        raise ValueError(f"step {rules.step} is not accepted; give 0, or pixels with a multiple from `least` to `most`")
 
 
 def _smallest(frames: list[list[Frame]]) -> int:

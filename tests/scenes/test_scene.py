@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,9 +204,38 @@ def test_rules_put_things_horizons_and_patterns_on_a_grid(shelf):
     assert len(checked) >= 3
 
 
+def test_sizes_are_few_and_a_thing_alone_is_large(shelf):
+    alone, others = Counter(), Counter()
+    for seed in range(160):
+        scene = sample_scene(seed, shelf, "train", (256, 256), Rules(least=64, most=128, grid=16, step=32))
+        for thing in scene.things:
+            if thing.category in ("shape", "support", "sign") or scene.texts:
+                continue
+            sizes = [max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in thing.frames]
+            (alone if thing.count == len(scene.things) == 1 else others).update(sizes)
+    assert set(alone) == {96, 128}
+    assert min(others) >= 64
+    assert sum(number for size, number in others.items() if size in (64, 96, 128)) > 0.8 * sum(others.values())
+
+
+def test_tidy_things_stand_in_the_middle(shelf):
+    rules = Rules(least=64, most=128, grid=16, step=32)
+    off = {False: [], True: []}
+    for tidy, far in off.items():
+        for seed in range(80):
+            scene = sample_scene(seed, shelf, "train", (256, 256), replace(rules, tidy=tidy))
+            if len(scene.things) == scene.things[0].count == 1 and scene.background.kind != "ground":
+                x0, y0, x1, y1 = scene.things[0].frames[0]
+                far.append(max(abs(x0 + x1 - 256), abs(y0 + y1 - 256)) / 2)
+    assert max(off[True]) <= 16  # a whole token, where the thing is narrow
+    assert max(off[False]) > 24
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
+        (Rules(least=40, most=60, step=32), "step 32 is not accepted"),
+        (Rules(step=-1), "step -1 is not accepted"),
         (Rules(grid=33), "grid 33 is not accepted"),
         (Rules(least=40, most=39), "most 39 is not accepted"),
         (Rules(most=20, grid=16), "most 20 is not accepted"),
