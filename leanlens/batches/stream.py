@@ -68,8 +68,9 @@ class Stream:
         table: base resolution -> buckets.
         batch_sizes: bucket -> pictures in a micro-batch; `assign.batch_sizes` makes one.
         seed: decides order, captions and dropout, together with the epoch.
-        caption_kind: "dense", "brief", or "mix" for either with equal chance. Captions of a source that does not say
-            which kind they are ("text") stand for the kind that is missing.
+        caption_kind: "dense", "brief", or "mix" for either. Captions of a source that does not say which kind they are
+            ("text") stand for the kind that is missing.
+        brief_share: with "mix", the share of pictures whose brief caption is taken.
         caption_dropout: the share of pictures whose caption is dropped whole and becomes "".
         rank, world_size: this process and the number of processes.
         max_upscale: pictures that would have to be enlarged by more are left out and counted.
@@ -106,11 +107,12 @@ class Stream:
         missing_caption: str = "error",
         caption_words: int | None = None,
         full_batches: bool = False,
+        brief_share: float = 0.5,
     ):
         self.sources: list[Source] = list(sources) if isinstance(sources, Sequence) else [sources]
         self.table, self.batch_sizes, self.seed = table, dict(batch_sizes), seed
         self.caption_kind, self.caption_dropout, self.caption_words = caption_kind, caption_dropout, caption_words
-        self.full_batches = full_batches
+        self.full_batches, self.brief_share = full_batches, brief_share
         self.rank, self.world_size, self.workers = rank, world_size, workers
         self.max_upscale, self.resolution, self.missing_caption = max_upscale, resolution, missing_caption
         self._check_settings()
@@ -129,6 +131,7 @@ class Stream:
             "caption_kind": caption_kind,
             **({} if caption_words is None else {"caption_words": caption_words}),
             **({"full_batches": True} if full_batches else {}),
+            **({} if brief_share == 0.5 else {"brief_share": brief_share}),
             "caption_dropout": caption_dropout,
             "max_upscale": max_upscale,
             "resolution": resolution,
@@ -202,6 +205,8 @@ class Stream:
                 raise ValueError(f"{name} {value!r} is not known; use one of {', '.join(accepted)}")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout {self.caption_dropout} is not accepted; give a share in 0..1")
+        if not 0 <= self.brief_share <= 1:
+            raise ValueError(f"brief_share {self.brief_share} is not accepted; give a share in 0..1")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"rank {self.rank} of world_size {self.world_size} is not accepted; give 0 <= rank < world_size"
@@ -287,7 +292,7 @@ class Stream:
         if not batches:
             raise ValueError("full_batches leaves nothing to learn from; no bucket has pictures for one micro-batch")
         batches = [batches[place] for place in random.permutation(len(batches))]
-        dropped, brief = coins[1] < self.caption_dropout, coins[2] < 0.5
+        dropped, brief = coins[1] < self.caption_dropout, coins[2] < self.brief_share
         digest = hashlib.sha256(dropped.tobytes() + brief.tobytes())
         for bucket, samples in batches:
             digest.update(np.array([*bucket, *samples], dtype="<i8").tobytes())

@@ -109,6 +109,10 @@ class Scenes(Section):
     """Pixels that it has at most: fewer sizes to learn. 0 takes any."""
     grid: Annotated[int, Field(ge=0)] = 0
     """Pixels of which places and sizes are multiples: fewer looks of each drawing to learn. 0 takes any."""
+    step: Annotated[int, Field(ge=0)] = 0
+    """Pixels of which sizes are multiples instead, from `least` to `most`. 0: as `grid` has it."""
+    tidy: bool = False
+    """Things stand in the middle of their room, so that a dense caption says nearly all there is."""
     sources: str | None = None
     """Library of drawings: "full", "everyday", "sample" or a folder; None: full where it is there, else sample."""
     canvas: Literal["free", "buckets"] = "free"
@@ -154,6 +158,8 @@ class Data(Section):
     """One entry for each resolution."""
     caption: Literal["dense", "brief", "mix"] = "dense"
     """Which caption of a picture is used."""
+    brief_share: Share = 0.5
+    """With `caption = "mix"`: the share of brief ones."""
     resolution: Literal["largest", "draw"] = "largest"
     """A picture counts for the largest resolution that it reaches, or for one drawn anew in every epoch."""
     full_batches: bool = False

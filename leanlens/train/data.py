@@ -67,13 +67,14 @@ def _stream(
         resolution=data.resolution,
         caption_words=data.caption_words,
         full_batches=data.full_batches,
+        brief_share=data.brief_share,
     )
 
 
 def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str], list[str]]:
     """Shards of scenes in the run's folder: to learn from, and held out. The leading process draws what is missing."""
     folders: list[Path] = []
-    rules = Rules(scenes.least, scenes.most, scenes.grid)
+    rules = Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy)
     for name, number, split in (("train", scenes.num, "train"), ("validation", scenes.validation, "test")):
         easier = "".join(f"-{rule}{value}" for rule, value in vars(rules).items() if value)
         folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{easier}"

@@ -121,6 +121,23 @@ def test_a_stream_cuts_its_captions_and_tells_them_so(tmp_path, make_stream):
     assert mixed == {text for n in range(4) for text in (f"Brief {n}.", f"First sentence {n}.")}
 
 
+def test_brief_captions_have_their_share(tmp_path, make_stream):
+    path = write_folder(tmp_path, count=4)
+    for n in range(4):
+        (path / f"{n:03d}.json").write_text(json.dumps({"brief": "Brief.", "dense": "Dense."}))
+
+    def briefs(share):
+        stream = make_stream(path, caption_kind="mix", caption_dropout=0, brief_share=share)
+        given = [caption for batch in islice(stream, 400) for caption in batch.captions]
+        return given.count("Brief.") / len(given)
+
+    assert briefs(0.0) == 0
+    assert briefs(1.0) == 1
+    assert 0.2 < briefs(0.3) < 0.4
+    with pytest.raises(ValueError, match=r"brief_share 0\.3, this stream has None"):
+        make_stream().load_state_dict(make_stream(brief_share=0.3).state_dict())
+
+
 def test_full_batches_leave_out_the_short_ones(make_stream):
     sizes = batch_sizes(TABLE, 4)
     found = Counter(len(batch.keys) < sizes[batch.bucket] for batch in first_epoch(make_stream(full_batches=True)))
@@ -260,6 +277,7 @@ def test_unlabelled_captions_stand_for_any_kind(tmp_path, make_stream):
         ({"resolution": "all"}, "resolution 'all'"),
         ({"missing_caption": "guess"}, "missing_caption 'guess'"),
         ({"caption_dropout": 1.5}, "caption_dropout 1.5"),
+        ({"brief_share": -0.1}, "brief_share -0.1"),
         ({"rank": 2, "world_size": 2}, "rank 2 of world_size 2"),
         ({"max_upscale": 0.5}, "max_upscale 0.5"),
         ({"workers": -1}, "workers -1"),
