@@ -170,6 +170,28 @@ def test_resident_pictures_and_captions_are_what_the_encoder_gives(shelf, in_pro
             assert not own[:, length:].any()
 
 
+def test_features_are_kept_from_the_first_turn_on(shelf, in_process, tmp_path, monkeypatch):
+    """In 16 bits, whatever else is in the micro-batch; a caption that is dropped has none."""
+    train, wanted = in_process, recipe(tmp_path)
+    pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
+    resident = train.Resident(train.open_shelves(wanted, pipeline, shelf), pipeline, 16, torch.device("cpu"))
+    bucket = next(iter(SIZES))
+    first = resident(train.Turn(bucket, np.arange(3), np.array([0, 1, 1])))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "layer_features", lambda *given: pytest.fail("encoded again"))
+        again = resident(train.Turn(bucket, np.array([2, 0]), np.array([1, train.NO_CAPTION])))
+    assert torch.equal(again.text.mask[0][: first.text.mask.shape[1]], first.text.mask[2][: again.text.mask.shape[1]])
+    assert not again.text.mask[1].any()
+    for own, other in zip(again.text.layers, first.text.layers, strict=True):
+        length = int(first.text.mask[2].sum())
+        torch.testing.assert_close(own[0, :length], other[2, :length], rtol=1e-2, atol=1e-3)
+        assert not own[0, length:].any()
+        assert not own[1].any()
+    monkeypatch.setattr(train, "layer_features", lambda *given: pytest.fail("encoded again"))
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        resident(train.Turn(bucket, np.array([0]), np.array([1])))
+
+
 def test_encoded_scenes_are_found_again(shelf, in_process, tmp_path, monkeypatch):
     train, wanted = in_process, recipe(tmp_path, cache=str(tmp_path / "encoded"))
     pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
@@ -186,8 +208,8 @@ def test_micro_batches_are_seeded_full_and_go_on(scripts):
     _, train = scripts
     counts, batches = {(64, 64): 21, (96, 64): 9}, {(64, 64): 4, (96, 64): 2}
 
-    def stream(caption="mix", dropout=0.3):
-        return train.Shuffled(counts, batches, 5, caption, dropout)
+    def stream(brief=0.5, dropout=0.3):
+        return train.Shuffled(counts, batches, 5, brief, dropout)
 
     epoch = list(islice(stream(), 9))  # 5 of 4 and 4 of 2
     for bucket, count in counts.items():
@@ -202,9 +224,11 @@ def test_micro_batches_are_seeded_full_and_go_on(scripts):
         assert np.array_equal(own.rows, other.rows)
         assert np.array_equal(own.captions, other.captions)
     assert {int(kind) for turn in epoch for kind in turn.captions} == {-1, 0, 1}
-    assert {int(kind) for turn in islice(stream("dense", 0.0), 9) for kind in turn.captions} == {1}
+    assert {int(kind) for turn in islice(stream(0.0, 0.0), 9) for kind in turn.captions} == {1}
     with pytest.raises(ValueError, match="30 pictures fill no micro-batch"):
-        train.Shuffled(counts, {(64, 64): 22, (96, 64): 10}, 5, "mix", 0.1)
+        train.Shuffled(counts, {(64, 64): 22, (96, 64): 10}, 5, 0.5, 0.1)
+    few = [int(turn.captions.max()) for turn in islice(stream(0.2, 0.0), 900)]
+    assert 0.15 < few.count(0) / 900 < 0.25
 
 
 def test_a_run_learns_as_many_steps_as_its_time_holds(shelf, in_process, tmp_path, monkeypatch):
