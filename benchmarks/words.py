@@ -38,9 +38,9 @@ from leanlens.scenes.render import render
 from leanlens.scenes.scene import PLAIN_COLORS, Scene, sample_scene
 
 THINGS = {
-    "dog": "puppy", "car": "automobile", "cat": "kitten", "horse": "pony", "pig": "piglet", "chicken": "hen",
-    "house": "cottage", "rocket": "spaceship", "crown": "tiara", "robot": "android", "ghost": "phantom",
-    "tree": "oak", "sailboat": "yacht", "flame": "blaze", "whale": "orca", "envelope": "letter",
+    "dog": "puppy", "car": "automobile", "cat": "kitten", "pig": "piglet", "chicken": "hen", "house": "cottage",
+    "rocket": "spaceship", "crown": "tiara", "robot": "android", "ghost": "phantom", "tree": "oak",
+    "sailboat": "yacht", "flame": "blaze", "whale": "orca",
 }  # fmt: skip
 COLOR_WORDS = {
     "red": "crimson", "green": "emerald", "blue": "azure", "yellow": "golden", "purple": "violet", "brown": "chocolate",
@@ -68,6 +68,8 @@ def main() -> None:
     given = parser.parse_args()
     began, machine, icons = time.time(), describe_machine(), library(given.sources)
     require_unseen([*THINGS.values(), *COLOR_WORDS.values()])
+    if missing := [name for name in THINGS if name not in icons.concepts]:
+        raise SystemExit(f"{given.sources} has no {', '.join(missing)}; give a library that does")
     pipeline = open_model(given.model, "cpu", "float32").pipeline
     result: dict[str, Any] = {}
     for kind, words in (("things", THINGS), ("colors", COLOR_WORDS)):

@@ -11,7 +11,7 @@
 #
 #   OUT=runs/nano           where everything is written but the embedded model itself
 #   NANO=leanlens/nano      where `embed` writes
-#   LIBRARY=everyday        drawings the denoiser learns: everyday (104 concepts), full (all), sample, or a folder
+#   LIBRARY=everyday        drawings the denoiser learns: everyday (68 concepts), full (all), sample, or a folder
 #   PYTHON=python           the interpreter that leanlens is installed in, with the extras data, eval and nano
 #   SCALE=tiny              a rehearsal of every stage in a few minutes, on 64 scenes and 3 steps; what it draws is noise
 set -euo pipefail
