@@ -4,7 +4,7 @@ import sys
 
 from leanlens.cli.main import run
 
-PROMPT = "a red apple and a yellow banana on a blue table"
+PROMPT = "a penguin to the left of a pink cupcake, flat style, light blue background"
 NEXT = """
 out.png is your picture. Next:
   source .venv/bin/activate
@@ -16,7 +16,7 @@ out.png is your picture. Next:
 
 def main() -> None:
     prompt = sys.argv[1] if len(sys.argv) > 1 else PROMPT
-    sys.argv = ["leanlens", "generate", prompt, "--model", "nano", "--seed", "0", "-o", "out.png"]
+    sys.argv = ["leanlens", "generate", prompt, "--model", "nano", "--seed", "1", "-o", "out.png"]
     try:
         run()
     except SystemExit as end:
