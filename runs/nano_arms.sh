@@ -4,7 +4,7 @@
 #
 #   runs/nano_arms.sh [ARM...]      all, or those named:
 #   text-three      MiniLM, layers 0, 2 and 3: all others differ from this one
-#   text-last       MiniLM, layer 3 alone                        channels-weighted  as recipes/nano-256.toml weighs them
+#   text-last       MiniLM, layer 3 alone                        channels-plain    every latent channel weighs the same
 #   text-gptoss     a small GPT-OSS learnt on the captions       latents-plain      an autoencoder without semantic loss
 #   captions-brief  brief captions alone                         latents-semantic   the same time with it
 #   places-free     things of any size anywhere
@@ -33,7 +33,7 @@ if [[ $SCALE == tiny ]]; then
     shrink=(--set train.compile=false --set model.num_layers=1 --set data.scenes.num=64
         --set 'data.buckets=[{base = 128, batch = 4, sizes = [[128, 128]]}]')
 fi
-ARMS=(text-three text-last text-gptoss captions-brief places-free channels-weighted latents-plain latents-semantic)
+ARMS=(text-three text-last text-gptoss captions-brief places-free channels-plain latents-plain latents-semantic)
 
 # denoise ARM PARTS [--set ...]: the run, and what is measured of it.
 denoise() {
@@ -85,10 +85,11 @@ scenes() {
 arm_text-three() { denoise text-three "$NANO"; }
 arm_text-last() { denoise text-last "$NANO" --set "model.selected_layer_index=[3]"; }
 arm_places-free() {
-    denoise places-free "$NANO" --set data.scenes.grid=0 --set data.scenes.most=0
+    denoise places-free "$NANO" --set data.scenes.grid=0 --set data.scenes.step=0 \
+        --set data.scenes.tidy=false --set data.scenes.most=0
 }
-arm_channels-weighted() {
-    denoise channels-weighted "$NANO" --set "train.channel_weights=[3.2, 1.6, 0.85, 0.5, 0.6, 0.5, 0.4, 0.35]"
+arm_channels-plain() {
+    denoise channels-plain "$NANO" --set "train.channel_weights=[1, 1, 1, 1, 1, 1, 1, 1]"
 }
 arm_captions-brief() { denoise captions-brief "$NANO" --set data.caption=brief; }
 
