@@ -107,7 +107,7 @@ def read_stored(stored: Stored, dtype: torch.dtype | None = None, device: str | 
     """
     target = stored.dtype(dtype)
     if stored.quantisation is None:
-        tensor = read_tensor(stored.weight).to(target).to(device)
+        tensor = read_tensor(stored.weight, dtype=target).to(device)
         return (tensor.transpose(-1, -2) if stored.transpose else tensor).reshape(stored.shape).contiguous()
     if len(stored.shape) < 3:
         return _decode(stored, None, target, device)

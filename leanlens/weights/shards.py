@@ -28,6 +28,7 @@ TORCH_DTYPES = {
 STORED_DTYPES = {value: key for key, value in TORCH_DTYPES.items()}
 
 SHARD_BYTES = 5_000_000_000
+PIECE = 2**16  # elements that are converted together: small buffers leave no holes between the tensors that stay
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class Slot:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_tensor(entry: Entry, index: int | None = None) -> Tensor:
+def read_tensor(entry: Entry, index: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor at `entry`, or, where `index` is given, element `index` of its first axis alone.
+
+    With a `dtype` other than the stored one it is converted while it is read, and never stands in memory twice.
 
     Raises:
         ValueError: a dtype that torch does not have, or a file that has become shorter.
@@ -58,11 +61,20 @@ def read_tensor(entry: Entry, index: int | None = None) -> Tensor:
     if index is not None:
         shape = entry.shape[1:]
         start += index * math.prod(shape) * DTYPE_BITS[entry.dtype] // 8
-    raw = torch.empty(math.prod(shape) * DTYPE_BITS[entry.dtype] // 8, dtype=torch.uint8)
+    stored = TORCH_DTYPES[entry.dtype]
     with open(entry.file, "rb", buffering=0) as file:
         file.seek(start)
-        _read_into(file, raw.numpy().data, entry.file)
-    return raw.view(TORCH_DTYPES[entry.dtype]).reshape(shape)
+        if dtype in (None, stored):
+            raw = torch.empty(math.prod(shape) * DTYPE_BITS[entry.dtype] // 8, dtype=torch.uint8)
+            _read_into(file, raw.numpy().data, entry.file)
+            return raw.view(stored).reshape(shape)
+        whole = torch.empty(math.prod(shape), dtype=dtype)
+        raw = torch.empty(PIECE * stored.itemsize, dtype=torch.uint8)
+        for piece in whole.split(PIECE):
+            part = raw[: len(piece) * stored.itemsize]
+            _read_into(file, part.numpy().data, entry.file)
+            piece.copy_(part.view(stored))
+    return whole.reshape(shape)
 
 
 def write_file(path: Path, slots: Sequence[Slot], tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from leanlens.weights.headers import read_header
 from leanlens.weights.layouts import identify
 from leanlens.weights.load import (
     open_text_encoder,
@@ -19,6 +20,7 @@ from leanlens.weights.load import (
     open_vae,
     read_tensors,
 )
+from leanlens.weights.shards import read_tensor
 from leanlens.weights.verify import verify
 from tests.weights import foreign
 
@@ -463,7 +465,7 @@ def test_what_no_feature_needs_is_not_read(tmp_path, monkeypatch):
     original = load.read_tensor
     names = {entry: name for name, entry in layout.entries.items()}
     monkeypatch.setattr(
-        load, "read_tensor", lambda entry, index=None: read.append(names[entry]) or original(entry, index)
+        load, "read_tensor", lambda entry, *how, **more: read.append(names[entry]) or original(entry, *how, **more)
     )
     model = open_text_encoder(tmp_path / "e", torch.bfloat16)
     assert len(model.model.layers) == 2
@@ -510,6 +512,17 @@ def test_tokenizer_from_every_place(tmp_path):
     (tmp_path / "wrong.json").write_text(foreign.tokenizer_json().replace("<|return|>", "<|other|>"))
     with pytest.raises(ValueError, match=r"lacks the special tokens <\|return\|>"):
         open_tokenizer(tmp_path / "wrong.json")
+
+
+@pytest.mark.parametrize("target", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_tensor_is_converted_while_it_is_read(tmp_path, monkeypatch, target):
+    monkeypatch.setattr("leanlens.weights.shards.PIECE", 7)  # no divisor of its 60 elements
+    weight = torch.randn(3, 4, 5)
+    save_file({"weight": weight}, tmp_path / "a.safetensors")
+    entry = read_header(tmp_path / "a.safetensors")[0]["weight"]
+    assert torch.equal(read_tensor(entry, dtype=target), weight.to(target))
+    assert torch.equal(read_tensor(entry, 1, target), weight[1].to(target))
+    assert torch.equal(read_tensor(entry, dtype=torch.float32), weight)
 
 
 def test_read_tensors_in_the_order_asked_for(tmp_path):
