@@ -55,7 +55,8 @@ from leanlens.scenes.layout import Rules
 from leanlens.scenes.render import render
 from leanlens.scenes.scene import NO_RULES, sample_scene
 from leanlens.store import content_key
-from leanlens.train.config import Scenes, TrainRecipe
+from leanlens.train.config import TrainRecipe
+from leanlens.train.data import rules_of
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.loop import train
 from leanlens.train.parts import encoder_flops, open_parts
@@ -323,10 +324,6 @@ def open_shelves(recipe: TrainRecipe, pipeline: LensPipeline, icons: Library) ->
     return _shelves(found)
 
 
-def rules_of(scenes: Scenes) -> Rules:
-    return Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy)
-
-
 def _shelves(tensors: Mapping[str, Tensor]) -> dict[Bucket, Shelf]:
     buckets = sorted({tuple(int(side) for side in name.split(".")[0].split("x")) for name in tensors})
     kinds = ("latents", "tokens", "lengths")
@@ -405,7 +402,7 @@ def draw_chunk(
     for number in range(seed * SEED_STEP + first, seed * SEED_STEP + first + count):
         scene = sample_scene(number, icons, "train", canvas, rules)
         rng = Random(f"captions {number}")
-        short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
+        short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template, rules.facts_first)
         brief_template, dense_template = short.template, long.template
         pixels.setdefault((scene.height, scene.width), []).append(np.asarray(render(scene, icons)))
         captions.setdefault((scene.height, scene.width), []).append([short.text, long.text])

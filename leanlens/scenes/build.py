@@ -134,7 +134,7 @@ def make_records(settings: Settings, first: int, count: int, shelf: Library) -> 
         seed = settings.seed * SEED_STEP + index
         scene = sample_scene(seed, shelf, settings.split, settings.size, settings.rules)
         rng = Random(f"captions {seed}")
-        short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template)
+        short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template, settings.rules.facts_first)
         brief_template, dense_template = short.template, long.template
         extra = {
             "truth": scene.truth(),

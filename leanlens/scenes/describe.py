@@ -80,8 +80,12 @@ BRIEF_TEMPLATES = (
 )
 
 
-def dense(scene: Scene, rng: Random, avoid: str = "") -> Caption:
-    """60 to 120 words: every thing with its count and colour, relations, texts, background, style."""
+def dense(scene: Scene, rng: Random, avoid: str = "", facts_first: float = 0.0) -> Caption:
+    """60 to 120 words: every thing with its count and colour, relations, texts, background, style.
+
+    With the chance `facts_first`, what the picture is made of comes before anything else: background, texts, the
+    size and the place of each thing. Such a caption still says nearly all when it is cut.
+    """
     words = _Words(scene, rng)
     openings = [at for at in range(len(OPENINGS)) if f"opening {at}" != avoid.split(",")[0]]
     opening = rng.choice(openings)
@@ -90,17 +94,24 @@ def dense(scene: Scene, rng: Random, avoid: str = "") -> Caption:
     required = [*words.text_sentences(), background]
     relations = words.relation_sentences()
     rng.shuffle(relations)
-    optional = [*words.thing_sentences(), words.total(), words.canvas(), *words.closing()]
+    facts = words.thing_sentences()
+    optional = [*facts, words.total(), words.canvas(), *words.closing()]
     rng.shuffle(optional)
     order = rng.choice(("relations first", "background first"))
+    if facts_first and rng.random() < facts_first:
+        order = "facts first"
+        rng.shuffle(required)
+        facts = [sentence for sentence in facts if not sentence.endswith(" paint")]
+        optional.sort(key=lambda sentence: sentence not in facts)
     total = _count([*sentences, *required])
     kept_relations, kept_optional = [], []
-    for sentence in relations:
+    for sentence in relations if order != "facts first" else []:
         if total + _count([sentence]) <= DENSE_WORDS[1] - 12:
             kept_relations.append(sentence)
             total += _count([sentence])
     for sentence in optional:
-        if total < DENSE_AIM + rng.randint(0, 24) and total + _count([sentence]) <= DENSE_WORDS[1]:
+        wanted = sentence in facts and order == "facts first"
+        if (wanted or total < DENSE_AIM + rng.randint(0, 24)) and total + _count([sentence]) <= DENSE_WORDS[1]:
             kept_optional.append(sentence)
             total += _count([sentence])
     middle = [*kept_relations, *required] if order == "relations first" else [*required, *kept_relations]

@@ -51,6 +51,7 @@ class Rules:
             room, and one alone of the larger half: fewer looks still.
         tidy: things stand in the middle of the room that they have. With what a dense caption says, a scene is then
             all but determined.
+        facts_first: the chance that a dense caption begins with what the picture is made of, from 0 to 1.
     """
 
     least: int = 0
@@ -58,6 +59,7 @@ class Rules:
     grid: int = 0
     step: int = 0
     tidy: bool = False
+    facts_first: float = 0.0
 
     @property
     def sizes(self) -> range:

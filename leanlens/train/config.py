@@ -113,6 +113,9 @@ class Scenes(Section):
     """Pixels of which sizes are multiples instead, from `least` to `most`. 0: as `grid` has it."""
     tidy: bool = False
     """Things stand in the middle of their room, so that a dense caption says nearly all there is."""
+    facts_first: Share = 0.0
+    """Share of dense captions that begin with what a picture is made of: things, background, sizes and places. Cut by
+    `data.caption_words`, they still say nearly all."""
     sources: str | None = None
     """Library of drawings: "full", "everyday", "sample" or a folder; None: full where it is there, else sample."""
     canvas: Literal["free", "buckets"] = "free"

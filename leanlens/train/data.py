@@ -74,7 +74,7 @@ def _stream(
 def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str], list[str]]:
     """Shards of scenes in the run's folder: to learn from, and held out. The leading process draws what is missing."""
     folders: list[Path] = []
-    rules = Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy)
+    rules = rules_of(scenes)
     for name, number, split in (("train", scenes.num, "train"), ("validation", scenes.validation, "test")):
         easier = "".join(f"-{rule}{value}" for rule, value in vars(rules).items() if value)
         folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{easier}"
@@ -83,6 +83,11 @@ def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str
         folders.append(folder)
     wait_for_all()
     return [str(folders[0])], [str(folders[1])]
+
+
+def rules_of(scenes: Scenes) -> Rules:
+    """What the scenes of a recipe keep to."""
+    return Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy, scenes.facts_first)
 
 
 def _canvas(scenes: Scenes, recipe: TrainRecipe) -> Size:

@@ -124,3 +124,30 @@ def test_arrangements():
     assert arrangement_of(((0, 0, 5, 5), (6, 2, 9, 9))).startswith("side by side")
     assert arrangement_of(((0, 0, 5, 5), (2, 6, 9, 9))).startswith("one above the other")
     assert "group" in arrangement_of(((0, 0, 5, 5), (6, 0, 9, 5), (0, 6, 5, 9)))
+
+
+def test_facts_first_says_size_and_place_before_anything_needless(shelf):
+    """Cut after its facts, such a caption still has the background and, where they fit, each thing's size and place."""
+    said = []
+    for seed in range(100):
+        scene = sample_scene(seed, shelf)
+        text = dense(scene, Random(seed), "", 1.0).text
+        assert 60 <= len(text.split()) <= 120, text
+        sentences = text.split(". ")
+        alone = [thing for thing in scene.things if thing.count == 1]
+        facts = 2 + len(scene.texts) + len(scene.things)  # with the opening and the background
+        placed = sum(bool(re.search(r"in the frame|of medium size", sentence)) for sentence in sentences[:facts])
+        said.append(placed == len(alone))
+        assert not any(re.search(r"mood is calm|canvas|apart from that", text) for text in sentences[: facts - 1])
+    assert sum(said) >= 90
+
+
+def test_a_share_of_facts_first_is_kept_and_none_changes_nothing(shelf):
+    scenes = [sample_scene(seed, shelf) for seed in range(60)]
+    shares = {
+        share: sum("facts first" in dense(scene, Random(at), "", share).template for at, scene in enumerate(scenes))
+        for share in (0.0, 0.5, 1.0)
+    }
+    assert shares[0.0] == 0
+    assert 20 <= shares[0.5] <= 40
+    assert shares[1.0] == 60
