@@ -11,6 +11,7 @@
 #
 #   OUT=runs/nano           where everything is written but the embedded model itself
 #   NANO=leanlens/nano      where `embed` writes
+#   INT8=1                  `embed` stores the denoiser in INT8, half as large; empty: in bfloat16
 #   LIBRARY=everyday        drawings the denoiser learns: everyday (68 concepts), full (all), sample, or a folder
 #   PYTHON=python           the interpreter that leanlens is installed in, with the extras data, eval and nano
 #   SCALE=tiny              a rehearsal of every stage in a few minutes, on 64 scenes and 3 steps; what it draws is noise
@@ -134,12 +135,12 @@ stage_decoder() {
     need "$OUT/decoder/export/config.json" decoder
 }
 
-# Into the package: bfloat16, in files of less than 16 MB; with the decoder that learnt last, where there is one.
+# Into the package: bfloat16 or INT8, in files of less than 16 MB; with the decoder that learnt last, where there is one.
 stage_embed() {
     need "$OUT/denoise-256/export/model_index.json" denoise-256
     local decoder=()
     if [[ -e $OUT/decoder/export/config.json ]]; then decoder=("$OUT/decoder/export"); fi
-    "$PYTHON" runs/nano_embed.py "$OUT/denoise-256/export" "$NANO" "$LIBRARY" ${decoder[@]+"${decoder[@]}"}
+    "$PYTHON" runs/nano_embed.py ${INT8:+--int8} "$OUT/denoise-256/export" "$NANO" "$LIBRARY" ${decoder[@]+"${decoder[@]}"}
 }
 
 # Held-out scenes, graded by means that took no part in training.

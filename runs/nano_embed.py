@@ -1,14 +1,15 @@
 """A trained pipeline folder to the one inside the package: bfloat16, in files of less than 16 MB.
 
-    python runs/nano_embed.py EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY [AUTOENCODER_FOLDER]]]
+    python runs/nano_embed.py [--int8] EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY [AUTOENCODER_FOLDER]]]
 
+With `--int8` every matrix of the transformer's blocks is INT8 codes with a scale for each row, half as large.
 The card (`README.md`) stays as it is; `ATTRIBUTION.md` becomes that of the drawings of LIBRARY, "everyday" without it.
 The decoder is that of AUTOENCODER_FOLDER where it is given, whose latents have to be the export's.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -18,25 +19,25 @@ from leanlens.batches.encode import ENCODING
 from leanlens.files import whole_file
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.scenes.icons import library
+from leanlens.weights.assemble import convert
 
 NANO = Path(__file__).parents[1] / "leanlens" / "nano"
 MOST = 64_000_000  # bytes in all
 LARGEST = 16_000_000  # bytes of a file
+SHARD = 14_000_000  # bytes of a file of the transformer
 
 
 def main() -> None:
-    export = Path(sys.argv[1])
-    output = Path(sys.argv[2]) if len(sys.argv) > 2 else NANO
-    shelf = library(sys.argv[3] if len(sys.argv) > 3 else "everyday")
+    given = read_arguments()
+    export, output, shelf = given.export, given.output, library(given.library)
     output.mkdir(parents=True, exist_ok=True)
     for part in ("scheduler", "tokenizer", "text_encoder", "vae", "transformer"):
         shutil.rmtree(output / part, ignore_errors=True)
     for part in ("scheduler", "tokenizer", "text_encoder", "vae"):
         shutil.copytree(export / part, output / part)
-    if len(sys.argv) > 4:
-        replace_decoder(output / "vae", Path(sys.argv[4]))
-    model = LensTransformer2DModel.from_pretrained(export / "transformer", torch_dtype=torch.bfloat16)
-    model.save_pretrained(output / "transformer", max_shard_size="14MB")
+    if given.autoencoder:
+        replace_decoder(output / "vae", given.autoencoder)
+    write_transformer(export / "transformer", output / "transformer", given.int8)
     for part in ("transformer", "vae"):
         forget_origin(output / part / "config.json")
     index = json.loads((export / "model_index.json").read_text(encoding="utf-8"))
@@ -49,6 +50,26 @@ def main() -> None:
     if max(sizes) > LARGEST or sum(sizes) > MOST:
         raise SystemExit(f"too large: {sum(sizes)} bytes in all, {max(sizes)} in the largest file")
     print(f"{output}  {sum(sizes) / 1e6:.1f} MB in {len(sizes)} files, the largest {max(sizes) / 1e6:.1f} MB")
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("export", type=Path)
+    parser.add_argument("output", type=Path, nargs="?", default=NANO)
+    parser.add_argument("library", nargs="?", default="everyday")
+    parser.add_argument("autoencoder", type=Path, nargs="?")
+    parser.add_argument("--int8", action="store_true", help="the transformer in INT8, modulation included")
+    return parser.parse_args()
+
+
+def write_transformer(source: Path, target: Path, int8: bool) -> None:
+    """The denoiser in bfloat16, or its blocks' matrices in INT8 and the rest in bfloat16."""
+    if int8:
+        tensors = SHARD * 99 // 100  # the rest for their names and places
+        convert(source, target, dtype=torch.bfloat16, quant="int8", modulation=True, shard_bytes=tensors)
+        return
+    model = LensTransformer2DModel.from_pretrained(source, torch_dtype=torch.bfloat16)
+    model.save_pretrained(target, max_shard_size=SHARD)
 
 
 def replace_decoder(vae: Path, fresh: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from leanlens.pipeline.ladder import Holding, hold_folder, open_denoiser, say_what_kernels_spare
+from leanlens.pipeline.ladder import Holding, hold_folder, is_small, open_denoiser, say_what_kernels_spare
 from leanlens.plan.words import kernels_missing
 
 HOLDING_WORDS = ("device", "quant", "offload", "encoder_on", "tile_vae")
@@ -61,15 +61,16 @@ class OfficialFolderMixin:
         parts = {name: part for name, part in layout.parts.items() if name not in kwargs}
         for part in parts.values():
             require_sound(part)
-        dtype, encoder, denoiser = kwargs.get("dtype"), parts.get("text_encoder"), parts.get("transformer")
+        encoder, denoiser = parts.get("text_encoder"), parts.get("transformer")
         has_kernels = torch.cuda.is_available() and not kernels_missing()
         if encoder is not None and encoder.quantisation == "mxfp4" and not has_kernels:
             # Without kernels for MXFP4 it is decoded in any case; tensor by tensor that spares the packed copy.
             say_what_kernels_spare(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-            kwargs["text_encoder"] = open_text_encoder(encoder.path, dtype or torch.bfloat16)
+            kwargs["text_encoder"] = open_text_encoder(encoder.path, _dtype("text_encoder", kwargs, torch.bfloat16))
         if denoiser is not None and denoiser.quantisation is not None:  # diffusers does not know our formats
+            usual = torch.float32 if is_small(denoiser) else torch.bfloat16  # a small one is as one that is not packed
             kwargs["transformer"] = open_denoiser(
-                denoiser.path, torch.device("cpu"), dtype or torch.bfloat16, Holding()
+                denoiser.path, _place(kwargs), _dtype("transformer", kwargs, usual), Holding()
             )
         opening: Any = super()
         return opening.from_pretrained(str(layout.path), **kwargs)
@@ -101,6 +102,19 @@ class OfficialFolderMixin:
             return writing.to_json_string().replace(f'"{type(self).__name__}"', '"LensPipeline"')
         finally:
             self._internal_dict = kept
+
+
+def _dtype(name: str, kwargs: dict[str, Any], usual: torch.dtype) -> torch.dtype:
+    """What diffusers would open a part in: one dtype may be given for all, or one for each; `usual` without any."""
+    dtype = kwargs.get("dtype")
+    if isinstance(dtype, dict):
+        dtype = dtype.get(name, dtype.get("default", torch.float32))
+    return usual if dtype is None else dtype
+
+
+def _place(kwargs: dict[str, Any]) -> torch.device:
+    """Where a `device_map` that is the name of a device wants every part; else the processor."""
+    return torch.device(kwargs["device_map"] if kwargs.get("device_map") in ("cuda", "mps", "xpu") else "cpu")
 
 
 def _hold(kind: Any, layout: Any, words: dict[str, Any], dtype: torch.dtype | None = None, **others: Any) -> Any:

@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from leanlens.pipeline.pipeline import LensPipeline
     from leanlens.weights.layouts import Layout
 
+# Up to so many weights, 1 GB in bfloat16, a packed denoiser is decoded once, when it is opened: packed it would spare
+# little memory, and each of its layers be decoded anew in every step.
+SMALL = 500_000_000
+
 
 @dataclass(frozen=True)
 class Holding:
     """How a model is held.
 
     Attributes:
-        quant: of the denoiser's attention and MLPs; "auto" keeps them as the files have them, "none" decodes them.
+        quant: of the denoiser's attention and MLPs; "auto" keeps them as the files have them, but for a denoiser of at
+            most `SMALL` weights, which it decodes while it opens it; "none" decodes any. Both give the same picture.
         offload: what waits elsewhere while it is not needed (`plan.words.OFFLOADS`).
         encoder_on: where the text encoder computes: on the device, on the processor, or on the device while its
             weights are read layer by layer from disk.
@@ -57,7 +62,7 @@ class Holding:
 
     @property
     def is_plain(self) -> bool:
-        """Whether everything is decoded and stays on the device."""
+        """Whether everything stays on the device, and is decoded unless the files of a large denoiser are packed."""
         return self in (Holding(), Holding("none"))
 
     def conditions(self) -> dict[str, Any]:
@@ -122,16 +127,28 @@ def open_denoiser(path: Path, device: torch.device, dtype: torch.dtype, holding:
     """The denoiser, quantised as it is asked for, on the device if it stays there."""
     from leanlens.weights.layouts import identify
     from leanlens.weights.load import open_transformer
-    from leanlens.weights.packed import kept_quantisation, open_packed
+    from leanlens.weights.packed import open_packed
     from leanlens.weights.stream import stream
 
     if holding.offload == "disk":
         return stream(path, "transformer", dtype, device)
     place = device if holding.offload == "none" else torch.device("cpu")
-    quant = kept_quantisation(identify(path)) if holding.quant == "auto" else holding.quant
+    quant = held_packed(identify(path)) if holding.quant == "auto" else holding.quant
     if quant in (None, "none"):
         return open_transformer(path, dtype, place)
     return open_packed(path, quant, dtype, place)
+
+
+def held_packed(layout: "Layout") -> str | None:
+    """The format that "auto" holds a denoiser in; None where its files are not packed, or it is small and decoded."""
+    from leanlens.weights.packed import kept_quantisation
+
+    return None if is_small(layout) else kept_quantisation(layout)
+
+
+def is_small(layout: "Layout") -> bool:
+    """Whether a denoiser has at most `SMALL` weights."""
+    return layout.parameters <= SMALL
 
 
 def encoder_opener(

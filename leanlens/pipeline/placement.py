@@ -18,7 +18,7 @@ import torch
 from leanlens.files import fingerprint
 from leanlens.log import warn_once
 from leanlens.pipeline.features import TextFeatures
-from leanlens.pipeline.ladder import Holding, hold_folder, hold_parts
+from leanlens.pipeline.ladder import Holding, held_packed, hold_folder, hold_parts
 from leanlens.pipeline.remembered import FeatureStore
 from leanlens.pipeline.request import ImageRequest, LoraChoice
 from leanlens.pipeline.speed import Speed, hasten
@@ -218,7 +218,7 @@ def open_model(
         parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
             not hold them.
         compile: compile the transformer's blocks; without a C++ compiler on a CPU it stays as it is, and says so.
-        holding: how the parts are quantised, offloaded and tiled; None keeps all on the device as the files have them.
+        holding: how the parts are quantised, offloaded and tiled; None keeps all on the device (`Holding`).
         features: a folder where text features are kept, so that a prompt is encoded once and for all.
         speed: attention kernels, CUDA graphs, and what is faster at a price; None takes nothing of it.
 
@@ -284,14 +284,15 @@ def _opened(
     from leanlens.pipeline.pipeline import LensPipeline
     from leanlens.weights.assemble import component_paths, components
     from leanlens.weights.layouts import identify
-    from leanlens.weights.packed import kept_quantisation
 
     path = locate(name)
     layout = identify(path)
     if layout.component == "pipeline" and not parts:
         files = _files_of(layout)
         text = [file for part in ("text_encoder", "tokenizer") for file in _part_files(layout, part)]
-        if holding.is_plain:
+        denoiser = layout.parts.get("transformer")
+        packed = denoiser is not None and held_packed(denoiser) is not None
+        if holding == Holding() or (holding.is_plain and not packed):
             pipeline = LensPipeline.from_pretrained(path, dtype=dtype).to(device)
         else:
             pipeline = hold_folder(layout, device, dtype, holding)
@@ -300,7 +301,7 @@ def _opened(
         paths = component_paths(path, **given)
         files = [file for used in (path, *paths.values()) for file in _files_of(identify(used))]
         text = [file for part in ("text_encoder", "tokenizer") for file in _files_of(identify(paths[part]))]
-        if holding.is_plain and not kept_quantisation(identify(paths["transformer"])):
+        if holding.is_plain and not held_packed(identify(paths["transformer"])):
             pipeline = LensPipeline(**components(path, dtype=dtype, **given)).to(device)
         else:
             pipeline = hold_parts(paths, device, dtype, holding)

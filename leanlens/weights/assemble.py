@@ -32,7 +32,7 @@ from leanlens.weights.load import (
     stored_tensors,
 )
 from leanlens.weights.packed import FORMATS, format_named, packed_config, packed_slots, packed_tensors
-from leanlens.weights.shards import STORED_DTYPES, Slot, write_file, write_shards
+from leanlens.weights.shards import SHARD_BYTES, STORED_DTYPES, Slot, write_file, write_shards
 
 # Library and class of each part, as the official model_index.json names them.
 OFFICIAL_CLASSES = {
@@ -120,6 +120,8 @@ def convert(
     dtype: torch.dtype | None = None,
     progress: bool = False,
     quant: str = "none",
+    modulation: bool = False,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write one component in another layout, dtype or quantisation.
 
@@ -129,6 +131,8 @@ def convert(
         dtype: of what is not quantised; None keeps the stored one and takes bfloat16 where the weights are quantised.
         quant: "none", or the format in which the attention and gated MLPs of a transformer are written
             (`packed.FORMATS`). A folder of NF4 is one that bitsandbytes reads too; the other folders only leanlens.
+        modulation: write the modulation in that format too, so that every matrix of the blocks is.
+        shard_bytes: of tensors in one file of a folder.
 
     Raises:
         ValueError: a layout that cannot be read, or a target or format that does not exist for it.
@@ -148,11 +152,11 @@ def convert(
             raise ValueError(f"out {str(out)!r} does not end in .safetensors; to 'comfy' writes one file of that kind")
         if Path(out).exists():
             raise ValueError(f"{out} exists already; give a path that does not")
-        slots, tensors = _contents(layout, dtype, quant, progress)
+        slots, tensors = _contents(layout, dtype, quant, progress, modulation)
         write_file(Path(out), slots, tensors)
         return Path(out)
     with whole_folder(out) as folder:
-        _rewrite_component(folder, layout, dtype, progress, quant)
+        _rewrite_component(folder, layout, dtype, progress, quant, modulation, shard_bytes)
         if _has_tokenizer(layout):
             _write_tokenizer(folder, open_tokenizer(layout.path), layout.path)
     return Path(out)
@@ -349,13 +353,19 @@ def _link_weights(folder: Path, layout: Layout) -> None:
 
 
 def _rewrite_component(
-    folder: Path, layout: Layout, dtype: torch.dtype | None, progress: bool, quant: str = "none"
+    folder: Path,
+    layout: Layout,
+    dtype: torch.dtype | None,
+    progress: bool,
+    quant: str = "none",
+    modulation: bool = False,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    slots, tensors = _contents(layout, dtype, quant, progress)
-    write_shards(folder, WEIGHT_STEM[layout.component], slots, tensors)
+    slots, tensors = _contents(layout, dtype, quant, progress, modulation)
+    write_shards(folder, WEIGHT_STEM[layout.component], slots, tensors, shard_bytes)
     config = _official_config(layout, keep_quantisation=False)
     if quant != "none":
-        config["quantization_config"] = packed_config(quant)
+        config["quantization_config"] = packed_config(quant, modulation)
     if layout.component == "text_encoder":
         largest = max(slots, key=lambda slot: slot.bytes)
         config["dtype"] = str(largest.dtype).removeprefix("torch.")
@@ -363,7 +373,7 @@ def _rewrite_component(
 
 
 def _contents(
-    layout: Layout, dtype: torch.dtype | None, quant: str, progress: bool
+    layout: Layout, dtype: torch.dtype | None, quant: str, progress: bool, modulation: bool
 ) -> tuple[list[Slot], Iterator[tuple[str, torch.Tensor]]]:
     """What is written of a component, announced and then one tensor after the other."""
     if quant == "none":
@@ -371,7 +381,8 @@ def _contents(
         return slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress)
     stored = stored_tensors(layout)
     require_fit(empty_model(layout), stored, layout)
-    return packed_slots(stored, quant, dtype), packed_tensors(layout, stored, quant, dtype, progress)
+    slots = packed_slots(stored, quant, dtype, modulation)
+    return slots, packed_tensors(layout, stored, quant, dtype, progress, modulation)
 
 
 def _require_packable(layout: Layout, path: str | Path, to: str, quant: str) -> None:

@@ -340,6 +340,8 @@ def _stored(layout: Layout, name: str, entry: Entry, entries: Mapping[str, Entry
         marker = entries.get(f"{name.removesuffix('weight')}comfy_quant")
         if quantisation == "int8" and marker is not None and _said(marker).get("convrot"):
             raise ValueError(f"{layout.path} holds INT8 weights that are rotated (ConvRot); plain INT8 is accepted")
+    elif entry.dtype in ("I8", "U8"):
+        _require(layout, entries, f"{name}_scale")  # without which codes would be taken for weights
     if in_expert:
         shape = (*shape[:-2], shape[-1], shape[-2])
     return Stored(entry, tuple(shape), quantisation, scales, transpose=in_expert)
@@ -383,6 +385,8 @@ def _decode(stored: Stored, expert: int | None, dtype: torch.dtype, device: str 
     if stored.quantisation == "int4":
         return decode_int4(weight, scales, read_tensor(stored.scales[1]).to(device), dtype)
     if stored.quantisation == "int8":
+        if scales.numel() not in (1, len(weight)):
+            raise ValueError(f"{stored.weight.file} has {scales.numel()} scales for {len(weight)} rows of INT8")
         return decode_scaled(weight, scales.reshape(-1, 1), dtype)
     return decode_scaled(weight, _scale_of(stored, stored.scales[0], expert).to(device), dtype)
 

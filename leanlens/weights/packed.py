@@ -3,7 +3,8 @@
 Comes in: a denoiser, or the files of one. Goes out: the same network with the weights of its attention and gated MLPs
 packed (`FORMATS`). Modulation, embedders, norms and output stay as they are: stored coarsely they show in pictures as a
 periodic grid. Only the product with the decoded weight is computed, in the dtype of the activations, so a packed model
-runs wherever the plain one does, moves and offloads like it, and takes LoRAs like it.
+runs wherever the plain one does, moves and offloads like it, and takes LoRAs like it. Files may hold modulation packed
+too, for their size's sake (`modulation`): it is decoded when they are opened.
 
 A file that is packed already keeps its codes, so drawing from it is the same whether its weights are decoded when it is
 opened or when they are used, to the last bit.
@@ -49,6 +50,7 @@ PACKED_LAYERS = (
     *("attn.img_qkv", "attn.txt_qkv", "attn.to_out.0", "attn.to_add_out"),
     *(f"{stream}_mlp.{part}" for stream in ("img", "txt") for part in ("w1", "w2", "w3")),
 )
+MODULATION_LAYERS = ("img_mod.1", "txt_mod.1")  # the other matrices of a block
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,10 @@ def format_named(quant: str) -> Format:
     return FORMATS[quant]
 
 
-def is_packed_layer(name: str) -> bool:
-    """Whether the layer of this name is one of those that are packed."""
-    return name.startswith("transformer_blocks.") and name.split(".", 2)[-1] in PACKED_LAYERS
+def is_packed_layer(name: str, modulation: bool = False) -> bool:
+    """Whether the layer of this name is one of those that are packed; with `modulation`, as files may hold them."""
+    layers = PACKED_LAYERS + (MODULATION_LAYERS if modulation else ())
+    return name.startswith("transformer_blocks.") and name.split(".", 2)[-1] in layers
 
 
 def pack(model: nn.Module, quant: str) -> nn.Module:
@@ -240,12 +243,19 @@ def kept_quantisation(layout: Layout) -> str | None:
     return layout.quantisation if layout.quantisation in FORMATS else None
 
 
-def packed_slots(stored: Mapping[str, Stored], quant: str, dtype: torch.dtype | None) -> list[Slot]:
-    """What a file in this format holds, in the order of `packed_tensors`: plain tensors, layer by layer, markers."""
+def packed_slots(
+    stored: Mapping[str, Stored], quant: str, dtype: torch.dtype | None, modulation: bool = False
+) -> list[Slot]:
+    """What a file in this format holds, in the order of `packed_tensors`: plain tensors, layer by layer, markers.
+
+    Args:
+        modulation: pack every matrix of the blocks, modulation included.
+    """
     form = format_named(quant)
-    plain = [Slot(name, one.dtype(dtype), one.shape) for name, one in stored.items() if not _is_packed(form, name, one)]
+    layers = _layers(form, stored, modulation)
+    packed = {f"{layer}.weight" for layer, _ in layers}
+    plain = [Slot(name, one.dtype(dtype), one.shape) for name, one in stored.items() if name not in packed]
     plain.sort(key=lambda slot: -slot.dtype.itemsize)  # so that each tensor is aligned to its own elements
-    layers = [(name.removesuffix(".weight"), one) for name, one in stored.items() if _is_packed(form, name, one)]
     slots = [
         Slot(f"{layer}.{suffix}", tensor.dtype, tuple(tensor.shape))
         for layer, one in layers
@@ -260,15 +270,20 @@ def packed_slots(stored: Mapping[str, Stored], quant: str, dtype: torch.dtype | 
 
 
 def packed_tensors(
-    layout: Layout, stored: Mapping[str, Stored], quant: str, dtype: torch.dtype | None, progress: bool = False
+    layout: Layout,
+    stored: Mapping[str, Stored],
+    quant: str,
+    dtype: torch.dtype | None,
+    progress: bool = False,
+    modulation: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of `packed_slots`, one layer at a time."""
     form = format_named(quant)
-    slots = packed_slots(stored, quant, dtype)
-    for slot in slots:
-        if slot.name in stored and not _is_packed(form, slot.name, stored[slot.name]):
+    layers = _layers(form, stored, modulation)
+    packed = {f"{layer}.weight" for layer, _ in layers}
+    for slot in packed_slots(stored, quant, dtype, modulation):
+        if slot.name in stored and slot.name not in packed:
             yield slot.name, read_stored(stored[slot.name], dtype)
-    layers = [(name.removesuffix(".weight"), one) for name, one in stored.items() if _is_packed(form, name, one)]
     for layer, one in tqdm(layers, desc=layout.path.name, unit="layer", disable=not progress):
         for suffix, tensor in _written(form, one.shape, _packed(form, one, "cpu")):
             yield f"{layer}.{suffix}", tensor
@@ -277,19 +292,22 @@ def packed_tensors(
             yield f"{layer}.{suffix}", tensor
 
 
-def packed_config(quant: str) -> dict[str, Any]:
+def packed_config(quant: str, modulation: bool = False) -> dict[str, Any]:
     """What a config.json says under `quantization_config`: NF4 as bitsandbytes and diffusers read it, else our name."""
     if quant != "nf4":
         return {"quant_method": f"leanlens_{quant}"}
-    skipped = ["img_mod", "txt_mod", "time_text_embed", "img_in", "txt_in", "norm_out", "proj_out"]
+    skipped = ["time_text_embed", "img_in", "txt_in", "norm_out", "proj_out"]
+    skipped = skipped if modulation else ["img_mod", "txt_mod", *skipped]
     return {
         "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": False, "bnb_4bit_compute_dtype": "bfloat16", "llm_int8_skip_modules": skipped,
     }  # fmt: skip
 
 
-def _is_packed(form: Format, name: str, one: Stored) -> bool:
-    return name.endswith(".weight") and is_packed_layer(name.removesuffix(".weight")) and form.fits(one.shape)
+def _layers(form: Format, stored: Mapping[str, Stored], modulation: bool) -> list[tuple[str, Stored]]:
+    """The layers that are written packed, by name."""
+    named = [(name.removesuffix(".weight"), one) for name, one in stored.items() if name.endswith(".weight")]
+    return [(name, one) for name, one in named if is_packed_layer(name, modulation) and form.fits(one.shape)]
 
 
 def _packed(form: Format, one: Stored, device: str | torch.device) -> tuple[Tensor, ...]:

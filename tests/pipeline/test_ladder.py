@@ -1,6 +1,7 @@
 """Every rung of the ladder of memory: that it acts, and what it does to the picture."""
 
 import gc
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.speed import Speed
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.plan.words import QUANTS
+from leanlens.weights.assemble import convert
 from leanlens.weights.packed import PackedLinear
 from tests.plan.live import LiveBytes
 
@@ -162,6 +164,75 @@ def test_quantised_weights(plain, reference, quant):
     assert draw(model, ImageRequest.checked(**GOOD)).record["run"]["quant"] == quant
     both = opened(quant=quant, offload="block", encoder_on="disk")
     assert picture(both).tobytes() == drawn.tobytes()
+
+
+@pytest.fixture(scope="module")
+def packed_folder(tmp_path_factory):
+    """A pipeline whose transformer is INT8 in the files, modulation too."""
+    folder = tmp_path_factory.mktemp("packed") / "toy"
+    toy_pipeline().save_pretrained(folder)
+    convert(folder / "transformer", folder / "int8", dtype=torch.bfloat16, quant="int8", modulation=True)
+    shutil.rmtree(folder / "transformer")
+    (folder / "int8").rename(folder / "transformer")
+    return folder
+
+
+def packed_in(transformer):
+    return {part.form.name for part in transformer.modules() if isinstance(part, PackedLinear)}
+
+
+def test_a_small_packed_denoiser_is_decoded_when_it_is_opened(packed_folder, reference, monkeypatch):
+    """A large one stays packed; the picture is the same to the last bit, and so is what its record says."""
+    drawn = {}
+    words = {"device": "cpu", "dtype": "float32"}
+    ways = {
+        "plain": lambda: open_model(str(packed_folder), **words),
+        "held": lambda: open_model(str(packed_folder), **words, holding=Holding(offload="encoder")),
+        "parts": lambda: open_model(str(packed_folder), **words, parts={"vae": str(packed_folder / "vae")}),
+        "none": lambda: open_model(str(packed_folder), **words, holding=Holding("none")),
+        "disk": lambda: open_model(str(packed_folder), **words, holding=Holding(offload="disk")),
+    }
+    for name, way in ways.items():
+        model = way()
+        assert packed_in(model.pipeline.transformer) == set()
+        assert {weight.dtype for weight in model.pipeline.transformer.parameters()} == {torch.float32}
+        drawn[name] = picture(model).tobytes()
+    asked = open_model(str(packed_folder), **words, holding=Holding("int8"))
+    assert packed_in(asked.pipeline.transformer) == {"int8"}
+    monkeypatch.setattr("leanlens.pipeline.ladder.SMALL", 1000)
+    for name in ("plain", "held", "parts", "none"):
+        model = ways[name]()
+        assert packed_in(model.pipeline.transformer) == (set() if name == "none" else {"int8"})
+        result = draw(model, ImageRequest.checked(**GOOD))
+        drawn[f"large {name}"] = result.image.tobytes()
+        assert "quant" not in result.record["run"]
+    assert set(drawn.values()) == {drawn["plain"]}
+    assert 30 < decibels(picture(ways["plain"]()), reference) < 80
+
+
+def test_a_small_packed_folder_opens_in_the_dtype_that_a_plain_one_does(packed_folder, monkeypatch):
+    def dtypes(**words):
+        pipeline = LensPipeline.from_pretrained(packed_folder, **words)
+        return pipeline.transformer.dtype, pipeline.vae.dtype
+
+    full, half = torch.float32, torch.bfloat16
+    assert dtypes() == (full, full)
+    assert dtypes(torch_dtype=half) == (half, half)
+    assert dtypes(torch_dtype={"transformer": half, "default": full}) == (half, full)
+    assert dtypes(torch_dtype={"vae": half}) == (full, half)
+    monkeypatch.setattr("leanlens.pipeline.ladder.SMALL", 1000)
+    assert dtypes()[0] == half  # 8 GB of the released Lens
+
+
+def test_loras_on_a_small_packed_denoiser(packed_folder, tmp_path):
+    torch.manual_seed(0)
+    layer = "transformer.transformer_blocks.1.img_mod.1"
+    lora = {f"{layer}.lora_A.weight": torch.randn(4, 128), f"{layer}.lora_B.weight": torch.randn(768, 4)}
+    save_file(lora, tmp_path / "lora.safetensors")
+    model = open_model(str(packed_folder), "cpu", "float32")
+    before = picture(model).tobytes()
+    assert picture(model, loras=[{"path": str(tmp_path / "lora.safetensors")}]).tobytes() != before
+    assert picture(model).tobytes() == before
 
 
 def test_tiles(plain, reference):

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.weights import shards
 from leanlens.weights.assemble import assemble, components, convert, parts_beside
 from leanlens.weights.layouts import identify
 from leanlens.weights.load import open_text_encoder, open_transformer
@@ -257,10 +256,9 @@ def test_convert_encoder_to_a_folder(tmp_path, origin):
         assert torch.equal(tensor, values[name].to(torch.bfloat16)), name
 
 
-def test_shards_are_split_and_indexed(tmp_path, monkeypatch):
+def test_shards_are_split_and_indexed(tmp_path):
     foreign.write_comfy_transformer(tmp_path / "one.safetensors")
-    monkeypatch.setattr(shards.write_shards, "__defaults__", (2_000_000,))
-    convert(tmp_path / "one.safetensors", tmp_path / "folder")
+    convert(tmp_path / "one.safetensors", tmp_path / "folder", shard_bytes=2_000_000)
     files = sorted((tmp_path / "folder").glob("*.safetensors"))
     assert len(files) > 2
     assert max(file.stat().st_size for file in files) < 2_100_000

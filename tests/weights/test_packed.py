@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from leanlens.weights.assemble import convert
 from leanlens.weights.layouts import identify
@@ -79,6 +79,62 @@ def test_a_converted_file_keeps_its_codes(source, tmp_path, quant):
     again = open_packed(source, quant, torch.float32)  # the same codes as at first hand
     name, layer = next(iter(packed_layers(again).items()))
     assert torch.equal(layer.codes, packed.get_submodule(name).codes)
+
+
+def test_files_may_hold_every_matrix_of_the_blocks_packed(source, tmp_path):
+    """Modulation too, in small files; what is read is within the rounding of each row's scale."""
+    convert(source, tmp_path / "out", dtype=torch.bfloat16, quant="int8", modulation=True, shard_bytes=400_000)
+    files = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 2
+    assert max(file.stat().st_size for file in files) < 420_000
+    layout, plain = identify(tmp_path / "out"), open_transformer(source, torch.float32)
+    assert layout.config["quantization_config"] == {"quant_method": "leanlens_int8"}
+    assert layout.parameters == identify(source).parameters
+    assert [found.level for found in verify(tmp_path / "out")] == ["ok"]
+    read = open_transformer(tmp_path / "out", torch.float32)
+    assert not packed_layers(read)
+    for name, value in read.state_dict().items():
+        wanted, within = plain.state_dict()[name], 0.0
+        if name.startswith("transformer_blocks.") and value.ndim == 2:
+            assert layout.entries[name].dtype == "I8"
+            within = wanted.abs().amax(-1, keepdim=True) / 127 * 0.501
+        else:
+            wanted = wanted.to(torch.bfloat16).float()
+        assert ((value - wanted).abs() <= within).all(), name
+
+
+def test_packed_modulation_is_decoded_at_opening_and_keeps_its_codes_when_written(source, tmp_path):
+    convert(source, tmp_path / "out", dtype=torch.bfloat16, quant="int8", modulation=True)
+    packed = open_packed(tmp_path / "out", dtype=torch.float32)
+    assert all(is_packed_layer(name) for name in packed_layers(packed))
+    assert type(packed.get_submodule("transformer_blocks.0.img_mod.1")) is torch.nn.Linear
+    assert torch.equal(run(packed), run(open_transformer(tmp_path / "out", torch.float32)))
+    convert(tmp_path / "out", tmp_path / "again", quant="int8", modulation=True)
+    convert(tmp_path / "out", tmp_path / "plain", quant="int8")
+    (first,) = (tmp_path / "out").glob("*.safetensors")
+    assert first.read_bytes() == (tmp_path / "again" / first.name).read_bytes()
+    entries = identify(tmp_path / "plain").entries
+    kinds = [entries[f"transformer_blocks.1.{layer}.weight"].dtype for layer in ("txt_mod.1", "attn.txt_qkv")]
+    assert kinds == ["BF16", "I8"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [(None, "lacks the scales transformer_blocks.1.img_mod.1.weight_scale"), (7, "has 7 scales for 768 rows")],
+)
+def test_codes_without_their_scales_are_no_weights(source, tmp_path, scale, said):
+    convert(source, tmp_path / "out", dtype=torch.bfloat16, quant="int8", modulation=True)
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    state = load_file(file)
+    name = "transformer_blocks.1.img_mod.1.weight_scale"
+    del state[name]
+    save_file(state if scale is None else {**state, name: torch.ones(scale, 1)}, file)
+    with pytest.raises(ValueError, match=said):
+        open_transformer(tmp_path / "out")
+    assert [found.level for found in verify(tmp_path / "out")] == ["error"]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="fetch it again"):
+        open_transformer(tmp_path / "out")
 
 
 def test_comfyui_s_own_mxfp8_file_stays_packed(tmp_path):
