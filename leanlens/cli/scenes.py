@@ -17,8 +17,8 @@ Split = Annotated[
 Sources = Annotated[
     str | None,
     typer.Option(
-        help="full, everyday (the part of it that the embedded model was trained on), sample, or the folder of a "
-        "library; without it full if fetched, else the sample."
+        help="full, common (the part of it that the embedded model was trained on), everyday (a smaller part), sample, "
+        "or the folder of a library; without it full if fetched, else the sample."
     ),
 ]
 

@@ -32,7 +32,7 @@ from leanlens.scenes.shapes import draw_shapes
 
 PIXELS = 192  # longest side of a stored bitmap
 FORMAT = "leanlens-icons-1"
-EVERYDAY = Path(__file__).with_name("everyday.toml")
+PARTS = {name: Path(__file__).with_name(f"{name}.toml") for name in ("everyday", "common")}  # of the full library
 SHAPES = "shapes"  # the style of the drawn shapes, which go with every other style
 CACHE_BYTES = 96 * 2**20  # resized sprites kept per process
 PAINTABLE_SHARE = 0.55  # of the visible pixels must have the dominant hue, or a colour name would not be true
@@ -177,12 +177,12 @@ def library(which: str | None = None) -> Library:
     """Open a library, making the sample's on first use.
 
     Args:
-        which: "full" what `leanlens scenes sources` made, "everyday" the part of it that the embedded model was
-            trained on, "sample" what comes with the package, a path to the folder of a library; None takes the full
-            one where it is there, else the sample, and says so.
+        which: "full" what `leanlens scenes sources` made, "common" the part of it that the embedded model was trained
+            on, "everyday" a smaller part that two processor cores can teach, "sample" what comes with the package, a
+            path to the folder of a library; None takes the full one where it is there, else the sample, and says so.
 
     Raises:
-        ValueError: "full" is not there, which "everyday" needs too, or the folder holds no library.
+        ValueError: "full" is not there, which its parts need too, or the folder holds no library.
     """
     full = cache_folder() / f"full-{_recipe()}"
     if which is None and not full.exists():
@@ -193,11 +193,11 @@ def library(which: str | None = None) -> Library:
         if not folder.exists():
             _make_once(*sources.read_sample(), folder, progress=False)
         return open_library(folder)
-    if which in (None, "full", "everyday"):
-        if not full.exists():
-            raise ValueError(f"sources {which!r} are not in {cache_folder()}; run `leanlens scenes sources`")
-        return _everyday(full) if which == "everyday" else open_library(full)
-    return open_library(Path(which))
+    if which is not None and which != "full" and which not in PARTS:
+        return open_library(Path(which))
+    if not full.exists():
+        raise ValueError(f"sources {which!r} are not in {cache_folder()}; run `leanlens scenes sources`")
+    return _part(full, which) if which in PARTS else open_library(full)
 
 
 def make_full_library(packages: Path | None = None, progress: bool = True) -> Library:
@@ -213,10 +213,10 @@ def make_full_library(packages: Path | None = None, progress: bool = True) -> Li
     return open_library(folder)
 
 
-def _everyday(full: Path) -> Library:
-    folder = cache_folder() / f"everyday-{_recipe(EVERYDAY)}"
+def _part(full: Path, name: str) -> Library:
+    folder = cache_folder() / f"{name}-{_recipe(PARTS[name])}"
     if not folder.exists():
-        wanted = tomllib.loads(EVERYDAY.read_text(encoding="utf-8"))
+        wanted = tomllib.loads(PARTS[name].read_text(encoding="utf-8"))
         try:
             narrow(open_library(full), wanted["concepts"], wanted["styles"], folder)
         except (OSError, ValueError):  # another process may be making it at the same moment

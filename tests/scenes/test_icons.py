@@ -218,9 +218,10 @@ def test_a_narrow_library_of_unknown_things_is_refused(shelf, tmp_path, things, 
     assert not (tmp_path / "narrow").exists()
 
 
-def test_everyday_things_are_well_chosen():
+@pytest.mark.parametrize("name", sorted(icons.PARTS))
+def test_the_things_of_a_part_are_well_chosen(name):
     """None is held out, so that every held-out scene is a new combination of known things."""
-    table = tomllib.loads(icons.EVERYDAY.read_text(encoding="utf-8"))
+    table = tomllib.loads(icons.PARTS[name].read_text(encoding="utf-8"))
     assert set(table) == {"styles", "concepts"}
     assert set(table["styles"]) <= {one.name for one in sources.STYLES}
     assert table["concepts"] == sorted(set(table["concepts"]))
@@ -233,7 +234,7 @@ def test_everyday_is_a_part_of_the_full_library_made_once(shelf, tmp_path, monke
         icons.library("everyday")
     wanted = tmp_path / "everyday.toml"
     wanted.write_text(f"styles = {LOOKS}\nconcepts = {THINGS}\n")
-    monkeypatch.setattr(icons, "EVERYDAY", wanted)
+    monkeypatch.setitem(icons.PARTS, "everyday", wanted)
     shutil.copytree(shelf.folder, tmp_path / "cache" / f"full-{icons._recipe()}")
     found = icons.library("everyday")
     assert set(THINGS) < set(found.concepts)
@@ -243,7 +244,7 @@ def test_everyday_is_a_part_of_the_full_library_made_once(shelf, tmp_path, monke
     wanted.write_text(f"styles = {LOOKS}\nconcepts = {THINGS[:2]}\n")
     monkeypatch.undo()
     monkeypatch.setenv("LEANLENS_SCENES", str(tmp_path / "cache"))
-    monkeypatch.setattr(icons, "EVERYDAY", wanted)
+    monkeypatch.setitem(icons.PARTS, "everyday", wanted)
     assert "tree" not in icons.library("everyday").concepts
 
 
@@ -251,7 +252,7 @@ def test_two_processes_may_make_the_everyday_library_at_once(shelf, tmp_path, mo
     monkeypatch.setenv("LEANLENS_SCENES", str(tmp_path / "cache"))
     wanted = tmp_path / "everyday.toml"
     wanted.write_text(f"styles = {LOOKS}\nconcepts = {THINGS}\n")
-    monkeypatch.setattr(icons, "EVERYDAY", wanted)
+    monkeypatch.setitem(icons.PARTS, "everyday", wanted)
     shutil.copytree(shelf.folder, tmp_path / "cache" / f"full-{icons._recipe()}")
     real = icons.narrow
 
