@@ -81,4 +81,8 @@ def _is_block_matrix(name: str, weight: Tensor) -> bool:
 def _muon(matrices: list[Tensor], optim: Optim) -> torch.optim.Optimizer:
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"optim.matrices 'muon' needs torch 2.9 or newer, this is {torch.__version__}; use 'adamw'")
-    return torch.optim.Muon(matrices, lr=optim.muon_lr, weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw")
+    from leanlens.train.muon import StackedMuon
+
+    is_sharded = any(hasattr(weight, "full_tensor") for weight in matrices)
+    kind = torch.optim.Muon if is_sharded else StackedMuon
+    return kind(matrices, lr=optim.muon_lr, weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -6,6 +6,7 @@ import torch
 from leanlens.config import checked
 from leanlens.train.config import Optim
 from leanlens.train.denoiser import build_denoiser, freeze_unread
+from leanlens.train.muon import StackedMuon
 from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
 from tests.train.tiny import tiny_recipe
 
@@ -77,3 +78,24 @@ def test_clipping_scales_the_whole_gradient(model):
     count = sum(weight.numel() for weight in model.parameters())
     assert clip_gradients(model, 1.0) == pytest.approx(count**0.5, rel=1e-4)
     assert sum(weight.grad.square().sum() for weight in model.parameters()).item() == pytest.approx(1, rel=1e-3)
+
+
+def test_stacked_matrices_get_the_update_of_muon():
+    """Tall and wide ones, one without a gradient, over several steps, and with the state of the other optimiser."""
+    shapes = [(48, 16)] * 3 + [(16, 48)] * 2 + [(16, 16), (8, 24)]
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    words = {"lr": 1e-2, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    weights = [[torch.nn.Parameter(weight.clone()) for weight in start] for _ in range(2)]
+    own, other = StackedMuon(weights[0], **words), torch.optim.Muon(weights[1], **words)
+    for _ in range(3):
+        for mine, theirs in list(zip(*weights, strict=True))[:-1]:
+            gradient = torch.randn(mine.shape, generator=generator)
+            mine.grad, theirs.grad = gradient.clone(), gradient.clone()
+        own.step()
+        other.step()
+    for mine, theirs, before in zip(*weights, start, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-4)
+        assert torch.equal(mine, before) == (mine is weights[0][-1])
+    own.load_state_dict(other.state_dict())
+    assert torch.equal(own.state[weights[0][0]]["momentum_buffer"], other.state[weights[1][0]]["momentum_buffer"])
