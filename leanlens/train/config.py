@@ -117,7 +117,8 @@ class Scenes(Section):
     """Share of dense captions that begin with what a picture is made of: things, background, sizes and places. Cut by
     `data.caption_words`, they still say nearly all."""
     sources: str | None = None
-    """Library of drawings: "full", "everyday", "sample" or a folder; None: full where it is there, else sample."""
+    """Library of drawings: "full", "common", "everyday", "sample" or a folder; None: full where it is there, else
+    sample."""
     canvas: Literal["free", "buckets"] = "free"
     """"free": any shape from 1:2 to 2:1 of about `size` squared, cut to the nearest bucket. "buckets": exactly the
     sizes of the largest resolution in `data.buckets`, so that nothing is cut away."""
@@ -225,6 +226,10 @@ class Train(Section):
     shows if they weigh more."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the matrix products; weights, optimiser and averages are kept in float32."""
+    noise: Literal["sample", "batch"] = "sample"
+    """"sample": noise and level of a picture depend on its number in the step alone, and are drawn on the processor.
+    "batch": they are drawn on the device for a micro-batch at once; a large device with a small model would wait for
+    the processor otherwise."""
     compile: bool = False
     """Compile the blocks."""
     checkpointing: bool = False

@@ -81,19 +81,30 @@ def sizes_of(model: LensTransformer2DModel) -> DenoiserSizes:
     )
 
 
-def draw_randomness(seed: int, step: int, first_sample: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def draw_randomness(
+    seed: int, step: int, first_sample: int, shape: torch.Size, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Standard normal numbers for the times (B,) and the noise (B, L, C) of samples `first_sample`, + 1, ... of a step.
 
     Each sample's numbers depend on `seed`, `step` and its own number in the step alone, and are drawn on the CPU: how a
-    step is cut into micro-batches, and over how many processes, does not change them.
+    step is cut into micro-batches, and over how many processes, does not change them. With a `device` they are drawn
+    there all at once, and depend on the shape and on what draws them as well.
     """
+    if device is not None:
+        generator = _generator(f"{seed}/{step}/{first_sample}", device)
+        time = torch.randn(shape[0], generator=generator, device=device)
+        return time, torch.randn(shape, generator=generator, device=device)
     rows = []
     for sample in range(first_sample, first_sample + shape[0]):
-        digest = hashlib.blake2b(f"{seed}/{step}/{sample}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        generator = _generator(f"{seed}/{step}/{sample}", torch.device("cpu"))
         time = torch.randn((), generator=generator)
         rows.append((time, torch.randn(shape[1:], generator=generator)))
     return torch.stack([time for time, _ in rows]), torch.stack([noise for _, noise in rows])
+
+
+def _generator(name: str, device: torch.device) -> torch.Generator:
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def channel_weights(recipe: TrainRecipe, device: torch.device) -> Tensor | None:
@@ -151,11 +162,12 @@ def packed_training_losses(
     step: int,
     first_samples: Sequence[int],
     weights: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> list[Tensor]:
     """`training_losses` of several batches, each with the number of its first sample, from one row of the network."""
     times, noises = [], []
     for batch, first in zip(batches, first_samples, strict=True):
-        normal, noise = draw_randomness(seed, step, first, batch.latents.shape)
+        normal, noise = draw_randomness(seed, step, first, batch.latents.shape, device)
         times.append(training_times(normal, noise.shape[1]))
         noises.append(noise)
     losses = packed_losses(model, batches, times, noises, weights)
@@ -163,8 +175,14 @@ def packed_training_losses(
 
 
 def training_losses(
-    model: nn.Module, batch: Any, seed: int, step: int, first_sample: int, weights: Tensor | None = None
+    model: nn.Module,
+    batch: Any,
+    seed: int,
+    step: int,
+    first_sample: int,
+    weights: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """`denoiser_losses` at the random times and noise of a training step."""
-    normal, noise = draw_randomness(seed, step, first_sample, batch.latents.shape)
+    """`denoiser_losses` at the random times and noise of a training step, drawn as `draw_randomness` says."""
+    normal, noise = draw_randomness(seed, step, first_sample, batch.latents.shape, device)
     return denoiser_losses(model, batch, training_times(normal, noise.shape[1]), noise, weights)

@@ -130,17 +130,22 @@ def losses_of(
     model: LensTransformer2DModel, encoded: Sequence[Any], recipe: TrainRecipe, step: int, firsts: Sequence[int]
 ) -> list[Tensor]:
     """Sample losses (B,) of each encoded batch, packed into one row where the recipe asks for it."""
-    weights = channel_weights(recipe, encoded[0].latents.device)
+    device = encoded[0].latents.device
+    weights = channel_weights(recipe, device)
+    drawn_on = device if recipe.train.noise == "batch" else None
     if recipe.train.pack:
-        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts, weights)
-    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0], weights)]
+        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts, weights, drawn_on)
+    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0], weights, drawn_on)]
 
 
 def _work(sizes: DenoiserSizes, encoded: Any, packed: bool) -> tuple[int, int, float]:
     """Image tokens, text tokens and FLOP of training on a batch; unpacked, padding is computed too."""
     number, image_tokens = encoded.latents.shape[:2]
     mask = encoded.text.mask
-    lengths = mask.sum(1).tolist() if packed else [mask.shape[1]] * number
+    if not packed:
+        longest = mask.shape[1]
+        return number * image_tokens, number * longest, number * training_flops(sizes, image_tokens, longest)
+    lengths = mask.sum(1).tolist()
     flops = sum(training_flops(sizes, image_tokens, length) for length in lengths)
     return number * image_tokens, sum(lengths), flops
 

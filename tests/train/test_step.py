@@ -84,6 +84,22 @@ def test_randomness_belongs_to_the_sample_not_to_the_micro_batch():
         assert not torch.equal(draw_randomness(*other, torch.Size((4, 3, 2)))[1], whole[1])
 
 
+def test_randomness_of_a_batch_is_drawn_on_the_device_at_once(tmp_path, model, batch):
+    cpu, shape = torch.device("cpu"), torch.Size((4, 300, 8))
+    first, again, later = (draw_randomness(1, step, 0, shape, cpu) for step in (7, 7, 8))
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], later[1])
+    assert not torch.equal(first[1], draw_randomness(1, 7, 0, shape)[1])
+    assert first[0].shape == (4,)
+    assert abs(float(first[1].std()) - 1) < 0.05
+    losses = [
+        losses_of(model, [batch], tiny_recipe(tmp_path, train={"noise": kind}), 3, [0])[0]
+        for kind in ("sample", "batch")
+    ]
+    assert losses[0].shape == losses[1].shape
+    assert not torch.equal(*losses)
+
+
 def test_training_times_follow_the_resolution(model, batch):
     normal, noise = draw_randomness(5, 0, 0, batch.latents.shape)
     torch.testing.assert_close(
