@@ -23,8 +23,9 @@ noisy latents, arXiv 2510.11690.
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -104,8 +105,8 @@ class Losses(Section):
 class Crops(Section):
     """What is learnt from."""
 
-    sources: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Shards or folders of pictures."""
+    sources: tuple[str, ...] = ()
+    """Shards or folders of pictures; `leanlens train` needs one at least."""
     validation: tuple[str, ...] = ()
     """The same, held out: the mean absolute error on fixed crops of these is measured with every save."""
     side: Annotated[int, Field(ge=32, multiple_of=16)] = 96
@@ -165,15 +166,33 @@ class AutoencoderRecipe(Section):
         return self
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progress:
+@dataclass(frozen=True)
+class Pictures:
+    """Where crops come from.
+
+    Attributes:
+        batches: the number of a step -> batches (B, 3, S, S) in -1..1 of it and of those after it, without end.
+        fixed: a number -> so many batches that are the same in every run and that no step sees.
+        whole: pictures (1, 3, H, W) in -1..1, of which the statistics of the latents are taken.
+    """
+
+    batches: Callable[[int], Iterator[Tensor]]
+    fixed: Callable[[int], list[Tensor]]
+    whole: Callable[[], Iterable[Tensor]]
+
+
+def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures: Pictures | None = None) -> Progress:
     """Start or continue the run in `recipe.run.dir`; the finished autoencoder is `run.dir/export`.
+
+    Args:
+        pictures: what is learnt from; None opens `crops.sources`.
 
     Raises:
         ValueError: sources without pictures, a missing package, or a folder that holds another run.
         FloatingPointError: a loss that is not finite.
     """
     folder = recipe.run.dir
-    sources = [open_source(path) for path in recipe.crops.sources]
+    pictures = pictures or pictures_of_sources(recipe)
     held_out = [open_source(path) for path in recipe.crops.validation]
     model = open_autoencoder(recipe).to(device)
     decoder_alone = recipe.train.part == "decoder"
@@ -188,8 +207,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
     metrics = MetricsFile(folder, progress.step)
     measured = _fixed_crops(held_out, recipe, HELD_OUT_STEPS) if held_out else []
     if progress.step == 0 and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
-        start_linear(model, torch.cat(_fixed_crops(sources, recipe, LINEAR_STEPS)).to(device))
-    crops = random_crops(sources, recipe, progress.step)
+        start_linear(model, torch.cat(pictures.fixed(LINEAR_STEPS)).to(device))
+    crops = pictures.batches(progress.step)
     began, said, before = time.monotonic(), -math.inf, progress.seconds
     model.train()
     model.bn.eval()  # its statistics are those of the finished encoder; `measure_latents` takes them
@@ -226,8 +245,24 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device) -> Progre
             logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
     metrics.close()
     save(folder, trained, optimizers, progress)
-    export_autoencoder(model, [] if decoder_alone else sources, folder / "export")
+    export_autoencoder(model, None if decoder_alone else pictures.whole(), folder / "export")
     return progress
+
+
+def pictures_of_sources(recipe: AutoencoderRecipe) -> Pictures:
+    """Crops of the pictures that a recipe names.
+
+    Raises:
+        ValueError: it names none, or they hold none.
+    """
+    if not recipe.crops.sources:
+        raise ValueError("crops.sources is empty; name shards or folders of pictures")
+    sources = [open_source(path) for path in recipe.crops.sources]
+    return Pictures(
+        batches=lambda first: random_crops(sources, recipe, first),
+        fixed=lambda steps: _fixed_crops(sources, recipe, steps),
+        whole=lambda: (picture for source in sources for picture in _whole_pictures(source)),
+    )
 
 
 def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
@@ -487,10 +522,10 @@ def measure_latents(model: Any, pictures: Iterable[Tensor]) -> None:
     model.bn.running_var.copy_(tokens.var(0))
 
 
-def export_autoencoder(model: Any, sources: Sequence[Source], output: Path) -> None:
-    """Measure the latents on whole pictures of the sources, if there are any, and write the folder anew."""
-    if sources:
-        measure_latents(model, (picture.to(model.device) for source in sources for picture in _whole_pictures(source)))
+def export_autoencoder(model: Any, whole: Iterable[Tensor] | None, output: Path) -> None:
+    """Measure the latents on whole pictures (1, 3, H, W) in -1..1, if there are any, and write the folder anew."""
+    if whole is not None:
+        measure_latents(model, (picture.to(model.device) for picture in whole))
     replace_export(output, model.to(memory_format=torch.contiguous_format).save_pretrained)
 
 
