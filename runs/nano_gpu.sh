@@ -2,20 +2,25 @@
 # Train the embedded model on a lent GPU: a machine without network, for minutes, with little room on the way to it.
 #
 #   runs/nano_gpu.sh pack              here: what travels beside this repository, in one folder
-#   runs/nano_gpu.sh 1                 there: unpack, draw and encode, the autoencoder if none was packed, 128 pixels
-#   runs/nano_gpu.sh 2                 there: the same weights at 256 pixels
-#   runs/nano_gpu.sh 3                 there: the same, to the end of the schedule
-#   runs/nano_gpu.sh take N RESULTS    here: what call N sent back, as a pipeline folder
+#   runs/nano_gpu.sh autoencoder       there: the autoencoder; PROBE=1: and how fast the denoiser will learn
+#   runs/nano_gpu.sh take autoencoder RESULTS    here: the frozen parts with it; `PARTS=... pack` sends them back
+#   runs/nano_gpu.sh denoiser          there: begin to train, or look how far it is; call it again until it is done
+#   runs/nano_gpu.sh take 3 RESULTS    here: what came back, as a pipeline folder
 #
-# 25 minutes in three calls of less than nine, back to back, so that scenes drawn by one are still there for the next.
-# A call starts from what the one before exported; optimiser state stays behind. docs/nano_training.md explains it.
+# 28 minutes in three calls of less than ten: one for the autoencoder, two for the denoiser, back to back. The denoiser
+# learns in a process of its own that outlives a call: scenes are drawn, and those of 256 pixels while those of 128 are
+# learnt from. Where no process may outlive a call, `1`, `2` and `3` do the same in three: 128 pixels, 256 pixels, and
+# 256 with a falling rate, each from what the one before exported. docs/nano_training.md explains it.
 #
 #   PACK=runs/nano-pack     the folder that travels
 #   WORK=runs/nano-gpu      everything that is made and stays where it is made
 #   OUT=$WORK/out           there: the results of a call, at most 8 files of less than 16 MB
-#   PARTS=FOLDER            for `pack` and `take`: frozen parts whose autoencoder is trained (runs/nano_cpu.sh makes them;
-#                           leanlens/nano has them); without it call 1 trains one
-#   START=FOLDER            for call 1: a pipeline folder whose weights the denoiser starts from
+#   PARTS=FOLDER            for `pack`: frozen parts whose autoencoder is trained; without it the denoiser needs the one
+#                           of the call `autoencoder` on the same machine. For `take`: those that were packed
+#   START=FOLDER            a pipeline folder whose weights the denoiser starts from
+#   SECONDS_OF_CALL=540     there: from the first line of a call to its last
+#   SECONDS_128=370         there: from the beginning of the denoiser to the end of its pictures of 128 pixels
+#   SECONDS_IN_ALL=1045     there: and to its end
 #   COMPILE=false           there: without compiled blocks, should the compiler fail
 #   SCALE=tiny              a rehearsal on a CPU: the sample's drawings, 64 scenes, a few steps; what it draws is noise
 set -euo pipefail
@@ -30,17 +35,26 @@ PARTS=${PARTS:-}
 START=${START:-}
 COMPILE=${COMPILE:-true}
 
-# The budgets. CALL_MINUTES counts from the first line of a call to its last; LAST_SECONDS of it are for export and way back.
-CALL_MINUTES=${CALL_MINUTES:-8} # a whole number
-LAST_SECONDS=${LAST_SECONDS:-60}
-AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-2.5}
-LIBRARY=${LIBRARY:-full}
-CROP_SCENES=20000   # for the autoencoder
-SCENES_128=300000   # for the denoiser
-SCENES_256=240000
+# The budgets. LAST_SECONDS of a call are for export and way back.
+SECONDS_OF_CALL=${SECONDS_OF_CALL:-540}
+SECONDS_128=${SECONDS_128:-370}
+SECONDS_IN_ALL=${SECONDS_IN_ALL:-1045}
+LAST_SECONDS=${LAST_SECONDS:-40}
+AUTOENCODER_MINUTES=${AUTOENCODER_MINUTES:-3}
+DECODER_MINUTES=${DECODER_MINUTES:-0.8}
+LIBRARY=${LIBRARY:-common}
+PIXELS=${PIXELS:-192} # of a packed drawing's longer side
+CROP_SCENES=16000     # for the autoencoder
+SCENES_128=80000      # for the denoiser
+SCENES_LARGE=48000    # of 256 pixels, with things of 64 pixels at least
+SCENES_256=96000
+AT_LEAST=${AT_LEAST:-12000}  # encoded scenes that a call waits for
+DRAWING=${DRAWING:-12}       # processes; the rest is for what trains
 TRAVEL_MIB=${TRAVEL_MIB:-64} # what the way there lets through, this repository included
-PIECE=14000000               # bytes of a file on the way back
+PIECE=15500000               # bytes of a file on the way back
 PROMPT="two red apples and a yellow banana on a blue table, flat style"
+SIZES_128="sizes = [[128, 128]]"
+SIZES_256="sizes = [[256, 256], [192, 320], [320, 192]]"
 
 # Packages that a machine with torch and transformers may lack, for its Python.
 WHEELS=(diffusers pydantic pydantic-core annotated-types typing-inspection importlib_metadata zipp efficientnet-lite-pytorch)
@@ -48,15 +62,18 @@ WHEEL_PYTHON=${WHEEL_PYTHON:-3.12}
 
 shrink=()
 short=()
+batch_128=${BATCH_128:-1024}
+batch_256=${BATCH_256:-512}
 if [[ $SCALE == tiny ]]; then
-    LIBRARY=sample CROP_SCENES=64 SCENES_128=64 SCENES_256=64 AUTOENCODER_MINUTES=2
-    COMPILE=false
+    LIBRARY=sample PIXELS=96 CROP_SCENES=64 SCENES_128=64 SCENES_LARGE=64 SCENES_256=64 AT_LEAST=1 DRAWING=2
+    AUTOENCODER_MINUTES=2 DECODER_MINUTES=2 COMPILE=false
+    batch_128=4 batch_256=4
     short=(--set train.steps=3 --set optim.length=3 --set optim.warmup=1)
     shrink=("${short[@]}" --set train.micro_batches=1 --set model.num_layers=1)
 fi
 
 began=$(date +%s)
-deadline=$((began + CALL_MINUTES * 60))
+deadline=$((began + SECONDS_OF_CALL))
 left() { echo $((deadline - $(date +%s))); }
 say() { echo "== $(($(date +%s) - began)) s: $*"; }
 lens() { "$PYTHON" -m leanlens "$@"; }
@@ -65,7 +82,7 @@ lens() { "$PYTHON" -m leanlens "$@"; }
 
 pack() {
     rm -rf "$PACK"
-    "$PYTHON" runs/nano_pack.py pack "$PACK" --library "$LIBRARY" ${PARTS:+--parts "$PARTS"}
+    "$PYTHON" runs/nano_pack.py pack "$PACK" --library "$LIBRARY" --pixels "$PIXELS" ${PARTS:+--parts "$PARTS"}
     if [[ $SCALE != tiny ]]; then
         "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --constraint constraints.txt \
             --python-version "$WHEEL_PYTHON" --implementation cp --platform manylinux2014_x86_64 \
@@ -86,12 +103,13 @@ weigh() {
     fi
 }
 
-# --------------------------------------------------------------------------------------------- there: three calls
+# -------------------------------------------------------------------------------------------------- there: the calls
 
 # What every call needs; what an earlier call left is used again.
 prepare() {
-    export PYTHONPATH="$PWD:$WORK/site:$WORK/wheels${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$PWD:$PWD/runs:$WORK/site:$WORK/wheels${PYTHONPATH:+:$PYTHONPATH}"
     export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true LEANLENS_SCENES="$WORK/cache"
+    export TORCHINDUCTOR_CACHE_DIR="$WORK/compiled"
     if [[ -d $PACK/wheels && ! -d $WORK/wheels ]]; then
         "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
             --target "$WORK/wheels.part" "$PACK"/wheels/*.whl
@@ -101,88 +119,192 @@ prepare() {
         "$PYTHON" -c 'import torch; assert torch.cuda.is_available(), "no GPU here"; print(torch.cuda.get_device_name())'
     fi
     "$PYTHON" runs/nano_pack.py unpack "$PACK" "$WORK"
+    parts=$WORK/parts
+    if [[ -d $PACK/parts ]]; then parts=$PACK/parts; fi
     say "unpacked"
-    if [[ -d $PACK/parts ]]; then
-        parts=$PACK/parts
-    else
-        parts=$WORK/parts
-        if [[ ! -e $parts/model_index.json ]]; then autoencoder; fi
-    fi
 }
 
-# The autoencoder and, with it, the frozen parts. The crops are six times as many a step as on a CPU.
-autoencoder() {
-    lens scenes build --out "$WORK/crops" --num "$CROP_SCENES" --seed 77 --size 256 --sources "$WORK/library"
-    lens train recipes/nano-autoencoder.toml --set run.dir="$WORK/autoencoder" --set crops.sources="['$WORK/crops']" \
-        --set crops.pictures=24 --set train.steps=100000 --set train.minutes="$AUTOENCODER_MINUTES" \
-        --set train.save_every=100000 --set optim.lr=5e-4 ${short[@]+"${short[@]}"}
+call_autoencoder() {
+    "$PYTHON" runs/nano_autoencoder.py "$WORK/autoencoder" --minutes "$AUTOENCODER_MINUTES" \
+        --decoder-minutes "$DECODER_MINUTES" --num "$CROP_SCENES" --library "$WORK/library" ${short[@]+"${short[@]}"}
     rm -rf "$parts"
-    "$PYTHON" runs/nano_parts.py "$WORK/autoencoder/export" "$parts"
+    "$PYTHON" runs/nano_parts.py "$WORK/autoencoder/decoder/export" "$parts"
     say "autoencoder"
+    tar --create --directory "$parts" vae | split --bytes="$PIECE" --numeric-suffixes - "$OUT/export.tar."
+    cp "$WORK/autoencoder/channels.json" "$OUT"
+    for part in all decoder; do
+        gzip --stdout "$WORK/autoencoder/$part/metrics.jsonl" >"$OUT/metrics-$part.jsonl.gz"
+    done
+    if [[ ${PROBE:-} ]]; then probe; fi
 }
 
-# Call N: denoise N, with further --set, until the call's time is up, and everything that goes back.
+# How fast the denoiser will learn, from a few steps of each size.
+probe() {
+    local number=0 base
+    for base in 128 256; do
+        stage "$base"
+        "$PYTHON" runs/nano_scenes.py recipes/nano-gpu.toml "$WORK/probe-$base" --set model.parts="$parts" \
+            --set data.scenes.sources="$WORK/library" "${stage[@]}" --set data.scenes.num=6000
+        say "6000 scenes of $base pixels"
+        timeout --foreground 150 "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml --encoded "$WORK/probe-$base" \
+            --set run.dir="$WORK/probe-run-$base" --set model.parts="$parts" "${stage[@]}" --set train.steps=40 \
+            --set train.compile="$COMPILE" --set optim.length=40 || say "probe of $base pixels failed"
+        cut --delimiter=, --fields=1-3,13- "$WORK/probe-run-$base/metrics.jsonl" | tail --lines=6
+        say "probe of $base pixels"
+    done
+}
+
+# Sets `stage` to what scenes and batches of 128 or 256 pixels are, or of 256 pixels with large things.
+stage() {
+    case $1 in
+    128) stage=(
+        --set data.scenes.num="$SCENES_128" --set data.scenes.size=128 --set data.scenes.seed=1
+        --set data.scenes.least=64 --set data.scenes.most=96 --set data.scenes.facts_first=0.7
+        --set data.caption_words=40 --set data.text_multiple=64
+        --set data.buckets="[{base = 128, batch = $batch_128, $SIZES_128}]"
+    ) ;;
+    large) stage=(
+        --set data.scenes.num="$SCENES_LARGE" --set data.scenes.seed=2 --set data.scenes.least=64
+        --set data.buckets="[{base = 256, batch = $batch_256, $SIZES_256}]"
+    ) ;;
+    256) stage=(
+        --set data.scenes.num="$SCENES_256" --set data.scenes.seed=3
+        --set data.buckets="[{base = 256, batch = $batch_256, $SIZES_256}]"
+    ) ;;
+    esac
+}
+
+# Draw and encode everything in a process of its own, which goes on while the calls train. What is there stays.
+begin_drawing() {
+    if [[ -e $WORK/drawing.pid ]] && kill -0 "$(cat "$WORK/drawing.pid")" 2>/dev/null; then return; fi
+    local name script="true"
+    for name in "$@"; do
+        if [[ -e $WORK/scenes-$name/whole ]]; then continue; fi
+        stage "$name"
+        script+="; $(printf '%q ' nice "$PYTHON" runs/nano_scenes.py recipes/nano-gpu.toml "$WORK/scenes-$name" \
+            --processes "$DRAWING" --set model.parts="$parts" --set data.scenes.sources="$WORK/library" "${stage[@]}")"
+    done
+    setsid bash -c "$script" >>"$WORK/drawing.log" 2>&1 </dev/null &
+    echo $! >"$WORK/drawing.pid"
+}
+
+# Call N: denoise N, with further words, until the call's time is up, and everything that goes back.
 denoise() {
-    local number=$1 run=$WORK/call-$1 from=$START
+    local number=$1 run=$WORK/call-$1 from=$START earlier
     shift
-    if [[ -e $WORK/call-$((number - 1))/export ]]; then from=$WORK/call-$((number - 1))/export; fi
-    if [[ -z $from && $number != 1 ]]; then say "the export of call $((number - 1)) is not here: from random weights"; fi
+    for ((earlier = 1; earlier < number; earlier++)); do
+        if [[ -e $WORK/call-$earlier/export ]]; then from=$WORK/call-$earlier/export; fi
+    done
+    if [[ -z $from && $number != 1 ]]; then say "no export of an earlier call is here: from random weights"; fi
     rm -rf "$run" "$run-probe"
+    if [[ $SCALE == tiny ]]; then until=(); fi
     # SIGTERM, should the pace drop, loses nothing: the run saves its state, and the export below takes that.
     timeout --foreground --signal=TERM --kill-after=20 $(($(left) - LAST_SECONDS / 2)) \
-        "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml ${until[@]+"${until[@]}"} \
+        "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml ${until[@]+"${until[@]}"} --at-least "$AT_LEAST" \
         --set run.dir="$run" --set run.seed="$number" --set model.parts="$parts" ${from:+--set init.from="$from"} \
-        --set data.scenes.sources="$WORK/library" --set data.cache="$WORK/encoded" "$@" \
-        --set train.compile="$COMPILE" ${shrink[@]+"${shrink[@]}"} || say "stopped before its last step"
+        "$@" --set train.compile="$COMPILE" ${shrink[@]+"${shrink[@]}"} || say "stopped before its last step"
     if [[ ! -e $run/export/model_index.json ]]; then
         say "exporting the latest of $(ls "$run/checkpoints")"
         lens export "$run" -o "$run/export"
     fi
     say "trained"
-    send_back "$number" "$run"
 }
 
-# At most eight files: the transformer (and the autoencoder) in pieces, two pictures, the metrics, the log.
+# Of call N, at most eight files: the transformer in pieces, a picture, the metrics, the log.
 send_back() {
-    rm -rf "$2/half"
-    "$PYTHON" runs/nano_pack.py halve "$2/export" "$2/half"
-    tar --create --directory "$2/half" . | split --bytes="$PIECE" --numeric-suffixes - "$OUT/export.tar."
-    gzip --stdout "$2/metrics.jsonl" >"$OUT/metrics.jsonl.gz"
+    local run=$WORK/call-$1
+    rm -rf "$run/half"
+    "$PYTHON" runs/nano_pack.py halve "$run/export" "$run/half"
+    tar --create --directory "$run/half" transformer | split --bytes="$PIECE" --numeric-suffixes - "$OUT/export.tar."
+    gzip --stdout "$run/metrics.jsonl" >"$OUT/metrics.jsonl.gz"
     local size=256x256
     if [[ $SCALE == tiny ]]; then size=64x64; fi
-    lens generate "$PROMPT" --model "$2/export" --seed 0 -n 2 --size "$size" -o "$OUT/call-$1-{seed}.png"
-    say "done: $(ls "$OUT" | wc -l) files, $(du --summarize --bytes "$OUT" | cut -f1) bytes in $OUT"
+    lens generate "$PROMPT" --model "$run/export" --seed 0 -n 1 --size "$size" -o "$OUT/call-$1-{seed}.png"
+    tail --lines=3 "$WORK/drawing.log" || true
 }
 
 # 128 pixels, large things and the first sentences of the captions: two graphs, small steps, most of what there is to know.
 call_1() {
-    local batch=384
-    if [[ $SCALE == tiny ]]; then batch=4; fi
-    denoise 1 --set data.scenes.num="$SCENES_128" --set data.scenes.size=128 --set data.scenes.seed=1 \
-        --set data.scenes.least=44 --set data.caption_words=36 --set data.text_multiple=64 \
-        --set data.buckets="[{base = 128, batch = $batch, sizes = [[128, 128], [96, 160], [160, 96]]}]" \
-        --set optim.lr=1.5e-3 --set optim.muon_lr=3e-3 --set optim.cooldown=0.15
+    begin_drawing 128 large 256
+    stage 128
+    denoise 1 "${stage[@]}" --encoded "$WORK/scenes-128" \
+        --set optim.lr=1e-3 --set optim.muon_lr=2e-3 --set optim.cooldown=0.15
 }
 
 # 256 pixels, whole captions, a constant rate nearly to the end.
-call_2() { denoise 2 --set data.scenes.num="$SCENES_256" ${buckets[@]+"${buckets[@]}"} --set optim.cooldown=0.1; }
+call_2() {
+    begin_drawing large 256
+    stage 256
+    denoise 2 "${stage[@]}" --encoded "$WORK/scenes-large" --encoded "$WORK/scenes-256" --set optim.cooldown=0.1
+}
 
-# The same scenes once more, and the rate falls.
-call_3() { denoise 3 --set data.scenes.num="$SCENES_256" ${buckets[@]+"${buckets[@]}"} --set optim.cooldown=0.8; }
+# All scenes that are there by now, and the rate falls.
+call_3() {
+    begin_drawing large 256
+    stage 256
+    denoise 3 "${stage[@]}" --encoded "$WORK/scenes-large" --encoded "$WORK/scenes-256" --set optim.cooldown=0.9
+}
+
+# Both sizes in a row, in a process that outlives the call that began it. What goes back lies in folders of its own.
+stages() {
+    local back=$WORK/back
+    until=(--until $((began + SECONDS_128 - LAST_SECONDS / 4))) # what goes back is made while the next one begins
+    deadline=$((began + SECONDS_128 + LAST_SECONDS)) OUT=$back-1
+    prepare
+    mkdir -p "$back-1" "$back-3"
+    if [[ $COMPILE == true ]]; then compile_ahead & fi
+    call_1
+    (send_back 1 && touch "$back-1/whole") &
+    until=(--until $((began + SECONDS_IN_ALL - LAST_SECONDS)))
+    deadline=$((began + SECONDS_IN_ALL)) OUT=$back-3
+    call_3
+    send_back 3
+    touch "$back-3/whole"
+}
+
+# A few steps with pictures of 256 pixels, for what the compiler leaves in its cache.
+compile_ahead() {
+    stage large
+    while [[ ! -e $WORK/scenes-large/part-00001.safetensors ]]; do sleep 1; done
+    nice "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml "${stage[@]}" --encoded "$WORK/scenes-large" --at-least 4000 \
+        --set run.dir="$WORK/ahead" --set model.parts="$parts" --set train.steps=6 >"$WORK/ahead.log" 2>&1
+    say "compiled ahead"
+}
+
+call_denoiser() {
+    if [[ ! -e $WORK/stages.pid ]]; then
+        OUT="$WORK/back" setsid bash "$0" stages >"$WORK/stages.log" 2>&1 </dev/null &
+        echo $! >"$WORK/stages.pid"
+    fi
+    while kill -0 "$(cat "$WORK/stages.pid")" 2>/dev/null && (($(left) > 15)); do sleep 1; done
+    local part
+    for part in 1 3; do # what has not gone back yet
+        if [[ -e $WORK/back-$part/whole && ! -e $WORK/back-$part/sent ]]; then
+            rm -f "$OUT"/*.tar.* "$OUT"/*.gz
+            find "$WORK/back-$part" -type f ! -name whole -exec cp {} "$OUT" ";"
+            touch "$WORK/back-$part/sent"
+        fi
+    done
+    cp "$WORK/stages.log" "$OUT/log.txt"
+    tail --lines=30 "$WORK/stages.log" | cut --characters=-300
+    tail --lines=2 "$WORK"/call-*/metrics.jsonl | cut --characters=-300 || true
+    if [[ -e $WORK/back-3/whole ]]; then say "the denoiser is done"; else say "call it again"; fi
+}
 
 call() {
     mkdir -p "$OUT" "$WORK"
-    rm -f "$OUT"/{export.tar.*,metrics.jsonl.gz,call-*.png,log.txt}
-    exec > >(tee "$OUT/log.txt") 2>&1
-    say "call $1, $CALL_MINUTES minutes"
+    rm -f "$OUT"/{export.tar.*,metrics*.jsonl.gz,channels.json,call-*.png,log.txt}
+    say "call $1, $SECONDS_OF_CALL s"
     until=(--until $((deadline - LAST_SECONDS)))
-    buckets=()
-    if [[ $SCALE == tiny ]]; then
-        until=()
-        buckets=(--set "data.buckets=[{base = 256, batch = 4, sizes = [[256, 256], [208, 320], [320, 208]]}]")
+    if [[ $1 == denoiser ]]; then
+        call_denoiser
+    else
+        exec > >(tee "$OUT/log.txt") 2>&1
+        prepare
+        "call_$1"
+        if [[ $1 != autoencoder ]]; then send_back "$1"; fi
     fi
-    prepare
-    "call_$1"
+    say "$(ls "$OUT" | wc -l) files, $(du --summarize --bytes "$OUT" | cut -f1) bytes in $OUT"
 }
 
 # ------------------------------------------------------------------------------------------------- here: results
@@ -190,32 +312,38 @@ call() {
 # A pipeline folder where runs/nano_cpu.sh looks for one: its stages embed, evaluate and gallery do the rest.
 take() {
     local taken=$WORK/taken-$1 export=$WORK/denoise-256/export
-    rm -rf "$taken" "$export"
-    mkdir -p "$taken" "$(dirname "$export")"
+    rm -rf "$taken"
+    mkdir -p "$taken"
     cat "$2"/export.tar.* | tar --extract --directory "$taken"
-    if [[ -d $PACK/parts ]]; then
-        cp -r "$PACK/parts" "$export"
-    else
-        "$PYTHON" runs/nano_parts.py "$taken/vae" "$export"
-        rm -rf "$export/transformer"
+    if [[ $1 == autoencoder ]]; then
+        rm -rf "$WORK/parts"
+        "$PYTHON" runs/nano_parts.py "$taken/vae" "$WORK/parts"
+        cp "$2/channels.json" "$WORK"
+        echo "next: train.channel_weights of recipes/nano-gpu.toml from $WORK/channels.json; PARTS=$WORK/parts $0 pack"
+        return
     fi
+    rm -rf "$export"
+    mkdir -p "$(dirname "$export")"
+    cp -r "${PARTS:-$WORK/parts}" "$export"
+    rm -rf "$export/transformer"
     cp -r "$taken/transformer" "$export/transformer"
     echo "$export"
-    echo "next: OUT=$WORK LIBRARY=$LIBRARY runs/nano_cpu.sh embed evaluate gallery"
+    echo "next: OUT=$WORK LIBRARY=$LIBRARY INT8=1 runs/nano_cpu.sh embed evaluate gallery"
 }
 
 case ${1:-} in
 pack) pack ;;
-1 | 2 | 3) call "$1" ;;
+autoencoder | denoiser | 1 | 2 | 3) call "$1" ;;
+stages) stages ;;
 take)
     [[ $# == 3 ]] || {
-        echo "nano_gpu: take needs the number of the call and the folder of its results" >&2
+        echo "nano_gpu: take needs the name of the call and the folder of its results" >&2
         exit 2
     }
     take "$2" "$3"
     ;;
 *)
-    echo "nano_gpu: ${1:-nothing} is not known; pack, 1, 2, 3 and take are" >&2
+    echo "nano_gpu: ${1:-nothing} is not known; pack, autoencoder, denoiser, 1, 2, 3 and take are" >&2
     exit 2
     ;;
 esac

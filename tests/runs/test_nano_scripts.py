@@ -55,9 +55,10 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "runs"))
         import nano_pack
+        import nano_scenes
         import nano_train
 
-        yield nano_pack, nano_train
+        yield nano_pack, nano_train, nano_scenes
 
 
 def recipe(folder, **data):
@@ -90,7 +91,7 @@ def recipe(folder, **data):
 
 
 def test_a_packed_library_gives_the_same_scenes_from_smaller_drawings(shelf, scripts, tmp_path):
-    pack, _ = scripts
+    pack, *_ = scripts
     pack.pack_library(shelf, tmp_path / "library.tar", 96)
     pack.unpack_library(tmp_path / "library.tar", tmp_path / "library")
     small = icons.open_library(tmp_path / "library")
@@ -110,7 +111,7 @@ def test_a_packed_library_gives_the_same_scenes_from_smaller_drawings(shelf, scr
 def test_packed_networks_answer_as_the_packages_do(scripts, tmp_path):
     from leanlens.train.autoencoder import FirstLayersOfVgg, SemanticNetwork
 
-    pack, _ = scripts
+    pack, *_ = scripts
     (tmp_path / "site").mkdir()
     pack.pack_networks(tmp_path / "networks")
     pack.unpack_networks(tmp_path / "networks", tmp_path / "site")
@@ -133,28 +134,28 @@ def test_packed_networks_answer_as_the_packages_do(scripts, tmp_path):
 @pytest.fixture
 def in_process(scripts, monkeypatch):
     """Chunks are drawn here: starting processes takes longer than drawing these few."""
-    _, train = scripts
+    _, train, scenes = scripts
 
-    def drawn_chunks(folder, num, seed, canvas, rules):
-        for first in range(0, num, 10):
-            yield train.draw_chunk(str(folder), first, min(10, num - first), seed, canvas, rules)
+    def drawn_chunks(folder, num, seed, canvas, rules, first=0, processes=None):
+        for start in range(first, num, 10):
+            yield scenes.draw_chunk(str(folder), start, min(10, num - start), seed, canvas, rules)
 
-    monkeypatch.setattr(train, "drawn_chunks", drawn_chunks)
-    return train
+    monkeypatch.setattr(scenes, "drawn_chunks", drawn_chunks)
+    return train, scenes
 
 
 def test_resident_pictures_and_captions_are_what_the_encoder_gives(shelf, in_process, tmp_path):
-    train, wanted = in_process, recipe(tmp_path)
+    (train, scenes), wanted = in_process, recipe(tmp_path)
     pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
-    shelves = train.open_shelves(wanted, pipeline, shelf)
+    shelves = scenes.open_shelves(wanted, pipeline, shelf)
     resident = train.Resident(shelves, pipeline, 16, torch.device("cpu"))
     canvas = tuple((width, height) for height, width in sorted(SIZES))
-    chunk = train.draw_chunk(str(shelf.folder), 0, 10, 3, canvas)
+    chunk = scenes.draw_chunk(str(shelf.folder), 0, 10, 3, canvas)
     for bucket, (pixels, captions) in chunk.items():
         rows = np.arange(min(3, len(pixels)))
         kinds = np.array([0, 1, train.NO_CAPTION])[: len(rows)]
         texts = [
-            train.cut_caption(captions[row][kind], 20) if kind >= 0 else ""
+            scenes.cut_caption(captions[row][kind], 20) if kind >= 0 else ""
             for row, kind in zip(rows, kinds, strict=True)
         ]
         batch = Batch(0, bucket, torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2), texts, [])
@@ -172,9 +173,9 @@ def test_resident_pictures_and_captions_are_what_the_encoder_gives(shelf, in_pro
 
 def test_features_are_kept_from_the_first_turn_on(shelf, in_process, tmp_path, monkeypatch):
     """In 16 bits, whatever else is in the micro-batch; a caption that is dropped has none."""
-    train, wanted = in_process, recipe(tmp_path)
+    (train, scenes), wanted = in_process, recipe(tmp_path)
     pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
-    resident = train.Resident(train.open_shelves(wanted, pipeline, shelf), pipeline, 16, torch.device("cpu"))
+    resident = train.Resident(scenes.open_shelves(wanted, pipeline, shelf), pipeline, 16, torch.device("cpu"))
     bucket = next(iter(SIZES))
     first = resident(train.Turn(bucket, np.arange(3), np.array([0, 1, 1])))
     with monkeypatch.context() as patch:
@@ -193,19 +194,74 @@ def test_features_are_kept_from_the_first_turn_on(shelf, in_process, tmp_path, m
 
 
 def test_encoded_scenes_are_found_again(shelf, in_process, tmp_path, monkeypatch):
-    train, wanted = in_process, recipe(tmp_path, cache=str(tmp_path / "encoded"))
+    (_, scenes), wanted = in_process, recipe(tmp_path, cache=str(tmp_path / "encoded"))
     pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
-    first = train.open_shelves(wanted, pipeline, shelf)
-    monkeypatch.setattr(train, "drawn_chunks", lambda *given: pytest.fail("drawn again"))
-    again = train.open_shelves(wanted, pipeline, shelf)
+    first = scenes.open_shelves(wanted, pipeline, shelf)
+    monkeypatch.setattr(scenes, "drawn_chunks", lambda *given: pytest.fail("drawn again"))
+    again = scenes.open_shelves(wanted, pipeline, shelf)
     assert sum(len(one.latents) for one in first.values()) == 24
     for bucket, one in first.items():
         assert torch.equal(one.latents, again[bucket].latents)
         assert torch.equal(one.tokens, again[bucket].tokens)
 
 
+def test_a_folder_of_parts_is_gone_on_with_and_read_while_it_grows(shelf, in_process, tmp_path, monkeypatch):
+    _, scenes = in_process
+    monkeypatch.setattr(scenes, "CHUNK", 10)
+    monkeypatch.setattr(scenes, "PART", 10)
+    monkeypatch.setattr(scenes, "SILENT", 0)
+    sources = {"num": 24, "seed": 3, "size": 64, "canvas": "buckets", "sources": str(shelf.folder)}
+    wanted, folder, cpu = recipe(tmp_path, scenes=sources), tmp_path / "parts", torch.device("cpu")
+    pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
+    whole = scenes.open_shelves(wanted, pipeline, shelf)
+    with pytest.raises(ValueError, match="no scenes are in"):
+        scenes.read_parts([folder], 0, cpu)
+
+    folder.mkdir()
+    for number, part in enumerate(scenes.encoded_parts(wanted, pipeline, shelf)):
+        if number < 2:
+            scenes.save_file(part, folder / f"part-{number:05d}.safetensors")
+    assert sum(len(one.latents) for one in scenes.read_parts([folder], 20, cpu).values()) == 20
+    with pytest.raises(ValueError, match="20 scenes are in"):
+        scenes.read_parts([folder], 24, cpu)
+
+    assert scenes.write_parts(wanted, pipeline, folder) == 24
+    found = scenes.read_parts([folder], 10**6, cpu)  # whole, so nothing is waited for
+    for bucket, one in whole.items():
+        assert torch.equal(found[bucket].latents, one.latents)
+        longest = min(found[bucket].tokens.shape[2], one.tokens.shape[2])
+        assert torch.equal(found[bucket].tokens[..., :longest], one.tokens[..., :longest])
+        assert torch.equal(found[bucket].lengths, one.lengths)
+    other = recipe(tmp_path, scenes={**sources, "seed": 4})
+    with pytest.raises(ValueError, match="holds scenes of another recipe"):
+        scenes.write_parts(other, pipeline, folder)
+
+
+def test_crops_of_drawn_pictures_are_busy_ones_and_the_same_again(scripts, tmp_path):
+    import nano_autoencoder as drawing
+
+    pixels = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
+    pixels[:, ::2, 32:] = 255  # busy on the right
+    values = {
+        "run": {"dir": str(tmp_path)},
+        "autoencoder": {"latent_channels": 2},
+        "crops": {"side": 32, "pictures": 40, "crops": 1},
+        "train": {"steps": 1},
+    }
+    pictures = drawing.Drawn(pixels, checked(drawing.AutoencoderRecipe, values)).pictures
+    first, second = islice(pictures.batches(0), 2)
+    assert first.shape == (40, 3, 32, 32)
+    assert first.min() == -1
+    assert first.max() == 1
+    assert torch.equal(next(pictures.batches(1)), second)
+    assert not torch.equal(first, second)
+    busy = (first.flatten(1).std(1) > 0.5).float().mean()
+    assert busy > 0.7  # one of three random places would be in half of the cases
+    assert [tuple(one.shape) for one in pictures.whole()] == [(1, 3, 64, 64)] * 3
+
+
 def test_micro_batches_are_seeded_full_and_go_on(scripts):
-    _, train = scripts
+    _, train, _ = scripts
     counts, batches = {(64, 64): 21, (96, 64): 9}, {(64, 64): 4, (96, 64): 2}
 
     def stream(brief=0.5, dropout=0.3):
@@ -233,12 +289,12 @@ def test_micro_batches_are_seeded_full_and_go_on(scripts):
 
 def test_a_run_learns_as_many_steps_as_its_time_holds(shelf, in_process, tmp_path, monkeypatch):
     """The short run's pace is measured, the run has the steps that fit, and the short run leaves nothing."""
-    train, run = in_process, tmp_path / "run"
+    (train, _), run = in_process, tmp_path / "run"
     monkeypatch.setattr(train, "PROBE_STEPS", 6)
     wanted = recipe(run, scenes={"num": 24, "seed": 3, "size": 64, "canvas": "buckets", "sources": str(shelf.folder)})
     group = train.join("cpu")
     data = train.open_resident(wanted, group)
-    fitted = train.fitted(wanted, group, data, train.time.time() + 12)
+    fitted = train.fitted(wanted, train.measured_pace(wanted, group, data), train.time.time() + 12)
     assert fitted.train.steps == fitted.optim.length > 6
     assert data.stream.state_dict() == {"epoch": 0, "turn": 0}
     assert [path.name for path in tmp_path.iterdir()] == []
@@ -268,7 +324,7 @@ def test_what_is_no_stage_is_refused_before_anything_is_done(tmp_path):
     assert "arm text-four is not known; text-three text-last" in run.stderr
     run = call("runs/nano_gpu.sh", "4", WORK=str(tmp_path / "work"))
     assert run.returncode == 2
-    assert "4 is not known; pack, 1, 2, 3 and take are" in run.stderr
+    assert "4 is not known; pack, autoencoder, denoiser, 1, 2, 3 and take are" in run.stderr
 
 
 @needs_packages
