@@ -32,6 +32,7 @@ from leanlens.train.autoencoder import BUSY_CHOICES, MEASURED, AutoencoderRecipe
 ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")
 OTHER_STEPS = 2**31  # the number of the first step that no run reaches
 SIDE = 256  # of a drawn picture, pixels
+MOVED = 8  # pictures that channels are measured on
 NUDGE = 0.5  # standard deviations by which a channel is moved
 POWER = 1.5  # of the pixels' move that a channel's weight in the denoiser's loss is
 
@@ -63,7 +64,7 @@ def main() -> None:
     for recipe in both:
         progress = train_autoencoder(recipe, group.device, Drawn(pixels, recipe).pictures)
         print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} crops, {progress.seconds:.0f} s", flush=True)
-    moves = channel_moves(given.folder / "decoder" / "export", as_pictures(pixels[:32]))
+    moves = channel_moves(given.folder / "decoder" / "export", as_pictures(pixels[:MOVED]))
     with whole_file(given.folder / "channels.json") as temporary:
         temporary.write_text(json.dumps(moves) + "\n", encoding="utf-8")
     print(f"train.channel_weights = {moves['weights']}")

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLFlux2
 from leanlens.batches.encode import ENCODING
 from leanlens.files import whole_file
 from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.presets import PRESETS
 from leanlens.scenes.icons import library
 from leanlens.weights.assemble import convert
 
@@ -38,8 +39,8 @@ def main() -> None:
     if given.autoencoder:
         replace_decoder(output / "vae", given.autoencoder)
     write_transformer(export / "transformer", output / "transformer", given.int8)
-    for part in ("transformer", "vae"):
-        forget_origin(output / part / "config.json")
+    forget_origin(output / "transformer" / "config.json")
+    forget_origin(output / "vae" / "config.json", sample_size=PRESETS["nano"].base_resolution)
     index = json.loads((export / "model_index.json").read_text(encoding="utf-8"))
     with whole_file(output / "model_index.json") as temporary:
         temporary.write_text(json.dumps({**index, "_name_or_path": "nano"}, indent=2) + "\n", encoding="utf-8")
@@ -83,12 +84,13 @@ def replace_decoder(vae: Path, fresh: Path) -> None:
     old.save_pretrained(vae)  # with its own configuration, which names the size that pictures have
 
 
-def forget_origin(path: Path) -> None:
-    """Take the folder that a part was opened from out of its configuration: it is of one machine only."""
+def forget_origin(path: Path, **others: int) -> None:
+    """Take the folder that a part was opened from out of its configuration, since it is of one machine only, and put
+    other values in."""
     values = json.loads(path.read_text(encoding="utf-8"))
     values.pop("_name_or_path", None)
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({**values, **others}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

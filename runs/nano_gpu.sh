@@ -62,6 +62,7 @@ WHEEL_PYTHON=${WHEEL_PYTHON:-3.12}
 
 shrink=()
 short=()
+crops=()
 batch_128=${BATCH_128:-1024}
 batch_256=${BATCH_256:-512}
 if [[ $SCALE == tiny ]]; then
@@ -69,6 +70,7 @@ if [[ $SCALE == tiny ]]; then
     AUTOENCODER_MINUTES=2 DECODER_MINUTES=2 COMPILE=false
     batch_128=4 batch_256=4
     short=(--set train.steps=3 --set optim.length=3 --set optim.warmup=1)
+    crops=("${short[@]}" --set crops.pictures=2 --set crops.side=64)
     shrink=("${short[@]}" --set train.micro_batches=1 --set model.num_layers=1)
 fi
 
@@ -126,7 +128,7 @@ prepare() {
 
 call_autoencoder() {
     "$PYTHON" runs/nano_autoencoder.py "$WORK/autoencoder" --minutes "$AUTOENCODER_MINUTES" \
-        --decoder-minutes "$DECODER_MINUTES" --num "$CROP_SCENES" --library "$WORK/library" ${short[@]+"${short[@]}"}
+        --decoder-minutes "$DECODER_MINUTES" --num "$CROP_SCENES" --library "$WORK/library" ${crops[@]+"${crops[@]}"}
     rm -rf "$parts"
     "$PYTHON" runs/nano_parts.py "$WORK/autoencoder/decoder/export" "$parts"
     say "autoencoder"

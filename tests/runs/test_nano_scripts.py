@@ -359,23 +359,45 @@ def test_an_arm_in_small(scenes_folder, tmp_path):
 @needs_packages
 @pytest.mark.long
 def test_the_gpu_run_in_small(scenes_folder, tmp_path):
-    """Pack, three calls, and back: an export that the CPU run's last stages take."""
-    paths = {
+    """There and back twice: the autoencoder, the denoiser, an export that the CPU run's last stages take."""
+    there = {
         "PACK": str(tmp_path / "pack"),
         "WORK": str(tmp_path / "there"),
         "LEANLENS_SCENES": str(scenes_folder),
     }
-    run = call("runs/nano_gpu.sh", "pack", **paths)
-    assert run.returncode == 0, run.stdout + run.stderr
-    for number in "123":
-        run = call("runs/nano_gpu.sh", number, **paths)
+    here, results, parts = {**there, "WORK": str(tmp_path / "here")}, tmp_path / "there" / "out", tmp_path / "parts"
+
+    def works(*words, **variables):
+        run = call("runs/nano_gpu.sh", *words, **variables)
         assert run.returncode == 0, run.stdout + run.stderr
-        results = list((tmp_path / "there" / "out").iterdir())
-        assert len(results) <= 8
-        assert max(path.stat().st_size for path in results) < 16_000_000
-    here = {**paths, "WORK": str(tmp_path / "here")}
-    run = call("runs/nano_gpu.sh", "take", "3", str(tmp_path / "there" / "out"), **here)
+        return run.stdout
+
+    works("pack", **there)
+    works("autoencoder", **there)
+    works("take", "autoencoder", str(results), **here)
+    assert len(json.loads((tmp_path / "here" / "channels.json").read_text())["weights"]) == 16
+    (tmp_path / "here" / "parts").rename(parts)
+    works("pack", **there, PARTS=str(parts))
+    for _ in range(20):
+        if "the denoiser is done" in works("denoiser", **there, SECONDS_OF_CALL="60"):
+            break
+    assert len(list(results.iterdir())) <= 8
+    assert max(path.stat().st_size for path in results.iterdir()) < 16_000_000
+    works("take", "3", str(results), **here, PARTS=str(parts))
+    run = call("runs/nano_cpu.sh", "embed", OUT=str(tmp_path / "here"), INT8="1", LEANLENS_SCENES=str(scenes_folder))
     assert run.returncode == 0, run.stdout + run.stderr
-    run = call("runs/nano_cpu.sh", "embed", OUT=str(tmp_path / "here"), LEANLENS_SCENES=str(scenes_folder))
+    config = json.loads((tmp_path / "here" / "nano" / "transformer" / "config.json").read_text(encoding="utf-8"))
+    assert config["quantization_config"] == {"quant_method": "leanlens_int8"}
+
+
+@needs_packages
+@pytest.mark.long
+@pytest.mark.parametrize("number", ["1", "3"])
+def test_a_call_by_itself_in_small(scenes_folder, tmp_path, number):
+    """From random weights, where no process outlives a call; scenes are drawn beside it."""
+    words = {"PACK": str(tmp_path / "pack"), "WORK": str(tmp_path / "there"), "LEANLENS_SCENES": str(scenes_folder)}
+    parts = str(ROOT / "leanlens" / "nano")
+    assert call("runs/nano_gpu.sh", "pack", **words, PARTS=parts).returncode == 0
+    run = call("runs/nano_gpu.sh", number, **words)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert (tmp_path / "here" / "nano" / "transformer" / "config.json").is_file()
+    assert (tmp_path / "there" / f"call-{number}" / "export" / "model_index.json").is_file()
