@@ -9,7 +9,7 @@ the name of another thing. Understood is
 1 where the unseen word does what the known one does, 0 where it does no more than a wrong one, and null where the model
 hardly tells the known word from a wrong one. Sums over pictures, levels and words; needs no scorer.
 
-    python benchmarks/words.py --model nano [--size 256] [--pictures 6] [--sources everyday]
+    python benchmarks/words.py --model nano [--size 256] [--pictures 6] [--sources common]
 """
 
 import argparse
@@ -64,10 +64,10 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--pictures", type=int, default=6, help="of each word")
-    parser.add_argument("--sources", default="everyday")
+    parser.add_argument("--sources", default="common")
     given = parser.parse_args()
     began, machine, icons = time.time(), describe_machine(), library(given.sources)
-    require_unseen([*THINGS.values(), *COLOR_WORDS.values()])
+    require_unseen([*THINGS.values(), *COLOR_WORDS.values()], icons)
     if missing := [name for name in THINGS if name not in icons.concepts]:
         raise SystemExit(f"{given.sources} has no {', '.join(missing)}; give a library that does")
     pipeline = open_model(given.model, "cpu", "float32").pipeline
@@ -89,12 +89,12 @@ def main() -> None:
     print(json.dumps(told, indent=1))
 
 
-def require_unseen(words: Iterable[str]) -> None:
-    """Stop if a caption of any scene could hold one of the words."""
+def require_unseen(words: Iterable[str], icons: Library) -> None:
+    """Stop if a caption of any scene of this library could hold one of the words."""
     vocabulary = read_vocabulary()
     texts = [*COLORS, *PLAIN_COLORS, *describe.STYLE_PHRASES.values(), *describe.OPENINGS, *describe.BRIEF_TEMPLATES]
     texts += [name for names in vocabulary["synonyms"].values() for name in names]
-    everything = " ".join(texts + list(library("everyday").concepts)).lower()
+    everything = " ".join(texts + list(icons.concepts)).lower()
     if seen := [word for word in words if re.search(rf"\b{word}\b", everything)]:
         raise SystemExit(f"captions can hold {', '.join(seen)}; choose other words")
 

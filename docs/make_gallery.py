@@ -17,7 +17,7 @@ from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.presets import PRESETS
 from leanlens.resolution import sizes_at
-from leanlens.scenes.icons import EVERYDAY
+from leanlens.scenes.icons import PARTS
 
 DOCS = Path(__file__).parent
 PROMPTS = DOCS.parent / "leanlens" / "evaluate" / "prompts" / "people.jsonl"
@@ -66,7 +66,7 @@ def main() -> None:
 def write_page(prompts: list[str]) -> None:
     """The table of pictures, each over its prompt and its seed."""
     preset = PRESETS["nano"]
-    concepts = len(tomllib.loads(EVERYDAY.read_text(encoding="utf-8"))["concepts"])
+    concepts = len(tomllib.loads(PARTS["common"].read_text(encoding="utf-8"))["concepts"])
     text = HEAD.format(
         steps=preset.num_inference_steps, guidance=preset.guidance_scale, concepts=concepts, prompt=prompts[0]
     )

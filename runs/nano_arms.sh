@@ -35,6 +35,11 @@ if [[ $SCALE == tiny ]]; then
 fi
 ARMS=(text-three text-last text-gptoss captions-brief places-free channels-plain latents-plain latents-semantic)
 
+# What the embedded autoencoder asks of recipes/nano-128.toml, whose own has 8 channels.
+embedded=(--set model.out_channels=16 --set "train.channel_weights=$("$PYTHON" -c '
+import tomllib
+print(tomllib.load(open("recipes/nano-gpu.toml", "rb"))["train"]["channel_weights"])')")
+
 # denoise ARM PARTS [--set ...]: the run, and what is measured of it.
 denoise() {
     local arm=$1 parts=$2 words=null
@@ -82,16 +87,17 @@ scenes() {
     "$PYTHON" -m leanlens scenes build --out "$OUT/scenes" --num "$SCENES" --seed 78 --size 256 --sources "$LIBRARY"
 }
 
-arm_text-three() { denoise text-three "$NANO"; }
-arm_text-last() { denoise text-last "$NANO" --set "model.selected_layer_index=[3]"; }
+arm_text-three() { denoise text-three "$NANO" "${embedded[@]}"; }
+arm_text-last() { denoise text-last "$NANO" "${embedded[@]}" --set "model.selected_layer_index=[3]"; }
 arm_places-free() {
-    denoise places-free "$NANO" --set data.scenes.grid=0 --set data.scenes.step=0 \
+    denoise places-free "$NANO" "${embedded[@]}" --set data.scenes.grid=0 --set data.scenes.step=0 \
         --set data.scenes.tidy=false --set data.scenes.most=0
 }
 arm_channels-plain() {
-    denoise channels-plain "$NANO" --set "train.channel_weights=[1, 1, 1, 1, 1, 1, 1, 1]"
+    denoise channels-plain "$NANO" "${embedded[@]}" \
+        --set "train.channel_weights=[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"
 }
-arm_captions-brief() { denoise captions-brief "$NANO" --set data.caption=brief; }
+arm_captions-brief() { denoise captions-brief "$NANO" "${embedded[@]}" --set data.caption=brief; }
 
 arm_text-gptoss() {
     scenes
@@ -99,7 +105,8 @@ arm_text-gptoss() {
         --set captions.sources="['$OUT/scenes']" --set train.minutes="$MINUTES"
     rm -rf "$OUT/gptoss-parts"
     "$PYTHON" runs/nano_parts.py "$NANO/vae" "$OUT/gptoss-parts" "$OUT/language/export"
-    denoise text-gptoss "$OUT/gptoss-parts" --set model.enc_hidden_dim=256 --set "model.selected_layer_index=[1, 3, 5]"
+    denoise text-gptoss "$OUT/gptoss-parts" "${embedded[@]}" --set model.enc_hidden_dim=256 \
+        --set "model.selected_layer_index=[1, 3, 5]"
 }
 
 latents() {
