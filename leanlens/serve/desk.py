@@ -157,6 +157,7 @@ class Desk:
         job = Job(requests, model, owner, door, wish.identity)
         if not self.archive.begin(job):
             raise Refusal("exists", f"job {job.id} exists already; ask for it by its id")
+        job.listen(self._note)  # the first to hear: whoever is answered finds the end written down
         return job
 
     def start(self, job: Job) -> None:
@@ -165,7 +166,6 @@ class Desk:
         Raises:
             Refusal: the queue is full.
         """
-        job.listen(self._note)
         with self._lock:
             self._running[job.id] = job
         try:
@@ -334,12 +334,12 @@ class Desk:
     def _note(self, event: Event) -> None:
         job = event.task.job
         if event.kind in FINAL and job.is_final:
-            with self._lock:
-                self._running.pop(job.id, None)
             try:
                 self.archive.finish(job)
             except Exception:
                 logger.exception("the end of job %s cannot be written down", job.id)
+            with self._lock:
+                self._running.pop(job.id, None)
 
 
 def named_size(text: str) -> tuple[int, int]:

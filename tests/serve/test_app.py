@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import time
 
 import anyio
 import pytest
@@ -215,6 +216,15 @@ def test_a_client_may_name_its_job_and_finds_it_by_that_name(server):
     assert client.get(f"/v1/jobs/{name}").json()["state"] == "done"
     assert client.post(DRAW, json=SMALL, headers={"x-job-id": "../x"}).status_code == 400
     assert client.post(f"/v1/jobs/{name}/cancel").status_code == 404
+
+
+def test_whoever_is_answered_finds_the_end_written_down(server, monkeypatch):
+    client, name = server(), "0123456789abcdef" * 2
+    archive = client.app.state.desk.archive
+    finish = archive.finish
+    monkeypatch.setattr(archive, "finish", lambda job: (time.sleep(0.3), finish(job)))
+    assert client.post(DRAW, json=SMALL, headers={"x-job-id": name}).status_code == 200
+    assert client.get(f"/v1/jobs/{name}").json()["state"] == "done"
 
 
 def test_a_mistake_of_ours_is_answered_and_hides_its_details(server, monkeypatch, caplog):
