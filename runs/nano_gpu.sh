@@ -176,9 +176,11 @@ stage() {
     esac
 }
 
+is_running() { [[ -e $WORK/$1.pid ]] && kill -0 "$(cat "$WORK/$1.pid")" 2>/dev/null; }
+
 # Draw and encode everything in a process of its own, which goes on while the calls train. What is there stays.
 begin_drawing() {
-    if [[ -e $WORK/drawing.pid ]] && kill -0 "$(cat "$WORK/drawing.pid")" 2>/dev/null; then return; fi
+    if is_running drawing; then return; fi
     local name script="true"
     for name in "$@"; do
         if [[ -e $WORK/scenes-$name/whole ]]; then continue; fi
@@ -255,7 +257,7 @@ stages() {
     prepare
     mkdir -p "$back-1" "$back-3"
     if [[ $COMPILE == true ]]; then compile_ahead & fi
-    call_1
+    if [[ ! -e $WORK/call-1/export/model_index.json ]]; then call_1; fi
     (send_back 1 && touch "$back-1/whole") &
     until=(--until $((began + SECONDS_IN_ALL - LAST_SECONDS)))
     deadline=$((began + SECONDS_IN_ALL)) OUT=$back-3
@@ -274,11 +276,11 @@ compile_ahead() {
 }
 
 call_denoiser() {
-    if [[ ! -e $WORK/stages.pid ]]; then
+    if [[ ! -e $WORK/back-3/whole ]] && ! is_running stages; then # not begun, or it fell
         OUT="$WORK/back" setsid bash "$0" stages >"$WORK/stages.log" 2>&1 </dev/null &
         echo $! >"$WORK/stages.pid"
     fi
-    while kill -0 "$(cat "$WORK/stages.pid")" 2>/dev/null && (($(left) > 15)); do sleep 1; done
+    while is_running stages && (($(left) > 15)); do sleep 1; done
     local part
     for part in 1 3; do # what has not gone back yet
         if [[ -e $WORK/back-$part/whole && ! -e $WORK/back-$part/sent ]]; then
@@ -290,7 +292,14 @@ call_denoiser() {
     cp "$WORK/stages.log" "$OUT/log.txt"
     tail --lines=30 "$WORK/stages.log" | cut --characters=-300
     tail --lines=2 "$WORK"/call-*/metrics.jsonl | cut --characters=-300 || true
-    if [[ -e $WORK/back-3/whole ]]; then say "the denoiser is done"; else say "call it again"; fi
+    if [[ -e $WORK/back-3/whole ]]; then
+        say "the denoiser is done"
+    elif is_running stages; then
+        say "call it again"
+    else
+        say "it fell; what it said is above, and the next call begins again with what is there"
+        return 1
+    fi
 }
 
 call() {
