@@ -249,8 +249,9 @@ def narrow(shelf: Library, concepts: Sequence[str], styles: Sequence[str], folde
         for style in table["bitmaps"]:
             (temporary / f"{style}.npy").symlink_to((shelf.folder / f"{style}.npy").resolve())
         (temporary / "library.json").write_text(json.dumps(table), encoding="utf-8")
-        attribution = (shelf.folder / "ATTRIBUTION.md").read_text(encoding="utf-8")
-        (temporary / "ATTRIBUTION.md").write_text(attribution, encoding="utf-8")
+        page = (shelf.folder / "ATTRIBUTION.md").read_text(encoding="utf-8")
+        drawings = {style: len(table["bitmaps"][style]) for style in styles}
+        (temporary / "ATTRIBUTION.md").write_text(sources.narrow_attribution(page, drawings), encoding="utf-8")
 
 
 def open_library(folder: Path) -> Library:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -294,6 +294,25 @@ def describe_attribution(drawings: list[Drawings]) -> str:
     keywords = f"Keywords of concepts: Unicode CLDR, {package.name} {package.version}, licence Unicode-3.0."
     parts = [_ATTRIBUTION_HEAD + "\n".join(rows), keywords, _ATTRIBUTION_FOOT]
     return "\n\n".join([*parts, f"## MIT\n\n{notices}\n\n{_MIT_TERMS}"] if holders else parts) + "\n"
+
+
+def narrow_attribution(page: str, drawings: Mapping[str, int]) -> str:
+    """The same page for a part of the sets, by name, with so many drawings of each."""
+    kept = [style for style in STYLES if style.name in drawings]
+    numbers = {f"| {style.title} |": drawings[style.name] for style in kept}
+    others = {f"| {style.title} |" for style in STYLES} - set(numbers)
+    notices = {f"Copyright (c) {style.author}" for style in STYLES} - {
+        f"Copyright (c) {style.author}" for style in kept
+    }
+    lines = []
+    for line in page.splitlines():
+        if line in notices or line.startswith(tuple(others)):
+            continue
+        for start, number in numbers.items():
+            if line.startswith(start):
+                line = f"{line.removesuffix(' |').rpartition(' | ')[0]} | {number} |"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 _ATTRIBUTION_HEAD = """\
