@@ -67,6 +67,8 @@ def run() -> None:
     logging.getLogger("mcp").setLevel(logging.WARNING)
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # they set their own levels when they are imported
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    if not sys.stderr.isatty():  # a log is no place for bars; libraries read this when they are imported
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

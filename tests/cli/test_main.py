@@ -21,6 +21,15 @@ def test_help_is_instant_and_without_torch():
     assert min(_processor_seconds(["-c", code]) for _ in range(3)) < 0.4
 
 
+def test_a_log_gets_no_bars(tmp_path):
+    """Where the errors go into a file, libraries draw no bars over one another in it."""
+    words = ["generate", "a", "--model", "nano", "--size", "96x96", "--steps", "1", "-o", str(tmp_path / "a.png")]
+    run = subprocess.run([sys.executable, "-m", "leanlens", *words], check=True, capture_output=True, text=True)
+    assert "nano on " in run.stderr
+    assert "it/s" not in run.stderr
+    assert "Loading" not in run.stderr
+
+
 def test_doctor(leanlens):
     run = leanlens("doctor", "--json")
     report = json.loads(run.out)
