@@ -8,8 +8,8 @@ PROMPT = "a penguin to the left of a pink cupcake, flat style, light blue backgr
 NEXT = """
 out.png is your picture. Next:
   source .venv/bin/activate
-  leanlens generate "two orange cats in front of a house, flat style" -o cats.png
-  leanlens generate "a sailboat at night" --aspect 16:9 -n 4
+  leanlens generate "a unicorn, glossy 3D" -o unicorn.png
+  leanlens generate "a penguin and a snowman, flat style, light blue background" --aspect 16:9 -n 4
   leanlens serve                     # the same for ComfyUI, AUTOMATIC1111 and OpenAI clients
   leanlens plan                      # what the full 4-billion-parameter Lens needs, and whether this machine has it"""
 
