@@ -272,7 +272,8 @@ def _component(
     naming = _naming(component, entries)
     facts = _FACTS[component]({name.removeprefix(prefix): entry for name, entry in entries.items()})
     container = "folder" if path.is_dir() else "file"
-    where = {"comfy": f"{container} in ComfyUI's layout", "bfl": f"{container} with Black Forest Labs' names"}
+    packed = "folder, packed as ComfyUI's files are" if path.is_dir() else "file in ComfyUI's layout"
+    where = {"comfy": packed, "bfl": f"{container} with Black Forest Labs' names"}
     refusal = ""
     readable = READABLE_QUANTISATIONS + (DENOISER_QUANTISATIONS if component == "transformer" else ())
     if quantisation not in readable:
