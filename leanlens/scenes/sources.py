@@ -298,20 +298,14 @@ def describe_attribution(drawings: list[Drawings]) -> str:
 
 def narrow_attribution(page: str, drawings: Mapping[str, int]) -> str:
     """The same page for a part of the sets, by name, with so many drawings of each."""
-    kept = [style for style in STYLES if style.name in drawings]
-    numbers = {f"| {style.title} |": drawings[style.name] for style in kept}
-    others = {f"| {style.title} |" for style in STYLES} - set(numbers)
-    notices = {f"Copyright (c) {style.author}" for style in STYLES} - {
-        f"Copyright (c) {style.author}" for style in kept
-    }
+    holders = {style.author for style in STYLES if style.name in drawings}
     lines = []
     for line in page.splitlines():
-        if line in notices or line.startswith(tuple(others)):
-            continue
-        for start, number in numbers.items():
-            if line.startswith(start):
-                line = f"{line.removesuffix(' |').rpartition(' | ')[0]} | {number} |"
-        lines.append(line)
+        style = next((style for style in STYLES if line.startswith(f"| {style.title} |")), None)
+        if style is not None and style.name in drawings:
+            lines.append(f"{line.removesuffix(' |').rpartition(' | ')[0]} | {drawings[style.name]} |")
+        elif style is None and (line.removeprefix("Copyright (c) ") in {line, *holders}):
+            lines.append(line)
     return "\n".join(lines) + "\n"
 
 
