@@ -3,8 +3,8 @@
 Comes in: matrices with gradients. Goes out: the update that `torch.optim.Muon` makes of each. Knows nothing of models
 or schedules.
 
-An update of torch's launches about 30 kernels for each matrix, which a large device with a small model waits for: 80
-matrices of width 320 cost more than the forward pass of 512 pictures. Stacked they are a handful of products.
+An update of torch's launches some 30 kernels for each matrix, which a large device with a small model waits for.
+Stacked they are a handful of products for each shape.
 
 Shapes: K matrices of one shape, (K, N, M) together.
 

@@ -81,7 +81,7 @@ def _is_block_matrix(name: str, weight: Tensor) -> bool:
 def _muon(matrices: list[Tensor], optim: Optim) -> torch.optim.Optimizer:
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"optim.matrices 'muon' needs torch 2.9 or newer, this is {torch.__version__}; use 'adamw'")
-    from leanlens.train.muon import StackedMuon
+    from leanlens.train.muon import StackedMuon  # not before it is known that there is a Muon to build on
 
     is_sharded = any(hasattr(weight, "full_tensor") for weight in matrices)
     kind = torch.optim.Muon if is_sharded else StackedMuon
