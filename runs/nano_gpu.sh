@@ -256,6 +256,7 @@ stages() {
     deadline=$((began + SECONDS_128 + LAST_SECONDS)) OUT=$back-1
     prepare
     mkdir -p "$back-1" "$back-3"
+    begin_drawing 128 large 256
     if [[ $COMPILE == true ]]; then compile_ahead & fi
     if [[ ! -e $WORK/call-1/export/model_index.json ]]; then call_1; fi
     (send_back 1 && touch "$back-1/whole") &
@@ -269,7 +270,7 @@ stages() {
 # A few steps with pictures of 256 pixels, for what the compiler leaves in its cache.
 compile_ahead() {
     stage large
-    while [[ ! -e $WORK/scenes-large/part-00001.safetensors ]]; do sleep 1; done
+    while is_running drawing && [[ ! -e $WORK/scenes-large/part-00001.safetensors ]]; do sleep 1; done
     nice "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml "${stage[@]}" --encoded "$WORK/scenes-large" --at-least 4000 \
         --set run.dir="$WORK/ahead" --set model.parts="$parts" --set train.steps=6 >"$WORK/ahead.log" 2>&1
     say "compiled ahead"
@@ -277,7 +278,7 @@ compile_ahead() {
 
 call_denoiser() {
     if [[ ! -e $WORK/back-3/whole ]] && ! is_running stages; then # not begun, or it fell
-        OUT="$WORK/back" setsid bash "$0" stages >"$WORK/stages.log" 2>&1 </dev/null &
+        OUT="$WORK/back" setsid bash runs/nano_gpu.sh stages >"$WORK/stages.log" 2>&1 </dev/null &
         echo $! >"$WORK/stages.pid"
     fi
     while is_running stages && (($(left) > 15)); do sleep 1; done
