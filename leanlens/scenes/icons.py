@@ -262,7 +262,10 @@ def open_library(folder: Path) -> Library:
     """
     path = folder / "library.json"
     if not path.is_file():
-        raise ValueError(f"{folder} holds no library.json; give a folder made by `leanlens scenes sources`")
+        raise ValueError(
+            f"{folder} holds no library.json; give a folder made by `leanlens scenes sources`, or full, "
+            f"{', '.join(PARTS)} or sample"
+        )
     table = json.loads(path.read_text(encoding="utf-8"))
     if table["format"] != FORMAT:
         raise ValueError(f"{path} has format {table['format']!r}; {FORMAT!r} is accepted")

@@ -229,6 +229,11 @@ def test_the_things_of_a_part_are_well_chosen(name):
     assert [name for name in table["concepts"] if is_held_out(f"concept {name}")] == []
 
 
+def test_a_name_that_is_no_library_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"comon holds no library\.json; .*, or full, everyday, common or sample"):
+        icons.library("comon")
+
+
 def test_the_attribution_of_a_part_names_its_sets_alone():
     made = [sources.Drawings(style, f"from {style.name}", {"fox": "", "cat": ""}) for style in sources.STYLES]
     whole = sources.describe_attribution(made)
