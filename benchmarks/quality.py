@@ -9,13 +9,16 @@ denoiser could do). Needs the extra `eval`; with the extra `ocr` texts are judge
     python benchmarks/quality.py --scorer [--num 200] [--seed 0] [--sources sample]
 
 With --scorer the scorer itself is measured, without a model: true pictures against their own truths, which it should
-confirm, and against those of other scenes with as many things, none of which they show, which it should not.
+confirm; against those of other scenes with as many things, none of which they show, which it should not; and against
+their own with every thing exchanged for another of its kind, a horse for a zebra, whose colours, places and numbers
+hold and whose names do not.
 """
 
 import argparse
 import json
 import sys
 import time
+from random import Random
 from typing import Any
 
 from machine import describe_machine
@@ -24,7 +27,7 @@ from leanlens.evaluate.questions import held_out_questions
 from leanlens.evaluate.scenes import evaluate_scenes
 from leanlens.evaluate.table import count_rates, rates_as_json, render_table
 from leanlens.pipeline.placement import open_model
-from leanlens.scenes.icons import library
+from leanlens.scenes.icons import Library, library
 from leanlens.score.scene import SceneScorer
 
 FLOORS = {"background": 0.95, "color": 0.80, "object": 0.70, "two_objects": 0.45}  # planned for a small model
@@ -55,16 +58,18 @@ def main() -> None:
 
 
 def measure_scorer(given: argparse.Namespace) -> dict[str, Any]:
-    """Rates on true pictures, against true and against exchanged truths."""
+    """Rates on true pictures, against true truths and those of others and of kin."""
     icons = library(given.sources)
     scorer = SceneScorer(icons)
     questions = held_out_questions(given.num, given.seed, icons)
     pictures = [question.picture for question in questions if question.picture is not None]
     truths, prompts = [question.truth for question in questions], [question.prompt for question in questions]
     others = [other_truth(truths, index) for index in range(len(truths))]
+    kin = [truth_of_kin(truth, index, icons) for index, truth in enumerate(truths)]
     rows = {
         "own truth": count_rates(scorer(pictures, prompts, truths), scorer.criteria),
         "another's": count_rates(scorer(pictures, prompts, others), scorer.criteria),
+        "kin's": count_rates(scorer(pictures, prompts, kin), scorer.criteria),
     }
     print(render_table(rows), file=sys.stderr)
     settings = {"num": given.num, "seed": given.seed, "library": icons.fingerprint}
@@ -80,6 +85,17 @@ def other_truth(truths: list[dict[str, Any]], index: int) -> dict[str, Any]:
         if len(other["objects"]) == len(own["objects"]) and differs and other["background"] != own["background"]:
             return other
     raise SystemExit("too few scenes to exchange their truths; give a larger --num")
+
+
+def truth_of_kin(truth: dict[str, Any], index: int, icons: Library) -> dict[str, Any]:
+    """The same truth with every thing named as another of its category that is not in the picture, where there is one."""
+    lot, here = Random(index), {stated["concept"] for stated in truth["objects"]}
+    objects = []
+    for stated in truth["objects"]:
+        kin = [name for name, concept in icons.concepts.items() if concept.category == stated["category"]]
+        kin = [name for name in kin if name not in here]
+        objects.append({**stated, "concept": lot.choice(kin)} if kin and stated["category"] != "sign" else stated)
+    return {**truth, "objects": objects}
 
 
 def measure_model(given: argparse.Namespace) -> dict[str, Any]:

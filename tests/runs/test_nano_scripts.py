@@ -352,7 +352,7 @@ def test_an_arm_in_small(scenes_folder, tmp_path):
     found = json.loads((tmp_path / "arms" / "text-gptoss.json").read_text(encoding="utf-8"))
     assert found["pictures"] > 0
     assert found["loss_of_last_fifth"] > 0
-    assert "object" in found["rates"]
+    assert "object" in found["rates"]["dense"]
     assert "text-gptoss is done" in call("runs/nano_arms.sh", "text-gptoss", **paths).stdout
 
 
