@@ -88,7 +88,7 @@ def other_truth(truths: list[dict[str, Any]], index: int) -> dict[str, Any]:
 
 
 def truth_of_kin(truth: dict[str, Any], index: int, icons: Library) -> dict[str, Any]:
-    """The same truth with every thing named as another of its category that is not in the picture, where there is one."""
+    """The same truth with every thing named as another of its category that is not in the picture."""
     lot, here = Random(index), {stated["concept"] for stated in truth["objects"]}
     objects = []
     for stated in truth["objects"]:

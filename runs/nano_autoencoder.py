@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--decoder-minutes", type=float, default=1.0)
     parser.add_argument("--num", type=int, default=20_000, help="pictures")
     parser.add_argument("--library", default="full")
+    parser.add_argument("--start", type=Path, help="folder of an autoencoder to go on from")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="A.B=C")
     given = parser.parse_args()
     both = [
@@ -53,7 +54,7 @@ def main() -> None:
             [*given.changes, f"run.dir={given.folder / part}", f"train.minutes={minutes}", *start],
         )
         for path, part, minutes, start in (
-            (ALL, "all", given.minutes, []),
+            (ALL, "all", given.minutes, [f"start={given.start}"] if given.start else []),
             (DECODER, "decoder", given.decoder_minutes, [f"start={given.folder / 'all' / 'export'}"]),
         )
     ]

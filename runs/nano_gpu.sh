@@ -18,6 +18,8 @@
 #   PARTS=FOLDER            for `pack`: frozen parts whose autoencoder is trained; without it the denoiser needs the one
 #                           of the call `autoencoder` on the same machine. For `take`: those that were packed
 #   START=FOLDER            a pipeline folder whose weights the denoiser starts from
+#   START_AUTOENCODER=FOLDER    an autoencoder to go on from; leanlens/nano/vae, copied into PACK, for one
+#   COMPILE_AUTOENCODER=true    compile it, where that is right and faster: some of its minutes for a quicker rest
 #   SECONDS_OF_CALL=540     there: from the first line of a call to its last
 #   SECONDS_128=370         there: from the beginning of the denoiser to the end of its pictures of 128 pixels
 #   SECONDS_IN_ALL=1045     there: and to its end
@@ -33,6 +35,8 @@ WORK=$(realpath --canonicalize-missing "${WORK:-runs/nano-gpu}")
 OUT=$(realpath --canonicalize-missing "${OUT:-$WORK/out}")
 PARTS=${PARTS:-}
 START=${START:-}
+START_AUTOENCODER=${START_AUTOENCODER:-}
+COMPILE_AUTOENCODER=${COMPILE_AUTOENCODER:-false}
 COMPILE=${COMPILE:-true}
 
 # The budgets. LAST_SECONDS of a call are for export and way back.
@@ -128,6 +132,7 @@ prepare() {
 
 call_autoencoder() {
     "$PYTHON" runs/nano_autoencoder.py "$WORK/autoencoder" --minutes "$AUTOENCODER_MINUTES" \
+        ${START_AUTOENCODER:+--start "$START_AUTOENCODER"} --set train.compile="$COMPILE_AUTOENCODER" \
         --decoder-minutes "$DECODER_MINUTES" --num "$CROP_SCENES" --library "$WORK/library" ${crops[@]+"${crops[@]}"}
     rm -rf "$parts"
     "$PYTHON" runs/nano_parts.py "$WORK/autoencoder/decoder/export" "$parts"

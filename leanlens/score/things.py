@@ -13,9 +13,9 @@ from PIL import Image
 from leanlens.score.features import GREY, Gallery, PictureNetwork
 from leanlens.score.regions import Region, estimate_backdrop, find_regions, look_closer, overlap, stands_out
 
-# Certainty from which a region counts as a thing at all. On 90 true pictures things that are there begin at 0.42, and at
-# 0.27 for parts, and are less certain in soft copies; what is not there reaches 0.52, and 0.85 for parts, nearly always
-# in what is more certainly something else.
+# Certainty from which a region counts as a thing at all. On 90 true pictures things that are there begin at 0.42, and
+# at 0.27 for parts, and are less certain in soft copies; what is not there reaches 0.52, and 0.85 for parts, nearly
+# always in what is more certainly something else.
 LEAST = {"whole": 0.3, "joined": 0.3, "inner": 0.3, "outer": 0.3, "cut": 0.4, "window": 0.4}
 # How much less certain a sighting is than it looks, by how its region was found: parts of one thing look like others.
 DOUBT = {"whole": 0.0, "joined": 0.04, "cut": 0.03, "inner": 0.0, "outer": 0.0, "window": 0.13}
