@@ -2,7 +2,8 @@
 
 Comes in: a model's name. Goes out: one JSON object on stdout, and the same as a table on stderr. Beside the model stand
 the true pictures (how far the scorer can be trusted) and the true pictures after the model's autoencoder (the best any
-denoiser could do). Needs the extra `eval`; with the extra `ocr` texts are judged too.
+denoiser could do), and the model's pictures judged against things of the same kind that nobody asked for, which the
+scorer should not confirm. Needs the extra `eval`; with the extra `ocr` texts are judged too.
 
     python benchmarks/quality.py --model nano [--num 200] [--seed 0] [--prompts dense|brief|human] [--sources sample]
         [--size 256] [--steps 20] [--cfg 5]
@@ -101,17 +102,21 @@ def truth_of_kin(truth: dict[str, Any], index: int, icons: Library) -> dict[str,
 def measure_model(given: argparse.Namespace) -> dict[str, Any]:
     """Rates of a model, of the true pictures and of these after the model's autoencoder."""
     icons = library(given.sources)
-    has_truth = given.prompts != "human"
+    scorer, has_truth = SceneScorer(icons), given.prompts != "human"
     done = evaluate_scenes(
-        open_model(given.model, given.device), given.num, given.seed, icons, SceneScorer(icons), given.prompts,
+        open_model(given.model, given.device), given.num, given.seed, icons, scorer, given.prompts,
         steps=given.steps, guidance=given.cfg, size=given.size, real=has_truth, reconstruction=has_truth,
         say=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
-    print(render_table(done.rates, done.fid), file=sys.stderr)
-    own = done.rates[given.model]
+    own, rows = done.rates[given.model], dict(done.rates)
+    if has_truth:
+        kin = [truth_of_kin(question.truth, index, icons) for index, question in enumerate(done.questions)]
+        texts = [question.prompt for question in done.questions]
+        rows["asked for kin"] = count_rates(scorer(done.pictures[given.model], texts, kin), scorer.criteria)
+    print(render_table(rows, done.fid), file=sys.stderr)
     return {
         "settings": done.settings,
-        "rates": {name: rates_as_json(rates) for name, rates in done.rates.items()},
+        "rates": {name: rates_as_json(rates) for name, rates in rows.items()},
         "fid (fid-helper)": done.fid,
         "floors": {
             name: {"floor": floor, "met": None if own[name] is None else own[name].rate >= floor}

@@ -40,7 +40,6 @@ BOARDS = 24  # of signs and labels, cut out of scenes
 BATCH = 16
 PROBES = 12  # renderings that are drawn again to see that they still are what was kept
 RECIPE = 2  # part of the cache's key: raise it when the features of the same crop change
-SHRINKAGE = 0.3  # of the variance within drawings, towards the same in all directions
 
 
 class PictureNetwork:
@@ -107,11 +106,9 @@ class Gallery:
     Attributes:
         concepts, styles: names, in the order that `similarity` has them; the style of drawn shapes and signs is
             "shapes".
-        features: (R, F) float32 unit vectors about `mean`, weighed by `weights`.
+        features: (R, F) float32 unit vectors about `mean`.
         concept_of, style_of: (R,) index of each rendering's concept and style.
         mean: (F,) of all renderings, taken off every feature: what all icons share tells none apart.
-        weights: (F, F) symmetric: makes small what differs between renderings of one drawing, its paint, size and
-            wear, which tells none apart either.
     """
 
     concepts: tuple[str, ...]
@@ -120,12 +117,11 @@ class Gallery:
     concept_of: np.ndarray
     style_of: np.ndarray
     mean: np.ndarray
-    weights: np.ndarray
 
     def similarity(self, features: np.ndarray) -> np.ndarray:
         """(N, F) -> (N, concepts, styles): cosine of the nearest rendering, -1 where a style lacks the concept."""
         table = np.full((len(features), len(self.concepts), len(self.styles)), -1.0, np.float32)
-        cosines = _unit(_unit(features - self.mean) @ self.weights) @ self.features.T  # (N, R)
+        cosines = _unit(features - self.mean) @ self.features.T  # (N, R)
         for rendering, (concept, style) in enumerate(zip(self.concept_of, self.style_of, strict=True)):
             cell = table[:, concept, style]
             np.maximum(cell, cosines[:, rendering], out=cell)
@@ -152,29 +148,16 @@ def open_gallery(library: Library, network: PictureNetwork, folder: Path | None 
         store.save(key, kept)
     concepts = tuple(sorted({concept for concept, _ in labels}))
     styles = (*library.styles, SHAPES)
-    concept_of = np.array([concepts.index(concept) for concept, _ in labels])
-    style_of = np.array([styles.index(style) for _, style in labels])
     features = kept["features"].numpy()
     mean = features.mean(axis=0)
-    centred = _unit(features - mean)
-    weights = _weights(centred, concept_of * len(styles) + style_of)
-    return Gallery(concepts, styles, _unit(centred @ weights), concept_of, style_of, mean, weights)
-
-
-def _weights(features: np.ndarray, drawing_of: np.ndarray) -> np.ndarray:
-    """The inverse root of the covariance within drawings, shrunk: (R, F), (R,) -> (F, F).
-
-    Source: within-class covariance normalisation, Hatch, Kajarekar and Stolcke, Interspeech 2006.
-    """
-    order = np.argsort(drawing_of, kind="stable")
-    starts = np.flatnonzero(np.diff(drawing_of[order], prepend=-1))
-    sizes = np.diff(starts, append=len(order))
-    means = np.add.reduceat(features[order], starts) / sizes[:, None]
-    off = features[order] - np.repeat(means, sizes, axis=0)
-    within = off.T @ off / max(1, len(off) - len(means))
-    values, vectors = np.linalg.eigh(within)
-    scale = np.sqrt(np.maximum(values, 0) + SHRINKAGE * values.mean())
-    return (vectors / scale) @ vectors.T
+    return Gallery(
+        concepts,
+        styles,
+        _unit(features - mean),
+        np.array([concepts.index(concept) for concept, _ in labels]),
+        np.array([styles.index(style) for _, style in labels]),
+        mean,
+    )
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

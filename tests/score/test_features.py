@@ -54,19 +54,6 @@ def test_concepts_are_recognised_in_a_lossy_copy(gallery, network, shelf):
     assert table.max() < 0.999  # other copies than those of the gallery
 
 
-def test_what_differs_between_renderings_of_a_drawing_counts_less():
-    """Two drawings along one axis, whose renderings differ far more along another."""
-    rng = np.random.default_rng(0)
-    drawing_of = np.repeat([0, 1], 50)
-    found = np.stack([np.where(drawing_of == 0, -1.0, 1.0), 5 * rng.normal(size=100), rng.normal(size=100)], axis=1)
-    weights = features._weights(found.astype(np.float32), drawing_of)
-    np.testing.assert_allclose(weights, weights.T, atol=1e-6)
-    assert weights[0, 0] > weights[2, 2] > weights[1, 1] > 0
-    weighed = found @ weights
-    apart = np.abs(weighed[:50].mean(axis=0) - weighed[50:].mean(axis=0))[0]
-    assert apart / weighed[:50, 1].std() > 3 * 2 / found[:50, 1].std()
-
-
 def test_the_gallery_is_kept_by_content(shelf, tmp_path, monkeypatch):
     class Counting:
         fingerprint, calls = "a", 0
