@@ -216,7 +216,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
     model.train()
     model.bn.eval()  # its statistics are those of the finished encoder; `measure_latents` takes them
     learning = [model.decoder] if decoder_alone else [model.encoder, model.decoder]
-    if recipe.train.compile:
+    if recipe.train.compile and progress.step < recipe.train.steps:
         some = pictures.fixed(1)[0].to(device)
         compile_checked(learning, lambda: trial_loss(model, some, recipe))
     while progress.step < recipe.train.steps:
@@ -325,7 +325,8 @@ def reconstruct(model: Any, x: Tensor, noise: Tensor, deviation: Tensor | None =
 
 
 def trial_loss(model: Any, x: Tensor, recipe: AutoencoderRecipe) -> Tensor:
-    """The mean absolute error of crops (B, 3, S, S), the same at every call."""
+    """The mean absolute error of crops (B, 3, S, S) and the mean square of their latents, which reaches the encoder
+    without the decoder; the same at every call."""
     noise = torch.zeros(_latent_shape(recipe, x), device=x.device)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
         y, mean, _ = reconstruct(model, x, noise)

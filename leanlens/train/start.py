@@ -7,6 +7,7 @@ a released model. Knows nothing of training.
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
@@ -24,12 +25,7 @@ def load_start(denoiser: LensTransformer2DModel, init: Init) -> None:
     """
     if init.start is None:
         return
-    if is_run(Path(init.start)):
-        weights = run_weights(Path(init.start), init.std)
-    else:
-        layout = identify(locate(init.start))
-        path = layout.parts["transformer"].path if layout.component == "pipeline" else layout.path
-        weights = open_transformer(path, torch.float32).state_dict()
+    weights = start_weights(init.start, init.std)
     own = denoiser.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or [name for name in own if own[name].shape != weights[name].shape]
     if wrong:
@@ -37,3 +33,20 @@ def load_start(denoiser: LensTransformer2DModel, init: Init) -> None:
             f"init.from {init.start!r} has other sizes than [model]: {wrong[0]} and {len(wrong) - 1} more differ"
         )
     denoiser.load_state_dict(weights)
+
+
+def start_weights(start: str, std: float | None = None) -> dict[str, Tensor]:
+    """The weights of a denoiser in float32, by name.
+
+    Args:
+        start: a run folder, a pipeline folder, a weight file or a preset.
+        std: with a run folder, which of its averages.
+
+    Raises:
+        ValueError: no such run or model.
+    """
+    if is_run(Path(start)):
+        return run_weights(Path(start), std)
+    layout = identify(locate(start))
+    path = layout.parts["transformer"].path if layout.component == "pipeline" else layout.path
+    return open_transformer(path, torch.float32).state_dict()
