@@ -6,14 +6,16 @@ nothing of captions or files.
 
 from functools import lru_cache
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from leanlens.scenes.icons import COLORS, Library
-from leanlens.scenes.layout import Background, load_font
+from leanlens.scenes.layout import Background, Frame, load_font
 from leanlens.scenes.scene import Scene, Thing
 
 Color = tuple[int, int, int]
 POST = (120, 92, 66)
+OPAQUE = 127  # of 255, the alpha above which a pixel shows a thing
 
 
 def render(scene: Scene, library: Library) -> Image.Image:
@@ -30,6 +32,28 @@ def render(scene: Scene, library: Library) -> Image.Image:
     for text in scene.texts:
         ImageDraw.Draw(image).text(text.origin, text.string, text.ink, load_font(text.font, text.font_size))
     return image
+
+
+def trace_things(scene: Scene, library: Library) -> np.ndarray:
+    """Which thing each pixel shows: (height, width) uint8, 0 for the background, else the number of a drawn thing.
+
+    Every one of several alike has a number of its own, from 1 up in the order of drawing; a board has its text's pixels
+    too. A pixel is a thing's where it is more than half opaque. Those that nothing is seen of have no pixels.
+    """
+    image = Image.new("L", (scene.width, scene.height))
+    boards = {text.on: text for text in scene.texts}
+    number = 0
+    for index, thing in enumerate(scene.things):
+        for x0, y0, x1, y1 in thing.frames:
+            number += 1
+            if thing.category == "sign":
+                for part in _board_parts(thing, boards[index].box):
+                    image.paste(number, part)
+                continue
+            sprite = library.sprite(thing.concept, scene.style, thing.color, (x1 - x0, y1 - y0))
+            solid = sprite.getchannel("A").point(lambda alpha: 255 * (alpha > OPAQUE))
+            image.paste(number, (x0, y0), solid)
+    return np.asarray(image)
 
 
 def draw_background(background: Background, width: int, height: int) -> Image.Image:
@@ -83,15 +107,22 @@ def _dot_tile(first: Color, second: Color, step: int) -> Image.Image:
     return large.resize((step, step), Image.Resampling.BOX)
 
 
-def _draw_board(image: Image.Image, thing: Thing, text: tuple[int, int, int, int]) -> None:
+def _board_parts(thing: Thing, text: Frame) -> list[Frame]:
     """The board behind a text, as high as the text asks, and a post where the frame is higher than the board."""
     x0, y0, x1, y1 = thing.frames[0]
     foot = text[3] + text[1] - y0  # the board has the same margin above and below its text
+    half = max(2, (x1 - x0) // 24)
+    post = ((x0 + x1) // 2 - half, foot, (x0 + x1) // 2 + half, y1)
+    return [(x0, y0, x1, foot), *([post] if foot < y1 else [])]
+
+
+def _draw_board(image: Image.Image, thing: Thing, text: Frame) -> None:
+    board, *posts = _board_parts(thing, text)
+    for post in posts:
+        image.paste(POST, post)
+    x0, y0, x1, foot = board
     fill = COLORS[thing.color or "white"]
-    if foot < y1:
-        half = max(2, (x1 - x0) // 24)
-        image.paste(POST, ((x0 + x1) // 2 - half, foot, (x0 + x1) // 2 + half, y1))
     edge = tuple(channel * 7 // 10 for channel in fill)
-    image.paste(edge, (x0, y0, x1, foot))
+    image.paste(edge, board)
     border = max(1, (foot - y0) // 16)
     image.paste(fill, (x0 + border, y0 + border, x1 - border, foot - border))

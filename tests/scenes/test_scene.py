@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from leanlens.scenes.layout import Rules
-from leanlens.scenes.render import render
+from leanlens.scenes.render import draw_background, render, trace_things
 from leanlens.scenes.scene import is_held_out, sample_scene, split_of
 
 SEEDS = range(60)
@@ -266,3 +266,34 @@ def test_a_wrong_least_is_refused(shelf, least):
 def test_wrong_arguments(shelf, arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_scene(0, shelf, *arguments)
+
+
+def test_traced_things_lie_in_their_frames_and_boxes(shelf):
+    for seed in range(25):
+        scene = sample_scene(seed, shelf)
+        things = trace_things(scene, shelf)
+        assert things.shape == (scene.height, scene.width)
+        frames = [frame for thing in scene.things for frame in thing.frames]
+        boxes = [box for thing in scene.things for box in thing.boxes]
+        assert set(np.unique(things)) <= set(range(len(frames) + 1))
+        for number, ((x0, y0, x1, y1), box) in enumerate(zip(frames, boxes, strict=True), 1):
+            rows, columns = np.nonzero(things == number)
+            if len(rows) == 0:
+                continue
+            assert rows.min() >= y0
+            assert rows.max() < y1
+            assert columns.min() >= x0
+            assert columns.max() < x1
+            assert columns.min() >= box[0] - 2
+            assert rows.max() <= box[3] + 1
+
+
+def test_traced_things_are_what_a_picture_shows(shelf):
+    """Pixels outside all things are those of the background alone."""
+    scene = next(one for one in (sample_scene(seed, shelf) for seed in range(99)) if len(one.things) > 2 and one.texts)
+    picture, empty = (
+        np.asarray(render(scene, shelf), int),
+        np.asarray(draw_background(scene.background, scene.width, scene.height), int),
+    )
+    differs = np.abs(picture - empty).sum(axis=-1) > 150  # more than the soft edge of a thing
+    assert (differs & (trace_things(scene, shelf) == 0)).mean() < 0.01
