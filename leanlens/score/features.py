@@ -1,45 +1,45 @@
-"""Pictures to features of a pretrained image network, and the features of every concept a library can draw.
+"""Pictures to features of a pretrained image network, and how much these look like each concept of a library.
 
-Comes in: RGB crops; a library of icons. Goes out: unit vectors, and a `Gallery` that says how much a crop looks like
-each concept. The network (EfficientNet-Lite2, ImageNet) comes inside two packages of the extra `eval`; it has seen
-neither our models nor our icons. Knows nothing of scenes, prompts or truth.
+Comes in: RGB crops; a library of icons. Goes out: features, and a `Gallery` that names them. The network
+(EfficientNet-Lite2, ImageNet) comes inside two packages of the extra `eval`; it has seen neither our models nor our
+icons. What is learnt on top of it is linear, from worn renderings of the icons (`worn`). Knows nothing of scenes,
+prompts or truth.
 
-N crops, R renderings in the gallery, F = 1280 features.
+N crops, R renderings that are learnt from, F = 1760 features, C concepts, S styles.
 """
 
-import hashlib
-import io
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
 
 from leanlens.files import sha256
 from leanlens.log import say_once
-from leanlens.scenes.icons import COLORS, SHAPES, Library, cache_folder
-from leanlens.scenes.layout import Background
-from leanlens.scenes.render import render
-from leanlens.scenes.scene import sample_scene
+from leanlens.scenes.icons import SHAPES, Library, cache_folder
+from leanlens.score import worn
+from leanlens.score.worn import GREY
 from leanlens.store import Store, content_key
 
 SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 costs four times as much
-GREY = (128, 128, 128)  # behind every crop, so that a background decides nothing
-# A paintable concept is rendered as drawn and in these; a drawn shape in all colours.
-PAINTS = ("red", "yellow", "blue", "purple", "brown", "black", "white")
-# Longest side and whether worn: large; small in a lossy copy, which rings as decoded pictures do; small and clean, soft
-# when it is enlarged. A painted one is rendered in the first two ways.
-RENDERED = ((144, False), (56, True), (56, False))
-WORN = 30  # JPEG quality of worn ones
-BOARDS = 24  # of signs and labels, cut out of scenes
+EARLIER = 8  # cells along a side of the earlier features, which tell shapes apart that the last ones take together
+FEATURES = 1280 + 4 * 120
 BATCH = 16
-PROBES = 12  # renderings that are drawn again to see that they still are what was kept
-RECIPE = 2  # part of the cache's key: raise it when the features of the same crop change
+SIGN = "sign"  # the concept of signs and labels
+RENDERINGS = 100  # of each concept, in all its drawings together
+FEWEST, MOST = 8, 24  # of each drawing
+BOARDS = 24  # signs, each rendered MOST times
+NOTHINGS = 0.25  # crops of no thing beside each rendering of a thing
+EPOCHS, STEP, RATE, DECAY, SMOOTHING = 12, 256, 2e-3, 1e-2, 0.05  # of the fit: AdamW, rows a step
+RECIPE = 5  # part of the cache's key: raise it when what is learnt from, or how, changes
 
 
 class PictureNetwork:
@@ -66,16 +66,26 @@ class PictureNetwork:
         return sha256(self.weights)
 
     def embed(self, crops: Iterable[Image.Image]) -> np.ndarray:
-        """N RGB crops of any size -> (N, F) float32 unit vectors; a crop is fitted into a grey square."""
-        found = [self._embed(batch) for batch in _batches(crops)]
-        return np.concatenate(found) if found else np.zeros((0, 1280), np.float32)
+        """N RGB crops of any size -> (N, F) float32: the last features on average, the earlier ones of each quarter.
 
+        A crop is fitted into a grey square.
+        """
+        found = [self._embed(batch) for batch in _batches(crops)]
+        return np.concatenate(found) if found else np.zeros((0, FEATURES), np.float32)
+
+    @torch.inference_mode()
     def _embed(self, crops: list[Image.Image]) -> np.ndarray:
         pixels = np.stack([np.asarray(fit_square(crop), dtype=np.float32) for crop in crops])
         batch = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)  # as the weights' own preprocessing
-        with torch.inference_mode():
-            maps = self.network.extract_features(batch.contiguous(memory_format=torch.channels_last))
-        return torch.nn.functional.normalize(maps.mean(dim=(2, 3)), dim=1).numpy()
+        network = self.network
+        x = network._swish(network._bn0(network._conv_stem(batch.contiguous(memory_format=torch.channels_last))))
+        earlier = x
+        for block in network._blocks:
+            x = block(x)
+            earlier = x if x.shape[2] == EARLIER else earlier
+        last = network._swish(network._bn1(network._conv_head(x))).mean(dim=(2, 3))
+        quarters = functional.adaptive_avg_pool2d(earlier, 2).flatten(1)
+        return torch.cat([last, quarters], dim=1).float().numpy()
 
 
 @cache
@@ -101,114 +111,130 @@ def fit_square(crop: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The features of everything a library can draw.
+    """How features look like what a library can draw.
 
     Attributes:
-        concepts, styles: names, in the order that `similarity` has them; the style of drawn shapes and signs is
-            "shapes".
-        features: (R, F) float32 unit vectors about `mean`.
-        concept_of, style_of: (R,) index of each rendering's concept and style.
-        mean: (F,) of all renderings, taken off every feature: what all icons share tells none apart.
+        concepts: C names, in the order of what `concept_odds` answers.
+        styles: S names.
+        drawings: (D, 2) the concept and the style of each drawing; shapes and signs have no style and are not there.
+        concept_weights: (F + 1, C + 1), the last row added, the last column for no thing at all.
+        drawing_weights: (F + 1, D).
     """
 
     concepts: tuple[str, ...]
     styles: tuple[str, ...]
-    features: np.ndarray
-    concept_of: np.ndarray
-    style_of: np.ndarray
-    mean: np.ndarray
+    drawings: np.ndarray
+    concept_weights: np.ndarray
+    drawing_weights: np.ndarray
 
-    def similarity(self, features: np.ndarray) -> np.ndarray:
-        """(N, F) -> (N, concepts, styles): cosine of the nearest rendering, -1 where a style lacks the concept."""
-        table = np.full((len(features), len(self.concepts), len(self.styles)), -1.0, np.float32)
-        cosines = _unit(features - self.mean) @ self.features.T  # (N, R)
-        for rendering, (concept, style) in enumerate(zip(self.concept_of, self.style_of, strict=True)):
-            cell = table[:, concept, style]
-            np.maximum(cell, cosines[:, rendering], out=cell)
-        return table
+    def concept_odds(self, features: np.ndarray) -> np.ndarray:
+        """(N, F) -> (N, C + 1) log probabilities, less a constant for each row; the last one is that of no thing."""
+        odds: np.ndarray = features @ self.concept_weights[:-1] + self.concept_weights[-1]
+        return odds
+
+    def style_odds(self, features: np.ndarray) -> np.ndarray:
+        """(N, F) -> (N, C, S) log probabilities of every drawing, less a constant for each row; -inf where a style does
+        not draw a concept."""
+        odds = np.full((len(features), len(self.concepts), len(self.styles)), -np.inf, np.float32)
+        concept, style = self.drawings.T
+        odds[:, concept, style] = features @ self.drawing_weights[:-1] + self.drawing_weights[-1]
+        return odds
 
 
 def open_gallery(library: Library, network: PictureNetwork, folder: Path | None = None) -> Gallery:
-    """The gallery of a library: computed once, then found by content in `folder` (beside the library's own cache)."""
+    """The gallery of a library: learnt once, then found by content in `folder` (beside the library's own cache)."""
     store = Store(folder or cache_folder() / "features")
-    rows = _rows(library)
-    labels = [(concept, style) for concept, style, *_ in rows] + [("sign", SHAPES)] * 2 * BOARDS
+    drawings = [(concept, style) for style in sorted(library.bitmaps) for concept in sorted(library.bitmaps[style])]
+    concepts = tuple(sorted({concept for concept, _ in drawings} | {SIGN}))
+    styles = tuple(library.styles)
     key = content_key(
         library=library.fingerprint,
         network=network.fingerprint,
-        recipe=[RECIPE, SIDE, list(GREY), BOARDS, WORN],
-        rows=rows,
-        probes=[_digest(_render_icon(library, *row)) for row in rows[:: max(1, len(rows) // PROBES)]],
+        recipe=[
+            RECIPE,
+            SIDE,
+            EARLIER,
+            RENDERINGS,
+            FEWEST,
+            MOST,
+            BOARDS,
+            NOTHINGS,
+            EPOCHS,
+            STEP,
+            RATE,
+            DECAY,
+            SMOOTHING,
+        ],
     )
     kept = store.load(key)
     if kept is None:
-        say_once(f"computing the features of {len(labels)} renderings; they are kept in {store.folder}")
-        crops, boards = (_render_icon(library, *row) for row in rows), _render_boards(library)
-        kept = {"features": torch.from_numpy(network.embed(chain(crops, boards, map(_wear, boards))))}
+        say_once(f"learning to name {len(concepts)} concepts from worn renderings; this is kept in {store.folder}")
+        kept = _learn(library, network, drawings, concepts)
         store.save(key, kept)
-    concepts = tuple(sorted({concept for concept, _ in labels}))
-    styles = (*library.styles, SHAPES)
-    features = kept["features"].numpy()
-    mean = features.mean(axis=0)
+    styled = [(concepts.index(concept), styles.index(style)) for concept, style in drawings if style != SHAPES]
     return Gallery(
-        concepts,
-        styles,
-        _unit(features - mean),
-        np.array([concepts.index(concept) for concept, _ in labels]),
-        np.array([styles.index(style) for _, style in labels]),
-        mean,
+        concepts, styles, np.array(styled).reshape(-1, 2), kept["concepts"].numpy(), kept["drawings"].numpy()
     )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+def _learn(
+    library: Library, network: PictureNetwork, drawings: list[tuple[str, str]], concepts: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The weights of a gallery."""
+    labels: list[tuple[int, int]] = []
+    features = torch.from_numpy(network.embed(_renderings(library, drawings, concepts, labels)))
+    of_concept, of_drawing = torch.tensor(labels).unbind(1)
+    styled = of_drawing >= 0
+    count = sum(style != SHAPES for _, style in drawings)
+    return {
+        "concepts": _fit(features, of_concept, len(concepts) + 1),
+        "drawings": _fit(features[styled], of_drawing[styled], count),
+    }
 
 
-def _rows(library: Library) -> list[tuple[str, str, str | None, int, bool]]:
-    """(concept, style, paint, longest side, worn) of every rendering, in a fixed order."""
-    return [
-        (concept, style, paint, side, worn)
-        for style in sorted(library.bitmaps)
-        for concept in sorted(library.bitmaps[style])
-        for paint in (None, *_paints(library, concept, style))
-        for side, worn in (RENDERED if paint is None else RENDERED[:2])
-    ]
+def _renderings(
+    library: Library,
+    drawings: list[tuple[str, str]],
+    concepts: tuple[str, ...],
+    labels: list[tuple[int, int]],
+) -> Iterator[Image.Image]:
+    """Drawings, signs and no things in turn; appends the concept of each, and the number of its drawing among those
+    that have a style, -1 for the others."""
+    numbers = {drawing: number for number, drawing in enumerate(one for one in drawings if one[1] != SHAPES)}
+    often = Counter(concept for concept, _ in drawings)
+    signs = worn.boards(library, BOARDS)
+    for turn in range(MOST):
+        rng, things = np.random.default_rng([RECIPE, turn]), 0
+        for concept, style in drawings:
+            if turn >= min(MOST, max(FEWEST, round(RENDERINGS / often[concept]))):
+                continue
+            labels.append((concepts.index(concept), numbers.get((concept, style), -1)))
+            yield worn.thing(library, concept, style, rng)
+            things += 1
+        for sign in signs:
+            labels.append((concepts.index(SIGN), -1))
+            yield worn.board(sign, rng)
+        for _ in range(round(NOTHINGS * things)):
+            labels.append((len(concepts), -1))
+            yield worn.no_thing(library, drawings, rng)
 
 
-def _paints(library: Library, concept: str, style: str) -> Iterable[str]:
-    if style == SHAPES:
-        return COLORS
-    return PAINTS if library.is_paintable(concept, style) else ()
-
-
-def _digest(image: Image.Image) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()
-
-
-def _render_icon(library: Library, concept: str, style: str, paint: str | None, side: int, worn: bool) -> Image.Image:
-    sprite = library.sprite(concept, style, paint, library.fit(concept, style, side, side))
-    image = Image.new("RGB", sprite.size, GREY)
-    image.paste(sprite, (0, 0), sprite)
-    return _wear(image) if worn else image
-
-
-def _wear(image: Image.Image) -> Image.Image:
-    """The picture after a lossy copy."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=WORN)
-    return Image.open(buffer).convert("RGB")
-
-
-def _render_boards(library: Library) -> list[Image.Image]:
-    """Signs and labels are drawn around their texts, so they are cut out of scenes, without anything else of these."""
-    grey = Background("plain", ("grey",), (GREY,))
-    boards: list[Image.Image] = []
-    seed = 0
-    while len(boards) < BOARDS:
-        scene = sample_scene(seed, library)
-        seed += 1
-        for text in scene.texts[: BOARDS - len(boards)]:
-            thing = scene.things[text.on]
-            alone = replace(scene, background=grey, things=(thing,), relations=(), texts=(replace(text, on=0),))
-            boards.append(render(alone, library).crop(thing.frames[0]))
-    return boards
+def _fit(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Multinomial logistic regression of (R, F) features on (R,) labels -> (F + 1, classes) weights of raw features."""
+    mean, deviation = features.mean(0), features.std(0) + 1e-4
+    rows = (features - mean) / deviation
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        linear = nn.Linear(rows.shape[1], classes)
+        nn.init.zeros_(linear.weight)
+        optimizer = torch.optim.AdamW(linear.parameters(), lr=RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, EPOCHS * -(-len(rows) // STEP))
+        for _ in range(EPOCHS):
+            for chosen in torch.randperm(len(rows)).split(STEP):
+                loss = functional.cross_entropy(linear(rows[chosen]), labels[chosen], label_smoothing=SMOOTHING)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    weights = linear.weight.detach() / deviation
+    return torch.cat([weights.T, (linear.bias.detach() - weights @ mean)[None]])

@@ -14,7 +14,6 @@ TOLERANCE = 40.0  # redmean distance at which a pixel still has the background's
 STANDS_OUT = 62.0  # redmean distance from which it is something else
 LEAST_AREA = 0.0025  # of the picture: smaller regions are specks
 LEAST_SIDE = 0.05  # of the short side
-MOST_PATCHES = 6
 MOST_CUTS = 5
 COMPLEXITY = {"plain": 0.0, "gradient": 0.02, "ground": 0.02, "pattern": 0.04}  # share of the rim it must explain more
 
@@ -45,7 +44,8 @@ class Region:
         box: x0, y0, x1, y1 in pixels.
         mask: (y1 - y0, x1 - x0) bool, what belongs to it, holes filled.
         pixels: (y1 - y0, x1 - x0, 3) uint8.
-        look: how it was found: "whole", "joined" across gaps, "cut", "inner", "outer" or "window".
+        look: how it was found: "whole", "joined" across gaps, "cut", "inner" or "outer", or "outline"
+            where `outlines` found it.
     """
 
     box: tuple[int, int, int, int]
@@ -222,14 +222,9 @@ def _is_same(one: Region, other: Region) -> bool:
 
 
 def look_closer(pixels: np.ndarray, mask: np.ndarray, region: Region) -> list[Region]:
-    """Parts of a region that may be things of their own: one on another, inside another, before another."""
+    """Parts of a region that may be things of their own: one on another, or inside another."""
     own = _own(mask, region)
-    return [
-        *_cuts(pixels, own, region),
-        *_inner(pixels, region),
-        *_windows(pixels, own, region),
-        *_patches(pixels, own, region),
-    ]
+    return [*_cuts(pixels, own, region), *_inner(pixels, region)]
 
 
 def _cuts(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
@@ -280,35 +275,3 @@ def _inner(pixels: np.ndarray, region: Region) -> list[Region]:
         return []
     painted = np.where(ndimage.binary_dilation(off, iterations=2)[..., None], color, region.pixels).astype(np.uint8)
     return [inner, Region(region.box, region.mask, painted, "outer")]
-
-
-def _windows(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
-    """Windows of three sizes over the region, half a window apart: for what covers a part of something else."""
-    x0, y0, x1, y1 = region.box
-    found: list[Region] = []
-    for share in (0.62, 0.45):
-        w, h = round(share * (x1 - x0)), round(share * (y1 - y0))
-        for y in np.linspace(y0, y1 - h, 3).astype(int):
-            for x in np.linspace(x0, x1 - w, 3).astype(int):
-                part = cut_out(pixels, own, np.s_[y : y + h, x : x + w], "window")
-                if part is not None and part.area > 0.3 * w * h:
-                    found.append(part)
-    return found
-
-
-def _patches(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
-    """The windows around what is of one colour: a thing before another has other colours than that."""
-    cells = (region.pixels // 43).astype(int) @ (36, 6, 1)  # six levels a channel
-    frequent = np.argsort(-np.bincount(cells[region.mask], minlength=216))[:MOST_PATCHES]
-    x0, y0, _, _ = region.box
-    found = []
-    for cell in frequent:
-        closed = ndimage.binary_closing(np.pad((cells == cell) & region.mask, 3), iterations=3)[3:-3, 3:-3]
-        labels, count = ndimage.label(closed)
-        if not count:
-            continue
-        largest = 1 + int(np.argmax(ndimage.sum_labels(closed, labels, range(1, count + 1))))
-        rows, columns = ndimage.find_objects(labels)[largest - 1]
-        window = np.s_[y0 + rows.start : y0 + rows.stop, x0 + columns.start : x0 + columns.stop]
-        found.append(cut_out(pixels, own, window, "window"))
-    return [part for part in found if part is not None and part.area < 0.7 * region.area]

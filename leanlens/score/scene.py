@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leanlens.scenes.icons import SHAPES, Library
+from leanlens.scenes.icons import Library
 from leanlens.scenes.sources import STYLES
 from leanlens.score import ocr
 from leanlens.score.colors import color_shares, has_color, is_background_color
-from leanlens.score.features import Gallery, open_gallery, picture_network
+from leanlens.score.features import SIGN, Gallery, open_gallery, picture_network
 from leanlens.score.protocol import Score, require_same_length
 from leanlens.score.regions import Backdrop, Region, estimate_backdrop
 from leanlens.score.things import Sighting, find_things
@@ -38,7 +38,7 @@ CRITERIA = (
     "text",
 )  # fmt: skip
 KNOWN_STYLES = tuple(style.name for style in STYLES)
-STYLE_MARGIN = 0.02  # two sets draw some concepts alike
+STYLE_MARGIN = 0.02  # of probability; two sets draw some concepts alike
 LEAST_EXPLAINED = 0.6  # of the rim, by the estimated background
 
 Box = tuple[float, float, float, float]
@@ -92,7 +92,7 @@ class SceneScorer:
         things = [thing for thing in stated if thing.concept in self.gallery.concepts]
         if things:
             wanted = {thing.concept for thing in things}
-            seen = find_things(pixels, self.gallery, self.network, wanted, lambda seen: _attribute(things, seen))
+            seen = find_things(pixels, self.gallery, self.network, wanted)
             _attribute(things, seen)
             self._take_leftovers(things, seen)
             score |= self._judge_things(things, truth)
@@ -126,7 +126,7 @@ class SceneScorer:
             if thing.seen or not rest:
                 continue
             at = self.gallery.concepts.index(thing.concept)
-            thing.likeliest = max(rest, key=lambda one: float(one.by_concept[at].max()))
+            thing.likeliest = max(rest, key=lambda one: float(one.by_concept[at]))
             used.add(id(thing.likeliest))
 
     def _judge_style(self, things: "list[_Thing]", style: str | None) -> float | None:
@@ -135,22 +135,15 @@ class SceneScorer:
             raise ValueError(f"style {style!r} is not accepted; use one of {', '.join(KNOWN_STYLES)}")
         if style is None or style not in self.gallery.styles:
             return None
-        kept = [at for at, name in enumerate(self.gallery.styles) if name != SHAPES]
-        rows = [
-            one.by_concept[self.gallery.concepts.index(thing.concept)][kept]
-            for thing in things
-            for one in thing.seen
-            if one.by_concept[self.gallery.concepts.index(thing.concept)][kept].max() > -1
+        styled = [
+            thing for thing in things if self.gallery.concepts.index(thing.concept) in self.gallery.drawings[:, 0]
         ]
-        if not rows:
-            return 0.0 if any(self._has_styles(thing) for thing in things) else None
-        mean = np.mean(rows, axis=0)
-        stated = mean[[self.gallery.styles[at] for at in kept].index(style)]
-        return float(stated >= mean.max() - STYLE_MARGIN)
-
-    def _has_styles(self, thing: "_Thing") -> bool:
-        drawn = self.gallery.style_of[self.gallery.concept_of == self.gallery.concepts.index(thing.concept)]
-        return any(self.gallery.styles[at] != SHAPES for at in drawn)
+        odds = [one.style_odds[self.gallery.concepts.index(thing.concept)] for thing in styled for one in thing.seen]
+        if not odds:
+            return 0.0 if styled else None
+        shares = [np.exp(row - row.max()) / np.exp(row - row.max()).sum() for row in odds]
+        mean = np.mean(shares, axis=0)
+        return float(mean[self.gallery.styles.index(style)] >= mean.max() - STYLE_MARGIN)
 
     def _judge_texts(self, image: Image.Image, texts: Sequence[Sequence[Any]]) -> float | None:
         if not texts:
@@ -164,7 +157,7 @@ class _Thing:
 
     def __init__(self, stated: dict[str, Any]):
         self.id: str = stated.get("id", stated["concept"])
-        self.concept: str = "sign" if stated.get("category") == "sign" else stated["concept"]
+        self.concept: str = SIGN if stated.get("category") == "sign" else stated["concept"]
         self.count = int(stated.get("count", 1))
         color = stated.get("color")
         self.color: str | None = None if color in (None, "natural") else color
@@ -187,19 +180,17 @@ class _Thing:
         return (float(x0), float(y0), float(x1), float(y1))
 
 
-def _attribute(things: list[_Thing], seen: list[Sighting]) -> bool:
-    """Give every thing the sightings of its concept; the same concept twice is told apart by colour. Returns whether
-    nothing that is stated is missing."""
+def _attribute(things: list[_Thing], seen: list[Sighting]) -> None:
+    """Give every thing the sightings of its concept; the same concept twice is told apart by colour."""
     for thing in things:
         thing.seen = []
-    for one in seen:
+    for one in filter(lambda sighting: sighting.is_certain, seen):
         alike = [thing for thing in things if thing.concept == one.concept]
         if len(alike) > 1:
             shares = color_shares(_visible(one.region))
             alike.sort(key=lambda thing: -shares.get(thing.color or "", 0.0))
         if alike:
             alike[0].seen.append(one)
-    return all(len(thing.seen) >= thing.count for thing in things)
 
 
 def _visible(region: Region) -> np.ndarray:

@@ -40,10 +40,8 @@ def network():
 
 @pytest.fixture(scope="session")
 def gallery(shelf, network, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:  # the same pictures of fewer kinds
-        patch.setattr(features, "PAINTS", ("red", "brown", "white"))
-        patch.setattr(features, "COLORS", ("red", "yellow", "grey"))
-        patch.setattr(features, "RENDERED", features.RENDERED[:2])
+    with pytest.MonkeyPatch.context() as patch:  # fewer renderings
+        patch.setattr(features, "MOST", 16)
         patch.setattr(features, "BOARDS", 6)
         return open_gallery(shelf, network, tmp_path_factory.mktemp("gallery"))
 

@@ -1,0 +1,78 @@
+"""The script that trains the scorer's outlines: its scenes, what it asks of the network, and that it goes on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("resvg_py")
+pytest.importorskip("scipy")
+
+from leanlens.scenes import icons
+from leanlens.score.outlines import STRIDE, OutlineNetwork, gather
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "runs"))
+        import scene_outlines
+
+        yield scene_outlines
+
+
+@pytest.fixture(scope="module")
+def scenes(script, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEANLENS_SCENES", str(tmp_path_factory.mktemp("scenes")))
+        chunk = script.draw_chunk(str(icons.library("sample").folder), 5, 12, "train")
+    return {name: torch.from_numpy(rows) for name, rows in chunk.items()}
+
+
+def test_what_is_wanted_of_the_network_gives_the_things_back(script, scenes):
+    for name, rows in scenes.items():
+        if not name.endswith("things"):
+            continue
+        present, distances, weights = script.targets_of(rows)
+        assert present.shape == weights.shape == (len(rows), rows.shape[1] // STRIDE, rows.shape[2] // STRIDE)
+        for row, true in enumerate(rows[:, ::STRIDE, ::STRIDE].numpy()):
+            masks = gather(present[row].numpy(), distances[row].numpy())
+            large = [number for number in np.unique(true) if number and (true == number).sum() > 60]
+            assert len(masks) >= len(large)
+            for number in large:
+                assert max(script._iou(true == number, mask > 0) for mask in masks) > 0.9
+
+
+def test_the_loss_is_least_for_what_is_wanted(script, scenes):
+    things = next(rows for name, rows in scenes.items() if name.endswith("things"))
+    present, distances, weights = script.targets_of(things)
+    right, wrong = (10 * (2 * present - 1), distances), (10 * (2 * present - 1), distances * 1.5)
+    assert script.loss_of(*right, present, distances, weights) < 0.01
+    assert script.loss_of(*wrong, present, distances, weights) > 0.2
+
+
+def test_worn_pictures_keep_their_things(script, scenes):
+    name = next(name for name in scenes if name.endswith("pixels")).split(".")[0]
+    pixels, things = scenes[f"{name}.pixels"], scenes[f"{name}.things"]
+    x, bent = script.worn(pixels, things, np.random.default_rng(0))
+    again, _ = script.worn(pixels, things, np.random.default_rng(0))
+    assert torch.equal(x, again)
+    assert x.shape == (len(pixels), 3, *things.shape[1:])
+    assert x.abs().max() <= 1
+    assert set(bent.unique().tolist()) <= set(things.unique().tolist())
+    assert 0.4 < (bent > 0).float().mean() / (things > 0).float().mean() < 2.2
+
+
+def test_it_learns_saves_and_goes_on(script, scenes, tmp_path, capsys):
+    script.learn(scenes, scenes, tmp_path, 2.0)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    script.learn(scenes, scenes, tmp_path, 5.0)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] > first["step"] >= 1
+    assert last["loss"] < first["loss"]
+    network = OutlineNetwork()
+    network.load_state_dict(script.load_file(tmp_path / "outlines.safetensors"))
