@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nano_autoencoder import as_pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -155,7 +156,7 @@ def measure(network: OutlineNetwork, held_out: dict[str, Tensor]) -> dict[str, f
     right = there = answered = 0
     for name in sorted({name.split(".")[0] for name in held_out}):
         for pixels, things in zip(held_out[f"{name}.pixels"], held_out[f"{name}.things"], strict=True):
-            logits, distances = network(as_batch(pixels[None]))
+            logits, distances = network(as_pictures(pixels[None]))
             masks = gather(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
             truth = things[::STRIDE, ::STRIDE].numpy()
             numbers = [number for number in np.unique(truth) if number and (truth == number).sum() >= 16]
@@ -169,14 +170,9 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def as_batch(pixels: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in -1..1."""
-    return (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
 def worn(pixels: Tensor, things: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Pictures as a model may draw them, (B, 3, H, W) in -1..1, and the outlines that go with them, (B, H, W)."""
-    x, things = as_batch(pixels), things[:, None].float()
+    x, things = as_pictures(pixels), things[:, None].float()
     if rng.random() < 0.5:
         x, things = x.flip(-1), things.flip(-1)
     offsets = _offsets(len(x), *x.shape[2:], rng)

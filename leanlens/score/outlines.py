@@ -10,6 +10,7 @@ Source: a box from every pixel as in FCOS (arXiv 1904.01355); blocks as in ConvN
 """
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,12 +59,12 @@ class OutlineNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        first, *rest = CHANNELS
+        first = CHANNELS[0]
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()
         )
         self.down, self.up, self.level = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for above, below, blocks in zip(CHANNELS, rest, BLOCKS, strict=False):
+        for (above, below), blocks in zip(pairwise(CHANNELS), BLOCKS, strict=True):
             self.down.append(
                 nn.Sequential(
                     nn.Conv2d(above, below, 2, stride=2, bias=False),

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from leanlens.scenes.icons import Library
 from leanlens.scenes.sources import STYLES
@@ -141,8 +142,7 @@ class SceneScorer:
         odds = [one.style_odds[self.gallery.concepts.index(thing.concept)] for thing in styled for one in thing.seen]
         if not odds:
             return 0.0 if styled else None
-        shares = [np.exp(row - row.max()) / np.exp(row - row.max()).sum() for row in odds]
-        mean = np.mean(shares, axis=0)
+        mean = softmax(odds, axis=1).mean(axis=0)
         return float(mean[self.gallery.styles.index(style)] >= mean.max() - STYLE_MARGIN)
 
     def _judge_texts(self, image: Image.Image, texts: Sequence[Sequence[Any]]) -> float | None:

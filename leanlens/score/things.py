@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from leanlens.score.features import Gallery, PictureNetwork
 from leanlens.score.outlines import find_outlines
@@ -82,17 +83,11 @@ def _recognise(
     favoured = odds + PRIOR * np.array([concept in wanted for concept in (*gallery.concepts, "")], np.float32)
     found = []
     for region, plain, likely, styles in zip(
-        regions, _softmax(odds), _softmax(favoured), gallery.style_odds(features), strict=True
+        regions, softmax(odds, axis=1), softmax(favoured, axis=1), gallery.style_odds(features), strict=True
     ):
         best = int(likely[:-1].argmax())
         found.append(Sighting(region, gallery.concepts[best], float(likely[best]), plain[:-1], styles))
     return found
-
-
-def _softmax(odds: np.ndarray) -> np.ndarray:
-    shares = np.exp(odds - odds.max(axis=1, keepdims=True))
-    normal: np.ndarray = shares / shares.sum(axis=1, keepdims=True)
-    return normal
 
 
 def _crop(region: Region) -> Image.Image:
