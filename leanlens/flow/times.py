@@ -17,14 +17,17 @@ from torch import Tensor
 from leanlens.flow.schedule import linear_mu
 
 
-def training_mu(tokens: int) -> float:
-    """mu(n) of `tokens` image tokens."""
-    return linear_mu(tokens, 1.0, 1.3, 256, 4096)
+MEAN = 1.0  # mu at 256 tokens
 
 
-def training_times(normal: Tensor, tokens: int) -> Tensor:
-    """Levels for standard normal numbers of any shape."""
-    return torch.sigmoid(training_mu(tokens) + normal)
+def training_mu(tokens: int, mean: float = MEAN) -> float:
+    """mu(n) of `tokens` image tokens; with another `mean` than the paper's at 256 tokens, the whole line is moved."""
+    return linear_mu(tokens, mean, mean + 0.3, 256, 4096)
+
+
+def training_times(normal: Tensor, tokens: int, mean: float = MEAN, std: float = 1.0) -> Tensor:
+    """Levels for standard normal numbers of any shape: sigmoid(mu(n) + std z)."""
+    return torch.sigmoid(training_mu(tokens, mean) + std * normal)
 
 
 def spread_times(count: int, tokens: int) -> Tensor:

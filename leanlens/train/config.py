@@ -224,6 +224,12 @@ class Train(Section):
     """Weights of the latent channels in the loss, one for each of `model.out_channels`, brought to the mean 1; None
     weighs them the same, as the paper does. Where few channels make most of a picture, a small model learns sooner what
     shows if they weigh more."""
+    logit_mean: float = 1.0
+    """Training times are sigmoid(logit_mean + logit_std z), z standard normal, at 256 image tokens; more tokens move
+    the mean up by the paper's slope. The paper's mean is 1.0, three quarters of noise. A lower one spends the steps on
+    details, which are decided where little noise is left."""
+    logit_std: Annotated[float, Field(gt=0)] = 1.0
+    """The paper does not state it: our choice."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the matrix products; weights, optimiser and averages are kept in float32."""
     noise: Literal["sample", "batch"] = "sample"

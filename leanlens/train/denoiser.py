@@ -10,8 +10,9 @@ paper does not state the initialisation; ours starts every block as the identity
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,6 +25,7 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import DenoiserSizes
 from leanlens.train.config import Model, TrainRecipe
 
+Times = Callable[[Tensor, int], Tensor]  # standard normal numbers (B,), image tokens -> levels (B,)
 PATCH = 4  # places of a latent channel that one token holds
 
 
@@ -115,6 +117,11 @@ def channel_weights(recipe: TrainRecipe, device: torch.device) -> Tensor | None:
     return (weights / weights.mean()).repeat_interleave(PATCH)  # packed: the four places of each channel together
 
 
+def times_of(recipe: TrainRecipe) -> Times:
+    """Which levels a recipe trains at."""
+    return partial(training_times, mean=recipe.train.logit_mean, std=recipe.train.logit_std)
+
+
 def denoiser_losses(model: nn.Module, batch: Any, t: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error of the predicted velocity of each sample: (B,) float32.
 
@@ -163,12 +170,13 @@ def packed_training_losses(
     first_samples: Sequence[int],
     weights: Tensor | None = None,
     device: torch.device | None = None,
+    levels: Times = training_times,
 ) -> list[Tensor]:
     """`training_losses` of several batches, each with the number of its first sample, from one row of the network."""
     times, noises = [], []
     for batch, first in zip(batches, first_samples, strict=True):
         normal, noise = draw_randomness(seed, step, first, batch.latents.shape, device)
-        times.append(training_times(normal, noise.shape[1]))
+        times.append(levels(normal, noise.shape[1]))
         noises.append(noise)
     losses = packed_losses(model, batches, times, noises, weights)
     return list(losses.split([len(time) for time in times]))
@@ -182,7 +190,8 @@ def training_losses(
     first_sample: int,
     weights: Tensor | None = None,
     device: torch.device | None = None,
+    levels: Times = training_times,
 ) -> Tensor:
     """`denoiser_losses` at the random times and noise of a training step, drawn as `draw_randomness` says."""
     normal, noise = draw_randomness(seed, step, first_sample, batch.latents.shape, device)
-    return denoiser_losses(model, batch, training_times(normal, noise.shape[1]), noise, weights)
+    return denoiser_losses(model, batch, levels(normal, noise.shape[1]), noise, weights)

@@ -23,6 +23,7 @@ from leanlens.train.denoiser import (
     draw_randomness,
     packed_training_losses,
     sizes_of,
+    times_of,
     training_losses,
 )
 from leanlens.train.parallel import computing
@@ -131,11 +132,11 @@ def losses_of(
 ) -> list[Tensor]:
     """Sample losses (B,) of each encoded batch, packed into one row where the recipe asks for it."""
     device = encoded[0].latents.device
-    weights = channel_weights(recipe, device)
+    weights, levels = channel_weights(recipe, device), times_of(recipe)
     drawn_on = device if recipe.train.noise == "batch" else None
     if recipe.train.pack:
-        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts, weights, drawn_on)
-    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0], weights, drawn_on)]
+        return packed_training_losses(model, encoded, recipe.run.seed, step, firsts, weights, drawn_on, levels)
+    return [training_losses(model, encoded[0], recipe.run.seed, step, firsts[0], weights, drawn_on, levels)]
 
 
 def _work(sizes: DenoiserSizes, encoded: Any, packed: bool) -> tuple[int, int, float]:

@@ -22,6 +22,13 @@ def test_times_are_logit_normal():
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), atol=0.04, rtol=0)
 
 
+def test_another_mean_keeps_the_slope_and_another_width_is_wider():
+    z = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
+    for tokens in (256, 1024, 4096):
+        found = torch.logit(training_times(z, tokens, -0.5, 1.5))
+        torch.testing.assert_close(found, training_mu(tokens) - 1.5 + 1.5 * z)
+
+
 def test_shifting_is_the_shift_of_the_schedule():
     """sigmoid(mu + z) is the exponential time shift by mu of sigmoid(z)."""
     from leanlens.flow.schedule import shifted

@@ -107,6 +107,16 @@ def test_training_times_follow_the_resolution(model, batch):
     )
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_training_times_follow_the_recipe(model, batch, tmp_path, pack):
+    torch.nn.init.normal_(model.proj_out.weight)
+    recipe = tiny_recipe(tmp_path, train={"logit_mean": -1.0, "logit_std": 0.5, "pack": pack})
+    normal, noise = draw_randomness(recipe.run.seed, 3, 0, batch.latents.shape)
+    wanted = denoiser_losses(model, batch, training_times(normal, noise.shape[1], -1.0, 0.5), noise)
+    torch.testing.assert_close(losses_of(model, [batch], recipe, 3, [0])[0], wanted)
+    assert not torch.allclose(losses_of(model, [batch], tiny_recipe(tmp_path), 3, [0])[0], wanted)
+
+
 def test_cut_numbers_and_weighs_samples_over_all_processes():
     counts = [[24, 6], [10, 24]]  # in order: 24, 10, 6, 24
     assert cut(counts, 0, "sample") == ([0, 34], [1 / 64, 1 / 64])
