@@ -51,7 +51,7 @@ PIXELS=${PIXELS:-192} # of a packed drawing's longer side
 CROP_SCENES=16000     # for the autoencoder
 SCENES_128=80000      # for the denoiser
 SCENES_LARGE=48000    # of 256 pixels, with things of 64 pixels at least
-SCENES_256=96000      # free ones
+SCENES_256=96000
 AT_LEAST=${AT_LEAST:-12000}  # encoded scenes that a call waits for
 DRAWING=${DRAWING:-12}       # processes; the rest is for what trains
 TRAVEL_MIB=${TRAVEL_MIB:-64} # what the way there lets through, this repository included
@@ -176,7 +176,6 @@ stage() {
     ) ;;
     256) stage=(
         --set data.scenes.num="$SCENES_256" --set data.scenes.seed=3
-        --set data.scenes.grid=0 --set data.scenes.tidy=false # as what it will be asked for
         --set data.buckets="[{base = 256, batch = $batch_256, $SIZES_256}]"
     ) ;;
     esac
