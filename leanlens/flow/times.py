@@ -16,7 +16,6 @@ from torch import Tensor
 
 from leanlens.flow.schedule import linear_mu
 
-
 MEAN = 1.0  # mu at 256 tokens
 
 
