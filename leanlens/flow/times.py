@@ -8,6 +8,8 @@ randomness is the caller's.
 More tokens carry more redundancy, so that the same noise hides less of the picture and mu grows with n: 1.00 at 256
 tokens, 1.06 at 1024 (512 pixels), 1.30 at 4096 (1024 pixels). Smaller and larger n continue the line.
 
+A recipe may move the line and change the width of z.
+
 Source: Lens, arXiv 2605.21573, section 3. The width of the normal is not stated there; 1 is our choice.
 """
 
@@ -16,15 +18,15 @@ from torch import Tensor
 
 from leanlens.flow.schedule import linear_mu
 
-MEAN = 1.0  # mu at 256 tokens
+PAPER_MEAN = 1.0  # mu at 256 tokens
 
 
-def training_mu(tokens: int, mean: float = MEAN) -> float:
+def training_mu(tokens: int, mean: float = PAPER_MEAN) -> float:
     """mu(n) of `tokens` image tokens; with another `mean` than the paper's at 256 tokens, the whole line is moved."""
     return linear_mu(tokens, mean, mean + 0.3, 256, 4096)
 
 
-def training_times(normal: Tensor, tokens: int, mean: float = MEAN, std: float = 1.0) -> Tensor:
+def training_times(normal: Tensor, tokens: int, mean: float = PAPER_MEAN, std: float = 1.0) -> Tensor:
     """Levels for standard normal numbers of any shape: sigmoid(mu(n) + std z)."""
     return torch.sigmoid(training_mu(tokens, mean) + std * normal)
 

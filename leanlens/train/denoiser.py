@@ -25,7 +25,7 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import DenoiserSizes
 from leanlens.train.config import Model, TrainRecipe
 
-Times = Callable[[Tensor, int], Tensor]  # standard normal numbers (B,), image tokens -> levels (B,)
+Levels = Callable[[Tensor, int], Tensor]  # standard normal numbers (B,), image tokens -> levels (B,)
 PATCH = 4  # places of a latent channel that one token holds
 
 
@@ -117,7 +117,7 @@ def channel_weights(recipe: TrainRecipe, device: torch.device) -> Tensor | None:
     return (weights / weights.mean()).repeat_interleave(PATCH)  # packed: the four places of each channel together
 
 
-def times_of(recipe: TrainRecipe) -> Times:
+def levels_of(recipe: TrainRecipe) -> Levels:
     """Which levels a recipe trains at."""
     return partial(training_times, mean=recipe.train.logit_mean, std=recipe.train.logit_std)
 
@@ -170,7 +170,7 @@ def packed_training_losses(
     first_samples: Sequence[int],
     weights: Tensor | None = None,
     device: torch.device | None = None,
-    levels: Times = training_times,
+    levels: Levels = training_times,
 ) -> list[Tensor]:
     """`training_losses` of several batches, each with the number of its first sample, from one row of the network."""
     times, noises = [], []
@@ -190,7 +190,7 @@ def training_losses(
     first_sample: int,
     weights: Tensor | None = None,
     device: torch.device | None = None,
-    levels: Times = training_times,
+    levels: Levels = training_times,
 ) -> Tensor:
     """`denoiser_losses` at the random times and noise of a training step, drawn as `draw_randomness` says."""
     normal, noise = draw_randomness(seed, step, first_sample, batch.latents.shape, device)

@@ -23,7 +23,7 @@ from leanlens.train.denoiser import (
     draw_randomness,
     packed_training_losses,
     sizes_of,
-    times_of,
+    levels_of,
     training_losses,
 )
 from leanlens.train.parallel import computing
@@ -132,7 +132,7 @@ def losses_of(
 ) -> list[Tensor]:
     """Sample losses (B,) of each encoded batch, packed into one row where the recipe asks for it."""
     device = encoded[0].latents.device
-    weights, levels = channel_weights(recipe, device), times_of(recipe)
+    weights, levels = channel_weights(recipe, device), levels_of(recipe)
     drawn_on = device if recipe.train.noise == "batch" else None
     if recipe.train.pack:
         return packed_training_losses(model, encoded, recipe.run.seed, step, firsts, weights, drawn_on, levels)
