@@ -21,9 +21,9 @@ from leanlens.train.denoiser import (
     channel_weights,
     denoiser_losses,
     draw_randomness,
+    levels_of,
     packed_training_losses,
     sizes_of,
-    levels_of,
     training_losses,
 )
 from leanlens.train.parallel import computing
