@@ -1,10 +1,12 @@
 """Train a small autoencoder as fast as a large GPU computes: drawn pictures lie on the device, crops are cut there.
 
-    python runs/nano_autoencoder.py FOLDER [--minutes M] [--decoder-minutes M] [--num N] [--library L] [--set A.B=C]...
+    python runs/nano_autoencoder.py FOLDER [--minutes M] [--decoder-minutes M] [--num N] [--library L] [--start FOLDER]
+        [--decoder RECIPE] [--set A.B=C]...
 
 `leanlens train` reads and decodes every picture of a step, which no processor does fast enough for this. Losses, loop
 and export are the same. First everything learns, into FOLDER/all; then the decoder alone on latents with noise, into
-FOLDER/decoder, whose `export` is the autoencoder. FOLDER/channels.json says how far each latent channel moves pixels.
+FOLDER/decoder, whose `export` is the autoencoder; `--minutes 0` leaves the first out, and the decoder of `--start` goes
+on. FOLDER/channels.json says how far each latent channel moves pixels.
 
 Shapes: N pictures (N, H, W, 3) uint8, B crops of side S.
 """
@@ -45,24 +47,28 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=20_000, help="pictures")
     parser.add_argument("--library", default="full")
     parser.add_argument("--start", type=Path, help="folder of an autoencoder to go on from")
+    parser.add_argument("--decoder", type=Path, default=DECODER, metavar="RECIPE", help="of the decoder alone")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="A.B=C")
     given = parser.parse_args()
-    both = [
+    if given.minutes == 0 and given.start is None:
+        parser.error("--minutes 0 leaves the decoder alone, which needs --start: the autoencoder that it belongs to")
+    first = [f"start={given.start}"] if given.start else []
+    parts = [(ALL, "all", given.minutes, first)] if given.minutes else []
+    then = [f"start={given.folder / 'all' / 'export'}"] if given.minutes else first
+    parts.append((given.decoder, "decoder", given.decoder_minutes, then))
+    recipes = [
         read_recipe(
             AutoencoderRecipe,
             path,
             [*given.changes, f"run.dir={given.folder / part}", f"train.minutes={minutes}", *start],
         )
-        for path, part, minutes, start in (
-            (ALL, "all", given.minutes, [f"start={given.start}"] if given.start else []),
-            (DECODER, "decoder", given.decoder_minutes, [f"start={given.folder / 'all' / 'export'}"]),
-        )
+        for path, part, minutes, start in parts
     ]
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    group = join(both[0].run.device)
+    group = join(recipes[0].run.device)
     pixels = draw(given.library, given.num, group.device)
-    for recipe in both:
+    for recipe in recipes:
         progress = train_autoencoder(recipe, group.device, Drawn(pixels, recipe).pictures)
         print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} crops, {progress.seconds:.0f} s", flush=True)
     moves = channel_moves(given.folder / "decoder" / "export", as_pictures(pixels[:MOVED]))

@@ -20,6 +20,7 @@ from torch import nn
 from leanlens.config import differences, plain
 from leanlens.files import whole_file, whole_folder
 from leanlens.log import logger
+from leanlens.train.ema import Averages
 from leanlens.train.optim import rate_factor
 
 FREE_KEYS = ("train.steps", "train.minutes", "run.dir", "run.device")  # may differ when a run is continued
@@ -51,18 +52,28 @@ def claim(recipe: Any) -> None:
         temporary.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
 
 
-def save(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer], progress: Progress) -> None:
-    """The whole state in one file."""
+def save(
+    folder: Path,
+    trained: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
+    averages: Averages | None = None,
+) -> None:
+    """The whole state in one file, averages of the weights included."""
     tensors = {f"model.{name}": value.contiguous() for name, value in trained.state_dict().items()}
     names = {id(weight): name for name, weight in trained.named_parameters()}
     for optimizer in optimizers:
         for weight, state in optimizer.state.items():
             tensors |= {f"optimizer.{key}.{names[id(weight)]}": value.contiguous() for key, value in state.items()}
+    for std, copy in (averages.copies if averages else {}).items():
+        tensors |= {f"average.{std:g}.{name}": value.contiguous() for name, value in copy.items()}
     with whole_file(folder / "state.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
 
 
-def restore(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress:
+def restore(
+    folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer], averages: Averages | None = None
+) -> Progress:
     """Set everything back to the state in `folder`, if there is one."""
     path = folder / "state.safetensors"
     if not path.exists():
@@ -80,6 +91,9 @@ def restore(folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.O
                 for key in ("exp_avg", "exp_avg_sq")
             }
             optimizer.state[weight] = {"step": tensors[f"optimizer.step.{name}"], **moments}
+    for std, copy in (averages.copies if averages else {}).items():
+        for name, value in copy.items():
+            value.copy_(tensors[f"average.{std:g}.{name}"])
     with safe_open(path, "pt") as file:
         return Progress(**json.loads(file.metadata()["progress"]))
 

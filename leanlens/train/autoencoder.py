@@ -46,7 +46,8 @@ from leanlens.pictures.sources import Source, open_source
 from leanlens.resolution import TOKEN_PIXELS
 from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
 from leanlens.train.compiled import compile_checked, undo_compile
-from leanlens.train.config import Count, Optim, Run, Share
+from leanlens.train.config import Count, Optim, Run, Share, Width
+from leanlens.train.ema import Averages
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
@@ -132,6 +133,13 @@ class Steps(Section):
     save_every: Count = 500
 
 
+class Average(Section):
+    """The averaged weights that a run keeps beside its own, with the power-function profile of `train.ema`."""
+
+    export: Width = 0.0
+    """Relative width of the average that is measured and exported; 0 keeps none and exports the last weights."""
+
+
 class AutoencoderRecipe(Section):
     """A whole run. A recipe with a table `[autoencoder]` is one of these."""
 
@@ -143,6 +151,7 @@ class AutoencoderRecipe(Section):
     """Folder of an autoencoder of the same sizes to start from. None: a linear one, or random weights where
     `autoencoder.norm_num_groups` is not 1."""
     losses: Losses = Losses()
+    ema: Average = Average()
     optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
 
     @model_validator(mode="after")
@@ -206,7 +215,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
     claim(recipe)
     trained = nn.ModuleDict({"vae": model, "heads": heads.projection})
     optimizers = build_optimizers(trained, recipe.optim)
-    progress = restore(folder, trained, optimizers)
+    averages = Averages(trained, [recipe.ema.export] if recipe.ema.export else [])
+    progress = restore(folder, trained, optimizers, averages)
     metrics = MetricsFile(folder, progress.step)
     measured = _fixed_crops(held_out, recipe, HELD_OUT_STEPS) if held_out else []
     if progress.step == 0 and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
@@ -240,20 +250,23 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
         for optimizer in optimizers:
             optimizer.step()
         progress.step, progress.samples = progress.step + 1, progress.samples + len(x)
+        averages.update(progress.samples, len(x))
         progress.seconds = before + time.monotonic() - began
         done = {name: float(term.detach()) for name, term in terms.items()}
         if progress.step % recipe.train.save_every == 0 and measured:
-            done["held_out"] = held_out_error(model, measured)
+            with averages.in_place(recipe.ema.export):
+                done["held_out"] = held_out_error(model, measured)
         metrics.write({"step": progress.step, "loss": float(loss.detach()), **done, "seconds": progress.seconds})
         if progress.step % recipe.train.save_every == 0:
-            save(folder, trained, optimizers, progress)
+            save(folder, trained, optimizers, progress, averages)
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
             logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
     metrics.close()
-    save(folder, trained, optimizers, progress)
+    save(folder, trained, optimizers, progress, averages)
     undo_compile(learning)  # pictures have other sizes than crops
-    export_autoencoder(model, None if decoder_alone else pictures.whole(), folder / "export")
+    with averages.in_place(recipe.ema.export):
+        export_autoencoder(model, None if decoder_alone else pictures.whole(), folder / "export")
     return progress
 
 

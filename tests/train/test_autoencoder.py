@@ -74,7 +74,7 @@ def recipe(tmp_path, pictures):
             "optim": {"lr": 2e-3, "warmup": 2},
         }
         for name, table in tables.items():
-            values[name] = {**values[name], **table}
+            values[name] = {**values.get(name, {}), **table}
         return checked(AutoencoderRecipe, {**values, **({"start": start} if start else {})})
 
     return make
@@ -177,6 +177,23 @@ def test_a_run_that_lost_its_steps_after_a_save_repeats_them(recipe, monkeypatch
     straight = recipe("straight", train={"steps": 4, "save_every": 2})
     train_autoencoder(straight, CPU)
     assert [line["loss"] for line in lines_of(wanted)] == [line["loss"] for line in lines_of(straight)]
+
+
+def test_the_average_is_what_is_exported_and_survives_a_stop(recipe):
+    average = {"export": 0.1}
+    straight, stopped = recipe("straight", ema=average), recipe("stopped", ema=average, train={"steps": 2})
+    train_autoencoder(straight, CPU)
+    train_autoencoder(stopped, CPU)
+    train_autoencoder(recipe("stopped", ema=average), CPU)
+    left, right = weights_of(straight), weights_of(stopped)
+    assert [name for name in left if not left[name].equal(right[name])] == []
+    name = "vae.decoder.conv_in.weight"
+    opened = AutoencoderKLFlux2.from_pretrained(straight.run.dir / "export")
+    assert opened.decoder.conv_in.weight.equal(left[f"average.0.1.{name}"])
+    assert not left[f"average.0.1.{name}"].equal(left[f"model.{name}"])
+    plain = recipe("plain")
+    train_autoencoder(plain, CPU)
+    assert weights_of(plain)[f"model.{name}"].equal(left[f"model.{name}"])  # the run itself is the same
 
 
 def test_another_recipe_in_the_same_folder_is_refused_and_a_finished_run_is_left_alone(recipe):
