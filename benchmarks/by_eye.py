@@ -37,7 +37,13 @@ def main() -> None:
         raise SystemExit(f"{SEEN.name} is about other weights than these; look at their pictures and write it anew")
     scorer = SceneScorer(icons)
     found = {f"seed {one['seed']}": compare(one, seen, icons, model, scorer, given.pictures) for one in seen["sets"]}
-    print(json.dumps({"machine": describe_machine(), "seconds": round(time.time() - began, 1), **found}, indent=1))
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": describe_machine(),
+        "seconds": round(time.time() - began, 1),
+        **found,
+    }
+    print(json.dumps(result, indent=1))
 
 
 def compare(

@@ -1,7 +1,7 @@
 """Train a small autoencoder as fast as a large GPU computes: drawn pictures lie on the device, crops are cut there.
 
     python runs/nano_autoencoder.py FOLDER [--minutes M] [--decoder-minutes M] [--num N] [--library L] [--start FOLDER]
-        [--decoder RECIPE] [--set A.B=C]...
+        [--decoder RECIPE] [--patterns SHARE] [--set A.B=C]...
 
 `leanlens train` reads and decodes every picture of a step, which no processor does fast enough for this. Losses, loop
 and export are the same. First everything learns, into FOLDER/all; then the decoder alone on latents with noise, into
@@ -15,9 +15,10 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
 from nano_scenes import drawn_chunks
@@ -34,6 +35,7 @@ from leanlens.train.autoencoder import BUSY_CHOICES, MEASURED, AutoencoderRecipe
 ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")
 OTHER_STEPS = 2**31  # the number of the first step that no run reaches
 SIDE = 256  # of a drawn picture, pixels
+PATTERNS = ("dots", "stripes", "checks")
 MOVED = 8  # pictures that channels are measured on
 NUDGE = 0.5  # standard deviations by which a channel is moved
 POWER = 1.5  # of the pixels' move that a channel's weight in the denoiser's loss is
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="for all of it, once pictures are drawn")
     parser.add_argument("--decoder-minutes", type=float, default=1.0)
     parser.add_argument("--num", type=int, default=20_000, help="pictures")
+    parser.add_argument("--patterns", type=float, default=0.0, help="share of pictures that have patterns behind them")
     parser.add_argument("--library", default="full")
     parser.add_argument("--start", type=Path, help="folder of an autoencoder to go on from")
     parser.add_argument("--decoder", type=Path, default=DECODER, metavar="RECIPE", help="of the decoder alone")
@@ -67,7 +70,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     group = join(recipes[0].run.device)
-    pixels = draw(given.library, given.num, group.device)
+    pixels = draw(given.library, given.num, group.device, given.patterns)
     for recipe in recipes:
         progress = train_autoencoder(recipe, group.device, Drawn(pixels, recipe).pictures)
         print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} crops, {progress.seconds:.0f} s", flush=True)
@@ -77,13 +80,20 @@ def main() -> None:
     print(f"train.channel_weights = {moves['weights']}")
 
 
-def draw(which: str, num: int, device: torch.device) -> Tensor:
-    """Pictures of free scenes on the device, drawn by every core."""
-    parts = []
-    for chunk in drawn_chunks(library(which).folder, num, 77, ((SIDE, SIDE),)):
-        parts += [torch.from_numpy(pixels).to(device) for pixels, _ in chunk.values()]
-    logger.info("drew %d pictures", num)
-    return torch.cat(parts)
+def draw(which: str, num: int, device: torch.device, patterns: float = 0.0) -> Tensor:
+    """Pictures of free scenes on the device, drawn by every core; at least `patterns` of them, 0 to 1, have a pattern
+    for a background, where one scene in six has."""
+    with_patterns = round(patterns * num)
+    parts = list(islice(_drawn(which, num - with_patterns, 77, ()), num - with_patterns))
+    parts += islice(_drawn(which, 10 * with_patterns, 78, PATTERNS), with_patterns)
+    logger.info("drew %d pictures", len(parts))
+    return torch.from_numpy(np.stack(parts)).to(device)
+
+
+def _drawn(which: str, num: int, seed: int, backgrounds: tuple[str, ...]) -> Iterator[np.ndarray]:
+    for chunk in drawn_chunks(library(which).folder, num, seed, ((SIDE, SIDE),), backgrounds=backgrounds):
+        for pixels, _ in chunk.values():
+            yield from pixels
 
 
 def as_pictures(pixels: Tensor) -> Tensor:

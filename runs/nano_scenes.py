@@ -247,15 +247,17 @@ def drawn_chunks(
     rules: Rules = NO_RULES,
     first: int = 0,
     processes: int | None = None,
+    backgrounds: tuple[str, ...] = (),
 ) -> Iterator[Chunk]:
-    """Scenes `first` to `num` - 1 of the split "train", in order; `canvas` holds (width, height). Without `processes`
-    every core draws."""
+    """Scenes `first` to `num` - 1 of the split "train", in order, and of these only such as have one of the kinds of
+    `backgrounds`, where it names any; `canvas` holds (width, height). Without `processes` every core draws."""
     firsts = iter(range(first, num, CHUNK))
     workers = max(1, min(processes or cpu_count() or 1, -(-(num - first) // CHUNK)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
 
         def begin(start: int) -> Future[Chunk]:
-            return pool.submit(draw_chunk, str(folder), start, min(CHUNK, num - start), seed, canvas, rules)
+            count = min(CHUNK, num - start)
+            return pool.submit(draw_chunk, str(folder), start, count, seed, canvas, rules, backgrounds)
 
         waiting = deque(begin(start) for start in islice(firsts, AHEAD * workers))
         while waiting:
@@ -264,7 +266,13 @@ def drawn_chunks(
 
 
 def draw_chunk(
-    folder: str, first: int, count: int, seed: int, canvas: tuple[Bucket, ...], rules: Rules = NO_RULES
+    folder: str,
+    first: int,
+    count: int,
+    seed: int,
+    canvas: tuple[Bucket, ...],
+    rules: Rules = NO_RULES,
+    backgrounds: tuple[str, ...] = (),
 ) -> Chunk:
     """Scenes first .. first + count - 1, by size; no two neighbours have captions of one template."""
     icons, brief_template, dense_template = _opened(folder), "", ""
@@ -272,6 +280,8 @@ def draw_chunk(
     captions: dict[Bucket, list[list[str]]] = {}
     for number in range(seed * SEED_STEP + first, seed * SEED_STEP + first + count):
         scene = sample_scene(number, icons, "train", canvas, rules)
+        if backgrounds and scene.background.kind not in backgrounds:
+            continue
         rng = Random(f"captions {number}")
         short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template, rules.facts_first)
         brief_template, dense_template = short.template, long.template

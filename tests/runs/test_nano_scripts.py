@@ -260,6 +260,40 @@ def test_crops_of_drawn_pictures_are_busy_ones_and_the_same_again(scripts, tmp_p
     assert [tuple(one.shape) for one in pictures.whole()] == [(1, 3, 64, 64)] * 3
 
 
+def test_a_share_of_drawn_pictures_has_patterns_behind(shelf, scripts, monkeypatch):
+    import nano_autoencoder as drawing
+
+    _, _, scenes = scripts
+    asked = []
+
+    def drawn_chunks(folder, num, seed, canvas, backgrounds):
+        asked.append((num, backgrounds))
+        yield scenes.draw_chunk(str(folder), 0, min(num, 40), seed, canvas, backgrounds=backgrounds)
+
+    monkeypatch.setattr(drawing, "drawn_chunks", drawn_chunks)
+    monkeypatch.setattr(drawing, "SIDE", 64)
+    assert drawing.draw("sample", 8, torch.device("cpu"), 0.25).shape == (8, 64, 64, 3)
+    assert asked == [(6, ()), (20, drawing.PATTERNS)]
+    first = 78 * scenes.SEED_STEP
+    drawn = [sample_scene(first + number, shelf, "train", ((64, 64),)) for number in range(40)]
+    patterned = [np.asarray(render(one, shelf)) for one in drawn if one.background.kind in drawing.PATTERNS]
+    (pixels, captions), *others = scenes.draw_chunk(
+        str(shelf.folder), 0, 40, 78, ((64, 64),), backgrounds=drawing.PATTERNS
+    ).values()
+    assert not others
+    assert 0 < len(captions) == len(patterned) < 40
+    assert np.array_equal(pixels, np.stack(patterned))
+
+
+def test_a_decoder_alone_belongs_to_an_autoencoder(scripts, tmp_path, monkeypatch, capsys):
+    import nano_autoencoder as drawing
+
+    monkeypatch.setattr(sys, "argv", ["nano_autoencoder.py", str(tmp_path), "--minutes", "0"])
+    with pytest.raises(SystemExit):
+        drawing.main()
+    assert "needs --start: the autoencoder that it belongs to" in capsys.readouterr().err
+
+
 def test_micro_batches_are_seeded_full_and_go_on(scripts):
     _, train, _ = scripts
     counts, batches = {(64, 64): 21, (96, 64): 9}, {(64, 64): 4, (96, 64): 2}
