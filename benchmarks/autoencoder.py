@@ -10,6 +10,7 @@ the true picture and in the reconstruction. Needs the extras `eval` and, for wor
 import argparse
 import json
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -46,6 +47,7 @@ def main() -> None:
     scenes = [sample_scene(FIRST_SEED + at, shelf, "test", given.size) for at in range(given.num)]
     found = [psnr(picture, reconstruct(vae, picture)) for picture in (render(scene, shelf) for scene in scenes)]
     result: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
         "machine": describe_machine(),
         "parameters": sum(weight.numel() for weight in vae.parameters()),
         "pictures": given.num,
