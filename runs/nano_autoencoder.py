@@ -30,12 +30,12 @@ from leanlens.files import whole_file
 from leanlens.log import logger
 from leanlens.models import vae as autoencoder
 from leanlens.scenes.icons import library
+from leanlens.scenes.layout import PATTERNS
 from leanlens.train.autoencoder import BUSY_CHOICES, MEASURED, AutoencoderRecipe, Pictures, train_autoencoder
 
 ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")
 OTHER_STEPS = 2**31  # the number of the first step that no run reaches
 SIDE = 256  # of a drawn picture, pixels
-PATTERNS = ("dots", "stripes", "checks")
 MOVED = 8  # pictures that channels are measured on
 NUDGE = 0.5  # standard deviations by which a channel is moved
 POWER = 1.5  # of the pixels' move that a channel's weight in the denoiser's loss is
@@ -55,6 +55,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.minutes == 0 and given.start is None:
         parser.error("--minutes 0 leaves the decoder alone, which needs --start: the autoencoder that it belongs to")
+    if not 0 <= given.patterns <= 1:
+        parser.error(f"--patterns {given.patterns:g} is not accepted; give a share from 0 to 1")
     first = [f"start={given.start}"] if given.start else []
     parts = [(ALL, "all", given.minutes, first)] if given.minutes else []
     then = [f"start={given.folder / 'all' / 'export'}"] if given.minutes else first
@@ -84,7 +86,7 @@ def draw(which: str, num: int, device: torch.device, patterns: float = 0.0) -> T
     """Pictures of free scenes on the device, drawn by every core; at least `patterns` of them, 0 to 1, have a pattern
     for a background, where one scene in six has."""
     with_patterns = round(patterns * num)
-    parts = list(islice(_drawn(which, num - with_patterns, 77, ()), num - with_patterns))
+    parts = list(_drawn(which, num - with_patterns, 77, ()))
     parts += islice(_drawn(which, 10 * with_patterns, 78, PATTERNS), with_patterns)
     logger.info("drew %d pictures", len(parts))
     return torch.from_numpy(np.stack(parts)).to(device)

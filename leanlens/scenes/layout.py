@@ -23,6 +23,7 @@ Slot = tuple[float, float, float, float]
 FONTS = Path(__file__).parent / "fonts"
 FONT_NAMES = ("fredoka", "inter", "press-start-2p", "roboto-slab")
 CAPITAL_FONTS = ("bebas-neue", "permanent-marker")  # they draw small letters as capitals
+PATTERNS = ("dots", "stripes", "checks")  # kinds of background of two colours that alternate
 LEAST_LETTERS = 11  # pixels of font size; smaller text is not legible
 
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from leanlens.scenes.icons import COLORS, Library
-from leanlens.scenes.layout import Background, Draft, Frame, Rules, Text, Unit, arrange
+from leanlens.scenes.layout import PATTERNS, Background, Draft, Frame, Rules, Text, Unit, arrange
 from leanlens.scenes.names import read_vocabulary
 
 Size = int | tuple[int, int] | tuple[tuple[int, int], ...]
@@ -415,7 +415,7 @@ def _sample_background(arrangement: str, rng: Random) -> Background:
         if name != first and distance(color, PLAIN_COLORS[first]) < (420 if kind == "gradient" else 260)
     ]
     second = rng.choice(others)
-    kind = kind if kind == "gradient" else rng.choice(("dots", "stripes", "checks"))
+    kind = kind if kind == "gradient" else rng.choice(PATTERNS)
     return Background(
         kind, (first, second), (PLAIN_COLORS[first], PLAIN_COLORS[second]), rng.uniform(0.05, 0.11), rng.random() < 0.5
     )

@@ -285,13 +285,22 @@ def test_a_share_of_drawn_pictures_has_patterns_behind(shelf, scripts, monkeypat
     assert np.array_equal(pixels, np.stack(patterned))
 
 
-def test_a_decoder_alone_belongs_to_an_autoencoder(scripts, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--minutes", "0"], "needs --start: the autoencoder that it belongs to"),
+        (["--patterns", "1.5"], "--patterns 1.5 is not accepted; give a share from 0 to 1"),
+    ],
+)
+def test_an_autoencoder_that_cannot_be_trained_is_refused_at_once(
+    scripts, tmp_path, monkeypatch, capsys, given, message
+):
     import nano_autoencoder as drawing
 
-    monkeypatch.setattr(sys, "argv", ["nano_autoencoder.py", str(tmp_path), "--minutes", "0"])
+    monkeypatch.setattr(sys, "argv", ["nano_autoencoder.py", str(tmp_path), *given])
     with pytest.raises(SystemExit):
         drawing.main()
-    assert "needs --start: the autoencoder that it belongs to" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_micro_batches_are_seeded_full_and_go_on(scripts):
