@@ -79,12 +79,13 @@ def _machine() -> dict[str, Any]:
 
 def _kernels() -> str:
     """Whether a GPU can keep the text encoder as it is released."""
+    from leanlens.install import KERNELS
     from leanlens.plan.words import kernels_missing
 
     missing = kernels_missing()
     if not missing:
         return "yes, if the card has compute capability 7.5"
-    return f"no: {' and '.join(missing)} missing; pip install 'kernels>=0.18.2,<0.19' triton, or --encoder-on disk"
+    return f"no: {' and '.join(missing)} missing; {KERNELS}, or --encoder-on disk"
 
 
 def _commands() -> dict[str, str]:

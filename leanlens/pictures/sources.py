@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from leanlens.install import install_extra
 from leanlens.log import logger
 from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure
 from leanlens.pictures.record import (
@@ -275,7 +276,7 @@ def _parquet_file(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("parquet needs pyarrow: pip install 'leanlens[data]'") from error
+        raise ImportError(f"parquet needs pyarrow: {install_extra('data')}") from error
     return pyarrow.parquet.ParquetFile(path)
 
 

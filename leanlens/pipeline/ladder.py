@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from leanlens.install import KERNELS
 from leanlens.pipeline.home import EncoderHome
 from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS, kernels_missing
 
@@ -180,7 +181,7 @@ def say_what_kernels_spare(device: torch.device) -> None:
     if device.type == "cuda" and (missing := kernels_missing()):
         warn_once(
             f"The text encoder is stored in MXFP4 (12.6 GB) and decoded to 40.7 GB in bfloat16, because the package "
-            f"{' and '.join(missing)} is missing: pip install 'kernels>=0.18.2,<0.19' triton, or read it layer by "
+            f"{' and '.join(missing)} is missing: {KERNELS}, or read it layer by "
             "layer with --encoder-on disk"
         )
 

