@@ -1,16 +1,30 @@
-"""Whole-or-nothing writes and checksums.
+"""Whole-or-nothing writes, checksums, and JSON that a stranger may have written.
 
-Comes in: paths and bytes. Goes out: files that exist completely or not at all, and hexadecimal SHA-256 sums. Knows
-nothing of what the bytes mean.
+Comes in: paths and bytes. Goes out: files that exist completely or not at all, hexadecimal SHA-256 sums, and parsed
+JSON. Knows nothing of what the bytes mean.
 """
 
 import hashlib
+import json
+import math
 import os
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
+
+JSON_DEPTH = 64  # arrays and objects inside each other; the deepest file of any Lens part has 8
+JSON_VALUES = 2_000_000  # a Python value takes about 100 bytes
+JSON_BYTES = 128 * 2**20  # of one file; the largest published tokenizer.json has 35 MB
+_JSON_DIGITS = 100  # of a whole number; a float holds 308
+# A string, closed or not. The two classes begin with different characters, so the search is linear.
+_JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_JSON_BRACKET = re.compile(r"[\[\]{}]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 @contextmanager
@@ -78,12 +92,6 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def fingerprint(files: list[Path]) -> str:
     """64 hexadecimal digits that change when any of `files` does, without reading gigabytes.
 
@@ -99,3 +107,120 @@ def fingerprint(files: list[Path]) -> str:
                 handle.seek(max(0, (size - 4096)) * index // 63)
                 digest.update(handle.read(4096))
     return digest.hexdigest()
+
+
+def read_json(path: str | Path, finite: bool = True) -> Any:
+    """The content of a JSON file, as `parse_json` reads it.
+
+    Raises:
+        ValueError: it cannot be read, is larger than 128 MiB, or is not the JSON that `parse_json` accepts.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file():  # a device or a pipe may have no end
+            raise ValueError(f"{path} cannot be read: it is not a file")
+        if size > JSON_BYTES:
+            raise ValueError(f"{path} has {size} bytes; a JSON file of at most {JSON_BYTES} is accepted")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse_json(content, str(path), finite=finite)
+
+
+def parse_json(
+    content: str | bytes | bytearray,
+    what: str,
+    *,
+    finite: bool = True,
+    depth: int = JSON_DEPTH,
+    values: int = JSON_VALUES,
+) -> Any:
+    """The value of a JSON document that may be hostile, in time and memory proportional to its length.
+
+    Args:
+        content: the document; bytes are UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+        what: names the document in every message, for instance its path.
+        finite: refuse NaN and infinity, which JSON does not have; False reads them as Python writes them.
+        depth: how many arrays and objects may lie inside each other.
+        values: how many values the document may hold in all.
+
+    Raises:
+        ValueError: not JSON, two values under one key of an object, nested too deep, too many values, a whole number of
+            more than 100 digits, half a surrogate pair in a string, or a number that is not finite.
+    """
+    text = _decoded(content, what) if not isinstance(content, str) else content.removeprefix("\ufeff")
+    _check_extent(text, what, depth, values)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_finite if finite else None,
+            parse_constant=_constant if finite else None,
+        )
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{what} is not valid JSON: {error.msg.removesuffix(' at')} at {place}") from error
+    except ValueError as error:
+        raise ValueError(f"{what} is not valid JSON: {error}") from error
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} is not valid JSON: a string holds half a surrogate pair") from error
+    return value
+
+
+def _decoded(content: bytes | bytearray, what: str) -> str:
+    encoding = json.detect_encoding(content)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} is not valid JSON: its bytes are no {encoding} at byte {error.start}") from error
+
+
+def _check_extent(text: str, what: str, depth: int, values: int) -> None:
+    """Refuse what Python's parser would answer with RecursionError, or with gigabytes; it has no bounds of its own."""
+    opened = text.count("[") + text.count("{")
+    if opened <= depth and opened + text.count(",") < values:  # strings may hold brackets, so more proves nothing
+        return
+    bare = _JSON_STRING.sub("", text)
+    if 1 + bare.count("[") + bare.count("{") + bare.count(",") > values:
+        raise ValueError(f"{what} holds more than {values} values, which is not accepted")
+    level = 0
+    for match in _JSON_BRACKET.finditer(bare):
+        level += 1 if match[0] in "[{" else -1
+        if level > depth:
+            raise ValueError(f"{what} nests arrays and objects more than {depth} deep, which is not accepted")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object holds the key {twice[:60]!r} twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _JSON_DIGITS:
+        raise ValueError(f"the number {digits[:10]}... has {len(digits)} digits; at most {_JSON_DIGITS} are accepted")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,10 +1,14 @@
 """Whole or not there."""
 
+import json
+import math
 import os
+import re
+import time
 
 import pytest
 
-from leanlens.files import fingerprint, require_writable, sha256, whole_file, whole_folder
+from leanlens.files import fingerprint, parse_json, read_json, require_writable, sha256, whole_file, whole_folder
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -57,3 +61,83 @@ def test_checksums(tmp_path):
     big = tmp_path / "big"
     big.write_bytes(bytes(3_000_000))
     assert len(fingerprint([path, big])) == 64
+
+
+def test_json_of_every_encoding_is_read(tmp_path):
+    value = {"a": [1, 2.5, None, True], "ü": "\U0001f600", "nest": {"b": {}}}
+    text = json.dumps(value, ensure_ascii=False)
+    contents = (
+        text,
+        text.encode(),
+        "\ufeff" + text,
+        text.encode("utf-8-sig"),
+        text.encode("utf-16"),
+        bytearray(text, "utf-8"),
+    )
+    for content in contents:
+        assert parse_json(content, "it") == value
+    assert parse_json(json.dumps(value), "it") == value  # a surrogate pair as two escapes
+    assert parse_json("18446744073709551615", "a seed") == 2**64 - 1
+    (tmp_path / "a.json").write_bytes(text.encode("utf-8-sig"))
+    assert read_json(tmp_path / "a.json") == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "x.json is not valid JSON: Expecting value at line 1, column 1"),
+        ('{"a": 1,\n b}', "Expecting property name enclosed in double quotes at line 2, column 2"),
+        ("[" * 100_000, "x.json nests arrays and objects more than 64 deep, which is not accepted"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "x.json nests arrays and objects more than 64 deep"),
+        ('["\\"' + "[" * 99 + '", ' + "[" * 64, "more than 64 deep"),
+        (b"\xff\xfe\x00\xd8", "x.json is not valid JSON: its bytes are no utf-16"),
+        (b'{"a": "\xe9"}', "x.json is not valid JSON: its bytes are no utf-8 at byte 7"),
+        ('{"a": 1, "b": {"c": 1, "d": 2, "c": 3}}', "x.json is not valid JSON: an object holds the key 'c' twice"),
+        ("1" * 5000, "x.json is not valid JSON: the number 1111111111... has 5000 digits; at most 100 are accepted"),
+        ("-" + "1" * 400, "at most 100 are accepted"),
+        ("[NaN]", "x.json is not valid JSON: NaN is not a number that JSON has"),
+        ("[-Infinity]", "x.json is not valid JSON: -Infinity is not a number that JSON has"),
+        ("[1e999]", "x.json is not valid JSON: the number 1e999 is too large"),
+        ('["\\ud800"]', "x.json is not valid JSON: a string holds half a surrogate pair"),
+        ("[" + "{}," * 150_000 + "{}]", "x.json holds more than 200000 values, which is not accepted"),
+        ('{"a": "b\n"}', "x.json is not valid JSON: Invalid control character at line 1, column 9"),
+    ],
+)  # fmt: skip
+def test_bad_json_is_refused_in_a_sentence(content, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse_json(content, "x.json", values=200_000)
+    assert type(caught.value) is ValueError
+    assert len(str(caught.value)) < 200
+
+
+def test_json_as_deep_and_as_large_as_allowed_is_read():
+    assert parse_json("[" * 64 + "]" * 64, "it") == json.loads("[" * 64 + "]" * 64)
+    brackets = json.dumps(["[{" * 1000, '"[{\\' * 1000, {"a,[": "}]"}])
+    assert parse_json(brackets, "it") == json.loads(brackets)  # brackets and commas in strings are text
+    assert len(parse_json("[" + "1," * 98 + "1]", "it", values=100)) == 99
+    values = parse_json("[NaN, Infinity, 1e999]", "it", finite=False)
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, math.inf]
+
+
+@pytest.mark.parametrize(
+    "piece", ['"', '\\"', '"\\', "[", "]", "{", ',"', '"[', "\\\\", "\\ud800", '"a":', "1", "-", "\x00"]
+)
+def test_hostile_json_takes_linear_time(piece):
+    text = piece * (1_000_000 // len(piece))
+    for content in (text, '"' + text, "[" + text, text.encode()):
+        began = time.process_time()
+        with pytest.raises(ValueError, match=r"^it "):
+            parse_json(content, "it")
+        assert time.process_time() - began < 2
+
+
+def test_json_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"missing\.json cannot be read: No such file"):
+        read_json(tmp_path / "missing.json")
+    with pytest.raises(ValueError, match="cannot be read: it is not a file"):
+        read_json(tmp_path)
+    monkeypatch.setattr("leanlens.files.JSON_BYTES", 10)
+    (tmp_path / "a.json").write_text("[1, 2, 3, 4]")
+    with pytest.raises(ValueError, match=r"a\.json has 12 bytes; a JSON file of at most 10 is accepted"):
+        read_json(tmp_path / "a.json")
