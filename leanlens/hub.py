@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from tqdm import tqdm
 
-from leanlens.files import require_writable, sha256, whole_file
+from leanlens.files import read_json, require_writable, sha256, whole_file
 from leanlens.log import logger
 from leanlens.presets import FOLDER_FILES, PRESETS
 
@@ -261,7 +261,7 @@ def _fetched(folder: Path, name: str) -> bool:
     if not (folder / ORIGIN).is_file():
         return False
     try:
-        held = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["model"]
+        held = read_json(folder / ORIGIN)["model"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / ORIGIN} does not say which model it belongs to; remove the folder") from error
     if held != name:
@@ -472,7 +472,7 @@ def _require_lens(index: Path) -> None:
     if not index.is_file():
         raise ValueError(f"is no Lens pipeline folder: it has no {index.name}")
     try:
-        named = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        named = read_json(index)["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"is no Lens pipeline folder: its {index.name} names no _class_name") from error
     if not str(named).startswith("Lens"):

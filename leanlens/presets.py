@@ -9,11 +9,12 @@ withdrawn in the middle of 2026, so every source here is a mirror kept by others
 your own.
 """
 
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from leanlens.files import read_json
 
 # What of a model folder is fetched: weights and configs, no pictures, no pickles, no repacked copies.
 FOLDER_FILES = (
@@ -168,6 +169,6 @@ def _names_of(path: Path) -> list[str]:
     names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
     # A file that is missing or broken names nothing here; whoever opens the folder says what is wrong with it.
     with suppress(OSError, ValueError, AttributeError):
-        origin = json.loads((path / "model_index.json").read_text(encoding="utf-8")).get("_name_or_path")
+        origin = read_json(path / "model_index.json").get("_name_or_path")
         names.append(Path(str(origin)).name)
     return [name.lower() for name in names]

@@ -6,10 +6,11 @@ Knows nothing of paths, pixels or training.
 A caption has a kind: "brief" (a phrase or sentence), "dense" (a paragraph) or "text" (nobody said which).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from leanlens.files import parse_json
 
 CAPTION_KINDS = ("brief", "dense", "text")
 
@@ -81,9 +82,9 @@ def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
             continue
         try:
             if suffix == "json":
-                fields = json.loads(sidecars[suffix].decode("utf-8"))
+                fields = parse_json(sidecars[suffix], "it", finite=False)
                 if not isinstance(fields, dict):
-                    raise ValueError("it holds no object")
+                    raise ValueError("it holds no JSON object")
             elif "text" not in split_fields(fields)[0]:
                 fields["text"] = sidecars[suffix].decode("utf-8")
         except ValueError as error:

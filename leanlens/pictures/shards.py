@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from leanlens.files import sha256, whole_file, whole_folder
+from leanlens.files import read_json, sha256, whole_file, whole_folder
 from leanlens.log import logger
 from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure, suffix_of
 from leanlens.pictures.record import (
@@ -90,7 +90,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         known = manifest["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} is no manifest of {FORMAT}: {error}") from error
@@ -297,7 +297,7 @@ def _checked(folder: Path, shard: dict[str, Any], remembered: list[Any] | None) 
 
 def _read_verified(folder: Path) -> dict[str, list[Any]]:
     try:
-        remembered = json.loads((folder / _VERIFIED).read_text(encoding="utf-8"))
+        remembered = read_json(folder / _VERIFIED)
     except (OSError, ValueError):
         return {}
     return remembered if isinstance(remembered, dict) else {}

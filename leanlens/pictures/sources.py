@@ -8,7 +8,6 @@ which nothing can be read is an error.
 
 import csv
 import glob
-import json
 import os
 import re
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from leanlens.files import parse_json
 from leanlens.install import install_extra
 from leanlens.log import logger
 from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure
@@ -312,9 +312,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield number, parse_json(line, "it", finite=False)
                 except ValueError as error:
-                    yield number, f"it is no JSON: {error}"
+                    yield number, str(error)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:

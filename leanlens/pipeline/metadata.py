@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from leanlens.files import whole_file
+from leanlens.files import parse_json, whole_file
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _JSON_MARK = "leanlens:"
@@ -93,9 +93,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if not text:
         raise ValueError(f"{path} carries no leanlens settings; only pictures that leanlens saved do")
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError:
-        raise ValueError(f"the leanlens settings in {path} are damaged") from None
+        record = parse_json(text, "the JSON")
+    except ValueError as error:
+        raise ValueError(f"the leanlens settings in {path} are damaged: {error}") from None
     if not isinstance(record, dict) or "request" not in record:
         raise ValueError(f"the leanlens settings in {path} are not of a form this version knows")
     return record

@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from leanlens.files import require_writable, sha256, whole_file
+from leanlens.files import read_json, require_writable, sha256, whole_file
 from leanlens.log import logger
 from leanlens.pictures.record import Record
 from leanlens.pictures.shards import FORMAT, MANIFEST, read_manifest, write_tar
@@ -282,7 +282,7 @@ def _recorded(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
         path = folder / name
         if not path.with_suffix(".json").exists():
             continue
-        row = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        row = read_json(path.with_suffix(".json"))
         made_by = row.pop("made_by")
         if made_by != settings.as_dict():
             differing = _differing(made_by, settings)

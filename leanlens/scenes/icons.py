@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from leanlens.files import whole_folder
+from leanlens.files import read_json, whole_folder
 from leanlens.install import install_extra
 from leanlens.log import say_once
 from leanlens.scenes import sources
@@ -236,7 +236,7 @@ def narrow(shelf: Library, concepts: Sequence[str], styles: Sequence[str], folde
         if unknown := sorted(set(names) - set(known)):
             raise ValueError(f"{kind} {unknown[0]!r} is not in the library {shelf.folder}; leave it out")
     kept = {*concepts, *shelf.bitmaps[SHAPES]}
-    table = json.loads((shelf.folder / "library.json").read_text(encoding="utf-8"))
+    table = read_json(shelf.folder / "library.json")
     table["styles"] = {style: shelf.styles[style] for style in styles}
     table["concepts"] = [row for row in table["concepts"] if row["name"] in kept]
     table["bitmaps"] = {
@@ -267,7 +267,7 @@ def open_library(folder: Path) -> Library:
             f"{folder} holds no library.json; give a folder made by `leanlens scenes sources`, or full, "
             f"{', '.join(PARTS)} or sample"
         )
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = read_json(path)
     if table["format"] != FORMAT:
         raise ValueError(f"{path} has format {table['format']!r}; {FORMAT!r} is accepted")
     concepts = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leanlens.files import parse_json
 from leanlens.log import logger
 from leanlens.scenes.names import Concept, read_vocabulary, select_concepts, squeeze
 
@@ -175,7 +176,7 @@ def read_packages(tarballs: dict[str, Path]) -> tuple[list[Concept], list[Drawin
     """The concepts and the drawings of every style, filtered and named."""
     names = {style.name for style in STYLES if style.package == "iconify"}
     sets = {
-        Path(path).stem: json.loads(content)
+        Path(path).stem: parse_json(content, path)
         for path, content in _members(tarballs["iconify"], {f"package/json/{name}.json" for name in names})
     }
     reference = sets[REFERENCE]
@@ -251,7 +252,7 @@ def _read_pictures(style: Style, tarball: Path, concepts: list[Concept], chars: 
 
 def _read_keywords(tarball: Path, chars: dict[str, str]) -> dict[str, list[str]]:
     (_, content), = _members(tarball, {"package/annotations/en/annotations.json"})  # fmt: skip
-    table = json.loads(content)["annotations"]["annotations"]
+    table = parse_json(content, "annotations.json")["annotations"]["annotations"]
     plain = {text.replace("\ufe0f", ""): entry.get("default", []) for text, entry in table.items()}
     texts = {icon: "".join(chr(int(point, 16)) for point in code.split("-")) for code, icon in chars.items()}
     return {icon: plain.get(text.replace("\ufe0f", ""), []) for icon, text in texts.items()}

@@ -4,13 +4,13 @@ Comes in: names from requests. Goes out: names and paths that an operator has al
 looked up in a list made from the operator's folders, so nothing a client writes becomes a path.
 """
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from leanlens.files import read_json
 from leanlens.pipeline.request import LoraChoice
 from leanlens.plan.memory import ModelSizes
 from leanlens.presets import PRESETS, preset_for
@@ -152,5 +152,5 @@ def _side_in_folder(source: str) -> int | None:
 
         folder = Path(leanlens.__file__).parent / "nano"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["sample_size"])
+        return int(read_json(folder / "vae" / "config.json")["sample_size"])
     return None

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from leanlens.files import parse_json
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
@@ -88,9 +89,9 @@ class ImageBody(BaseModel):
         """Forms carry them as JSON text; a bare name is one at its full strength."""
         if isinstance(value, str):
             try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
-                raise ValueError("is no JSON list of {name, scale}") from None
+                value = parse_json(value, "the text")
+            except ValueError as error:
+                raise ValueError(f"is no JSON list of {{name, scale}}: {error}") from None
         return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
 
 

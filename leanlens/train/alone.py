@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from leanlens.config import differences, plain
-from leanlens.files import whole_file, whole_folder
+from leanlens.files import read_json, whole_file, whole_folder
 from leanlens.log import logger
 from leanlens.train.ema import Averages
 from leanlens.train.optim import rate_factor
@@ -43,7 +43,7 @@ def claim(recipe: Any) -> None:
     """
     path, new = recipe.run.dir / "recipe.json", plain(recipe)
     if path.exists():
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), new)
+        changed = differences(read_json(path), new)
         lines = [f"{key}: {a!r} there, {b!r} here" for key, (a, b) in changed.items() if key not in FREE_KEYS]
         if lines:
             raise ValueError(f"run.dir {recipe.run.dir} holds a run with another recipe ({'; '.join(lines)})")

@@ -24,7 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from leanlens.dist import Group, gathered, wait_for_all
-from leanlens.files import sha256
+from leanlens.files import read_json, sha256
 from leanlens.log import logger
 
 FACTS = "facts.json"
@@ -195,7 +195,7 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, finite=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} of a checkpoint cannot be read: {error}") from error
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from leanlens.config import checked
-from leanlens.files import whole_file, whole_folder
+from leanlens.files import read_json, whole_file, whole_folder
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
@@ -82,7 +82,7 @@ def write_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, output
             shutil.copytree(source, temporary, ignore=others, copy_function=_link_or_copy, dirs_exist_ok=True)
             denoiser.save_pretrained(temporary / "transformer")
         config = temporary / "vae" / "config.json"
-        values = {**json.loads(config.read_text(encoding="utf-8")), "sample_size": side}
+        values = {**read_json(config), "sample_size": side}
         with whole_file(config) as fresh:  # a new file: the old one may be the parts' own
             fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
@@ -107,7 +107,7 @@ def run_recipe(run: Path) -> TrainRecipe:
     """
     if not is_run(run):
         raise ValueError(f"{run} is not the folder of a run with a checkpoint; give the run.dir of `leanlens train`")
-    return checked(TrainRecipe, json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+    return checked(TrainRecipe, read_json(run / "recipe.json"))
 
 
 def run_weights(run: Path, std: float | None = None) -> dict[str, Tensor]:

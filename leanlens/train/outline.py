@@ -3,11 +3,11 @@
 Comes in: a recipe. Goes out: lines to read: sizes, cost, memory, buckets. Arithmetic; nothing is built or opened.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from leanlens.files import read_json
 from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.checkpoint import latest_checkpoint
 from leanlens.train.config import Model, TrainRecipe
@@ -68,7 +68,7 @@ def parts_sizes(model: Model) -> tuple[int | None, int | None, int | None]:
 
 def _config(part: Path) -> dict[str, Any]:
     path = part / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def images_per_step(recipe: TrainRecipe) -> float:

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from leanlens.config import differences, plain
 from leanlens.dist import Group, wait_for_all
-from leanlens.files import whole_file
+from leanlens.files import read_json, whole_file
 from leanlens.train.checkpoint import load_tensors, read_facts
 from leanlens.train.config import TrainRecipe
 from leanlens.train.ema import Averages
@@ -106,7 +106,7 @@ def claim_folder(recipe: TrainRecipe, group: Group) -> None:
     require_folder(folder)
     path, new = folder / "recipe.json", plain(recipe)
     if is_run(folder):
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), new)
+        changed = differences(read_json(path), new)
         lines = [f"{key}: {old!r} there, {now!r} here" for key, (old, now) in changed.items() if key not in FREE_KEYS]
         if lines:
             raise ValueError(

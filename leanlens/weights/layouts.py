@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from leanlens.files import read_json
 from leanlens.weights.headers import (
     INDEX_SUFFIX,
     PICKLE_REFUSAL,
@@ -20,7 +21,6 @@ from leanlens.weights.headers import (
     is_pickle,
     read_folder,
     read_header,
-    read_json,
 )
 
 PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")  # the order of the official model_index.json

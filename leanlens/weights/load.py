@@ -10,7 +10,6 @@ Source: the weight names of the released Lens and of stock GPT-OSS; GPT-OSS keep
 ComfyUI's files as (E, out, in).
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, GptOssConfig, PreTrainedTokenizerFast
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
+from leanlens.files import parse_json
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.weights.headers import Entry
@@ -49,6 +49,7 @@ from leanlens.weights.quantized import (
 from leanlens.weights.shards import TORCH_DTYPES, read_tensor
 
 HEAD_DIM = 64  # of every released Lens; a single file does not state it
+_MARKER_BYTES = 65536  # of the JSON that says how a layer is quantised; real ones have about 100
 SPECIAL_IDS = {"pad_token_id": 199999, "eos_token_id": 200002}
 SPECIAL_TOKENS = {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
 
@@ -362,10 +363,13 @@ def _said(entry: Entry) -> dict[str, Any]:
     Raises:
         ValueError: it holds none.
     """
-    try:
-        said = json.loads(bytes(read_tensor(entry).view(torch.uint8).numpy()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{entry.file} has a marker of quantisation that is no JSON ({error})") from None
+    if entry.stop - entry.start > _MARKER_BYTES:
+        raise ValueError(
+            f"{entry.file} has a marker of quantisation of {entry.stop - entry.start} bytes; at most {_MARKER_BYTES} "
+            "are accepted"
+        )
+    content = bytes(read_tensor(entry).view(torch.uint8).numpy())
+    said = parse_json(content, f"a marker of quantisation in {entry.file}")
     if not isinstance(said, dict):
         raise ValueError(f"{entry.file} has a marker of quantisation that is no JSON object: {said!r}")
     return said

@@ -31,10 +31,10 @@ from peft.tuners.lora import LoraLayer as PeftLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from leanlens.files import whole_file
+from leanlens.files import parse_json, read_json, whole_file
 from leanlens.log import logger
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.weights.headers import read_header, read_json
+from leanlens.weights.headers import read_header
 
 # What stands before the module's name; the longest first, so that none hides another.
 _PREFIXES = (
@@ -258,9 +258,9 @@ def _open(path: Path) -> tuple[Path, dict[str, Any]]:
 def _stored_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The PEFT configuration that diffusers puts into the header of a file."""
     try:
-        stored = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        stored = parse_json(metadata.get("lora_adapter_metadata", "{}"), "it")
         return {key.removeprefix("transformer."): value for key, value in stored.items()}
-    except (AttributeError, json.JSONDecodeError) as error:
+    except (AttributeError, ValueError) as error:
         raise ValueError(f"{file}: header field lora_adapter_metadata is not a JSON object: {error}") from error
 
 

@@ -352,7 +352,7 @@ def test_verify_reports_every_broken_part_and_a_bad_list_of_sums(tmp_path):
             findings,
             (
                 "Lens: SHA256SUMS line 'nonsense \ufffd' is not",
-                "vae/config.json cannot be read as JSON",
+                "vae/config.json is not valid JSON",
                 f"{shard.name} is cut short",
                 "transformer: missing 1 tensor (proj_out.bias)",
             ),

@@ -316,7 +316,7 @@ def test_damaged_folders_are_named(tmp_path):
         identify(tmp_path / "t")
     (tmp_path / "away").rename(shard)
     (tmp_path / "t" / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json cannot be read as JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
         identify(tmp_path / "t")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="holds no weights"):
