@@ -139,11 +139,11 @@ def read_cache(text: str) -> tuple[str, float]:
     Raises:
         ValueError: another name, or a number it does not take.
     """
-    match = re.fullmatch(r"([a-z-]+)(?::(\d*\.?\d+))?", text)
+    match = re.fullmatch(r"([a-z-]+)(?::(\d+(?:\.\d+)?|\.\d+))?", text)
     name = match[1] if match else text
     if match is None or name not in CACHES:
         known = ", ".join(f"{known}:{what.upper()}" for known, (what, _) in CACHES.items())
-        raise ValueError(f"cache {text!r} is not accepted; use one of {known}")
+        raise ValueError(f"cache {text[:60]!r} is not accepted; use one of {known}")
     what, usual = CACHES[name]
     number = usual if match[2] is None else float(match[2])
     if what == "interval" and (number != int(number) or number < 2):

@@ -215,12 +215,12 @@ def find_device(name: str) -> Device:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"gpu {name!r} is several devices: {', '.join(device.name for device in found)}; name one")
+        raise ValueError(f"gpu {name[:60]!r} is several devices: {', '.join(device.name for device in found)}; name one")
     names = [device.name for device in DEVICES]
     by_words = {" ".join(_words(known)): known for known in names}
-    near = [by_words[key] for key in difflib.get_close_matches(" ".join(words), by_words, n=3, cutoff=0.5)]
+    near = [by_words[key] for key in difflib.get_close_matches(" ".join(words)[:200], by_words, n=3, cutoff=0.5)]
     raise ValueError(
-        f"gpu {name!r} is not in the table; "
+        f"gpu {name[:60]!r} is not in the table; "
         + (f"the nearest are {', '.join(near)}" if near else f"examples are {', '.join(names[:40:8])}")
         + "; or give its memory with --vram"
     )
@@ -260,7 +260,7 @@ def with_memory(device: Device, memory: float) -> Device:
 
 def _words(name: str) -> list[str]:
     """Lower-case words and numbers without makers and series: "NVIDIA GeForce RTX 3060 12GB" -> rtx 3060 12gb."""
-    lower = re.sub(r"(\d+)\s*g(i?)b\b", r"\1gb", name.lower())
+    lower = re.sub(r"(?<!\d)(\d+)\s*g(i?)b\b", r"\1gb", name.lower())
     lower = re.sub(r"\b(rtx|rx)(?=\d)", r"\1 ", lower)
     lower = re.sub(r"\b(\d{4})(ti|xtx|xt|super)\b", r"\1 \2", lower)
     lower = re.sub(r"\bsxm\d?\b", "sxm", lower)

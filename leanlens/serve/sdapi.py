@@ -176,7 +176,10 @@ def checkpoint(desk: Desk, title: str) -> str:
     Raises:
         Refusal: one that is not offered.
     """
-    return desk.library.find_model(re.sub(r"\s*\[[0-9a-f]+\]$", "", title).removesuffix(".safetensors"))
+    name, bracket, digits = title.rpartition("[")
+    if bracket and re.fullmatch(r"[0-9a-f]+\]", digits):
+        title = name.rstrip()
+    return desk.library.find_model(title.removesuffix(".safetensors"))
 
 
 def _not_done(body: DrawingBody) -> list[str]:

@@ -4,9 +4,7 @@ Comes in: their questions. Goes out: lists in the forms they parse. No list name
 that is not there is listed, except where a client needs an entry to go on.
 """
 
-import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from leanlens.serve.desk import Desk
+from leanlens.serve.infotext import MOST_CHARACTERS, read_parameters
+from leanlens.serve.refusal import Refusal
 from leanlens.serve.sdapi import Choices, checkpoint
 from leanlens.serve.uploads import from_base64, open_upload
 
@@ -138,33 +138,12 @@ def _png_info(desk: Desk, image: str) -> dict[str, Any]:
     comment = picture.getexif().get_ifd(0x8769).get(0x9286)
     if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
         items["parameters"] = comment[8:].decode("utf-16-be", "replace")
+    if (length := sum(map(len, items.values()))) > MOST_CHARACTERS:
+        raise Refusal(
+            "too_large", f"image holds {length:,} characters of text; at most {MOST_CHARACTERS:,} are read", "image"
+        )
     info = items.get("parameters", "")
     return {"info": info, "items": items, "parameters": read_parameters(info)}
-
-
-def read_parameters(text: str) -> dict[str, str]:
-    """The `parameters` text of AUTOMATIC1111 taken apart, under its names."""
-    *lines, last = text.strip().split("\n") or [""]
-    pairs = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
-    if len(pairs) < 3:
-        lines, pairs = [*lines, last], []
-    found: dict[str, str] = {}
-    prompt, negative = "\n".join(lines), ""
-    if (place := prompt.find("Negative prompt:")) >= 0 and (place == 0 or prompt[place - 1] == "\n"):
-        prompt, negative = prompt[:place].rstrip("\n"), prompt[place + len("Negative prompt:") :].strip()
-    if text.strip():
-        found = {"Prompt": prompt.strip(), "Negative prompt": negative}
-    for key, value in pairs:
-        if value.startswith('"'):
-            try:
-                value = str(json.loads(value))
-            except ValueError:
-                value = value.strip('"')
-        if (size := re.fullmatch(r"(\d+)x(\d+)", value)) is not None:
-            found |= {f"{key}-1": size[1], f"{key}-2": size[2]}
-        else:
-            found[key] = value.strip()
-    return found
 
 
 def _ram() -> dict[str, Any]:
