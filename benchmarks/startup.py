@@ -22,9 +22,13 @@ from machine import describe_machine
 CHILD = """
 import json, sys, time
 times = {"python": time.time()}
+from leanlens.cli.imports import unneeded_left_out
 from leanlens.cli.main import look_less_for_garbage, run
+from leanlens.threads import spin_briefly
 look_less_for_garbage()  # as `run` begins
-from leanlens.pipeline import draw, metadata, placement
+spin_briefly()
+with unneeded_left_out():
+    from leanlens.pipeline import draw, metadata, placement
 
 def timed(module, name):
     inner = getattr(module, name)

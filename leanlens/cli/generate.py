@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from leanlens.cli.auto import AUTO, EncoderOn, Features, Offload, Quant, TileVae, Wishes, features_folder, settle
+from leanlens.cli.imports import unneeded_left_out
 
 _PARTS = "A component that the model does not bring, or another one than it brings."
 # What a request calls it -> what this command calls it.
@@ -156,10 +157,11 @@ def generate(
         say("The prompt is empty; the model draws whatever it likes.")
 
     started = time.monotonic()
-    from leanlens.pipeline.draw import draw
-    from leanlens.pipeline.metadata import save_picture
-    from leanlens.pipeline.placement import open_model
-    from leanlens.pipeline.speed import Speed
+    with unneeded_left_out():
+        from leanlens.pipeline.draw import draw
+        from leanlens.pipeline.metadata import save_picture
+        from leanlens.pipeline.placement import open_model
+        from leanlens.pipeline.speed import Speed
 
     speed = Speed(attention=attention, fp8=fp8, cache=cache, guided_share=guided_share)
     settled = settled or settle(model, wishes, say)

@@ -13,6 +13,7 @@ import typer
 
 import leanlens
 from leanlens.cli import doctor, evaluate, generate, mcp, plan, replay, scenes, serve, train, weights
+from leanlens.threads import spin_briefly
 
 app = typer.Typer(
     name="leanlens",
@@ -62,6 +63,7 @@ def look_less_for_garbage() -> None:
 def run() -> None:
     """Entry point of the `leanlens` command."""
     look_less_for_garbage()
+    spin_briefly()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.ERROR)
     logging.getLogger("mcp").setLevel(logging.WARNING)

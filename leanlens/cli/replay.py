@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from leanlens.cli.imports import unneeded_left_out
+
 
 def replay(
     picture: Annotated[Path, typer.Argument(help="A picture that leanlens saved.")],
@@ -23,6 +25,7 @@ def replay(
     Exit code 0 if it is identical, 1 if it differs. On the same machine and versions it is identical.
     """
     import numpy as np
+    import torch
     from PIL import Image
 
     from leanlens.pipeline.metadata import FORMATS, picture_format, read_record, save_picture
@@ -40,10 +43,12 @@ def replay(
     picture_format(target)
     request = ImageRequest.checked(**record["request"])
 
-    from leanlens.pipeline.draw import draw
-    from leanlens.pipeline.ladder import Holding
-    from leanlens.pipeline.placement import open_model
-    from leanlens.pipeline.speed import Speed
+    with unneeded_left_out():
+        from leanlens.pipeline.draw import draw
+        from leanlens.pipeline.ladder import Holding
+        from leanlens.pipeline.placement import open_model
+        from leanlens.pipeline.speed import Speed
+    from leanlens.threads import check_threads
 
     run, recorded = record["run"], record["model"]
     parts = recorded["parts"] if model is None else None
@@ -57,7 +62,11 @@ def replay(
             f"(fingerprint {opened.fingerprint[:12]}, recorded {recorded['fingerprint'][:12]}); "
             "give the same one with --model"
         )
-    drawn = draw(opened, request)
+    plan = run.get("step_threads", ())
+    if opened.device.type == "cpu" and "threads" in run:  # sums are taken in another order with another number
+        check_threads(run["threads"], plan)
+        torch.set_num_threads(run["threads"])
+    drawn = draw(opened, request, thread_plan=plan)
     if drawn.record["inputs"] != record["inputs"]:
         raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
     for name in ("marking", "safety"):  # what the file says about the picture, as it did before

@@ -21,6 +21,7 @@ from leanlens.pipeline.metadata import DRAWN, EDITED
 from leanlens.pipeline.placement import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.variants import LensImg2ImgPipeline, LensInpaintPipeline
+from leanlens.threads import StepThreads, threads_of
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,25 @@ class DrawnPicture:
 Encode = Callable[[ImageRequest], tuple[TextFeatures, TextFeatures]]
 
 
-def draw(opened: OpenedModel, request: ImageRequest, on_step: Callable[[int], None] | None = None) -> DrawnPicture:
+def draw(
+    opened: OpenedModel,
+    request: ImageRequest,
+    on_step: Callable[[int], None] | None = None,
+    thread_plan: Sequence[Sequence[int]] | None = None,
+) -> DrawnPicture:
     """Draw one picture.
 
     Args:
         opened: the model.
         request: what to draw.
         on_step: called with the number of finished steps.
+        thread_plan: threads as another picture's record has them (`StepThreads`); None to choose by the load.
 
     Raises:
         ValueError: an input file that is missing or does not fit, with its path.
     """
     watch = None if on_step is None else lambda step, _: on_step(step)
-    return draw_together(opened, [request], watch)[0]
+    return draw_together(opened, [request], watch, thread_plan=thread_plan)[0]
 
 
 def can_be_drawn_together(requests: Sequence[ImageRequest]) -> bool:
@@ -66,6 +73,7 @@ def draw_together(
     requests: Sequence[ImageRequest],
     watch: Callable[[int, Any], None] | None = None,
     encode: Encode | None = None,
+    thread_plan: Sequence[Sequence[int]] | None = None,
 ) -> list[DrawnPicture]:
     """Draw several pictures in one batch, one for each request.
 
@@ -75,6 +83,7 @@ def draw_together(
         watch: called after every step with the number of finished steps and the latents (B, L, C); an exception it
             raises ends the drawing.
         encode: text features of a request, for callers that keep them; without it, the opened model's own.
+        thread_plan: as `draw` takes it.
 
     Raises:
         ValueError: requests that cannot share a batch, or an input file that is missing or does not fit.
@@ -97,34 +106,37 @@ def draw_together(
         return {}
 
     pipeline, start = _entry(opened, first)
-    images = pipeline(
-        prompt_embeds=positive.layers,
-        prompt_mask=positive.mask,
-        negative_prompt_embeds=negative.layers,
-        negative_prompt_mask=negative.mask,
-        height=first.height,
-        width=first.width,
-        num_inference_steps=first.num_inference_steps,
-        guidance_scale=first.guidance_scale,
-        generator=generators[0] if len(generators) == 1 else generators,
-        exact=first.exact,
-        guided_share=opened.speed.guided_share,
-        callback_on_step_end=report,
-        **start,
-    ).images
+    threads = opened.step_threads(thread_plan)
+    with threads_of(opened.pipeline.transformer, threads):
+        images = pipeline(
+            prompt_embeds=positive.layers,
+            prompt_mask=positive.mask,
+            negative_prompt_embeds=negative.layers,
+            negative_prompt_mask=negative.mask,
+            height=first.height,
+            width=first.width,
+            num_inference_steps=first.num_inference_steps,
+            guidance_scale=first.guidance_scale,
+            generator=generators[0] if len(generators) == 1 else generators,
+            exact=first.exact,
+            guided_share=opened.speed.guided_share,
+            callback_on_step_end=report,
+            **start,
+        ).images
     return [
-        DrawnPicture(image, _record(opened, request, sums))
+        DrawnPicture(image, _record(opened, request, sums, threads))
         for image, request, sums in zip(images, requests, inputs, strict=True)
     ]
 
 
-def _record(opened: OpenedModel, request: ImageRequest, inputs: dict[str, Any]) -> dict[str, Any]:
+def _record(opened: OpenedModel, request: ImageRequest, inputs: dict[str, Any], threads: StepThreads) -> dict[str, Any]:
+    plan = {"step_threads": threads.changes} if threads.changes else {}
     return {
         "leanlens": leanlens.__version__,
         "request": request.model_dump(mode="json"),
         "model": opened.identity(),
         "inputs": inputs,
-        "run": opened.conditions(),
+        "run": opened.conditions() | plan,
         "marking": DRAWN if request.image is None else EDITED,
         "safety": None,
     }

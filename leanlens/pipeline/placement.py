@@ -22,6 +22,7 @@ from leanlens.pipeline.ladder import Holding, held_packed, hold_folder, hold_par
 from leanlens.pipeline.remembered import FeatureStore
 from leanlens.pipeline.request import ImageRequest, LoraChoice
 from leanlens.pipeline.speed import Speed, hasten
+from leanlens.threads import Load, StepThreads, can_be_chosen
 
 if TYPE_CHECKING:
     from leanlens.pipeline.pipeline import LensPipeline
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 TILE_ABOVE_TOKENS = 8450
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# Parameters below which a step is so short that its threads lose more by waiting for a core than they win.
+SMALL = 500_000_000
 _SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -116,6 +119,7 @@ class OpenedModel:
         holding: how its parts are held.
         remembered: text features of earlier prompts on disk, or None.
         speed: how it was made fast.
+        load: what a small model's threads are chosen by, call by call; None where their number is fixed.
     """
 
     pipeline: "LensPipeline"
@@ -128,6 +132,7 @@ class OpenedModel:
     holding: Holding = field(default_factory=Holding)
     remembered: FeatureStore | None = None
     speed: Speed = field(default_factory=Speed)
+    load: Load | None = None
     _loras: tuple[LoraChoice, ...] = ()
     _encoded: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
     _prepared: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
@@ -141,16 +146,23 @@ class OpenedModel:
         import diffusers
         import transformers
 
+        threads = {"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}
         return {
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled,
             **self.holding.conditions(),
             **self.speed.conditions(),
+            **threads,
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
         }
+
+    def step_threads(self, plan: Sequence[Sequence[int]] | None = None) -> StepThreads:
+        """Threads of the transformer's calls in one drawing: as `plan` has them, or chosen by the load."""
+        load = self.load if plan is None else None
+        return StepThreads(torch.get_num_threads(), load, plan or ())
 
     def features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
         """Text features of a request; those of the last one are kept, for further seeds of the same prompt."""
@@ -240,6 +252,7 @@ def open_model(
     if compile and holding.offload in ("block", "disk"):
         raise ValueError(f"compile cannot be combined with offload {holding.offload!r}; leave one of them out")
     text_files: list[Path] = []
+    load = Load()  # looks at the machine while the model is opened
     if name == "toy":
         pipeline, digest = _toy(where, kind, holding)
     else:
@@ -247,11 +260,20 @@ def open_model(
     pipeline.set_progress_bar_config(disable=True)
     compiled = compile and _can_compile(where)
     hasten(pipeline, where, speed, compiled)
-    opened = OpenedModel(pipeline, name, parts, digest, where, kind, compiled, holding, speed=speed)
+    opened = OpenedModel(
+        pipeline, name, parts, digest, where, kind, compiled, holding, speed=speed, load=_load(where, pipeline, load)
+    )
     if features is not None:
         place = "cpu" if holding.encoder_on == "cpu" else where.type
         opened.remembered = FeatureStore(features, fingerprint(text_files) if text_files else "toy", kind, place)
     return opened
+
+
+def _load(device: torch.device, pipeline: Any, load: Load) -> Load | None:
+    """`load` where a model's threads may be chosen by it: small, on the processor, and nobody has chosen already."""
+    size = sum(weight.numel() for weight in pipeline.transformer.parameters())
+    chosen = device.type == "cpu" and size < SMALL and can_be_chosen(torch.get_num_threads())
+    return load if chosen else None
 
 
 def _text_of(request: ImageRequest) -> tuple[str, str, str, int]:

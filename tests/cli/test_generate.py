@@ -30,6 +30,28 @@ def test_a_picture_that_replays_to_the_bit(leanlens):
     assert Path("out.png").read_bytes() == Path("out-replay.png").read_bytes()
 
 
+def test_a_replay_takes_as_many_threads_as_the_drawing_did(leanlens):
+    usual = torch.get_num_threads()
+    try:
+        leanlens("generate", "a", "-o", "out.png", *TOY)
+        record = read_record("out.png")
+        assert record["run"]["threads"] == usual
+        record["run"] |= {"threads": usual + 2, "step_threads": [[1, usual + 1]]}
+        with Image.open("out.png") as picture:
+            save_picture(picture, "elsewhere.png", record)
+        leanlens("replay", "elsewhere.png")
+        run = read_record("elsewhere-replay.png")["run"]
+        assert (run["threads"], run["step_threads"]) == (usual + 2, [[1, usual + 1]])
+        record["run"]["threads"] = 10**9
+        with Image.open("out.png") as picture:
+            save_picture(picture, "hostile.png", record)
+        refused = leanlens("replay", "hostile.png")
+        assert refused.code == 2
+        assert "threads are not accepted; give whole numbers from 1 to 1024" in refused.err
+    finally:
+        torch.set_num_threads(usual)
+
+
 def test_a_picture_under_a_wrong_suffix_replays_as_what_it_is(leanlens):
     assert leanlens("generate", "a", *TOY, "-o", "out.png").code == 0
     Path("out.png").rename("out.jpg")

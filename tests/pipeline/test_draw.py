@@ -4,9 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
+from leanlens.pipeline import placement
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.placement import open_model, resolve_device, resolve_dtype
 from leanlens.pipeline.request import ImageRequest
+from leanlens.threads import WINDOW, Load
 
 GOOD = {"prompt": "a", "width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 3}
 
@@ -44,6 +46,47 @@ def test_steps_are_reported(opened, tmp_path):
     start = {"image": str(tmp_path / "a.png"), "strength": 0.5}
     draw(opened, ImageRequest.checked(**GOOD, **start), on_step=steps.append)
     assert steps == [1, 2, 1]
+
+
+class Busy(Load):
+    """Others that take all cores but one, seen once `WINDOW` has passed."""
+
+    age = WINDOW
+
+    def look(self) -> float:
+        return 1000.0
+
+
+def test_threads_are_recorded_and_a_plan_is_repeated(opened, monkeypatch):
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        request, seen = ImageRequest.checked(**GOOD), []
+        quiet = draw(opened, request)
+        assert quiet.record["run"]["threads"] == 2
+        assert "step_threads" not in quiet.record["run"]
+        monkeypatch.setattr(opened, "load", Busy())
+        hook = opened.pipeline.transformer.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+        busy = draw(opened, request)
+        again = draw(opened, request, thread_plan=busy.record["run"]["step_threads"])
+        hook.remove()
+        assert busy.record["run"]["step_threads"] == again.record["run"]["step_threads"] == [[0, 1]]
+        assert busy.record["run"]["threads"] == 2  # of everything but the steps
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+        assert again.image.tobytes() == busy.image.tobytes()
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_threads_are_chosen_for_small_models_only(monkeypatch):
+    monkeypatch.setattr(placement, "can_be_chosen", lambda threads: True)
+    assert open_model("toy", device="cpu").load is not None
+    monkeypatch.setattr(placement, "SMALL", 10)
+    assert open_model("toy", device="cpu").load is None
+    monkeypatch.undo()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert open_model("toy", device="cpu").load is None
 
 
 def test_input_files_are_recorded_by_checksum_and_named_when_missing(opened, tmp_path):
