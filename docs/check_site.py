@@ -1,8 +1,8 @@
 """Checks the built documentation: `python docs/check_site.py [FOLDER]`, which `make docs` runs.
 
-Every `src`, `href` and `srcset` of every page, and every `url()` of every style sheet, must lead to a file of the site, and
-every `#name` to an element of that page. Pages may link to other sites; they may load nothing from them. A fence that stands
-in the text of a page is a code block that was not understood.
+Every `src`, `href` and `srcset` of every page, and every `url()` of every style sheet, must lead to a file of the site,
+and every `#name` to an element of that page. Pages may link to other sites; they may load nothing from them. A fence in
+the text of a page is a code block that was not understood.
 """
 
 import re

@@ -78,7 +78,9 @@ def test_what_is_there_is_not_named(check, tmp_path):
     (tmp_path / "style.css").write_text("p{background:url('a b.png')}", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "index.html").write_text('<a href="../index.html#x">up</a>', encoding="utf-8")
-    body = '<p id="x"><img src="a%20b.png"><a href="folder/">in</a><a href="https://host/page">out</a><a href="#x">x</a>'
+    body = (
+        '<p id="x"><img src="a%20b.png"><a href="folder/">in</a><a href="https://host/page">out</a><a href="#x">x</a>'
+    )
     (tmp_path / "index.html").write_text(body + '<img src="data:image/png;base64,AA">', encoding="utf-8")
     assert check.problems(tmp_path) == []
 
