@@ -149,7 +149,7 @@ def measure(name: str, path: str, folder: Path, num: int, size: str | None, devi
         "encode_ahead_s": round(preparing, 2),
         "seconds": seconds,
         "first_s": seconds[0],
-        "median_s": statistics.median(seconds),
+        "median_s": round(statistics.median(seconds), 3),
         "peak_device_gb": None if on_card is None else round(on_card, 2),
         "peak_main_gb": _peak_of_process(),
         "planned": _planned(path, f"{first.width}x{first.height}", opened, settled.compile),

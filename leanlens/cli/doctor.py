@@ -20,8 +20,20 @@ _LIBRARIES = (
 )
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    share: Annotated[
+        bool,
+        typer.Option("--share", help="Draw with nano, alone and beside a busy loop, and print one line to paste."),
+    ] = False,
+) -> None:
     """Print versions, the machine, and which commands will work on it."""
+    if share:
+        from leanlens.cli.share import as_line, measure
+
+        found = measure()
+        print(json.dumps(found) if as_json else as_line(found))
+        return
     report = {"versions": _versions(), "machine": _machine(), "commands": _commands()}
     if as_json:
         print(json.dumps(report, indent=2))

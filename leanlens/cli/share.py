@@ -1,0 +1,113 @@
+"""What `leanlens doctor --share` prints: one line on how fast the embedded model draws here, to paste into a report.
+
+Comes in: nothing. Goes out: the machine, nano's seconds alone and beside a busy loop, and what the planner predicts.
+The line names no user, no path and no host.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PROMPT = "a snowman, flat style, navy blue background"
+
+
+def measure(model: str = "nano", size: str = "256x256", steps: int | None = None) -> dict[str, Any]:
+    """Draw on the processor, alone and beside a busy loop, and on the GPU where torch finds one.
+
+    Returns:
+        plain values: `alone_s` and `busy_s` the better of two drawings of an opened model, `planned_s` the planner's
+        seconds of such a drawing on the processor, None where it knows none; `gpu` and `gpu_s` None without a GPU.
+    """
+    import torch
+
+    import leanlens
+    from leanlens.cli.doctor import _processor
+
+    alone, busy = _seconds(model, size, steps, "cpu", beside_a_loop=True)
+    has_gpu = torch.cuda.is_available()
+    return {
+        "leanlens": leanlens.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "model": model,
+        "size": size,
+        "alone_s": alone,
+        "busy_s": busy,
+        "planned_s": _planned(model, size, steps),
+        "gpu": torch.cuda.get_device_name() if has_gpu else None,
+        "gpu_s": _seconds(model, size, steps, "cuda", beside_a_loop=False)[0] if has_gpu else None,
+    }
+
+
+def as_line(found: dict[str, Any]) -> str:
+    """What `measure` found, in one line."""
+    planned = "not planned" if found["planned_s"] is None else f"planned {found['planned_s']:.2g} s"
+    gpu = "no GPU" if found["gpu"] is None else f"{found['gpu']} {found['gpu_s']:.2f} s"
+    return (
+        f"leanlens {found['leanlens']} on {found['system']}, Python {found['python']}, torch {found['torch']}; "
+        f"{found['processor']}, {found['cores']} cores; {found['model']} {found['size']}: "
+        f"{found['alone_s']:.2f} s alone, {found['busy_s']:.2f} s beside a busy loop, {planned}; {gpu}"
+    )
+
+
+def _seconds(model: str, size: str, steps: int | None, device: str, beside_a_loop: bool) -> tuple[float, float | None]:
+    from leanlens.pipeline.draw import draw
+    from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.request import ImageRequest
+    from leanlens.presets import preset_for
+
+    preset, (width, height) = preset_for(model), map(int, size.split("x"))
+    opened = open_model(model, device)
+
+    def best_of_two() -> float:
+        times = []
+        for seed in (1, 2):
+            request = ImageRequest.checked(
+                prompt=PROMPT,
+                width=width,
+                height=height,
+                num_inference_steps=steps or preset.num_inference_steps,
+                guidance_scale=preset.guidance_scale,
+                seed=seed,
+            )
+            began = time.perf_counter()
+            draw(opened, request)
+            times.append(time.perf_counter() - began)
+        return round(min(times), 3)
+
+    alone = best_of_two()
+    if not beside_a_loop:
+        return alone, None
+    with busy_loop():
+        return alone, best_of_two()
+
+
+@contextmanager
+def busy_loop() -> Iterator[None]:
+    """Another process that keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()  # from here on it loops
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _planned(model: str, size: str, steps: int | None) -> float | None:
+    from leanlens.cli.plan import find_machine, plan_image
+
+    pins = [None, None, None, "cpu", None, None, False]
+    try:
+        return plan_image(find_machine(None, None, None), model, size, steps, None, 1, pins)["seconds_per_image"]
+    except ValueError:
+        return None
