@@ -33,8 +33,8 @@ The embedded model's answers to prompts that people wrote in their own words, wi
 them.
 
 ```sh
-python docs/make_gallery.py                                             # this page
-leanlens generate "{prompt}" --seed 0          # its first picture
+python docs/make_gallery.py                        # this page
+leanlens generate "{prompt}" --seed 0     # its first picture
 ```
 
 """
