@@ -109,11 +109,12 @@ def test_the_page_is_given_up_where_no_server_comes(page, monkeypatch):
 
 
 def test_words_go_to_the_server_and_its_port_to_the_page(page, monkeypatch):
-    asked = []
-    monkeypatch.setattr(page, "open_when_ready", asked.append)
+    asked, opening = [], threading.Event()
+    monkeypatch.setattr(page, "open_when_ready", lambda address: (asked.append(address), opening.set()))
     monkeypatch.setattr(page, "run", lambda: asked.append(page.sys.argv))
     monkeypatch.setattr(page.sys, "argv", ["page.py", "--model", "turbo", "--port", "9000"])
     page.main()
+    assert opening.wait(10)
     assert sorted(map(str, asked)) == sorted(
         ["http://127.0.0.1:9000", "['leanlens', 'serve', '--model', 'turbo', '--port', '9000']"]
     )

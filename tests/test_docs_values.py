@@ -1,0 +1,130 @@
+"""Numbers that pages and messages repeat are those of the code: defaults, sizes, downloads, what a library holds."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from leanlens.presets import PRESETS
+from leanlens.resolution import sizes_at
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "integrations").glob("*/README.md")),
+    ROOT / "leanlens" / "nano" / "README.md",
+]
+PYTHON = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TITLES = {"turbo": "turbo", "lens-turbo": "turbo", "rl": "rl", "lens": "rl", "base": "base", "lens-base": "base"}
+
+
+def pages_with(pattern: str) -> list:
+    found = [(page, page.read_text(encoding="utf-8")) for page in PAGES]
+    return [pytest.param(text, id=str(page.relative_to(ROOT))) for page, text in found if re.search(pattern, text)]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The tables of a page as rows of cells."""
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in each.splitlines()] for each in found]
+
+
+def test_tables_of_steps_and_guidance_are_the_presets():
+    seen = set()
+    for page in PAGES:
+        for head, _, *rows in tables(page.read_text(encoding="utf-8")):
+            if not {"model", "steps", "guidance"} <= set(head):
+                continue
+            for row in rows:
+                name = row[head.index("model")].strip("`")
+                if name in PRESETS:
+                    told = (int(row[head.index("steps")]), float(row[head.index("guidance")].split()[0]))
+                    assert told == (PRESETS[name].num_inference_steps, PRESETS[name].guidance_scale), (page.name, name)
+                    seen.add(name)
+    assert seen == set(PRESETS)
+
+
+@pytest.mark.parametrize("text", pages_with(r"num_inference_steps=\d"))
+def test_code_that_opens_a_preset_draws_with_its_steps_and_guidance(text):
+    for block in PYTHON.findall(text):
+        names = [name for name in PRESETS if re.search(rf"(?:from_pretrained|open_model)\(\"{name}\"", block)]
+        if len(names) != 1:
+            continue
+        preset = PRESETS[names[0]]
+        assert {int(value) for value in re.findall(r"num_inference_steps=(\d+)", block)} <= {preset.num_inference_steps}
+        assert {float(value) for value in re.findall(r"guidance_scale=([\d.]+)", block)} <= {preset.guidance_scale}
+
+
+def test_prose_about_guidance_is_the_presets():
+    text = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+    said = re.search(r"guidance scale: (\d+) for `rl` and `base`, (\d+) for `nano`, (\d+) for `turbo`", text)
+    assert said
+    rl, nano, turbo = (float(value) for value in said.groups())
+    assert (rl, rl, nano, turbo) == tuple(PRESETS[name].guidance_scale for name in ("rl", "base", "nano", "turbo"))
+    text = (ROOT / "docs" / "a1111.md").read_text(encoding="utf-8")
+    said = re.search(r"\((\d+) and (\d+) for Turbo, (\d+) and (\d+) for Lens\)", text)
+    assert said
+    expected = [(PRESETS[name].num_inference_steps, PRESETS[name].guidance_scale) for name in ("turbo", "rl")]
+    assert [float(value) for value in said.groups()] == [value for pair in expected for value in pair]
+
+
+def test_the_table_of_sizes_is_that_of_the_code():
+    text = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+    table = next(each for each in tables(text) if each[0][0] == "aspect")
+    bases = [int(cell.split()[-1]) for cell in table[0][1:]]
+    for aspect, *cells in table[2:]:
+        for base, cell in zip(bases, cells, strict=True):
+            height, width = sizes_at(base)[aspect]
+            assert cell == f"{width} x {height}"
+
+
+def test_downloads_are_as_large_as_it_is_said():
+    gigabytes = f"{PRESETS['turbo'].sources[0].gigabytes:.0f} GB"
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if re.search(r"weights fetch (turbo|rl|base)\b.*# \d", line):
+                assert f"# {gigabytes}" in line, (page.name, line)
+    mirrors = (ROOT / "docs" / "mirrors.md").read_text(encoding="utf-8")
+    assert f"about {gigabytes} each" in mirrors
+    for name in ("turbo", "rl", "base"):
+        folders = [source.address for source in PRESETS[name].sources if source.layout == "folder"]
+        assert f"| {name} | {', '.join(f'`{address}`' for address in folders)} |" in mirrors
+
+
+def test_the_libraries_hold_as_many_things_as_it_is_said():
+    counts = {}
+    for name in ("common", "everyday"):
+        text = (ROOT / "leanlens" / "scenes" / f"{name}.toml").read_text(encoding="utf-8")
+        counts[name] = len(tomllib.loads(text)["concepts"])
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for number in re.findall(r"[Kk]nows\]?(?:\([\w.]+\))? (?:is )?(\d+)\s+things", text):
+            assert int(number) == counts["common"], page.name
+    scenes = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
+    assert f"{counts['common']} things that most people" in scenes
+    assert f"`--sources everyday` {counts['everyday']} of them" in scenes
+
+
+def test_the_version_is_the_same_everywhere():
+    import leanlens
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {leanlens.__version__}\n" in citation
+
+
+def test_every_extra_is_explained():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    table = next(each for each in tables(text) if each[0][0] == "extra")
+    assert {row[0].strip("`") for row in table[2:]} == set(extras)
+
+
+def test_files_that_pages_name_are_there():
+    folders, suffixes = "recipes|runs|benchmarks|leanlens|docs|tests|integrations|examples", "toml|py|sh|json|jsonl|md"
+    kept = rf"(?:{folders})/[\w./-]*\w\.(?:{suffixes}|safetensors)\b"
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]:
+        for name in re.findall(rf"(?<![\w./~-])({kept})", page.read_text(encoding="utf-8")):
+            made = page.parent / name if (page.parent / name).exists() else ROOT / name
+            assert made.exists(), f"{page.name}: {name}"
