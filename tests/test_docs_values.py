@@ -128,3 +128,44 @@ def test_files_that_pages_name_are_there():
         for name in re.findall(rf"(?<![\w./~-])({kept})", page.read_text(encoding="utf-8")):
             made = page.parent / name if (page.parent / name).exists() else ROOT / name
             assert made.exists(), f"{page.name}: {name}"
+
+
+def test_the_bounds_of_the_server_are_those_of_its_settings():
+    from leanlens.serve.queue import GRACE
+    from leanlens.serve.settings import ServerSettings
+
+    text = " ".join((ROOT / "docs" / "serve.md").read_text(encoding="utf-8").split())
+    own = {name: field.default for name, field in ServerSettings.model_fields.items()}
+    for said in (
+        f"{own['max_prompt']:,} characters of prompt",
+        f"{own['max_steps']} steps, {own['max_count']} pictures a request, {own['max_body'] >> 20} MiB a request",
+        f"{own['max_upload'] >> 20} MiB and {own['max_upload_pixels'] // 1_000_000} million pixels for an upload",
+        f"waits up to {own['switch_patience']:.0f} seconds",
+        f"until {GRACE:.0f} seconds after that",
+        f"`--keep-days {own['keep_days']:.0f}` and `--keep-pictures {own['keep_pictures']}`",
+        f"than `--safety-threshold` ({own['safety_threshold']})",
+    ):
+        assert said in text, said
+
+
+def test_the_rooms_that_contributors_read_of_are_the_rooms():
+    from tests.test_architecture import LEVELS, PACKAGE
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = next(each for each in tables(text) if each[0][0] == "level")
+    told = {room: int(row[0]) for row in table[2:] for room in re.findall(r"`(\w+)/`", row[1])}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.iterdir())} - {"__pycache__"}
+    assert told == {room: LEVELS[room] for room in rooms if room in LEVELS}
+
+
+def test_the_small_model_is_as_large_as_its_page_says():
+    import json
+
+    text = (ROOT / "docs" / "nano.md").read_text(encoding="utf-8")
+    transformer, vae = (
+        json.loads((ROOT / "leanlens" / "nano" / part / "config.json").read_text(encoding="utf-8"))
+        for part in ("transformer", "vae")
+    )
+    heads, width = transformer["num_attention_heads"], transformer["attention_head_dim"]
+    assert f"{transformer['num_layers']} blocks, {heads} heads of {width}" in text
+    assert f"{vae['latent_channels']} channels at an eighth, {4 * vae['latent_channels']} numbers" in text
