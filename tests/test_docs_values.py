@@ -169,3 +169,47 @@ def test_the_small_model_is_as_large_as_its_page_says():
     heads, width = transformer["num_attention_heads"], transformer["attention_head_dim"]
     assert f"{transformer['num_layers']} blocks, {heads} heads of {width}" in text
     assert f"{vae['latent_channels']} channels at an eighth, {4 * vae['latent_channels']} numbers" in text
+
+
+def result(name: str) -> dict:
+    import json
+
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("page", "name"), [("nano", "quality_nano"), ("evaluate", "scorer")])
+def test_tables_of_rates_are_the_kept_results(page, name):
+    rates = list(result(name)["rates"].values())
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    table = next(each for each in tables(text) if each[0][0] == "criterion" and len(each[0]) == 1 + len(rates))
+    told = 0
+    for criterion, *cells in table[2:]:
+        for rate, cell in zip(rates, cells, strict=True):
+            one = rate.get(criterion.replace(" ", "_"))
+            if one is not None:
+                assert cell == f"{one['rate']:.2f} ({one['low']:.2f} to {one['high']:.2f}) of {one['num']}", criterion
+                told += 1
+    assert told >= 9 * len(rates)
+
+
+@pytest.mark.parametrize("name", ["quality_nano_brief", "quality_nano_human"])
+def test_rates_in_prose_are_the_kept_results(name):
+    text = " ".join((ROOT / "docs" / "nano.md").read_text(encoding="utf-8").split())
+    said = re.search(rf"background [^.:]*\(`{name}\.json`\)", text)
+    assert said
+    rates = result(name)["rates"]["nano"]
+    for criterion, yes, num in re.findall(r"([a-z ]+?) (\d+) of (\d+)", said[0]):
+        one = rates[criterion.strip().replace("colour", "color").replace(" ", "_")]
+        assert (int(yes), int(num)) == (one["yes"], one["num"]), criterion
+
+
+def test_what_the_front_page_says_of_the_small_model_was_measured():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    rates = result("quality_nano")["rates"]["nano"]
+    one, two = rates["object"], rates["two_objects"]
+    assert f"{one['yes']} of {one['num']} single things and {two['yes']} of {two['num']} pairs" in text
+    autoencoder = result("autoencoder_nano")
+    page = " ".join((ROOT / "docs" / "nano.md").read_text(encoding="utf-8").split())
+    assert f"{autoencoder['psnr_mean']:.1f} dB on {autoencoder['pictures']} held-out scenes" in page
+    for level, decibels in result("levels_nano")["dB"].items():
+        assert re.search(rf"{decibels:.1f}\d? (?:dB .*?)?at {float(level):.0%}", page), level
