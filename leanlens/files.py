@@ -1,7 +1,7 @@
-"""Whole-or-nothing writes, checksums, and JSON that a stranger may have written.
+"""Whole-or-nothing writes, checksums, and text and JSON that a stranger may have written.
 
-Comes in: paths and bytes. Goes out: files that exist completely or not at all, hexadecimal SHA-256 sums, and parsed
-JSON. Knows nothing of what the bytes mean.
+Comes in: paths and bytes. Goes out: files that exist completely or not at all, hexadecimal SHA-256 sums, text, and
+parsed JSON. Knows nothing of what the bytes mean.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ JSON_DEPTH = 64  # arrays and objects inside each other; the deepest file of any
 JSON_VALUES = 2_000_000  # a Python value takes about 100 bytes
 JSON_BYTES = 128 * 2**20  # of one file; the largest published tokenizer.json has 35 MB
 _JSON_DIGITS = 100  # of a whole number; a float holds 308
+_CONVERT = "save it as UTF-8, or convert it: iconv -f {} -t UTF-8 OLD > NEW"
 # A string, closed or not. The two classes begin with different characters, so the search is linear.
 _JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _JSON_BRACKET = re.compile(r"[\[\]{}]")
@@ -107,6 +108,50 @@ def fingerprint(files: list[Path]) -> str:
                 handle.seek(max(0, (size - 4096)) * index // 63)
                 digest.update(handle.read(4096))
     return digest.hexdigest()
+
+
+def read_text(path: str | Path, what: str = "") -> str:
+    """The text of a UTF-8 file, as `decode_text` reads it; `what` names it in errors, its path without one.
+
+    Raises:
+        ValueError: it cannot be read, or is not the text that `decode_text` accepts.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{what or path} cannot be read: {error.strerror or error}") from error
+    return decode_text(content, what or str(path))
+
+
+def decode_text(content: bytes, what: str) -> str:
+    """UTF-8 bytes as text: a byte-order mark is dropped, every kind of line end becomes a line feed.
+
+    Raises:
+        ValueError: other bytes, or a NUL character; the message names `what`, the line, and how to convert it.
+    """
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{what} line 1 is not UTF-8 but UTF-16; {_CONVERT.format('UTF-16')}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = _lines(content[: error.start].decode("latin-1"))
+        byte = f"byte 0x{content[error.start]:02x}"
+        raise ValueError(f"{what} line {line} is not UTF-8 ({byte}); {_CONVERT.format('WINDOWS-1252')}") from None
+    if "\0" in text:
+        line = _lines(text[: text.index("\0")])
+        hint = f": is it UTF-16? {_CONVERT.format('UTF-16LE')}" if text.count("\0") * 3 > len(text) else ""
+        raise ValueError(f"{what} line {line} holds a NUL character, which text does not{hint}")
+    return unified(text)
+
+
+def unified(text: str) -> str:
+    """The text with a line feed at the end of every line, whichever system wrote it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(text: str) -> int:
+    """The number of the line that the end of `text` stands in."""
+    return unified(text).count("\n") + 1
 
 
 def read_json(path: str | Path, finite: bool = True) -> Any:

@@ -8,7 +8,17 @@ import time
 
 import pytest
 
-from leanlens.files import fingerprint, parse_json, read_json, require_writable, sha256, whole_file, whole_folder
+from leanlens.files import (
+    decode_text,
+    fingerprint,
+    parse_json,
+    read_json,
+    read_text,
+    require_writable,
+    sha256,
+    whole_file,
+    whole_folder,
+)
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -141,3 +151,29 @@ def test_json_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("[1, 2, 3, 4]")
     with pytest.raises(ValueError, match=r"a\.json has 12 bytes; a JSON file of at most 10 is accepted"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_of_any_system_reads_the_same(tmp_path, end):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + f"ein Fuchs{end}zw\u00f6lf\u00a0{end}".encode())
+    assert read_text(path) == "ein Fuchs\nzw\u00f6lf\u00a0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a\r\nb\r\nz\u00f6lf".encode("cp1252"),
+            r"a\.csv line 3 is not UTF-8 \(byte 0xf6\); .* iconv -f WINDOWS-1252 ",
+        ),
+        ("z\u00f6lf".encode("utf-16"), r"a\.csv line 1 is not UTF-8 but UTF-16; .* iconv -f UTF-16 "),
+        ("zelf".encode("utf-16-le"), r"a\.csv line 1 holds a NUL character.*iconv -f UTF-16LE "),
+        (b"a fox\nb\0c", r"a\.csv line 2 holds a NUL character, which text does not$"),
+    ],
+)
+def test_other_encodings_are_named_with_file_and_line(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        decode_text(content, "a.csv")
+    with pytest.raises(ValueError, match=r"b\.txt cannot be read: No such file"):
+        read_text(tmp_path / "b.txt")

@@ -5,15 +5,16 @@ Comes in: PIL pictures, arrays or tensors. Goes out: tensors in -1..1, and back.
 Shapes: B pictures, H x W pixels.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from leanlens.pictures import decode
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -49,8 +50,8 @@ def to_pixels(image: Any, size: tuple[int, int] | None = None, argument: str = "
     """A picture as (1, 3, H, W) float32 in -1..1.
 
     Args:
-        image: a PIL picture (any mode; transparency is laid on white; EXIF rotation applied), an array (H, W, 3) uint8
-            or float in 0..1, or a tensor (3, H, W) or (B, 3, H, W) in 0..1.
+        image: a PIL picture (any mode; transparency is laid on white; turned as EXIF asks), an array (H, W), (H, W, 3)
+            or (H, W, 4) of uint8, uint16 or floats in 0..1, or a tensor (3, H, W) or (B, 3, H, W) of the same.
         size: (height, width) that a PIL picture or an array is scaled and centre-cropped to; a tensor must have it.
         argument: what to call it in errors.
 
@@ -58,18 +59,8 @@ def to_pixels(image: Any, size: tuple[int, int] | None = None, argument: str = "
         ValueError: anything else.
     """
     if isinstance(image, Tensor):
-        tensor = image if image.ndim == 4 else image[None]
-        if tensor.ndim != 4 or tensor.shape[1] != 3 or not tensor.is_floating_point():
-            raise ValueError(
-                f"{argument} has shape {tuple(image.shape)} and dtype {image.dtype}; "
-                "(3, H, W) floats in 0..1 are accepted"
-            )
-        if size and tuple(tensor.shape[2:]) != size:
-            raise ValueError(
-                f"{argument} is {tensor.shape[3]}x{tensor.shape[2]} but the picture is to be {size[1]}x{size[0]}"
-            )
-        return tensor.float() * 2 - 1
-    picture = _as_pil(image, argument)
+        return _checked_tensor(image, size, argument)
+    picture = decode.on_white(_as_pil(image, argument))
     if size:
         picture = ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS)
     array = np.asarray(picture, dtype=np.float32) / 127.5 - 1
@@ -80,7 +71,8 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
     """A mask as (1, 1, H, W) float32 in 0..1, 1 (white) where the picture is to be repainted.
 
     Args:
-        mask: a PIL picture, or an array or tensor (H, W) in 0..1.
+        mask: a PIL picture of any mode, in which what is transparent is kept, or an array or tensor (H, W) of bool,
+            uint8, uint16 or floats in 0..1.
         source_size: (height, width) of the picture it belongs to, which it must have.
         size: (height, width) to bring it to, in the way `to_pixels` brings the picture.
 
@@ -89,16 +81,13 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
     """
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu().numpy().squeeze()
-    if isinstance(mask, np.ndarray):
-        mask = Image.fromarray(mask if mask.dtype == np.uint8 else (mask.clip(0, 1) * 255).round().astype(np.uint8))
-    if not isinstance(mask, Image.Image):
-        raise ValueError(f"mask is a {type(mask).__name__}; a PIL picture, an array or a tensor is accepted")
+    mask = _as_pil(mask, "mask")
     if (mask.height, mask.width) != source_size:
         raise ValueError(
             f"the mask is {mask.width}x{mask.height} but the picture is {source_size[1]}x{source_size[0]}; "
             "give a mask of the same size"
         )
-    grey = ImageOps.fit(mask.convert("L"), (size[1], size[0]), Image.Resampling.LANCZOS)
+    grey = ImageOps.fit(decode.brightness(mask), (size[1], size[0]), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.asarray(grey, dtype=np.float32) / 255)[None, None]
     if not (values > 0).any():
         raise ValueError("the mask is black everywhere, so nothing would be repainted; white marks what to repaint")
@@ -106,44 +95,61 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
 
 
 def open_picture(path: str | Path, argument: str = "image") -> Image.Image:
-    """Read a picture file whole.
+    """Read a picture file whole: L, LA, RGB or RGBA, 8-bit, upright.
 
     Raises:
         ValueError: no file, no picture, a damaged one, or one with more pixels than Pillow holds safe to unpack.
     """
+
+    def refuse_too_many(picture: Image.Image) -> None:
+        if picture.width * picture.height > decode.MOST_PIXELS:
+            raise ValueError(f"the picture unpacks to too many pixels; at most {decode.MOST_PIXELS:,} are accepted")
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                picture.load()
-                return picture
-    except UnidentifiedImageError:
-        raise ValueError(f"{argument} {path} is not a picture that can be read") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{argument} {path} unpacks to too many pixels: {error}") from None
+        return decode.read_picture(path, check=refuse_too_many)
+    except ValueError as error:
+        raise ValueError(f"{argument} {path} {str(error).removeprefix('the picture ')}") from None
     except OSError as error:
         raise ValueError(f"{argument} {path} cannot be read: {error.strerror or error}") from None
 
 
 def picture_size(image: Any, argument: str = "image") -> tuple[int, int]:
-    """(height, width) of a picture in any of the accepted forms, or a ValueError."""
+    """(height, width) of a picture in any of the accepted forms, as it is seen, or a ValueError."""
     if isinstance(image, Tensor):
         return image.shape[-2], image.shape[-1]
     if isinstance(image, np.ndarray):
         return image.shape[0], image.shape[1]
-    picture = _as_pil(image, argument)
-    return picture.height, picture.width
+    return decode.upright_size(_require_pil(image, argument))
 
 
 def _as_pil(image: Any, argument: str) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"{argument} has shape {image.shape}; (H, W, 3) is accepted")
-        image = Image.fromarray(image if image.dtype == np.uint8 else (image.clip(0, 1) * 255).round().astype(np.uint8))
+    """An array or a PIL picture as one that is upright."""
+    if not isinstance(image, np.ndarray):
+        return decode.upright(_require_pil(image, argument))
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
+        raise ValueError(f"{argument} has shape {image.shape}; (H, W), (H, W, 3) or (H, W, 4) is accepted")
+    return Image.fromarray(decode.to_levels(image, argument))
+
+
+def _require_pil(image: Any, argument: str) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise ValueError(f"{argument} is a {type(image).__name__}; a PIL picture, an array or a tensor is accepted")
-    image = ImageOps.exif_transpose(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    return image
+
+
+def _checked_tensor(image: Tensor, size: tuple[int, int] | None, argument: str) -> Tensor:
+    tensor = image if image.ndim == 4 else image[None]
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.numel() == 0:
+        raise ValueError(f"{argument} has shape {tuple(image.shape)}; (3, H, W) or (B, 3, H, W) is accepted")
+    if size and tuple(tensor.shape[2:]) != size:
+        raise ValueError(
+            f"{argument} is {tensor.shape[3]}x{tensor.shape[2]} but the picture is to be {size[1]}x{size[0]}"
+        )
+    if tensor.dtype in (torch.uint8, torch.uint16):
+        return tensor.float() / (127.5 if tensor.dtype == torch.uint8 else 32767.5) - 1
+    if not tensor.is_floating_point():
+        raise ValueError(f"{argument} has dtype {image.dtype}; uint8, uint16 or floats in 0..1 are accepted")
+    decode.require_unit(float(tensor.min()), float(tensor.max()), argument)
+    return tensor.float() * 2 - 1

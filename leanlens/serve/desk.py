@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from leanlens.log import logger
+from leanlens.pictures.decode import suffix_of
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import MAX_SEED, ImageRequest
 from leanlens.resolution import require_whole_tokens
@@ -32,7 +33,7 @@ from leanlens.serve.refusal import Refusal, refused_because
 from leanlens.serve.safety import SafetyFilter
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.tasks import FINAL, Event, Job, Task
-from leanlens.serve.uploads import suffix_of, to_png
+from leanlens.serve.uploads import to_png, upright_bytes
 from leanlens.serve.worker import Worker
 
 FIRST_PACE = 5.0  # seconds for a picture, as long as none has been drawn
@@ -278,9 +279,9 @@ class Desk:
         if wish.mask is not None and wish.mask.convert("L").getbbox() is None:
             raise Refusal("invalid", "mask marks nothing, so nothing would be repainted", "mask")
         default = 0.6 if wish.mask is None else 1.0
-        given = wish.image_bytes
-        suffix = ".png" if given is None else suffix_of(wish.image)
-        image = self.archive.keep_input(to_png(wish.image) if given is None else given, suffix)
+        # What asks to be turned is kept as it was turned: nobody who opens the file turns it again.
+        given = (wish.image_bytes and upright_bytes(wish.image_bytes)) or to_png(wish.image)
+        image = self.archive.keep_input(given, f".{suffix_of(given)}")
         mask = None if wish.mask is None else str(self.archive.keep_input(to_png(wish.mask), ".png"))
         strength = default if wish.strength is None else wish.strength
         return {"image": str(image), "mask": mask, "strength": strength}

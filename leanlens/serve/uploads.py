@@ -7,19 +7,18 @@ calls its file is used.
 import base64
 import binascii
 import io
-import warnings
 
-from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps
 
+from leanlens.pictures.decode import asks_for_turn, brightness, read_picture
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 
-# What is opened, and the suffix it is kept under. Everything else that Pillow knows stays closed.
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+FORMATS = ("PNG", "JPEG", "WEBP")  # everything else that Pillow knows stays closed
 
 
 def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> Image.Image:
-    """An uploaded picture, unpacked.
+    """An uploaded picture, unpacked: L, LA, RGB or RGBA, 8-bit, upright.
 
     Raises:
         Refusal: too many bytes or pixels, damaged, or neither PNG nor JPEG nor WebP.
@@ -28,28 +27,23 @@ def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> 
         raise Refusal(
             "too_large", f"{field} has {len(data):,} bytes; at most {settings.max_upload:,} are accepted", field
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound comes first
-            picture = Image.open(io.BytesIO(data), formats=tuple(_SUFFIXES))
+
+    def refuse_too_many(picture: Image.Image) -> None:
         pixels = picture.width * picture.height
         if pixels > settings.max_upload_pixels:  # known from the header, before anything is unpacked
             raise Refusal(
                 "invalid", f"{field} has {pixels:,} pixels; at most {settings.max_upload_pixels:,} are accepted", field
             )
-        picture.load()
-    except Refusal:
-        raise
-    except UnidentifiedImageError:
-        raise Refusal("invalid", f"{field} is no PNG, JPEG or WebP picture that can be read", field) from None
-    except Exception as error:  # Pillow's decoders raise a dozen classes for damaged files
-        raise Refusal("invalid", f"{field} cannot be read: {type(error).__name__}", field) from None
-    return picture
+
+    try:
+        return read_picture(data, FORMATS, refuse_too_many)
+    except ValueError as error:
+        raise Refusal("invalid", f"{field} is no PNG, JPEG or WebP picture that can be read: {error}", field) from None
 
 
-def suffix_of(picture: Image.Image) -> str:
-    """The suffix of the format that a picture was read from."""
-    return _SUFFIXES[picture.format or "PNG"]
+def upright_bytes(data: bytes) -> bytes | None:
+    """The bytes of an uploaded picture to keep; None where it asks to be turned, which `open_upload` has done."""
+    return None if asks_for_turn(data) else data
 
 
 def from_base64(text: str, field: str = "image") -> bytes:
@@ -85,11 +79,11 @@ def mask_from_transparency(mask: Image.Image) -> Image.Image:
 
 
 def mask_from_brightness(mask: Image.Image, size: tuple[int, int], invert: bool, blur: float) -> Image.Image:
-    """A mask in which white means repaint, brought to `size` (width, height), inverted or blurred where asked."""
-    if "A" in mask.getbands():  # what is transparent is not marked
-        grey = ImageChops.multiply(mask.convert("L"), mask.getchannel("A"))
-    else:
-        grey = mask.convert("L")
+    """A mask in which white means repaint, brought to `size` (width, height), inverted or blurred where asked.
+
+    What is transparent is not marked.
+    """
+    grey = brightness(mask)
     if grey.size != size:
         grey = grey.resize(size, Image.Resampling.LANCZOS)
     if invert:
