@@ -62,7 +62,7 @@ def test_nothing_stays_of_a_write_that_fails(tmp_path):
     ("record", "message"),
     [
         (Record("a.b", picture(), {"text": "x"}), "without dots"),
-        (Record("a", b"%PDF-1.4", {"text": "x"}), "none of JPEG, PNG and WebP"),
+        (Record("a", b"%PDF-1.4", {"text": "x"}), "none of JPEG, PNG, WebP"),
         (Record("a", picture(), {}), "brief, dense or text are accepted"),
         (Record("a", picture(), {"poem": "x"}), "brief, dense or text are accepted"),
         (Record("a", picture(), {"text": "x"}, {"prompt": "y"}), "name of a caption"),
