@@ -21,14 +21,17 @@ def measure(model: str = "nano", size: str = "256x256", steps: int | None = None
 
     Returns:
         plain values: `alone_s` and `busy_s` the better of two drawings of an opened model, `planned_s` the planner's
-        seconds of such a drawing on the processor, None where it knows none; `gpu` and `gpu_s` None without a GPU.
+        seconds of such a drawing on the processor, None where it knows none; `others` the cores that other programs
+        kept busy while nano drew alone, on average; `gpu` and `gpu_s` None without a GPU.
     """
     import torch
 
     import leanlens
     from leanlens.cli.doctor import _processor
+    from leanlens.threads import Load
 
-    alone, busy = _seconds(model, size, steps, "cpu", beside_a_loop=True)
+    load = Load()
+    alone, others, busy = _seconds(model, size, steps, "cpu", load)
     has_gpu = torch.cuda.is_available()
     return {
         "leanlens": leanlens.__version__,
@@ -40,10 +43,11 @@ def measure(model: str = "nano", size: str = "256x256", steps: int | None = None
         "model": model,
         "size": size,
         "alone_s": alone,
+        "others": others,
         "busy_s": busy,
         "planned_s": _planned(model, size, steps),
         "gpu": torch.cuda.get_device_name() if has_gpu else None,
-        "gpu_s": _seconds(model, size, steps, "cuda", beside_a_loop=False)[0] if has_gpu else None,
+        "gpu_s": _seconds(model, size, steps, "cuda", None)[0] if has_gpu else None,
     }
 
 
@@ -54,11 +58,15 @@ def as_line(found: dict[str, Any]) -> str:
     return (
         f"leanlens {found['leanlens']} on {found['system']}, Python {found['python']}, torch {found['torch']}; "
         f"{found['processor']}, {found['cores']} cores; {found['model']} {found['size']}: "
-        f"{found['alone_s']:.2f} s alone, {found['busy_s']:.2f} s beside a busy loop, {planned}; {gpu}"
+        f"{found['alone_s']:.2f} s alone ({found['others']:.1f} cores busy with others), "
+        f"{found['busy_s']:.2f} s beside a busy loop, {planned}; {gpu}"
     )
 
 
-def _seconds(model: str, size: str, steps: int | None, device: str, beside_a_loop: bool) -> tuple[float, float | None]:
+def _seconds(
+    model: str, size: str, steps: int | None, device: str, load: Any
+) -> tuple[float, float | None, float | None]:
+    """Seconds of a drawing; with `load`, also what it saw meanwhile, and the seconds beside a busy loop."""
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.placement import open_model
     from leanlens.pipeline.request import ImageRequest
@@ -83,11 +91,12 @@ def _seconds(model: str, size: str, steps: int | None, device: str, beside_a_loo
             times.append(time.perf_counter() - began)
         return round(min(times), 3)
 
-    alone = best_of_two()
-    if not beside_a_loop:
-        return alone, None
+    if load is None:
+        return best_of_two(), None, None
+    load.look()
+    alone, others = best_of_two(), round(load.look(), 2)
     with busy_loop():
-        return alone, best_of_two()
+        return alone, others, best_of_two()
 
 
 @contextmanager
