@@ -14,6 +14,8 @@ import typer
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# What may stand before the command: programs that fetch it, run it in a container, or start it several times.
+STARTERS = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:(?:uvx|pipx run|docker run|torchrun) .*?)?\bleanlens (?=[a-z-])")
 INLINE = re.compile(r"`(leanlens [^`\n]+)`")
 
 
@@ -38,7 +40,7 @@ def command_lines() -> list:
             if info.split()[:1] in ([], ["sh"], ["bash"], ["console"]):
                 joined = re.sub(r"\\\n\s*", " ", text)
                 for line in joined.splitlines():
-                    line = line.strip().removeprefix("$ ").split(" | ")[-1]
+                    line = STARTERS.sub("leanlens ", line.strip().removeprefix("$ ").split(" | ")[-1])
                     if line.startswith("leanlens "):
                         found.setdefault(line, page.name)
         prose = FENCE.sub("", page.read_text(encoding="utf-8"))
