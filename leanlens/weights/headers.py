@@ -6,13 +6,14 @@ imports no torch, so that looking into a 20 GB file is instant.
 Source: the safetensors format (8 bytes of little-endian length, a JSON header, then the bytes of the tensors).
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leanlens.files import read_json
+from safetensors import SafetensorError, safe_open
+
+from leanlens.files import parse_json, read_json
 
 # Bits of one element, by the dtype names of the format.
 DTYPE_BITS = {
@@ -25,6 +26,9 @@ PICKLE_REFUSAL = (
     "is a pickle, which can run any program when it is opened, so leanlens never reads one; use the "
     ".safetensors file of the same weights"
 )
+HEADER_BYTES = 2**25  # of the JSON; that of the released Lens has 100 KB, and the library accepts 100 MB
+_HEADER_VALUES = 1_000_000
+_NAME_LENGTH = 1000
 _FIRST_BYTES = 64  # enough to tell a file by its beginning
 # How diffusers and transformers call the weights of one component, best first.
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
@@ -50,8 +54,11 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
 
     Raises:
         ValueError: the file is empty, cut short, too long, or not safetensors; the message says which, and names what
-            is often saved in its place: a pickle, a web page, a Git LFS pointer.
+            is often saved in its place: a pickle, a web page, a Git LFS pointer. Every header that the safetensors
+            library refuses is refused, and so is one that names a tensor twice.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give a .safetensors file")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path} is empty: 0 bytes; fetch it again")
@@ -60,7 +67,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         if mistake := _mistake(first):
             raise ValueError(f"{path} {mistake}")
         length = int.from_bytes(first[:8], "little")
-        if size < 8 or length > 200_000_000:
+        if size < 8 or length > HEADER_BYTES:
             raise ValueError(f"{path} is not a safetensors file: its first 8 bytes are no header length")
         if 8 + length > size:
             raise ValueError(
@@ -69,9 +76,9 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         file.seek(8)
         raw = file.read(length)
     try:
-        header = json.loads(raw)
-        metadata = header.pop("__metadata__", {})
-        entries = {name: _entry(path, item, 8 + length) for name, item in header.items()}
+        header = parse_json(raw, "it", values=_HEADER_VALUES)
+        metadata = header.pop("__metadata__", None) or {}
+        entries = {name: _entry(path, name, item, 8 + length) for name, item in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a safetensors file: its header is unreadable ({error})") from error
     end = max((entry.stop for entry in entries.values()), default=8 + length)
@@ -79,6 +86,8 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         raise ValueError(f"{path} is cut short: its tensors need {end} bytes and the file has {size}; fetch it again")
     if end < size:  # every other reader of the format refuses such a file
         raise ValueError(f"{path} is damaged: {size - end} bytes follow its last tensor; fetch it again")
+    _require_gapless(path, entries, 8 + length)
+    _require_accepted(path)
     return entries, metadata
 
 
@@ -142,10 +151,42 @@ def _read_index(index: Path) -> dict[str, Entry]:
     return {name: headers[shard][name] for name, shard in weight_map.items()}
 
 
-def _entry(path: Path, item: dict[str, Any], base: int) -> Entry:
-    start, stop = item["data_offsets"]
-    entry = Entry(path, item["dtype"], tuple(item["shape"]), base + start, base + stop)
-    bits = DTYPE_BITS.get(entry.dtype)
-    if start < 0 or (bits is not None and entry.elements * bits != (stop - start) * 8):
-        raise ValueError(f"a tensor of shape {list(entry.shape)} and dtype {entry.dtype} has {stop - start} bytes")
+def _entry(path: Path, name: str, item: Any, base: int) -> Entry:
+    if not name.isprintable() or len(name) > _NAME_LENGTH:
+        raise ValueError(f"it names a tensor {name[:40]!r}, which is too long or not printable")
+    if not isinstance(item, dict) or any(key not in item for key in ("dtype", "shape", "data_offsets")):
+        raise ValueError(f"tensor {name} has no dtype, shape and data_offsets")
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {name} has a dtype, shape or data_offsets of the wrong type")
+    start, stop = offsets
+    entry = Entry(path, dtype, tuple(shape), base + start, base + stop)
+    bits = DTYPE_BITS.get(dtype)
+    if start > stop or (bits is not None and entry.elements * bits != (stop - start) * 8):
+        raise ValueError(f"a tensor of shape {shape} and dtype {dtype} has {stop - start} bytes")
     return entry
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _require_gapless(path: Path, entries: dict[str, Entry], base: int) -> None:
+    """Check that the tensors lie one after the other: no byte of the file is unread or belongs to two of them."""
+    last = base
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != last:
+            what = "overlaps the tensor before it" if entry.start < last else "begins after bytes of no tensor"
+            raise ValueError(f"{path} is damaged: tensor {name} {what}; fetch it again")
+        last = entry.stop
+
+
+def _require_accepted(path: Path) -> None:
+    """Check that the library which reads the weights later accepts the header as well; it reads no weight here."""
+    try:
+        with safe_open(path, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ").removeprefix("invalid JSON in header: ")
+        reason = reason[:200]  # a wrong value is quoted whole
+        raise ValueError(f"{path} is not a safetensors file: its header is unreadable ({reason})") from error
