@@ -319,7 +319,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         """Add a LoRA file of any trainer's layout to the transformer; further ones need other `adapter_name`s."""
         from leanlens.weights.lora import apply_lora, read_lora
 
-        apply_lora(self.transformer, read_lora(path), adapter_name, scale)
+        apply_lora(self.transformer, read_lora(path, self.transformer), adapter_name, scale)
 
     def unload_lora_weights(self) -> None:
         """Take every LoRA out again."""

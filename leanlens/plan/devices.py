@@ -215,7 +215,9 @@ def find_device(name: str) -> Device:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"gpu {name[:60]!r} is several devices: {', '.join(device.name for device in found)}; name one")
+        raise ValueError(
+            f"gpu {name[:60]!r} is several devices: {', '.join(device.name for device in found)}; name one"
+        )
     names = [device.name for device in DEVICES]
     by_words = {" ".join(_words(known)): known for known in names}
     near = [by_words[key] for key in difflib.get_close_matches(" ".join(words)[:200], by_words, n=3, cutoff=0.5)]

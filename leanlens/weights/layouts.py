@@ -22,6 +22,7 @@ from leanlens.weights.headers import (
     read_folder,
     read_header,
 )
+from leanlens.weights.lora_keys import layer_width, sort_keys
 
 PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")  # the order of the official model_index.json
 OPTIONAL_PARTS = ("text_encoder", "tokenizer")  # a model_index.json may say that they are left out
@@ -45,6 +46,7 @@ USE_INSTEAD = {
     "pickle": PICKLE_REFUSAL,
 }
 
+LENS_WIDTHS = {"turbo, rl and base": 1536, "nano": 320}  # of the published networks
 LANGUAGE_MODEL_ADVICE = (
     "the text encoder of a small Lens, opened by transformers as part of its pipeline folder; "
     "the released Lens needs GPT-OSS"
@@ -410,20 +412,28 @@ _FACTS = {"transformer": _transformer_facts, "text_encoder": _encoder_facts, "va
 
 
 def _lora(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]) -> Layout:
-    ranks = {
-        min(entry.shape)
-        for name, entry in entries.items()
-        if re.search(r"lora_?[AB]?(_down|_up)?", name) and len(entry.shape) == 2
-    }
     styles = ("lora_unet_", "diffusion_model.", "transformer.", "base_model.model.")
     style = next((style for style in styles if any(name.startswith(style) for name in entries)), "bare names")
+    try:
+        layers, _ = sort_keys(path, entries, config)
+        refusal = ""
+    except ValueError as error:
+        layers, refusal = {}, str(error).removeprefix(str(path)).lstrip(": ")
+    width = layer_width(layers)
+    fitting = [title for title, wide in LENS_WIDTHS.items() if wide == width]
+    if fitting or width is None:
+        advice = "give it to `leanlens generate --lora`" + (f" with {fitting[0]}" if fitting else "")
+    else:
+        widths = ", ".join(f"{wide} ({title})" for title, wide in LENS_WIDTHS.items())
+        advice = f"its layers are {width} wide, so it fits no published Lens ({widths}), only one of that width"
     layout = Layout(
         path=path,
         kind="lora",
         title=f"LoRA adapter ({style})",
         component="lora",
-        facts={"style": style, "ranks": sorted(ranks)},
-        advice="give it to `leanlens generate --lora`",
+        facts={"style": style, "ranks": sorted({parts.rank for parts in layers.values()}), "width": width},
+        advice="use a LoRA that was trained for Lens" if refusal else advice,
+        refusal=refusal,
         config=config,
     )
     return _with_entries(layout, entries)

@@ -17,59 +17,25 @@ import logging
 import math
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer as PeftLayer
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from leanlens.files import parse_json, read_json, whole_file
 from leanlens.log import logger
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.weights.headers import read_header
+from leanlens.weights.headers import Entry, read_header
+from leanlens.weights.lora_keys import SPLIT, Parts, by_pattern, number, scaled, sort_keys
+from leanlens.weights.shards import STORED_DTYPES, TORCH_DTYPES, read_tensor
 
-# What stands before the module's name; the longest first, so that none hides another.
-_PREFIXES = (
-    "model.diffusion_model.",
-    "base_model.model.",
-    "diffusion_model.",
-    "transformer.",
-    "lora_transformer_",
-    "lora_unet__",
-    "lora_unet_",
-    "lycoris_",
-)
-# What stands after it -> which part of the pair it is.
-_PARTS = {
-    ".lora_A.weight": "A", ".lora_down.weight": "A", ".lora.down.weight": "A", ".lora_linear_layer.down.weight": "A",
-    ".lora_B.weight": "B", ".lora_up.weight": "B", ".lora.up.weight": "B", ".lora_linear_layer.up.weight": "B",
-    ".lora_A": "A", ".lora_B": "B", ".alpha": "alpha", ".lokr_w1": "lokr_w1", ".lokr_w1_a": "lokr_w1_a",
-    ".lokr_w1_b": "lokr_w1_b", ".lokr_w2_a": "lokr_w2_a", ".lokr_w2_b": "lokr_w2_b",
-}  # fmt: skip
-# Marks of formats that are not a pair of low-rank matrices.
-_OTHER_FORMATS = {
-    "LoKr with a full second factor": r"\.lokr_(w2|t2)(\.default)?$",
-    "LoHa": r"\.hada_",
-    "OFT": r"\.(oft_|boft_)",
-    "GLoRA": r"\.[ab][12]\.weight$",
-    "DoRA": r"\.(dora_scale|lora_magnitude_vector)",
-    "LoRA with biases": r"\.lora_B\.(default\.)?bias$",
-    "LoCon": r"\.lora_mid\.",
-    "a full weight difference": r"\.(diff|diff_b|set_weight|reshape_weight)$",
-}
-# Sibling networks keep query, key and value apart; Lens has one matrix for the three.
-_SPLIT = {
-    "img_qkv": ("to_q", "to_k", "to_v"),
-    "txt_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
-}
 _HEADER_ALPHAS = ("ss_network_alpha", "lora_alpha", "alpha")
 _STYLES = ("comfy", "peft", "kohya")
 
@@ -99,36 +65,55 @@ class Lora:
     metadata: dict[str, str]
 
 
-def read_lora(path: str | Path) -> Lora:
+def read_lora(path: str | Path, transformer: LensTransformer2DModel | None = None) -> Lora:
     """Read the LoRA of any trainer: a safetensors file, or a folder written by PEFT or diffusers.
 
-    Keys of other models in the same file (a text encoder's) are named in a warning and left out.
+    Keys of other models in the same file (a text encoder's) are named in a warning and left out. Names, shapes and
+    dtypes are checked by the file's header, before a weight is read.
+
+    Args:
+        path: the file or folder.
+        transformer: one that the LoRA must fit, so that a wrong one is refused before it is read.
 
     Raises:
-        ValueError: not safetensors, no key of a Lens layer, half a pair, matrices that do not fit each other, or a
-            format that is not a LoRA (LoHa, DoRA, OFT, full differences, LoKr with a full second factor).
+        ValueError: not safetensors, no key of a Lens layer, half a pair, matrices that do not fit each other or the
+            transformer, an alpha or a rank that is no number above 0, or a format that is not a LoRA (LoHa, DoRA, OFT,
+            full differences, LoKr with a full second factor).
     """
     file, config = _open(Path(path))
-    _, metadata = read_header(file)
-    tensors = load_file(file)
-    config = config or _stored_config(file, metadata)
-    _refuse_other_formats(file, tensors, config)
-    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    strange = []
+    entries, metadata = read_header(file)
+    read = lambda key: read_tensor(entries[key], dtype=_dtype(entries[key]))  # noqa: E731
+    return _assembled(file, entries, read, config or _stored_config(file, metadata), metadata, transformer)
+
+
+def as_lora(
+    tensors: Mapping[str, Tensor],
+    file: str | Path = "the state dict",
+    config: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    transformer: LensTransformer2DModel | None = None,
+) -> Lora:
+    """The LoRA of any trainer from its tensors by key.
+
+    Args:
+        tensors: as a file holds them.
+        file: what to call it in errors.
+        config: a PEFT configuration, for alpha.
+        metadata: header fields of a file.
+        transformer: as for `read_lora`.
+
+    Raises:
+        ValueError: as `read_lora`, but for the file.
+    """
     for key, tensor in tensors.items():
-        name, part = _parse(key)
-        if name is None:
-            strange.append(key)
-        elif part in parts[name]:
-            raise ValueError(f"{file} holds {part} of {name} twice, once as {key!r}; give a file that holds it once")
-        else:
-            parts[name][part] = tensor
-    if not parts:
-        raise ValueError(f"{file} holds no LoRA of a Lens layer; its first keys are {', '.join(list(tensors)[:5])}")
-    if strange:
-        logger.warning("%s: %d keys name no Lens layer and are left out: %s", file, len(strange), ", ".join(strange))
-    layers = {name: _pair(file, name, found, config, metadata) for name, found in parts.items()}
-    return Lora(_fuse_split(file, layers), metadata)
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise ValueError(f"{file} holds a {type(tensor).__name__} as {key!r}; tensors by name are accepted")
+    entries = {
+        key: Entry(Path(str(file)), STORED_DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), 0, 0)
+        for key, tensor in tensors.items()
+    }
+    read = lambda key: tensors[key].to(_dtype(entries[key]))  # noqa: E731
+    return _assembled(file, entries, read, config or {}, metadata or {}, transformer)
 
 
 def apply_lora(transformer: LensTransformer2DModel, lora: Lora, name: str = "default", scale: float = 1.0) -> None:
@@ -141,7 +126,7 @@ def apply_lora(transformer: LensTransformer2DModel, lora: Lora, name: str = "def
         raise ValueError(f"name {name!r} cannot name an adapter; give letters without dots")
     if name in _loaded(transformer):
         raise ValueError(f"name {name!r} is taken by another LoRA; loaded are {', '.join(_loaded(transformer))}")
-    _check_shapes(transformer, lora)
+    _check_sizes(transformer, ((name, (one.b.shape[0], one.a.shape[1])) for name, one in lora.layers.items()))
     scales = lora_scales(transformer)
     state = {f"{module}.lora_A.weight": layer.a for module, layer in lora.layers.items()}
     state |= {f"{module}.lora_B.weight": layer.b for module, layer in lora.layers.items()}
@@ -257,130 +242,95 @@ def _open(path: Path) -> tuple[Path, dict[str, Any]]:
 
 def _stored_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The PEFT configuration that diffusers puts into the header of a file."""
+    stored = metadata.get("lora_adapter_metadata")
+    if stored is None:
+        return {}
     try:
-        stored = parse_json(metadata.get("lora_adapter_metadata", "{}"), "it")
-        return {key.removeprefix("transformer."): value for key, value in stored.items()}
+        return {key.removeprefix("transformer."): value for key, value in parse_json(stored, "it").items()}
     except (AttributeError, ValueError) as error:
         raise ValueError(f"{file}: header field lora_adapter_metadata is not a JSON object: {error}") from error
 
 
-def _refuse_other_formats(file: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    for title, pattern in _OTHER_FORMATS.items():
-        key = next((key for key in tensors if re.search(pattern, key)), None)
-        if key is not None:
-            raise ValueError(f"{file} holds {title} ({key!r}), which leanlens does not read; give a plain LoRA")
-    if config.get("peft_type", "LORA") not in ("LORA", "LOKR"):
-        raise ValueError(f"{file} is a {config['peft_type']} adapter, which leanlens does not read; give a plain LoRA")
+def _dtype(entry: Entry) -> torch.dtype | None:
+    """What a part is read as: its own dtype, or bfloat16, which holds every value of 8 bits."""
+    stored = TORCH_DTYPES.get(entry.dtype)
+    return torch.bfloat16 if stored in (torch.float8_e4m3fn, torch.float8_e5m2) else stored
 
 
-def _parse(key: str) -> tuple[str | None, str]:
-    """A stored key -> the official name of its layer (None where it names none), and which part it holds."""
-    rest = key
-    while prefix := next((prefix for prefix in _PREFIXES if rest.startswith(prefix)), None):
-        rest = rest.removeprefix(prefix)
-    rest = re.sub(r"\.default(?=\.|$)", "", rest)
-    for suffix, part in _PARTS.items():
-        if rest.endswith(suffix):
-            return _official_name(rest.removesuffix(suffix)), part
-    return None, ""
+def _assembled(
+    file: str | Path,
+    entries: Mapping[str, Entry],
+    read: Callable[[str], Tensor],
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    transformer: LensTransformer2DModel | None,
+) -> Lora:
+    """The LoRA whose keys have these shapes; `read` gives the tensor of a key, once all of them are checked."""
+    sorted_parts, strange = sort_keys(file, entries, config)
+    if strange:
+        shown = ", ".join(strange[:20]) + (", ..." if len(strange) > 20 else "")
+        logger.warning("%s: %d keys name no Lens layer and are left out: %s", file, len(strange), shown)
+    if transformer is not None:
+        _check_sizes(transformer, _fused_sizes(sorted_parts))
+    layers = {}
+    for name, parts in sorted_parts.items():
+        stored = {part: read(key) for part, key in parts.keys.items()}
+        alpha = _alpha(file, name, parts.rank // parts.copies, stored.get("alpha"), config, metadata)
+        a, b = (stored["A"], stored["B"]) if "A" in stored else _lokr_matrices(stored)
+        # The stored alpha belongs to the stored rank, which a Kronecker product repeats.
+        layers[name] = LowRank(a, b, parts.copies * alpha)
+    return Lora(_fuse_split(file, layers), dict(metadata))
 
 
-def _official_name(name: str) -> str | None:
-    """`transformer_blocks.7.attn.img_qkv`, with dots or with underscores, -> the same with dots."""
-    flat = name.replace(".", "_")
-    block = re.fullmatch(r"transformer_blocks_(\d+)_(.+)", flat)
-    if block is None:
-        return _names().get(flat)
-    found = _names().get(f"transformer_blocks_0_{block[2]}")
-    return found and found.replace(".0.", f".{int(block[1])}.", 1)
-
-
-@cache
-def _names() -> dict[str, str]:
-    """Flattened name -> official name, of every linear layer of a Lens of one block, split attention included.
-
-    Names have underscores of their own, so the way back from `to_add_out` is a look-up and not a rule.
-    """
-    with torch.device("meta"):
-        model = LensTransformer2DModel(num_layers=1)
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    names += [f"transformer_blocks.0.attn.{part}" for parts in _SPLIT.values() for part in parts]
-    return {name.replace(".", "_"): name for name in names}
-
-
-def _pair(
-    file: Path, name: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], metadata: Mapping[str, str]
-) -> LowRank:
-    a, b, copies = (
-        _lokr_matrices(file, name, parts) if any("lokr" in part for part in parts) else _matrices(file, name, parts)
-    )
-    # The stored alpha belongs to the stored rank, which a Kronecker product repeats.
-    return LowRank(a, b, copies * _alpha(file, name, a.shape[0] // copies, parts.get("alpha"), config, metadata))
-
-
-def _matrices(file: Path, name: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int]:
-    if "A" not in parts or "B" not in parts:
-        held = " and ".join(sorted(parts))
-        raise ValueError(f"{file} holds only {held} of {name}; a LoRA layer is a pair of lora_A and lora_B")
-    a, b = parts["A"], parts["B"]
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-        raise ValueError(
-            f"{file}: lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} of {name} are not (r, in) and (out, r)"
-        )
-    return a, b, 1
-
-
-def _lokr_matrices(file: Path, name: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int]:
-    """kron(w1, w2_a @ w2_b) as one pair, and how often the rank of w2 is repeated in it: once a column of w1."""
-    held = {part: tensor for part, tensor in parts.items() if part != "alpha"}
-    second = {"lokr_w2_a", "lokr_w2_b"}
-    if held.keys() not in ({"lokr_w1"} | second, {"lokr_w1_a", "lokr_w1_b"} | second):
-        raise ValueError(
-            f"{file} holds {', '.join(sorted(held))} of {name}; "
-            "a LoKr layer is lokr_w1 (or its _a and _b), lokr_w2_a and lokr_w2_b"
-        )
-    halves = [(held[f"{factor}_a"], held[f"{factor}_b"]) for factor in ("lokr_w1", "lokr_w2") if f"{factor}_a" in held]
-    if any(tensor.ndim != 2 for tensor in held.values()) or any(a.shape[1] != b.shape[0] for a, b in halves):
-        shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in sorted(held.items()))
-        raise ValueError(f"{file}: the factors of {name} do not fit each other: {shapes}")
+def _lokr_matrices(held: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """kron(w1, w2_a @ w2_b) as one pair."""
     w1 = held["lokr_w1"] if "lokr_w1" in held else held["lokr_w1_a"] @ held["lokr_w1_b"]
-    columns = w1.shape[1]
-    a = torch.kron(torch.eye(columns, dtype=w1.dtype), held["lokr_w2_b"])
-    return a, torch.kron(w1, held["lokr_w2_a"]), columns
+    a = torch.kron(torch.eye(w1.shape[1], dtype=w1.dtype), held["lokr_w2_b"])
+    return a, torch.kron(w1, held["lokr_w2_a"])
 
 
 def _alpha(
-    file: Path, name: str, rank: int, tensor: Tensor | None, config: Mapping[str, Any], metadata: Mapping[str, str]
+    file: str | Path,
+    name: str,
+    rank: int,
+    tensor: Tensor | None,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str],
 ) -> float:
     """The tensor, else the PEFT configuration, else the header, else the rank."""
     if tensor is not None:
-        if tensor.numel() != 1:
-            raise ValueError(f"{file}: alpha of {name} has shape {tuple(tensor.shape)}; it is one number")
-        return float(tensor)
+        return number(file, f"alpha of {name}", float(tensor))
     configured = config.get("lora_alpha", config.get("alpha"))  # PEFT calls it so for LoKr
     if configured is not None:
-        alpha = float(_by_pattern(config.get("alpha_pattern") or {}, name, configured))
-        return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+        alpha = number(file, "lora_alpha", by_pattern(file, config.get("alpha_pattern"), name, configured))
+        return scaled(alpha, rank, config.get("use_rslora"), file)
     for key in _HEADER_ALPHAS:
         text = metadata.get(key, "None")
         if text not in ("", "None", "Dynamic", "0", "0.0"):  # kohya-ss writes these where there is no one alpha
             try:
-                return float(text)
+                value = float(text)
             except ValueError as error:
-                raise ValueError(f"{file}: header field {key} is {text!r}, which is not a number") from error
+                raise ValueError(f"{file}: header field {key} is {text[:60]!r}, which is not a number") from error
+            return number(file, f"header field {key}", value)
     return float(rank)
 
 
-def _by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """PEFT's rule: a pattern fits the end of a module's name, from a dot on."""
-    return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name)), default)
+def _fused_sizes(parts: Mapping[str, Parts]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Official name and (out, in) of each weight that is changed; query, key and value are a third of one."""
+    for name, part in parts.items():
+        stem, _, last = name.rpartition(".")
+        whole = next((whole for whole, split in SPLIT.items() if last in split), None)
+        if whole is None:
+            yield name, (part.out_features, part.in_features)
+        else:
+            yield f"{stem}.{whole}", (len(SPLIT[whole]) * part.out_features, part.in_features)
 
 
-def _fuse_split(file: Path, layers: dict[str, LowRank]) -> dict[str, LowRank]:
+def _fuse_split(file: str | Path, layers: dict[str, LowRank]) -> dict[str, LowRank]:
     """Pairs for query, key and value -> one pair for the fused matrix, where a file has them apart."""
     fused = dict(layers)
     for stem in sorted({name.rpartition(".")[0] for name in layers}):
-        for whole, parts in _SPLIT.items():
+        for whole, parts in SPLIT.items():
             found = [fused.pop(f"{stem}.{part}", None) for part in parts]
             if all(layer is None for layer in found):
                 continue
@@ -390,7 +340,7 @@ def _fuse_split(file: Path, layers: dict[str, LowRank]) -> dict[str, LowRank]:
     return fused
 
 
-def _fused(file: Path, stem: str, parts: list[LowRank | None]) -> LowRank:
+def _fused(file: str | Path, stem: str, parts: list[LowRank | None]) -> LowRank:
     """A = the A of all parts below each other; B = block-diagonal, with zeros where a part is not changed."""
     present = [part for part in parts if part is not None]
     height, dtype = present[0].b.shape[0], present[0].b.dtype
@@ -429,15 +379,14 @@ def _without_false_alarms() -> Iterator[None]:
         library.setLevel(level)
 
 
-def _check_shapes(transformer: LensTransformer2DModel, lora: Lora) -> None:
+def _check_sizes(transformer: LensTransformer2DModel, sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
     modules = dict(transformer.named_modules())
-    for name, layer in lora.layers.items():
+    for name, found in sizes:
         if name not in modules:
             raise ValueError(
                 f"the LoRA changes {name}, which this transformer of {transformer.config.num_layers} blocks lacks"
             )
         wanted = (modules[name].out_features, modules[name].in_features)
-        found = (layer.b.shape[0], layer.a.shape[1])
         if found != wanted:
             raise ValueError(
                 f"the LoRA changes {name} as a weight {found}, but here it is {wanted}; give one for this model"

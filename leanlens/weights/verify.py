@@ -89,6 +89,21 @@ def _check(layout: Layout, quick: bool, progress: bool) -> Iterator[Finding]:
         yield from _check_tokenizer(layout)
     elif layout.component in TITLES:
         yield from _check_tensors(layout, quick, progress)
+    elif layout.component == "lora" and not quick:
+        yield from _check_lora(layout)
+
+
+def _check_lora(layout: Layout) -> Iterator[Finding]:
+    from leanlens.weights.lora import read_lora  # with PEFT, which takes seconds to import
+
+    try:
+        lora = read_lora(layout.path)
+    except ValueError as error:
+        yield Finding("error", layout.path, str(error))
+        return
+    for name, layer in lora.layers.items():
+        if broken := sum(int((~torch.isfinite(matrix)).sum()) for matrix in (layer.a, layer.b)):
+            yield Finding("error", layout.path, f"{name} has {broken} values that are not finite")
 
 
 def _check_tokenizer(layout: Layout) -> Iterator[Finding]:

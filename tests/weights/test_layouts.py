@@ -139,6 +139,41 @@ def test_lora_styles(tmp_path, names, style):
     assert (layout.kind, layout.facts["style"]) == ("lora", style)
 
 
+def save_pairs(path, layers, width, rank=4):
+    tensors = {}
+    for layer in layers:
+        tensors[f"{layer}.lora_A.weight"] = torch.zeros(rank, width)
+        tensors[f"{layer}.lora_B.weight"] = torch.zeros(3 * width if "qkv" in layer else width, rank)
+    save_file(tensors, path)
+    return identify(path)
+
+
+def test_only_a_lora_that_fits_lens_is_recommended(tmp_path):
+    lens = ["transformer.transformer_blocks.0.attn.img_qkv", "transformer.transformer_blocks.7.attn.to_out.0"]
+    for width, named in ((1536, "with turbo, rl and base"), (320, "with nano")):
+        layout = save_pairs(tmp_path / "lens.safetensors", lens, width)
+        assert layout.advice == f"give it to `leanlens generate --lora` {named}"
+        assert (layout.refusal, layout.facts["ranks"], layout.facts["width"]) == ("", [4], width)
+    others = {
+        "sd": (["lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"], 320),
+        "sd of diffusers": (["unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"], 1536),
+        "flux": (["transformer.single_transformer_blocks.0.attn.to_q"], 3072),
+        "kohya's flux": (["lora_unet_double_blocks_0_img_attn_qkv"], 3072),
+        "text encoder": (["lora_te1_text_model_encoder_layers_0_self_attn_q_proj"], 768),
+    }
+    for layers, width in others.values():
+        layout = save_pairs(tmp_path / "other.safetensors", layers, width)
+        assert layout.kind == "lora"
+        assert layout.refusal.startswith("holds no LoRA of a Lens layer; its first keys are")
+        assert "--lora" not in layout.advice
+        (finding,) = verify(layout.path)
+        assert finding.level == "error"
+    shared = ["transformer.transformer_blocks.0.attn.to_q", "transformer.transformer_blocks.0.attn.add_q_proj"]
+    layout = save_pairs(tmp_path / "sibling.safetensors", shared, 3072)  # FLUX and Qwen-Image name these layers alike
+    assert "3072 wide, so it fits no published Lens (1536 (turbo, rl and base), 320 (nano))" in layout.advice
+    assert "--lora" not in layout.advice
+
+
 def test_another_language_model_is_named_and_not_taken_for_gpt_oss(tmp_path):
     save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))

@@ -3,6 +3,8 @@
 import copy
 import json
 import logging
+import math
+import time
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.weights.layouts import identify
 from leanlens.weights.lora import (
     apply_lora,
+    as_lora,
     extract_lora,
     lora_scales,
     read_lora,
@@ -19,6 +23,8 @@ from leanlens.weights.lora import (
     set_lora_scales,
     write_lora,
 )
+from leanlens.weights.lora_keys import by_pattern
+from leanlens.weights.verify import verify
 
 TOY = {"num_layers": 2, "num_attention_heads": 2, "enc_hidden_dim": 32, "selected_layer_index": (0, 1)}
 RANK = 4
@@ -144,6 +150,67 @@ def test_every_style_acts_as_merged_weights(style, plain, model, pairs, tmp_path
     assert set(lora.layers) == set(MODULES)
     apply_lora(model, lora, "style", 0.7)
     assert_same(model, merged(plain, pairs, 0.7 * scale), plain)
+
+
+# What may stand before a layer's name, in any order, and the names of adapters behind it.
+PREFIXES = [
+    "unet.", "module.", "_orig_mod.", "model.", "transformer._orig_mod.", "_orig_mod.transformer.", "module.unet.",
+    "model.module._orig_mod.", "base_model.model.transformer._orig_mod.", "module.base_model.model.model.",
+    "diffusion_model._orig_mod.", "unet.module.model.diffusion_model.",
+]  # fmt: skip
+FLAT_PREFIXES = ["lora_unet__orig_mod_", "lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_"]
+ENDS = ["lora_A{}.weight", "lora_A.default{}.weight", "lora_A.default_0{}.weight", "lora_A.my_adapter{}.weight",
+        "lora_down.my-adapter{}.weight", "lora_A.default{}", "lora_A{}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, *FLAT_PREFIXES, "in the middle"])
+def test_every_prefix_gives_the_same_bytes(prefix, pairs, tmp_path):
+    tensors = {}
+    for index, (name, (a, b)) in enumerate(pairs.items()):
+        down = ENDS[index % len(ENDS)].format("")
+        up = down.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
+        stem = prefix + (name.replace(".", "_") if prefix in FLAT_PREFIXES else name)
+        if prefix == "in the middle":
+            stem = name.replace("transformer_blocks.0.", "transformer_blocks.0._orig_mod.")
+            stem = stem.replace("transformer_blocks.1.attn.", "transformer_blocks.1._checkpoint_wrapped_module.attn.")
+        tensors |= {f"{stem}.{down}": a, f"{stem}.{up}": b}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    lora = read_lora(tmp_path / "lora.safetensors")
+    assert set(lora.layers) == set(pairs)
+    for name, (a, b) in pairs.items():
+        assert torch.equal(lora.layers[name].a, a)
+        assert torch.equal(lora.layers[name].b, b)
+        assert lora.layers[name].alpha == RANK
+
+
+def test_the_names_of_layers_are_those_of_the_network(plain):
+    from leanlens.weights.lora_keys import SPLIT, _official_names
+
+    split = {f"transformer_blocks.0.attn.{part}" for parts in SPLIT.values() for part in parts}
+    linear = {name for name, module in plain.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(_official_names().values()) - split == {name for name in linear if "blocks.1." not in name}
+
+
+def test_a_state_dict_is_read_as_its_file_is(pairs, tmp_path):
+    file = read_lora(save_comfy(tmp_path / "lora.safetensors", pairs, alpha=3.0))
+    held = as_lora(load_file(tmp_path / "lora.safetensors"))
+    assert held.layers.keys() == file.layers.keys()
+    for name, layer in file.layers.items():
+        assert torch.equal(held.layers[name].a, layer.a)
+        assert torch.equal(held.layers[name].b, layer.b)
+        assert held.layers[name].alpha == layer.alpha == 3.0
+    with pytest.raises(ValueError, match="holds a str as 'a'; tensors by name are accepted"):
+        as_lora({"a": "b"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_8_bits_are_read_as_bfloat16_exactly(dtype, tmp_path):
+    stored = {A: torch.randn(4, 128).to(dtype), B: torch.randn(128, 4).to(dtype), f"{STEM}.alpha": torch.tensor(8)}
+    save_file(stored, tmp_path / "lora.safetensors")
+    (layer,) = read_lora(tmp_path / "lora.safetensors").layers.values()
+    assert (layer.a.dtype, layer.alpha) == (torch.bfloat16, 8.0)
+    assert torch.equal(layer.a.float(), stored[A].float())
+    assert torch.equal(layer.b.float(), stored[B].float())
 
 
 def save_comfy(path, pairs, alpha=4.0, only=""):
@@ -414,6 +481,161 @@ def test_wrong_files_are_named(tensors, message, tmp_path):
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match=message):
         read_lora(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({A: torch.zeros(0, 128), B: torch.zeros(128, 0)}, "to_add_out has a rank or a side of 0"),
+        ({A: torch.zeros(4, 0), B: torch.zeros(128, 4)}, "to_add_out has a rank or a side of 0"),
+        ({A: torch.zeros(4, 128), B: torch.zeros(0, 4)}, "to_add_out has a rank or a side of 0"),
+        ({A: torch.zeros(4, 128, dtype=torch.int8), B: torch.zeros(128, 4)}, "A of .*to_add_out has dtype I8; F64"),
+        ({A: torch.zeros(4, 128), B: torch.zeros(128, 4, dtype=torch.bool)}, "B of .*to_add_out has dtype BOOL"),
+        ({A: torch.zeros(4, 128), B: torch.zeros(128, 4, dtype=torch.complex64)}, "B of .*to_add_out has dtype C64"),
+        ({A: torch.tensor(1.0), B: torch.zeros(128, 4)}, "are not"),
+        *(
+            (GOOD | {f"{STEM}.alpha": torch.tensor(value)}, "alpha of .*to_add_out is '.*'; a number above 0")
+            for value in (math.nan, math.inf, -1.0, 0.0, 0)
+        ),
+        (GOOD | {f"{STEM}.alpha": torch.tensor(True)}, "alpha of .* is BOOL; it is one number"),
+        (GOOD | {f"{STEM}.alpha": torch.zeros(0)}, "alpha of .*to_add_out has shape"),
+        (
+            {f"{STEM}.lokr_w1": torch.zeros(1, 60000), f"{STEM}.lokr_w2_a": torch.zeros(1, 1),
+             f"{STEM}.lokr_w2_b": torch.zeros(1, 1)},
+            r"would take 14\.4 GB once its factors are multiplied out; at most 2\.1 GB",
+        ),
+        (
+            {f"{STEM}.lokr_w1_a": torch.zeros(60000, 1), f"{STEM}.lokr_w1_b": torch.zeros(1, 60000),
+             f"{STEM}.lokr_w2_a": torch.zeros(1, 1), f"{STEM}.lokr_w2_b": torch.zeros(1, 1)},
+            r"would take 28\.8 GB once",
+        ),
+        (
+            {f"{STEM}.lokr_w1_a": torch.zeros(4, 0), f"{STEM}.lokr_w1_b": torch.zeros(0, 4),
+             f"{STEM}.lokr_w2_a": torch.zeros(4, 1), f"{STEM}.lokr_w2_b": torch.zeros(1, 4)},
+            "has a rank or a side of 0",
+        ),
+        ({A.replace("blocks.0.", f"blocks.{'9' * 5}."): GOOD[A]}, "no LoRA of a Lens layer"),
+        ({A.replace("blocks.0.", f"blocks.{'9' * 900}."): GOOD[A]}, "no LoRA of a Lens layer"),
+        ({A.replace("blocks.0.", "blocks.\u0663."): GOOD[A]}, "no LoRA of a Lens layer"),
+        ({"transformer_blocks_0_attn_img_qkv.lora_A.weight.": GOOD[A]}, "no LoRA of a Lens layer"),
+    ],
+)  # fmt: skip
+def test_hostile_tensors_are_refused_by_the_header_alone(tensors, message, tmp_path, monkeypatch):
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, tmp_path / "lora.safetensors")
+    if "alpha" not in message or "shape" in message or "BOOL" in message:
+        monkeypatch.setattr("leanlens.weights.lora.read_tensor", None)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_lora(tmp_path / "lora.safetensors")
+    assert str(tmp_path / "lora.safetensors") in str(caught.value)
+    if "alpha" not in message or "shape" in message or "BOOL" in message:
+        assert identify(tmp_path / "lora.safetensors").refusal
+    assert [found.level for found in verify(tmp_path / "lora.safetensors")] == ["error"]
+
+
+HOSTILE_CONFIGS = {
+    "a list for alpha": ({"lora_alpha": [1]}, r"lora_alpha is '\[1\]'; a number above 0 and below 1000000"),
+    "a boolean for alpha": ({"lora_alpha": True}, "lora_alpha is 'True'"),
+    "a string for alpha": ({"lora_alpha": "8"}, "lora_alpha is '8'"),
+    "no alpha": ({"lora_alpha": {}}, "lora_alpha is '{}'"),
+    "an alpha of 0": ({"lora_alpha": 0}, "lora_alpha is '0'"),
+    "a negative alpha": ({"lora_alpha": -8}, "lora_alpha is '-8'"),
+    "an endless alpha": ({"lora_alpha": 10**90}, "lora_alpha is '1000"),
+    "patterns in a list": ({"lora_alpha": 8, "alpha_pattern": ["a"]}, "alpha_pattern is not an object"),
+    "a list behind a pattern": ({"lora_alpha": 8, "alpha_pattern": {"to_add_out": []}}, r"lora_alpha is '\[\]'"),
+    "a pattern without end": ({"lora_alpha": 8, "alpha_pattern": {"(a+)+$": 1}}, r"alpha_pattern '\(a\+\)\+\$' is not"),
+    "a pattern of classes": ({"lora_alpha": 8, "alpha_pattern": {"[a-z]*": 1}}, "is not read; names of layers are"),
+    "an empty pattern": ({"lora_alpha": 8, "alpha_pattern": {"": 1}}, "is not read"),
+    "a pattern for everything": ({"lora_alpha": 8, "alpha_pattern": {".*": 1}}, "is not read"),
+    "many wildcards": ({"lora_alpha": 8, "alpha_pattern": {f".*a{n}": 1 for n in range(300)}}, "holds 300 patterns"),
+    "a stabiliser": ({"lora_alpha": 8, "use_rslora": [1]}, r"use_rslora is '\[1\]'; true or false"),
+    "a type in a list": ({"peft_type": ["LORA"]}, "adapter, which leanlens does not read"),
+    "another type": ({"peft_type": "IA3"}, "is a IA3 adapter, which leanlens does not read"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_CONFIGS)
+@pytest.mark.parametrize("place", ["folder", "header"])
+def test_hostile_configurations_are_refused(case, place, tmp_path):
+    config, message = HOSTILE_CONFIGS[case]
+    if place == "folder":
+        save_file(GOOD, tmp_path / "adapter_model.safetensors")
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    else:
+        header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
+        save_file(GOOD, tmp_path / "pytorch_lora_weights.safetensors", metadata=header)
+    began = time.process_time()
+    with pytest.raises(ValueError, match=message) as caught:
+        read_lora(tmp_path)
+    assert time.process_time() - began < 2
+    assert len(str(caught.value)) < 400
+    assert "safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"alpha": "nan"}, "header field alpha is 'nan'; a number above 0"),
+        ({"ss_network_alpha": "inf"}, "header field ss_network_alpha is 'inf'"),
+        ({"lora_alpha": "-4"}, "header field lora_alpha is '-4.0'"),
+        ({"lora_adapter_metadata": "[" * 100_000}, "lora_adapter_metadata is not a JSON object: it nests"),
+        ({"lora_adapter_metadata": '{"lora_alpha": NaN}'}, "NaN is not a number that JSON has"),
+        ({"lora_adapter_metadata": '{"lora_alpha": 1e999}'}, "the number 1e999 is too large"),
+        ({"lora_adapter_metadata": '{"lora_alpha": 1, "lora_alpha": 2}'}, "the key 'lora_alpha' twice"),
+    ],
+)
+def test_hostile_header_fields_are_refused(header, message, tmp_path):
+    save_file(GOOD, tmp_path / "lora.safetensors", metadata=header)
+    with pytest.raises(ValueError, match=message):
+        read_lora(tmp_path / "lora.safetensors")
+
+
+PATTERNS = [
+    "img_qkv", "attn.img_qkv", r"attn\.img_qkv", "^transformer_blocks.0.attn.img_qkv", ".*attn.img_qkv", "mg_qkv",
+    "attn", r"^transformer_blocks\.1\.attn\.to_out\.0$", "transformer_blocks.0.*", "transformer_blocks.*.attn.*",
+    "^attn.img_qkv",
+    ".*to_.*", "^.*mlp.w1", "proj_out", "^proj_out", "blocks.0.img_mod.1", ".*.*w2", "transformer_blocks.*w2.*w2",
+]  # fmt: skip
+
+
+def test_patterns_mean_what_they_mean_to_peft():
+    from peft.utils.other import get_pattern_key
+
+    for pattern in PATTERNS:
+        for name in MODULES:
+            expected = 2.0 if get_pattern_key([pattern], name) == pattern else 1.0
+            assert by_pattern("it", {pattern: 2.0}, name, 1.0) == expected, (pattern, name)
+    for name in MODULES:  # the first that fits decides
+        rules = dict(zip(PATTERNS, range(2, 100), strict=False))
+        key = get_pattern_key(list(rules), name)
+        assert by_pattern("it", rules, name, 1) == rules.get(key, 1)
+
+
+def test_ten_thousand_patterns_are_quick():
+    rules = {f"blocks.{number}.attn.img_qkv": 2.0 for number in range(9_700)}
+    rules |= {".*" + "a.*" * 300 + str(number): 2.0 for number in range(250)}
+    began = time.process_time()
+    for block in range(48):
+        for name in BLOCK:
+            by_pattern("it", rules, f"transformer_blocks.{block}.{name}", 1.0)
+    assert time.process_time() - began < 10
+    with pytest.raises(ValueError, match="is not an object of at most 10000 patterns"):
+        by_pattern("it", {str(number): 1 for number in range(10_001)}, "img_in", 1.0)
+
+
+def test_a_lora_of_another_model_is_refused_before_a_weight_is_read(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("leanlens.weights.lora.read_tensor", None)
+    save_file({A: torch.zeros(4, 64), B: torch.zeros(128, 4)}, tmp_path / "narrow.safetensors")
+    with pytest.raises(ValueError, match=r"to_add_out as a weight \(128, 64\), but here it is \(128, 128\)"):
+        read_lora(tmp_path / "narrow.safetensors", model)
+    stem = "transformer.transformer_blocks.0.attn.to_q"
+    save_file({f"{stem}.lora_A.weight": torch.zeros(4, 128), f"{stem}.lora_B.weight": torch.zeros(384, 4)},
+              tmp_path / "split.safetensors")  # fmt: skip
+    with pytest.raises(ValueError, match=r"img_qkv as a weight \(1152, 128\), but here it is \(384, 128\)"):
+        read_lora(tmp_path / "split.safetensors", model)
+    lokr = {"lokr_w1": torch.zeros(8, 8), "lokr_w2_a": torch.zeros(32, 2), "lokr_w2_b": torch.zeros(2, 16)}
+    save_file({f"{STEM}.{part}": tensor for part, tensor in lokr.items()}, tmp_path / "lokr.safetensors")
+    with pytest.raises(ValueError, match=r"to_add_out as a weight \(256, 128\), but here it is \(128, 128\)"):
+        read_lora(tmp_path / "lokr.safetensors", model)
 
 
 def test_wrong_paths_and_headers(tmp_path):
