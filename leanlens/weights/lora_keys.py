@@ -38,15 +38,15 @@ _PREFIXES = (
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # modules that torch puts between
 # What stands after it -> which part of the pair it is. An adapter's name may stand before "weight".
 _ENDINGS = (
-    (re.compile(r"(.+)\.(?:lora_A|lora_down)(?:\.[^.]+)?\.weight"), "A"),
-    (re.compile(r"(.+)\.(?:lora_B|lora_up)(?:\.[^.]+)?\.weight"), "B"),
-    (re.compile(r"(.+)\.lora(?:_linear_layer)?\.down\.weight"), "A"),
-    (re.compile(r"(.+)\.lora(?:_linear_layer)?\.up\.weight"), "B"),
-    (re.compile(r"(.+)\.lora_A(?:\.default)?"), "A"),
-    (re.compile(r"(.+)\.lora_B(?:\.default)?"), "B"),
-    (re.compile(r"(.+)\.alpha(?:\.default)?"), "alpha"),
+    (r"(.+)\.(?:lora_A|lora_down)(?:\.[^.]+)?\.weight", "A"),
+    (r"(.+)\.(?:lora_B|lora_up)(?:\.[^.]+)?\.weight", "B"),
+    (r"(.+)\.lora(?:_linear_layer)?\.down\.weight", "A"),
+    (r"(.+)\.lora(?:_linear_layer)?\.up\.weight", "B"),
+    (r"(.+)\.lora_A(?:\.default)?", "A"),
+    (r"(.+)\.lora_B(?:\.default)?", "B"),
+    (r"(.+)\.alpha(?:\.default)?", "alpha"),
 )
-_LOKR = re.compile(r"(.+)\.(lokr_w1|lokr_w1_a|lokr_w1_b|lokr_w2_a|lokr_w2_b)(?:\.default)?")
+_LOKR = r"(.+)\.(lokr_w1|lokr_w1_a|lokr_w1_b|lokr_w2_a|lokr_w2_b)(?:\.default)?"
 # Marks of formats that are not a pair of low-rank matrices.
 _OTHER_FORMATS = {
     "LoKr with a full second factor": r"\.lokr_(w2|t2)(\.default)?$",
@@ -145,10 +145,10 @@ def parse_key(key: str) -> tuple[str | None, str]:
         rest = rest.removeprefix(prefix)
     if any(wrapper in rest for wrapper in _WRAPPERS):
         rest = ".".join(word for word in rest.split(".") if word not in _WRAPPERS)
-    if (match := _LOKR.fullmatch(rest)) is not None:
+    if (match := re.fullmatch(_LOKR, rest)) is not None:
         return _official_name(match[1]), match[2]
     for pattern, part in _ENDINGS:
-        if (match := pattern.fullmatch(rest)) is not None:
+        if (match := re.fullmatch(pattern, rest)) is not None:
             return _official_name(match[1]), part
     return None, ""
 
