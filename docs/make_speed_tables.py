@@ -49,6 +49,17 @@ def startup_table(found: dict[str, Any]) -> str:
     return table(["stage", "s"], [*rows, ["`leanlens --help`", f"{found['help_s']:.2f}"]]) + origin(found)
 
 
+def busy_table(found: dict[str, Any]) -> str:
+    ways = {"by itself": "as torch sets them up", "by load": "as leanlens does"}
+    rows = [
+        [case["loops"], ways[case["threads"]], *(f"{case['drawing'][name]:.1f}" for name in ("first", "next", "worst")),
+         f"{case['training']['step']:.2f}"]
+        for case in found["cases"]
+    ]  # fmt: skip
+    head = ["endless loops beside it", "threads", "first drawing, s", "next, s", "worst of all, s", "training step, s"]
+    return table(head, rows) + origin(found)
+
+
 def prices_table(found: dict[str, Any]) -> str:
     rows = [
         [f"`{name}`", mode["times_as_fast"], mode["psnr_db"], mode["worst_psnr_db"]]
@@ -75,6 +86,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "blocks": ("transformer_cpu.json", blocks_table),
     "latency": ("latency_nano.json", latency_table),
     "startup": ("startup_nano.json", startup_table),
+    "busy": ("busy_nano.json", busy_table),
     "prices": ("prices_nano.json", prices_table),
     "gpu": ("gpu_full.json", gpu_table),
 }
