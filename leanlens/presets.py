@@ -63,6 +63,7 @@ class Preset:
         description: one sentence.
         num_inference_steps, guidance_scale: sampling defaults.
         base_resolution: default area, as the side of a square in pixels.
+        areas: smallest and largest area that it draws well, as sides of squares in pixels.
         licence: of the weights, as their cards state it.
         sources: where it can be had, tried in this order; empty for the model inside the package.
     """
@@ -75,6 +76,18 @@ class Preset:
     base_resolution: int
     licence: str
     sources: tuple[Source, ...]
+    areas: tuple[int, int] = (512, 1440)
+
+    def advice_on(self, width: int, height: int) -> str | None:
+        """A warning where a size is far from what the model was trained on, by a quarter of the area or more."""
+        smallest, largest = self.areas
+        if 0.75 * smallest**2 < width * height < 1.25 * largest**2:
+            return None
+        meant = f"{smallest}x{smallest}" + (f" to {largest}x{largest}" if largest > smallest else "")
+        larger = width * height > largest**2
+        fault = "expect repeated and broken shapes" if larger else "expect few details and broken shapes"
+        other = "; --model turbo draws larger images" if larger and self.name == "nano" else ""
+        return f"{width}x{height} is far from the area that {self.name} was trained on ({meant}): {fault}{other}"
 
 
 def _folder(address: str) -> Source:
@@ -103,6 +116,7 @@ PRESETS: dict[str, Preset] = {
             base_resolution=256,
             licence="MIT; Apache-2.0 for its text encoder",
             sources=(),
+            areas=(256, 256),
         ),
         Preset(
             name="turbo",

@@ -7,33 +7,13 @@ choice is made. The toy, the embedded model and settings that leave nothing open
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
 
 AUTO = "auto"
 _SMALL = ("toy", "nano")  # fit wherever Python does
 _BEST_FIRST = ("rl", "turbo", "base")
-
-# How a model is held: the options that commands share.
-Quant = Annotated[str, typer.Option(help=f"Of the denoiser: auto, {', '.join(QUANTS)}.")]
-Offload = Annotated[
-    str, typer.Option(help=f"What waits elsewhere while it is not needed: auto, {', '.join(OFFLOADS)}.")
-]
-EncoderOn = Annotated[
-    str, typer.Option(help="Where the text encoder computes: auto, device, cpu, or disk, read layer by layer.")
-]
-TileVae = Annotated[
-    bool, typer.Option("--tile-vae", help="Decode in small tiles: less memory, other pixels near their seams.")
-]
-Features = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="LEANLENS_FEATURES", help="A folder that keeps text features, so that a prompt is encoded once."
-    ),
-]
 
 
 @dataclass(frozen=True)

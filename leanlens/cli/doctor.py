@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from leanlens.cli.options import OUTPUT, AsJson, flag
 
 _LIBRARIES = (
     "torch",
@@ -21,10 +21,10 @@ _LIBRARIES = (
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     share: Annotated[
         bool,
-        typer.Option("--share", help="Draw with nano, alone and beside a busy loop, and print one line to paste."),
+        flag(OUTPUT, "share", "Draw with nano, alone and beside a busy loop, and print one line to paste."),
     ] = False,
 ) -> None:
     """Print versions, the machine, and which commands will work on it."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leanlens.cli.auto import Wishes, settle
+from leanlens.cli.options import IMAGE, MODEL, MODELS, OUTPUT, Cfg, Device, Dtype, Steps, flag, option
 
 app = typer.Typer(no_args_is_help=True, help="Judge a model by what it draws.")
 
@@ -19,31 +20,32 @@ def _group() -> None:
 
 @app.command()
 def scenes(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make: results.json, table.md, sheet.png.")],
+    out: Annotated[Path, option(OUTPUT, "Folder to make, with results.json, table.md and sheet.png.", "-o", "--out")],
     model: Annotated[
         str,
-        typer.Option("-m", "--model", help="nano, turbo, rl, base, auto, a folder, a file, a repository id, or toy."),
+        option(MODEL, f"Model: {MODELS}.", "-m", "--model"),
     ] = "nano",
-    num: Annotated[int, typer.Option("-n", "--num", help="Prompts, one picture for each.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the prompts and of the pictures.")] = 0,
+    num: Annotated[int, option(IMAGE, "Number of prompts; one image for each.", "-n", "--num")] = 200,
+    seed: Annotated[int, option(IMAGE, "Seed of the prompts and of the images.")] = 0,
     prompts: Annotated[
-        str, typer.Option(help="dense or brief captions of held-out scenes, or human: written by people.")
+        str, option(IMAGE, "Prompts to use: dense or brief captions of held-out scenes, or human, written by people.")
     ] = "dense",
-    real: Annotated[bool, typer.Option("--real", help="Score the true pictures too.")] = False,
+    real: Annotated[bool, flag(IMAGE, "real", "Score the true images too.")] = False,
     reconstruction: Annotated[
-        bool, typer.Option("--reconstruction", help="Score the true pictures after the autoencoder too.")
+        bool, flag(IMAGE, "reconstruction", "Score the true images after the autoencoder too.")
     ] = False,
     beside: Annotated[
-        list[Path] | None, typer.Option(help="results.json of another model, as a further column; may be repeated.")
+        list[Path] | None, option(OUTPUT, "results.json of another model, shown as a further column. Repeatable.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Noise levels; the model's own number without it.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale; the model's own without it, 1 is none.")] = None,
-    size: Annotated[int | None, typer.Option(help="Base of the canvas in pixels; the model's own without it.")] = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    size: Annotated[int | None, option(IMAGE, "Base of the canvas in pixels. Default: the model's own.")] = None,
     sources: Annotated[
-        str | None, typer.Option(help="Icons: full, sample, or the folder of a library; full where it is there.")
+        str | None,
+        option(IMAGE, "Icons: full, sample, or the folder of a library. Default: full where it is here."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Draw held-out prompts and score them: objects, counts, colours, positions, style, text, background.
 

@@ -2,19 +2,40 @@
 
 import json
 import os
-import random
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import AUTO, EncoderOn, Features, Offload, Quant, TileVae, Wishes, features_folder, settle
+from leanlens.cli.auto import AUTO, Wishes, features_folder, settle
+from leanlens.cli.defaults import gives_way
 from leanlens.cli.imports import unneeded_left_out
+from leanlens.cli.options import (
+    IMAGE,
+    MODEL,
+    MODELS,
+    OUTPUT,
+    SOURCE,
+    SPEED,
+    Cfg,
+    Compile,
+    Device,
+    Dtype,
+    EncoderOn,
+    Features,
+    Marking,
+    Offload,
+    Quant,
+    Steps,
+    TileVae,
+    flag,
+    option,
+)
 
-_PARTS = "A component that the model does not bring, or another one than it brings."
 # What a request calls it -> what this command calls it.
 _OPTIONS = {
     "num_inference_steps": "--steps",
@@ -27,104 +48,122 @@ _OPTIONS = {
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(help="What to draw. Without it: --prompts, or lines on standard input.")
+        str | None, typer.Argument(help="What to draw. Without it: --prompts, or one prompt a line on standard input.")
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "-o", "--output", help="Picture file (.png .jpg .webp); may contain {seed}, {index} and {prompt}."
+        option(
+            OUTPUT, "File to write (.png, .jpg, .webp). The name may contain {seed}, {index} and {prompt}.",
+            "-o", "--output",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", help="nano, turbo, rl, base, auto, a folder, a file, a repository id, or toy."),
+    prompts: Annotated[
+        Path | None, option(IMAGE, "Text file with one prompt a line; - reads standard input.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the first picture; the next ones count up. Random without it.")
+        int | None,
+        option(
+            IMAGE, "Seed of the first image of each prompt; later images count up. Default, and -1: a random one for "
+            "each prompt.",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Noise levels; the model's own number without it.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale; the model's own without it, 1 is none.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels, multiples of 16, such as 1024x1024.")] = None,
+    number: Annotated[int, option(IMAGE, "Number of images for each prompt.", "-n", "--number")] = 1,
+    size: Annotated[
+        str | None, option(IMAGE, "Size in pixels, multiples of 16, such as 1024x768.", metavar="WxH")
+    ] = None,
     aspect: Annotated[
-        str | None, typer.Option(metavar="W:H", help="Instead of a size: 1:1, 16:9, 2:3 and so on.")
+        str | None, option(IMAGE, "Aspect ratio instead of a size: 1:1, 16:9, 2:3 and so on.", metavar="W:H")
     ] = None,
     base: Annotated[
-        int | None, typer.Option(help="Side of the square of the same area; the model's own without it.")
+        int | None, option(IMAGE, "With --aspect: side of the square of the same area. Default: the model's own.")
     ] = None,
-    number: Annotated[int, typer.Option("-n", "--number", help="Pictures for each prompt.")] = 1,
-    negative: Annotated[str, typer.Option(help="What to keep away from.")] = "",
-    image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="With --image: share of the noise walked again, 0 to 1; 0.6, with --mask 1.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="With --image: white is repainted; same size as the picture.")
-    ] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="FILE[:SCALE]", help="A LoRA file; may be repeated.")
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="A text file with one prompt on each line; - for standard input.")
-    ] = None,
-    date: Annotated[str | None, typer.Option(help="Date inside the text template, YYYY-MM-DD or today.")] = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    negative: Annotated[str, option(IMAGE, "What the image should not show.")] = "",
+    date: Annotated[str | None, option(IMAGE, "Date in the text template, YYYY-MM-DD or today.")] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Both guidance branches in one masked batch, as the original.")
+        bool, flag(IMAGE, "exact", "Run both guidance branches in one masked batch, as the released code does.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    image: Annotated[Path | None, option(SOURCE, "Image to start from.")] = None,
+    mask: Annotated[Path | None, option(SOURCE, "Mask of the same size as the image; white is repainted.")] = None,
+    strength: Annotated[
+        float | None,
+        option(SOURCE, "How far to move away from the image, above 0 and up to 1. Default: 0.6; with --mask, 1."),
+    ] = None,
+    model: Annotated[str | None, option(MODEL, f"Model: {MODELS}. Default: nano.", "-m", "--model")] = None,
+    lora: Annotated[
+        list[str] | None, option(MODEL, "LoRA file to apply. Repeatable.", metavar="FILE[:SCALE]")
+    ] = None,
+    transformer: Annotated[Path | None, option(MODEL, "Transformer to use instead of the model's own.")] = None,
+    text_encoder: Annotated[Path | None, option(MODEL, "Text encoder to use instead of the model's own.")] = None,
+    vae: Annotated[Path | None, option(MODEL, "Autoencoder to use instead of the model's own.")] = None,
+    tokenizer: Annotated[Path | None, option(MODEL, "Tokenizer to use instead of the model's own.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     quant: Quant = "auto",
     offload: Offload = "auto",
     encoder_on: EncoderOn = "auto",
     tile_vae: TileVae = False,
     features: Features = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the transformer: a slow start, faster steps.")
-    ] = False,
+    compile: Compile = False,
     attention: Annotated[
-        str | None, typer.Option(metavar="KERNEL", help="Attention kernel by its name in diffusers, or auto.")
+        str | None, option(SPEED, "Attention kernel by its name in diffusers, or auto.", metavar="KERNEL")
     ] = None,
     fp8: Annotated[
-        bool, typer.Option("--fp8", help="Products in float8: faster on new GPUs, another picture.")
+        bool, flag(SPEED, "fp8", "Multiply in float8: faster on recent GPUs, but a different image.")
     ] = False,
     cache: Annotated[
         str | None,
-        typer.Option(metavar="WORD", help="Step cache, such as taylor:2 or first-block:0.1: faster, another picture."),
+        option(
+            SPEED, "Step cache, such as taylor:2 or first-block:0.1: faster, but a different image.", metavar="WORD"
+        ),
     ] = None,
     guided_share: Annotated[
-        float, typer.Option(help="Share of the steps that are guided; below 1 faster, another picture.")
+        float, option(SPEED, "Share of the steps that use guidance; below 1 is faster, but a different image.")
     ] = 1.0,
     share: Annotated[
         str | None,
-        typer.Option(metavar="WORD", help="With torchrun, how several GPUs draw a picture together: guidance, tensor."),
+        option(
+            SPEED, "With torchrun: how several GPUs draw one image together, guidance or tensor.", metavar="WORD"
+        ),
     ] = None,
-    transformer: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
-    text_encoder: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
-    vae: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help=_PARTS)] = None,
-    no_marking: Annotated[
-        bool, typer.Option("--no-marking", help="Do not mark the file as made by a model (IPTC, in XMP).")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line for each picture.")] = False,
-) -> None:
-    """Draw pictures.
+    preview: Annotated[
+        Path | None, option(OUTPUT, "Image file to rewrite after every step while drawing.", metavar="FILE")
+    ] = None,
+    marking: Marking = True,
+    as_json: Annotated[bool, flag(OUTPUT, "json", "Print one JSON line for each image.")] = False,
+) -> None:  # fmt: skip
+    """Draw images from text, or from text and an image.
 
-    The picture file carries every setting; `leanlens replay FILE` draws it again.
+    Each file carries every setting; `leanlens replay FILE` draws it again.
     """
+    # What stands on the command line goes before what a file says about the same thing.
+    prompts = None if prompt is not None and gives_way(context, "prompts", ["prompt"]) else prompts
+    size = None if gives_way(context, "size", ["aspect", "base"]) else size
+    aspect = None if gives_way(context, "aspect", ["size"]) else aspect
+    base = None if gives_way(context, "base", ["size"]) else base
+
+    from leanlens.pipeline.request import resolve_seed
+
     texts = _read_prompts(prompt, prompts)
-    first_seed = random.randrange(2**32) if seed is None else seed
+    seeds = [resolve_seed(seed) for _ in texts]
     group = None
     if share is not None:
-        group, first_seed = _joined(share, device, first_seed)
+        group, seeds = _joined(share, device, seeds)
         device = str(group.device)
         if share == "tensor":
             offload, quant = _undivided("--offload", offload), _undivided("--quant", quant)
-    jobs = [(text, first_seed + index) for text in texts for index in range(_positive("number", number))]
-    paths = output_paths(output, jobs, sources=[path for path in (image, mask) if path])
+    count = _positive("number", number)
+    jobs = [(text, first + index) for text, first in zip(texts, seeds, strict=True) for index in range(count)]
 
     from leanlens.presets import preset_for
 
     say = _say if group is None or group.leads else _keep_quiet
+    paths = output_paths(output, jobs, [path for path in (image, mask) if path], say)
+    if preview is not None:
+        _check_preview(preview, [*paths, *(path for path in (image, mask) if path)])
     if model is None:
         model = "nano"
         say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
@@ -158,7 +197,7 @@ def generate(
 
     started = time.monotonic()
     with unneeded_left_out():
-        from leanlens.pipeline.draw import draw
+        from leanlens.pipeline.draw import draw_together
         from leanlens.pipeline.metadata import save_picture
         from leanlens.pipeline.placement import open_model
         from leanlens.pipeline.speed import Speed
@@ -178,16 +217,23 @@ def generate(
         f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
         f"guidance {fields['guidance_scale']:g}{settled.sentence()}; opened in {time.monotonic() - started:.1f} s"
     )
+    if model != "toy" and (advice := preset.advice_on(size_of["width"], size_of["height"])):
+        say(f"warning: {advice}")
     requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
     opened.prepare(requests)
+    shown = None if preview is None or (group is not None and not group.leads) else _preview(opened, preview)
     for request, (_, one_seed), path in zip(requests, jobs, paths, strict=True):
         began = time.monotonic()
+        if shown is not None:
+            shown.start(request)
         with _steps_bar(request) as bar:
-            drawn = draw(opened, request, on_step=lambda _: bar.update())
+            drawn = draw_together(opened, [request], _watch(bar, shown))[0]
         if group is not None and not group.leads:
             continue
-        if no_marking:
+        if not marking:
             drawn.record["marking"] = None
+        if shown is not None:
+            shown.write(drawn.image)
         save_picture(drawn.image, path, drawn.record)
         if as_json:
             print(json.dumps({"path": str(path), **drawn.record}), flush=True)
@@ -199,8 +245,8 @@ def generate(
         leave()
 
 
-def _joined(share: str, device: str, seed: int) -> tuple[Any, int]:
-    """The group of processes that a launcher started, and the leading process's seed."""
+def _joined(share: str, device: str, seeds: list[int]) -> tuple[Any, list[int]]:
+    """The group of processes that a launcher started, and the leading process's seeds."""
     from leanlens.dist import gathered, join
     from leanlens.pipeline.share import WAYS
 
@@ -211,7 +257,7 @@ def _joined(share: str, device: str, seed: int) -> tuple[Any, int]:
             f"--share {share} needs several processes; start them with torchrun --nproc-per-node 2 -m leanlens generate"
         )
     group = join(device)
-    return group, gathered(seed)[0]
+    return group, gathered(seeds)[0]
 
 
 def _undivided(option: str, word: str) -> str:
@@ -224,8 +270,10 @@ def _keep_quiet(text: str) -> None:
     """What the other processes of a group say."""
 
 
-def output_paths(pattern: str | None, jobs: list[tuple[str, int]], sources: list[Path]) -> list[Path]:
-    """Where the picture of each (prompt, seed) goes.
+def output_paths(
+    pattern: str | None, jobs: list[tuple[str, int]], sources: list[Path], say: Callable[[str], None] = _keep_quiet
+) -> list[Path]:
+    """Where the picture of each (prompt, seed) goes; folders that are missing are made, and `say` is told.
 
     A pattern without {seed} or {index} gets an index when there are several. Without a pattern, names are made of
     prompt and seed, and none that exists is taken.
@@ -251,8 +299,11 @@ def output_paths(pattern: str | None, jobs: list[tuple[str, int]], sources: list
         raise ValueError(f"output {pattern!r} gives several pictures the same name; add {{index}}")
     if taken := {path.resolve() for path in paths} & {path.resolve() for path in sources}:
         raise ValueError(f"output {taken.pop()} is the picture to start from; give another name")
-    for path in {path.parent: path for path in paths}.values():
+    for folder, path in {path.parent: path for path in paths}.items():
+        was_there = folder.is_dir()
         require_writable(path)
+        if not was_there:
+            say(f"Made the folder {folder}")
     return paths
 
 
@@ -272,6 +323,34 @@ def _free(paths: list[Path]) -> list[Path]:
             copy = path.with_name(f"{path.stem}-{count}{path.suffix}")
         free.append(copy)
     return free
+
+
+def _check_preview(path: Path, taken: list[Path]) -> None:
+    """Refuse a preview file that cannot be written, or that another file of this command has."""
+    from leanlens.files import require_writable
+    from leanlens.pipeline.metadata import picture_format
+
+    picture_format(path)
+    if path.resolve() in {one.resolve() for one in taken}:
+        raise ValueError(f"--preview {path} is a file that this command reads or writes; give another name")
+    require_writable(path)
+
+
+def _preview(opened: Any, path: Path) -> Any:
+    from leanlens.cli.preview import PreviewFile
+
+    return PreviewFile(opened, path)
+
+
+def _watch(bar: Any, shown: Any) -> Callable[[int, Any], None]:
+    """What is done after every step."""
+
+    def after(step: int, latents: Any) -> None:
+        bar.update()
+        if shown is not None:
+            shown.step(step, latents)
+
+    return after
 
 
 def _checked(**fields: Any) -> Any:

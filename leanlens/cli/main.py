@@ -12,12 +12,12 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import doctor, evaluate, generate, mcp, plan, replay, scenes, serve, train, weights
+from leanlens.cli import defaults, doctor, evaluate, generate, mcp, plan, replay, scenes, serve, train, weights
 from leanlens.threads import spin_briefly
 
 app = typer.Typer(
     name="leanlens",
-    help="Lens text-to-image models: draw with any checkpoint, train, look after weights.",
+    help="Draw, serve and train with the Lens text-to-image models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,9 +43,10 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    defaults.use_defaults(context)
 
 
 # Imports make a million objects that stay: by default Python looks through them for garbage over and over, which is a
@@ -83,6 +84,10 @@ def run() -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help stands there already, or is what it says
+            if text := str(getattr(error, "message", "")).strip():
+                typer.echo(text)
+            sys.exit(2)
         message = _plain_message(error)
         if message is None or os.environ.get("LEANLENS_DEBUG"):
             raise

@@ -3,28 +3,35 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from leanlens.cli.options import (
+    DEVICE,
+    OUTPUT,
+    Device,
+    Dtype,
+    LoraFolders,
+    Marking,
+    OfferedModels,
+    option,
+)
 
 
 def mcp(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("-m", "--model", help="A model that may be asked for; may be repeated, the first is the default."),
-    ] = None,
-    loras: Annotated[
-        list[Path] | None, typer.Option(help="A folder whose LoRA files may be asked for by name; may be repeated.")
-    ] = None,
+    model: OfferedModels = None,
+    loras: LoraFolders = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    idle_unload: Annotated[
+        float, option(DEVICE, "Seconds without work until the model is unloaded; 0 keeps it.")
+    ] = 600,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for pictures; leanlens-pictures in your home without.")
+        Path | None,
+        option(OUTPUT, "Folder for images. Default: leanlens-pictures in your home folder.", "-o", "--output"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0 and so on.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    idle_unload: Annotated[float, typer.Option(help="Seconds without work until the model is let go; 0 never.")] = 600,
-    safety: Annotated[str, typer.Option(help="Filters: off, prompt, picture or all; pictures say which.")] = "off",
-    no_marking: Annotated[
-        bool, typer.Option("--no-marking", help="Do not mark pictures as made by a model (IPTC, in XMP).")
-    ] = False,
-) -> None:
+    marking: Marking = True,
+    safety: Annotated[
+        str, option(OUTPUT, "Filters to apply: off, prompt, picture or all. Images say which.")
+    ] = "off",
+) -> None:  # fmt: skip
     """Offer tools to an assistant over standard input and output (Model Context Protocol).
 
     Enter this command where the assistant keeps its list of servers. A running `leanlens serve` offers the same tools
@@ -42,7 +49,7 @@ def mcp(
         dtype=dtype,
         idle_unload=idle_unload or None,
         safety=safety,
-        marking=not no_marking,
+        marking=marking,
     )
     _fetch(settings)
 

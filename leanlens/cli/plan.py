@@ -12,38 +12,48 @@ from typing import Annotated, Any
 
 import typer
 
+from leanlens.cli.options import IMAGE, MODEL, AsJson, Cfg, Steps, option
 from leanlens.install import KERNELS
 from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS, kernels_missing
 
+MACHINE, PINS, TRAINING = "Machine", "Settings to fix", "Training runs"
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": None}
 
 
 def plan(
-    what: Annotated[str, typer.Argument(help="image, train or finetune; the last two with a recipe.")] = "image",
-    recipe: Annotated[Path | None, typer.Argument(help="A TOML recipe, for train and finetune.")] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="turbo, rl, base, or a model folder here; nothing is fetched.")
-    ] = "turbo",
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels; the model's own size without it.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Noise levels; the model's own number without it.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance scale; the model's own without it, 1 is none.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures of one prompt, drawn one after the other.")] = 1,
-    gpu: Annotated[str | None, typer.Option(help="A card or chip by name, such as 'RTX 3060 12GB'.")] = None,
-    vram: Annotated[float | None, typer.Option(help="Instead of a name, or beside it: the card's memory, GB.")] = None,
-    ram: Annotated[float | None, typer.Option(help="Main memory, GB.")] = None,
-    count: Annotated[int, typer.Option(help="With train and finetune: devices.")] = 1,
-    price_per_hour: Annotated[float | None, typer.Option(help="With train and finetune: of one device.")] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a key of the recipe; may be repeated.")
+    what: Annotated[str, typer.Argument(help="image, train or finetune; the last two need a recipe.")] = "image",
+    recipe: Annotated[
+        Path | None, typer.Argument(help="With train and finetune: a TOML recipe, or the name of one.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Pin it: bfloat16, float16 or float32.")] = "auto",
-    quant: Annotated[str, typer.Option(help=f"Pin it: {', '.join(QUANTS)}.")] = "auto",
-    offload: Annotated[str, typer.Option(help=f"Pin it: {', '.join(OFFLOADS)}.")] = "auto",
-    encoder_on: Annotated[str, typer.Option(help=f"Pin it: {', '.join(ENCODERS)}.")] = "auto",
-    device: Annotated[str, typer.Option(help="Pin it: cuda, mps or cpu.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what fits, what it needs at its peak, how long it takes, and the command to run.
+    size: Annotated[
+        str | None, option(IMAGE, "Size in pixels. Default: the model's own.", metavar="WxH")
+    ] = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    batch: Annotated[int, option(IMAGE, "Number of images of one prompt, drawn one after the other.")] = 1,
+    model: Annotated[
+        str, option(MODEL, "Model: nano, turbo, rl, base, or a folder here. Nothing is downloaded.", "-m", "--model")
+    ] = "turbo",
+    gpu: Annotated[
+        str | None, option(MACHINE, "GPU, laptop or chip by name, such as 'RTX 3060 12GB'. Default: this machine.")
+    ] = None,
+    vram: Annotated[
+        float | None, option(MACHINE, "Memory of the GPU, instead of its name or beside it.", metavar="GB")
+    ] = None,
+    ram: Annotated[float | None, option(MACHINE, "Main memory.", metavar="GB")] = None,
+    device: Annotated[str, option(PINS, "Fix the device: cuda, mps or cpu.")] = "auto",
+    dtype: Annotated[str, option(PINS, "Fix the precision: bfloat16, float16 or float32.")] = "auto",
+    quant: Annotated[str, option(PINS, f"Fix the quantisation: {', '.join(QUANTS)}.")] = "auto",
+    offload: Annotated[str, option(PINS, f"Fix what is offloaded: {', '.join(OFFLOADS)}.")] = "auto",
+    encoder_on: Annotated[str, option(PINS, f"Fix where the text encoder runs: {', '.join(ENCODERS)}.")] = "auto",
+    count: Annotated[int, option(TRAINING, "Number of devices.")] = 1,
+    price_per_hour: Annotated[float | None, option(TRAINING, "Price of one device for an hour.")] = None,
+    changes: Annotated[
+        list[str] | None, option(TRAINING, "Change one key of the recipe. Repeatable.", "--set", metavar="A.B=C")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Predict what fits a machine, what it needs, how long it takes, and the command to run.
 
     Without --gpu and --vram it plans for this machine. Seconds are predicted, not measured; docs/plan.md says how.
     """

@@ -10,17 +10,17 @@ from leanlens.cli.imports import unneeded_left_out
 
 
 def replay(
-    picture: Annotated[Path, typer.Argument(help="A picture that leanlens saved.")],
+    picture: Annotated[Path, typer.Argument(help="Image that leanlens saved.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to; beside the picture without it.")
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: beside the image.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", help="The same model, if it lies elsewhere by now.")
+        str | None, typer.Option("-m", "--model", help="Where the same model is, if it has moved.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Another device than the picture was drawn on.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Another dtype than the picture was drawn in.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to use instead of the recorded one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Precision to use instead of the recorded one.")] = None,
 ) -> None:
-    """Draw a picture again and compare.
+    """Draw an image again from its settings, and compare.
 
     Exit code 0 if it is identical, 1 if it differs. On the same machine and versions it is identical.
     """

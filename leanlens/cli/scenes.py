@@ -8,32 +8,33 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Endless pictures with exact captions, drawn from open icon sets.")
+app = typer.Typer(no_args_is_help=True, help="Make images with exact captions, drawn from open icon sets.")
 
-Seed = Annotated[int, typer.Option(help="Of the whole set, 0 to 1048575; the same seed gives the same bytes.")]
+Seed = Annotated[int, typer.Option(help="Seed of the whole set, 0 to 1048575; the same seed gives the same bytes.")]
 Split = Annotated[
-    str, typer.Option(help="train, test (each has something held out from train), or any.", metavar="SPLIT")
+    str,
+    typer.Option(help="Scenes: train, test (each has something held out from train), or any.", metavar="SPLIT"),
 ]
 Sources = Annotated[
     str | None,
     typer.Option(
-        help="full, common (the part of it that the embedded model was trained on), everyday (a smaller part), sample, "
-        "or the folder of a library; without it full if fetched, else the sample."
+        help="Icons: full, common (the part that nano was trained on), everyday (a smaller part), sample, or the "
+        "folder of a library. Default: full if downloaded, else the sample."
     ),
 ]
 
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="The folder to make, or to go on with.")],
-    num: Annotated[int, typer.Option(help="Pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder to make, or to continue.")],
+    num: Annotated[int, typer.Option(help="Number of images.")],
     seed: Seed = 0,
     split: Split = "train",
     size: Annotated[int, typer.Option(help="Side of the square of the same area, a multiple of 16.")] = 256,
-    encoding: Annotated[str, typer.Option(help="jpg (quality 95), png or webp (lossless).")] = "jpg",
-    per_shard: Annotated[int, typer.Option(help="Pictures in each shard.")] = 1000,
+    encoding: Annotated[str, typer.Option(help="File format: jpg (quality 95), png or webp (lossless).")] = "jpg",
+    per_shard: Annotated[int, typer.Option(help="Number of images in each shard.")] = 1000,
     sources: Sources = None,
-    workers: Annotated[int | None, typer.Option(help="Processes, 1 or more; every core without it.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one for each core.")] = None,
 ) -> None:
     """Write WebDataset shards with a manifest and checksums; run again, it goes on where it was stopped."""
     wanted = _split(split)
@@ -45,8 +46,8 @@ def build(
 
 @app.command()
 def preview(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("scenes.png"),
-    num: Annotated[int, typer.Option(help="Pictures on the sheet, 600 at most.")] = 24,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path("scenes.png"),
+    num: Annotated[int, typer.Option(help="Number of images on the sheet, at most 600.")] = 24,
     seed: Seed = 0,
     split: Split = "train",
     sources: Sources = None,
@@ -62,10 +63,10 @@ def preview(
 @app.command()
 def sources(
     packages: Annotated[
-        Path | None, typer.Option(help="A folder with the npm tarballs; without it they are fetched with npm.")
+        Path | None, typer.Option(help="Folder with the npm packages. Default: they are downloaded with npm.")
     ] = None,
 ) -> None:
-    """Fetch the icon sets, check their sums, draw them once into the cache folder, and list styles and licences."""
+    """Download the icon sets, verify their checksums, draw them into the cache folder, and list styles and licences."""
     from leanlens.scenes.icons import make_full_library
     from leanlens.scenes.sources import STYLES
 

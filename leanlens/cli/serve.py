@@ -6,93 +6,108 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import (
-    AUTO,
+from leanlens.cli.auto import AUTO, Settled, Wishes, features_folder, settle
+from leanlens.cli.options import (
+    DEVICE,
+    MODEL,
+    OUTPUT,
+    Compile,
+    Dtype,
     EncoderOn,
     Features,
+    LoraFolders,
+    Marking,
+    OfferedModels,
     Offload,
     Quant,
-    Settled,
     TileVae,
-    Wishes,
-    features_folder,
-    settle,
+    flag,
+    option,
 )
 from leanlens.install import install_extra
 
+NETWORK, LIMITS, SAFETY = "Network and access", "Queue and limits", "Safety filters"
+
 
 def serve(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("-m", "--model", help="A model that may be asked for; may be repeated, the first is the default."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    model: OfferedModels = None,
+    models: Annotated[list[Path] | None, option(MODEL, "Folder of models to offer by name. Repeatable.")] = None,
+    loras: LoraFolders = None,
+    host: Annotated[str, option(NETWORK, "Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1",
+    port: Annotated[int, option(NETWORK, "Port to listen on.", min=0, max=65535)] = 8000,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(envvar="LEANLENS_API_KEY", help="A key that clients must send; may be repeated."),
+        option(NETWORK, "Key that clients must send. Repeatable.", envvar="LEANLENS_API_KEY"),
     ] = None,
     user: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:PASSWORD", envvar="LEANLENS_USER", help="For clients that speak HTTP Basic."),
+        option(NETWORK, "Login for clients that speak HTTP Basic. Repeatable.", metavar="NAME:PASSWORD",
+               envvar="LEANLENS_USER"),
     ] = None,
-    models: Annotated[
-        list[Path] | None, typer.Option(help="A folder whose models may be asked for by name; may be repeated.")
+    cors: Annotated[
+        list[str] | None, option(NETWORK, "Origin of a web page that may call, or *. Repeatable.", metavar="ORIGIN")
     ] = None,
-    loras: Annotated[
-        list[Path] | None, typer.Option(help="A folder whose LoRA files may be asked for by name; may be repeated.")
+    public_url: Annotated[
+        str | None, option(NETWORK, "Address that links to images begin with, behind a proxy.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for pictures, uploads and the index of jobs.")
-    ] = Path("leanlens-pictures"),
+    page: Annotated[bool, flag(NETWORK, "page", "Serve the web page at /.")] = True,
+    tools: Annotated[bool, flag(NETWORK, "tools", "Serve the tools for assistants at /mcp.")] = True,
     device: Annotated[
-        list[str] | None, typer.Option(help="auto, cpu, cuda:0 and so on; repeated, one worker for each.")
+        list[str] | None, option(DEVICE, "Device: auto, cpu, cuda:0 and so on. Repeatable; one worker for each.")
     ] = None,
     replicas: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Draw on N devices of a Ray cluster, here or on other machines."),
+        option(DEVICE, "Number of devices of a Ray cluster to draw on.", metavar="N", min=1),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer; pictures say so.")] = False,
+    dtype: Dtype = "auto",
     quant: Quant = "auto",
     offload: Offload = "auto",
     encoder_on: EncoderOn = "auto",
     tile_vae: TileVae = False,
     features: Features = None,
-    batch: Annotated[int, typer.Option(help="Pictures drawn together at most; 1 turns batching off.")] = 8,
-    queue: Annotated[int, typer.Option(help="Pictures that may wait.")] = 256,
-    timeout: Annotated[float, typer.Option(help="Seconds a request may take, waiting included.")] = 600.0,
-    idle_unload: Annotated[float | None, typer.Option(help="Seconds without work until the model is let go.")] = None,
-    rate: Annotated[int | None, typer.Option(help="Requests a minute that one client may send.")] = None,
-    max_pixels: Annotated[int, typer.Option(help="Of one picture.")] = 2080 * 1040,
     memory_limit: Annotated[
         float | None,
-        typer.Option(metavar="GB", help="That drawing may take of each device; what is free without it, 0 for any."),
+        option(
+            DEVICE, "Memory that drawing may take on each device; 0 turns the check off. Default: what is free.",
+            metavar="GB",
+        ),
     ] = None,
-    cors: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="A web page's origin that may call, or *.")
+    idle_unload: Annotated[
+        float | None, option(DEVICE, "Seconds without work until the model is unloaded. Default: never.")
     ] = None,
-    public_url: Annotated[str | None, typer.Option(help="What links to pictures begin with, behind a proxy.")] = None,
-    keep_days: Annotated[float, typer.Option(help="Days until a picture is removed; 0 for never.")] = 30.0,
-    keep_pictures: Annotated[int, typer.Option(help="Newest pictures that are kept; 0 for all.")] = 10_000,
-    no_marking: Annotated[
-        bool, typer.Option("--no-marking", help="Do not mark pictures as made by a model (IPTC, in XMP).")
-    ] = False,
-    safety: Annotated[str, typer.Option(help="Filters: off, prompt, picture or all; pictures say which.")] = "off",
+    compile: Compile = False,
+    batch: Annotated[int, option(LIMITS, "Largest number of images drawn together; 1 turns batching off.")] = 8,
+    queue: Annotated[int, option(LIMITS, "Largest number of images that may wait.")] = 256,
+    timeout: Annotated[float, option(LIMITS, "Seconds that a request may take, waiting included.")] = 600.0,
+    rate: Annotated[int | None, option(LIMITS, "Requests a minute that one client may send. Default: any.")] = None,
+    max_pixels: Annotated[int, option(LIMITS, "Largest number of pixels of one image.")] = 2080 * 1040,
+    output: Annotated[
+        Path, option(OUTPUT, "Folder for images, uploads and the index of jobs.", "-o", "--output")
+    ] = Path("leanlens-pictures"),
+    keep_days: Annotated[float, option(OUTPUT, "Days until an image is removed; 0 keeps it for ever.")] = 30.0,
+    keep_pictures: Annotated[int, option(OUTPUT, "Number of newest images to keep; 0 keeps all.")] = 10_000,
+    marking: Marking = True,
+    log: Annotated[
+        str, option(OUTPUT, "Format of the log: text, json, or auto (text on a terminal, JSON elsewhere).")
+    ] = AUTO,
+    safety: Annotated[
+        str, option(SAFETY, "Filters to apply: off, prompt, picture or all. Images say which.")
+    ] = "off",
     safety_words: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Words that --safety prompt refuses, instead of our list.")
+        Path | None, option(SAFETY, "Words that --safety prompt refuses, instead of our list.", metavar="FILE")
     ] = None,
     safety_scorer: Annotated[
-        str, typer.Option(metavar="NAME", help="What --safety picture judges by: opennsfw, or MODULE:NAME of yours.")
+        str,
+        option(SAFETY, "Judge of --safety picture: opennsfw, or MODULE:NAME of your own.", metavar="NAME"),
     ] = "opennsfw",
-    safety_threshold: Annotated[float, typer.Option(help="From 0 to 1; less safe pictures are held back.")] = 0.5,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Leave the web page at / out.")] = False,
-    no_tools: Annotated[bool, typer.Option("--no-tools", help="Leave the tools for assistants at /mcp out.")] = False,
-) -> None:
-    """Serve pictures to browsers, to OpenAI and AUTOMATIC1111 clients, and to assistants.
+    safety_threshold: Annotated[
+        float, option(SAFETY, "Score from 0 to 1 below which an image is held back.")
+    ] = 0.5,
+) -> None:  # fmt: skip
+    """Serve images to browsers, to OpenAI and AUTOMATIC1111 clients, and to assistants.
 
     The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1, the assistants' tools at /mcp;
-    /health, /ready and /metrics tell how it is.
+    /health, /ready and /metrics report its state.
     """
     uvicorn = _uvicorn()
     _require_free(host, port)
@@ -129,8 +144,8 @@ def serve(
         loopback_only=is_local and not (api_key or user or public_url),
         keep_days=keep_days or None,
         keep_pictures=keep_pictures or None,
-        tools=not no_tools,
-        marking=not no_marking,
+        tools=tools,
+        marking=marking,
         safety=safety,
         safety_words=safety_words,
         safety_scorer=safety_scorer,
@@ -141,8 +156,8 @@ def serve(
     from leanlens.serve.app import make_app
     from leanlens.serve.journal import log_as_json
 
-    page = None if no_page else _page(settings)
-    app = make_app(settings, page, sizes=_sizes, **_drawers(settings, replicas))
+    mount = _page(settings) if page else None
+    app = make_app(settings, mount, sizes=_sizes, **_drawers(settings, replicas))
     if not is_local and not settings.guarded:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from leanlens.cli.options import Changes
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a key of the recipe; may be repeated.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would be, and stop.")] = False,
+    changes: Changes = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run/--no-dry-run", help="Print what the run would be, and stop.")
+    ] = False,
 ) -> None:
     """Train a denoiser, an autoencoder or a small language model, as the recipe says, or continue a run.
 
@@ -44,14 +46,14 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run.dir of a training run.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Pipeline folder to make; must not exist.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the training run (its run.dir).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Pipeline folder to make.")],
     std: Annotated[
         float | None,
-        typer.Option(help="Width of the average; 0: the last weights. Without it: the recipe's."),
+        typer.Option(help="Width of the averaged weights; 0 exports the last weights. Default: the recipe's."),
     ] = None,
 ) -> None:
-    """Write a run's latest checkpoint as a pipeline folder."""
+    """Export the latest checkpoint of a run as a pipeline folder."""
     from leanlens.train.export import export_run
 
     export_run(run, output, std)

@@ -9,12 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Name, check, assemble, convert and fetch files of weights.")
+from leanlens.cli.options import OUTPUT, AsJson, flag, option
+
+PARTS, SOURCES = "Parts", "Sources"
+
+app = typer.Typer(no_args_is_help=True, help="Inspect, verify, assemble, convert and download files of weights.")
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="bf16, fp16 or fp32; without it weights keep their dtype.")]
+Dtype = Annotated[str | None, option(OUTPUT, "Precision: bf16, fp16 or fp32. Default: that of the files.", "--dtype")]
 
 
 @app.command()
@@ -22,7 +25,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A file or folder of weights.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what a file or folder of weights is. Reads headers only."""
+    """Describe a file or folder of weights. Reads headers only."""
     from leanlens.weights.layouts import identify
 
     layout = identify(path)
@@ -35,7 +38,7 @@ def inspect(
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(help="A file or folder of weights.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Names, shapes and dtypes only; read no weight.")] = False,
+    quick: Annotated[bool, flag("Check", "quick", "Check names, shapes and dtypes only.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check names, shapes, dtypes, finite values and checksums. Exit code 2 if anything is wrong."""
@@ -56,16 +59,16 @@ def verify(
 
 @app.command()
 def assemble(
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
-    transformer: Annotated[Path, typer.Option(help="Lens transformer, file or folder.")],
-    text_encoder: Annotated[Path, typer.Option(help="GPT-OSS, file or folder.")],
-    vae: Annotated[Path, typer.Option(help="FLUX.2 autoencoder, file or folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    transformer: Annotated[Path, option(PARTS, "Lens transformer: a file or folder.")],
+    text_encoder: Annotated[Path, option(PARTS, "GPT-OSS text encoder: a file or folder.")],
+    vae: Annotated[Path, option(PARTS, "FLUX.2 autoencoder: a file or folder.")],
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Tokenizer folder or tokenizer.json; without it the text encoder's own.")
+        Path | None, option(PARTS, "Tokenizer: a folder or tokenizer.json. Default: the text encoder's own.")
     ] = None,
     dtype: Dtype = None,
 ) -> None:
-    """Build one pipeline folder in the official layout from stock parts."""
+    """Build one pipeline folder in the official layout from separate parts."""
     wanted = _dtype(dtype)
     from leanlens.weights.assemble import assemble as build
 
@@ -74,17 +77,20 @@ def assemble(
 
 @app.command()
 def convert(
-    path: Annotated[Path, typer.Argument(help="One component, file or folder.")],
-    out: Annotated[Path, typer.Argument(help="The folder (diffusers) or .safetensors file (comfy) to make.")],
+    path: Annotated[Path, typer.Argument(help="One component: a file or folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder (diffusers) or .safetensors file (comfy) to make.")],
     to: Annotated[
-        str, typer.Option(help="diffusers: a component folder; comfy: a single transformer file.")
+        str, option(OUTPUT, "Layout: diffusers (a component folder) or comfy (a single transformer file).")
     ] = "diffusers",
     dtype: Dtype = None,
     quant: Annotated[
-        str, typer.Option(help="Of a transformer's attention and MLPs: none, fp8, mxfp8, int8, nf4 or int4.")
+        str, option(OUTPUT, "Quantisation of a transformer's attention and MLPs: none, fp8, mxfp8, int8, nf4 or int4.")
     ] = "none",
 ) -> None:
-    """Write one component in another layout, dtype or quantisation; without --quant, quantised weights become bf16."""
+    """Convert one component to another layout, dtype or quantisation.
+
+    Without --quant, quantised weights become bf16.
+    """
     wanted = _dtype(dtype)
     from leanlens.weights.assemble import convert as rewrite
 
@@ -95,17 +101,21 @@ def convert(
 def fetch(
     model: Annotated[str | None, typer.Argument(help="turbo, rl, base, or a repository id owner/name.")] = None,
     to: Annotated[
-        Path | None, typer.Option(help="The folder to make; without it, this machine's models folder.")
+        Path | None, option(OUTPUT, "Folder to make. Default: one in this machine's folder of models.")
     ] = None,
     mirror: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Only from here: a repository id, an http(s) folder with SHA256SUMS, or a folder. Repeatable."
+        option(
+            SOURCES,
+            "Mirror to use, and no other: a repository id, an http(s) folder with SHA256SUMS, or a folder. Repeatable.",
         ),
     ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="Show what can be fetched, and from where.")] = False,
+    show_list: Annotated[bool, option(SOURCES, "Show what can be downloaded, and from where.", "--list")] = False,
 ) -> None:
-    """Download a released model and check the sums its mirror states; an interrupted download goes on."""
+    """Download a released model and verify the checksums of its mirror.
+
+    An interrupted download goes on.
+    """
     from leanlens.hub import describe_sources
     from leanlens.hub import fetch as download
 

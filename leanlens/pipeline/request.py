@@ -5,6 +5,7 @@ choice is made, so that the same request gives the same picture wherever it came
 """
 
 import math
+import random
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -14,6 +15,7 @@ from leanlens.resolution import require_whole_tokens
 
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SEED = 2**63 - 1
+RANDOM_SEED = -1  # what many programs send for "any"
 
 
 class LoraChoice(BaseModel):
@@ -46,7 +48,7 @@ class ImageRequest(BaseModel):
     guidance_scale: float
     """1 means no guidance."""
     seed: int
-    """Of this one picture; picture i of several has the seed of the first plus i."""
+    """Of this one picture; picture i of several has the seed of the first plus i. -1 becomes a random one."""
     image: str | None = None
     """Path of a picture to start from."""
     mask: str | None = None
@@ -79,12 +81,19 @@ class ImageRequest(BaseModel):
     def _date(cls, value: str) -> str:
         return resolve_date(value)
 
+    @field_validator("seed")
+    @classmethod
+    def _seed(cls, value: int) -> int:
+        return resolve_seed(value)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "ImageRequest":
         check_steps(self.num_inference_steps)
         check_guidance(self.guidance_scale)
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed {self.seed} is not accepted: give a whole number from 0 to {MAX_SEED}")
+            raise ValueError(
+                f"seed {self.seed} is not accepted: give a whole number from 0 to {MAX_SEED}, or -1 for a random one"
+            )
         if self.strength is not None:
             check_strength(self.strength)
         require_whole_tokens("height", self.height)
@@ -94,6 +103,11 @@ class ImageRequest(BaseModel):
         if self.image is not None and self.strength is None:
             raise ValueError("strength is missing; give a number above 0 and up to 1 beside image")
         return self
+
+
+def resolve_seed(seed: int | None) -> int:
+    """The seed itself; a random one below 2^32 for None and for -1, at every door."""
+    return random.randrange(2**32) if seed is None or seed == RANDOM_SEED else seed
 
 
 def describe(error: ValidationError) -> str:

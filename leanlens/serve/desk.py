@@ -5,7 +5,6 @@ limits are the operator's. Knows nothing of HTTP; a page or a tool in the same p
 """
 
 import math
-import random
 import re
 import threading
 import time
@@ -20,7 +19,7 @@ from PIL import Image
 from leanlens.log import logger
 from leanlens.pictures.decode import suffix_of
 from leanlens.pipeline.draw import DrawnPicture
-from leanlens.pipeline.request import MAX_SEED, ImageRequest
+from leanlens.pipeline.request import MAX_SEED, ImageRequest, resolve_seed
 from leanlens.resolution import require_whole_tokens
 from leanlens.serve.drawer import Drawer, LocalDrawer
 from leanlens.serve.jobs import Archive
@@ -48,7 +47,7 @@ class Wish:
     Attributes:
         prompt, negative_prompt, width, height, num_inference_steps, guidance_scale, strength: as in `ImageRequest`.
         model: by the library's name.
-        seed: of the first picture; the next ones count up.
+        seed: of the first picture; the next ones count up. None and -1 are random.
         count: pictures.
         image: a picture to start from, with the bytes it came as; without bytes it is kept as PNG.
         mask: white is repainted; of the same size as `image`.
@@ -225,7 +224,7 @@ class Desk:
             raise Refusal("invalid", f"n {wish.count} is not accepted: give 1 to {settings.max_count}", "n")
         steps = defaults.num_inference_steps if wish.num_inference_steps is None else wish.num_inference_steps
         width, height = _size(wish, defaults.side)
-        seed = random.randrange(2**32) if wish.seed is None else wish.seed
+        seed = resolve_seed(wish.seed)
         fields: dict[str, Any] = {
             "prompt": wish.prompt,
             "negative_prompt": wish.negative_prompt,

@@ -193,7 +193,7 @@ def _wish(desk: Desk, body: ImageBody) -> Wish:
         height=height,
         num_inference_steps=steps,
         guidance_scale=body.guidance_scale if body.guidance_scale is not None else body.cfg_scale,
-        seed=None if body.seed == -1 else body.seed,
+        seed=body.seed,
         count=1 if body.n is None else body.n,
         strength=body.strength,
         loras=[(lora.name, lora.scale) for lora in body.loras or []],

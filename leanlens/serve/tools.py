@@ -53,7 +53,7 @@ def tool_server(desk: Desk) -> MCPServer:
         size: Annotated[str | None, Field(description="WIDTHxHEIGHT, instead of the two.")] = None,
         steps: Annotated[int | None, Field(description="Noise levels to walk.")] = None,
         guidance_scale: Annotated[float | None, Field(description="1 is no guidance.")] = None,
-        seed: Annotated[int | None, Field(description="Fixes the picture; random without it.")] = None,
+        seed: Annotated[int | None, Field(description="Fixes the picture; random without it, or with -1.")] = None,
         count: Annotated[int, Field(description="Pictures, with seeds counting up.")] = 1,
         start_from: Annotated[str | None, Field(description="The name of a picture drawn before, to alter.")] = None,
         strength: Annotated[float | None, Field(description="With start_from: how far it is altered, to 1.")] = None,

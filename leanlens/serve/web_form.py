@@ -4,7 +4,6 @@ Comes in: what a person filled in, or the record of a picture. Goes out: a `Wish
 that picture again. Knows nothing of how the page looks.
 """
 
-import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from leanlens.pipeline.request import resolve_seed
 from leanlens.resolution import BUCKETS, sizes_at
 from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.refusal import Refusal
@@ -33,7 +33,7 @@ class Form:
         base: side of the square of the wanted area, pixels.
         size: WIDTHxHEIGHT, which then stands above aspect and base.
         steps, guidance, count: numbers.
-        seed: text, since a browser's numbers end at 2**53; blank for a random one.
+        seed: text, since a browser's numbers end at 2**53; blank or -1 for a random one.
         strength: text, since a browser's number field turns what was left blank into 0.
     """
 
@@ -180,9 +180,7 @@ def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values:
     columns, rows = _axis("X", x, x_values), _axis("Y", y, y_values)
     if len(columns) * len(rows) > MAX_CELLS:
         raise Refusal("invalid", f"the grid has {len(columns) * len(rows)} pictures; at most {MAX_CELLS} are accepted")
-    if not (form.seed or "").strip():
-        form = replace(form, seed=str(random.randrange(2**32)))
-    form = replace(form, count=1)
+    form = replace(form, count=1, seed=str(resolve_seed(_seed(form.seed))))
     forms = tuple(tuple(replace(form, **row, **column) for _, column in columns) for _, row in rows)
     return Grid(tuple(text for text, _ in columns), tuple(text for text, _ in rows), forms)
 
@@ -223,10 +221,12 @@ def _lora_names(text: str) -> tuple[str, ...]:
 
 def _seed(text: str) -> int | None:
     text = (text or "").strip()
-    if text in ("", "-1"):
+    if not text:
         return None
-    if re.fullmatch(r"\d{1,19}", text, re.ASCII) is None:
-        raise Refusal("invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or nothing", "seed")
+    if re.fullmatch(r"-1|\d{1,19}", text, re.ASCII) is None:
+        raise Refusal(
+            "invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or -1 for a random one", "seed"
+        )
     return int(text)
 
 

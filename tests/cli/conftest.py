@@ -17,6 +17,8 @@ class Run:
 def leanlens(monkeypatch, capsys, tmp_path):
     """`leanlens("generate", "a cat")` -> exit code, standard output, standard error; works in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    for name in ("XDG_CONFIG_HOME", "APPDATA"):  # the defaults of whoever runs the tests do not count
+        monkeypatch.setenv(name, str(tmp_path / ".settings"))
 
     def run(*words: object) -> Run:
         from leanlens.cli.main import run as entry

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLFlux2
@@ -129,6 +130,52 @@ def test_from_a_picture_and_a_mask(leanlens):
     assert "has changed since" in changed.err
 
 
+def seeds_of(run):
+    return [json.loads(line)["request"]["seed"] for line in run.out.splitlines()]
+
+
+def test_random_seeds_are_drawn_for_each_prompt_and_given_ones_start_each(leanlens):
+    Path("p.txt").write_text("a fox\na cat\n", encoding="utf-8")
+    words = ["generate", "--prompts", "p.txt", "--json", "-n", 2, *TOY]
+    assert seeds_of(leanlens(*words)) == [7, 8, 7, 8]
+    for seed in ([], ["--seed", "-1"]):
+        words = ["generate", "--prompts", "p.txt", "--json", "-n", 2, *TOY[:6], *TOY[8:], *seed]
+        first, second, third, fourth = seeds_of(leanlens(*words))
+        assert (second, fourth) == (first + 1, third + 1)
+        assert first != third
+
+
+def test_a_folder_that_is_made_is_said(leanlens):
+    run = leanlens("generate", "a", *TOY, "-o", "new/inner/a.png")
+    assert "Made the folder new/inner\n" in run.err
+    assert Path("new/inner/a.png").is_file()
+    assert "Made the folder" not in leanlens("generate", "a", *TOY, "-o", "new/inner/b.png").err
+
+
+def test_the_preview_is_a_whole_image_at_every_step(leanlens, monkeypatch):
+    from leanlens.cli.preview import PreviewFile
+
+    seen = []
+    write = PreviewFile.write
+
+    def noted(self, image):
+        write(self, image)
+        with Image.open("look.png") as written:
+            seen.append(np.asarray(written.convert("RGB")))
+
+    monkeypatch.setattr(PreviewFile, "write", noted)
+    run = leanlens("generate", "a", *TOY[:4], "--steps", 3, "--seed", 7, "-o", "a.png", "--preview", "look.png")
+    assert run.code == 0, run.err
+    assert [one.shape for one in seen] == [(48, 64, 3)] * 4  # three steps, and the finished image
+    with Image.open("a.png") as finished:
+        assert (np.asarray(finished) == seen[-1]).all()
+    apart = [np.abs(one.astype(float) - seen[-1]).mean() for one in seen[:-1]]
+    assert apart[-1] < apart[0]
+    assert sorted(os.listdir()) == ["a.png", "look.png"]
+    assert "reads or writes" in leanlens("generate", "a", *TOY, "-o", "a.png", "--preview", "a.png").err
+    assert "suffix" in leanlens("generate", "a", *TOY, "-o", "b.png", "--preview", "look.bmp").err
+
+
 def test_aspect_and_base(leanlens):
     assert (
         leanlens(
@@ -149,7 +196,7 @@ def test_aspect_and_base(leanlens):
         (["--steps", "0"], "error: --steps 0 is not accepted: give a whole number from 1 to 1000"),
         (["-n", "0"], "error: --number 0 is not accepted"),
         (["-n", "-2"], "error: --number -2 is not accepted"),
-        (["--seed", "-1"], "error: --seed -1 is not accepted"),
+        (["--seed", "-2"], "error: --seed -2 is not accepted"),
         (["--cfg", "nan"], "error: --cfg nan is not accepted"),
         (["--image", "none.png"], "error: --image none.png is not a file"),
         (["--mask", "none.png"], "error: mask and strength need a picture"),

@@ -46,6 +46,18 @@ def test_the_same_picture_at_every_door(server):
     assert here == client.post("/v1/images/generations", json=body).json()["data"][0]["b64_json"]
 
 
+def test_minus_one_is_a_random_seed_at_every_door(server):
+    client = server()
+    told = info(client.post(TEXT, json={"prompt": "a", **SMALL, "seed": -1, "batch_size": 2}))
+    assert told["all_seeds"] == [told["seed"], told["seed"] + 1]
+    assert 0 <= told["seed"] < 2**32
+    body = {"prompt": "a", "size": "64x64", "num_inference_steps": 1, "seed": -1}
+    pictures = [client.post("/v1/images/generations", json=body).json()["data"][0]["b64_json"] for _ in range(2)]
+    assert pictures[0] != pictures[1]
+    refused = client.post("/v1/images/generations", json={**body, "seed": -2})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
+
+
 def test_what_is_left_out_is_the_models_own_and_not_theirs(server):
     told = info(server().post(TEXT, json={"prompt": "a"}))
     assert (told["steps"], told["cfg_scale"], told["width"], told["height"]) == (4, 5.0, 128, 128)

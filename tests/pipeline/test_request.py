@@ -39,3 +39,13 @@ def test_what_is_wrong_is_one_sentence(fields, message):
         ImageRequest.checked(**{**GOOD, **fields})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_minus_one_is_a_random_seed():
+    from leanlens.pipeline.request import ImageRequest, resolve_seed
+
+    seeds = {ImageRequest.checked(**{**GOOD, "seed": -1}).seed for _ in range(4)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert [resolve_seed(seed) for seed in (0, 7, 2**63 - 1)] == [0, 7, 2**63 - 1]
+    assert resolve_seed(None) != resolve_seed(None)

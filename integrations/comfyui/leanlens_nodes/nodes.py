@@ -113,7 +113,8 @@ def _request_inputs() -> list[Any]:
     return [
         io.String.Input("prompt", multiline=True, default="", dynamic_prompts=True),
         io.String.Input("negative_prompt", multiline=True, default="", tooltip="Empty: no text at all."),
-        io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True),
+        io.Int.Input("seed", default=0, min=-1, max=MAX_SEED, control_after_generate=True,
+                     tooltip="-1: a random one at every run."),
         io.Int.Input("width", default=0, min=0, max=8192, step=16, tooltip="0: the model's own size."),
         io.Int.Input("height", default=0, min=0, max=8192, step=16, tooltip="0: the model's own size."),
         io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the model's own."),
@@ -128,6 +129,11 @@ def _request_inputs() -> list[Any]:
         Settings.Input("settings", optional=True,
                        tooltip="Settings of a picture: it is drawn again, and the fields above are not read."),
     ]  # fmt: skip
+
+
+def _changes(seed: int | None) -> float:
+    """What tells ComfyUI whether a draw node must run again: with a random seed always."""
+    return float("nan") if seed == -1 else 0.0
 
 
 def _drawn_outputs() -> list[Any]:
@@ -154,6 +160,10 @@ class DrawAtServer(io.ComfyNode):
             ],
             outputs=_drawn_outputs(),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, seed: int | None = None, **inputs: Any) -> float:
+        return _changes(seed)
 
     @classmethod
     def execute(cls, address: str, model: str, **inputs: Any) -> io.NodeOutput:
@@ -192,6 +202,10 @@ class DrawHere(io.ComfyNode):
             inputs=[Model.Input("model"), *_request_inputs()],
             outputs=_drawn_outputs(),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, seed: int | None = None, **inputs: Any) -> float:
+        return _changes(seed)
 
     @classmethod
     def execute(cls, model: Any, **inputs: Any) -> io.NodeOutput:
@@ -392,7 +406,10 @@ def _requests_here(opened: Any, inputs: dict[str, Any], image: Image.Image | Non
             raise ValueError(f"LoRA {lora['name']!r} is one of a server; choose a file to draw in this process")
     fields["loras"] = [{"path": lora["path"], "scale": lora["scale"]} for lora in loras]
     fields = local.filled(opened, fields)
-    return [fields | {"seed": inputs["seed"] + index} for index in range(inputs["count"])]
+    from leanlens.pipeline.request import resolve_seed
+
+    seed = resolve_seed(inputs["seed"])
+    return [fields | {"seed": seed + index} for index in range(inputs["count"])]
 
 
 def _again_at_server(record: dict[str, Any], model: str, files: dict[str, bytes]) -> dict[str, Any]:

@@ -195,6 +195,17 @@ def test_a_lora_file_acts(comfy, model):
     assert record["request"]["loras"][0]["scale"] == 0.5
 
 
+def test_minus_one_is_a_random_seed_and_runs_again(comfy, model):
+    draw = comfy.nodes["LeanLensDrawHere"]
+    _, records = call(draw, model=model, prompt="a fox", seed=-1, steps=1, count=2)
+    first, second = (record["request"]["seed"] for record in records)
+    assert first >= 0
+    assert second == first + 1
+    told = [draw.fingerprint_inputs(seed=seed, prompt="a fox") for seed in (-1, 7, 7)]
+    assert told[0] != told[0]  # never the same: ComfyUI runs the node again
+    assert told[1] == told[2]
+
+
 def test_a_server_draws_the_same(comfy, model, server, key):
     node = comfy.nodes["LeanLensDrawAtServer"]
     images, records = call(node, address=server, prompt="a fox", seed=7, count=2)
