@@ -1,5 +1,6 @@
 """`leanlens serve`: one server for the clients people have."""
 
+import logging
 import socket
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from leanlens.cli.auto import AUTO, Settled, Wishes, features_folder, settle
+from leanlens.cli.listen import listen
 from leanlens.cli.options import (
     DEVICE,
     MODEL,
@@ -26,6 +28,7 @@ from leanlens.cli.options import (
 )
 from leanlens.install import install_extra
 
+_logger = logging.getLogger("leanlens.serve")
 NETWORK, LIMITS, SAFETY = "Network and access", "Queue and limits", "Safety filters"
 
 
@@ -109,7 +112,10 @@ def serve(
     The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1, the assistants' tools at /mcp;
     /health, /ready and /metrics report its state.
     """
-    uvicorn = _uvicorn()
+    _uvicorn()
+    from leanlens.serve.journal import log_as, log_format
+
+    log_format(log)
     _require_free(host, port)
     from leanlens.serve.settings import ServerSettings
 
@@ -154,18 +160,16 @@ def serve(
     _fetch(settings, replicas)
 
     from leanlens.serve.app import make_app
-    from leanlens.serve.journal import log_as_json
 
     mount = _page(settings) if page else None
     app = make_app(settings, mount, sizes=_sizes, **_drawers(settings, replicas))
     if not is_local and not settings.guarded:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
-    typer.echo(f"http://{host}:{port}  {', '.join(app.state.desk.library.models())}  pictures in {output}", err=True)
-    log_as_json()
-    uvicorn.run(
-        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
-        server_header=False, http="h11", loop="asyncio", h11_max_incomplete_event_size=64 << 10,
-    )  # fmt: skip
+    log_as(log_format(log))
+    names = ", ".join(app.state.desk.library.models())
+    _logger.info("Starting with %s; images go to %s", names, output)
+    listen(app, host, port, lambda: app.state.desk.trouble, _logger.info)
+    _logger.info("Stopped")
 
 
 def _require_free(host: str, port: int) -> None:

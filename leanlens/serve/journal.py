@@ -1,10 +1,11 @@
-"""The server's log: one JSON object a line, with the id of the request that it is about.
+"""The server's log: one JSON object a line, or text for a terminal, with the id of the request that it is about.
 
 Comes in: records of the standard `logging`. Goes out: lines. Knows nothing of what they say.
 """
 
 import json
 import logging
+import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +27,49 @@ class JsonLines(logging.Formatter):
         return json.dumps({key: value for key, value in line.items() if value is not None}, default=str)
 
 
-def log_as_json() -> None:
+class TextLines(logging.Formatter):
+    """Time and message, to be read as they come; the id of the request behind, where there is one.
+
+    Further lines are indented and what is no printing character is escaped: nothing that a client sends can look like a
+    line of the log or move the cursor.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as one line; a traceback stands below it."""
+        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        line, level = getattr(record, "line", None), record.levelname.lower()
+        request = line.get("request") if line else REQUEST.get()
+        text = _in_words(line) if line else record.getMessage()
+        text = "\n    ".join(map(_printable, text.splitlines()))
+        text = f"{when} {'' if record.levelno < logging.WARNING else f'{level}: '}{text}"
+        text += f"  [{request}]" if request else ""
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _in_words(line: dict[str, Any]) -> str:
+    """The line of one request: what was asked, how it was answered, in how long."""
+    said = f"{line.get('method')} {_printable(str(line.get('path')))} {line.get('status')} in {line.get('seconds')} s"
+    return said + (f", job {line['job']}" if line.get("job") else "")
+
+
+def log_format(wanted: str) -> str:
+    """text or json; "auto" is text where the log goes to a terminal.
+
+    Raises:
+        ValueError: another word.
+    """
+    if wanted not in ("auto", "text", "json"):
+        raise ValueError(f"--log {wanted!r} is not accepted; use one of auto, text, json")
+    return wanted if wanted != "auto" else "text" if sys.stderr.isatty() else "json"
+
+
+def log_as(chosen: str) -> None:
     """Have everything that is logged in this process written so."""
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(JsonLines())
+        handler.setFormatter(JsonLines() if chosen == "json" else TextLines())
+    if chosen == "text":  # our own lines say when it starts, answers and stops
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

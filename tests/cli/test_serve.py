@@ -18,6 +18,7 @@ import pytest
         (["--model", "toy", "--replicas", "0"], "Invalid value for '--replicas'"),
         (["--model", "toy", "--replicas", "2", "--device", "cpu", "--device", "cuda"], "give one --device"),
         (["--model", "toy", "--port", "70000"], "65535"),
+        (["--model", "toy", "--log", "xml"], "--log 'xml' is not accepted"),
     ],
 )
 def test_wrong_words_are_refused_before_it_listens(leanlens, words, said):
@@ -66,3 +67,37 @@ def test_tools_for_an_assistant_refuse_wrong_words_on_standard_error(leanlens, t
     assert run.code == 2
     assert said in run.err
     assert run.out == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::", "http://[::1]:80")],
+)
+def test_the_address_that_is_told_can_be_opened(host, url):
+    from leanlens.cli.listen import address
+
+    assert address(host, 80) == url
+
+
+def test_it_says_ready_once_when_it_answers_and_not_before(tmp_path):
+    """A real process: nothing is told before the model is open, and then a client that connects at once is answered."""
+    import json
+    import subprocess
+    import sys
+    import urllib.request
+
+    words = ["serve", "-m", "toy", "--device", "cpu", "--port", "0", "-o", str(tmp_path / "out"), "--no-page"]
+    command = [sys.executable, "-m", "leanlens", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        try:
+            messages = []
+            while not messages or not messages[-1].startswith("ready: "):
+                messages.append(json.loads(process.stderr.readline())["message"])
+            with urllib.request.urlopen(f"{messages[-1].removeprefix('ready: ')}/ready", timeout=30) as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+            rest = process.stderr.read()
+    assert any("toy is open on cpu" in line for line in messages)
+    assert "ready: " not in rest
+    assert process.returncode in (0, -15)

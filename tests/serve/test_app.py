@@ -69,6 +69,35 @@ def test_every_line_of_the_log_is_json_and_says_which_request_it_is_about(server
     assert next(line for line in lines if "is open on" in line.get("message", "")).get("request") is None
 
 
+def test_lines_for_a_terminal_are_text_that_nobody_can_forge(server):
+    import io
+
+    from leanlens.serve.journal import TextLines, log_format
+
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(TextLines())
+    logger = logging.getLogger("leanlens")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        forged = "/v1/x%0A12:00:00%20error:%20forged%1B[2J"
+        assert server().get(forged, headers={"x-request-id": "mine-3"}).status_code == 404
+        logger.warning("two\nlines")
+    finally:
+        logger.removeHandler(handler)
+    lines = text.getvalue().splitlines()
+    assert "\x1b" not in text.getvalue()
+    assert all(line[2] == line[5] == ":" or line.startswith("    ") for line in lines)
+    assert not any(line.startswith("12:00:00 error: forged") for line in lines)
+    assert any("GET /v1/x" in line and " 404 in " in line for line in lines)
+    assert any(line.endswith("warning: two") for line in lines)
+    assert lines[-1] == "    lines"
+    assert (log_format("text"), log_format("json"), log_format("auto")) == ("text", "json", "json")
+    with pytest.raises(ValueError, match="--log 'xml' is not accepted"):
+        log_format("xml")
+
+
 def test_a_server_of_ones_own_machine_answers_to_no_other_name(server):
     client = server(loopback_only=True)
     for host, status in (

@@ -1,0 +1,60 @@
+"""The server as a process: listens, says when it really answers, and stops.
+
+Comes in: an app, an address, what is in the way of drawing. Goes out: one line `ready: http://…` once a client can
+connect and the model is open.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+OPENING = "the model is being opened"
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+def listen(app: Any, host: str, port: int, trouble: Callable[[], str | None], say: Callable[[str], None]) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        trouble: why images cannot be drawn now; None once they can.
+        say: takes the line.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                bound = self.servers[0].sockets[0].getsockname()[1]
+                self.told = asyncio.create_task(_tell(self, address(host, bound), trouble, say))
+
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
+        server_header=False, http="h11", loop="asyncio", h11_max_incomplete_event_size=64 << 10,
+    )  # fmt: skip
+    server = Server(config)
+    with suppress(KeyboardInterrupt):  # the app has been stopped already; what is left is to end
+        server.run()
+    if not server.started:
+        sys.exit(3)  # uvicorn has logged why
+
+
+async def _tell(server: Any, url: str, trouble: Callable[[], str | None], say: Callable[[str], None]) -> None:
+    said = OPENING
+    while not server.should_exit:
+        now = trouble()
+        if now is None:
+            say(f"ready: {url}")
+            return
+        if now != said:
+            say(f"not ready: {now}")
+            said = now
+        await asyncio.sleep(0.05)
+
+
+def address(host: str, port: int) -> str:
+    """What a browser on this machine opens."""
+    name = _EVERY_ADDRESS.get(host, host)
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
