@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 
 class Section(BaseModel):
     """A table of a recipe: unknown keys are errors, values never change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 Recipe = TypeVar("Recipe", bound=Section)
@@ -42,17 +42,26 @@ def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = (
     return checked(kind, values)
 
 
-def checked(kind: type[Recipe], values: dict[str, Any]) -> Recipe:
+def checked(kind: type[Recipe], values: dict[str, Any], stored: bool = False) -> Recipe:
     """`values` as a recipe of this kind.
+
+    Args:
+        stored: they were accepted once, perhaps by an earlier version: no rule between keys that came later refuses
+            them. `is_stored` tells the rules.
 
     Raises:
         ValueError: one sentence for every key or value that is not accepted.
     """
     try:
         # Through JSON, because only there does strict checking take a list for a tuple and a string for a path.
-        return kind.model_validate_json(json.dumps(values, default=str), strict=True)
+        return kind.model_validate_json(json.dumps(values, default=str), strict=True, context={"stored": stored})
     except ValidationError as error:
         raise ValueError("; ".join(_explain(kind, one) for one in error.errors())) from error
+
+
+def is_stored(info: ValidationInfo) -> bool:
+    """Whether a recipe that is being checked is read back from where it was stored; see `checked`."""
+    return bool((info.context or {}).get("stored"))
 
 
 def plain(recipe: Section) -> dict[str, Any]:

@@ -75,6 +75,29 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def leads_here() -> bool:
+    """Whether this process leads, of those that were started together; known before the group is joined."""
+    return dist.get_rank() == 0 if dist.is_initialized() else int(os.environ.get("RANK", 0)) == 0
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process of the group has failed yet: the one whose error is worth reading.
+
+    Asked at most once by each process that fails. Where the launcher keeps no store of its own (torchrun does), each
+    process is the first.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=5)
+        )
+        return store.add(f"leanlens/failed/{attempt}", 1) == 1
+    except (RuntimeError, OSError, KeyError, ValueError):
+        return True
+
+
 def _local_device(device: str) -> torch.device:
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {device!r} is not accepted; use auto, cpu or cuda")

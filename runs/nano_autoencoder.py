@@ -13,6 +13,7 @@ Shapes: N pictures (N, H, W, 3) uint8, B crops of side S.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -32,6 +33,7 @@ from leanlens.models import vae as autoencoder
 from leanlens.scenes.icons import library
 from leanlens.scenes.layout import PATTERNS
 from leanlens.train.autoencoder import BUSY_CHOICES, MEASURED, AutoencoderRecipe, Pictures, train_autoencoder
+from leanlens.train.run import exit_code
 
 ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")
 OTHER_STEPS = 2**31  # the number of the first step that no run reaches
@@ -41,7 +43,7 @@ NUDGE = 0.5  # standard deviations by which a channel is moved
 POWER = 1.5  # of the pixels' move that a channel's weight in the denoiser's loss is
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=3.0, help="for all of it, once pictures are drawn")
@@ -76,10 +78,13 @@ def main() -> None:
     for recipe in recipes:
         progress = train_autoencoder(recipe, group.device, Drawn(pixels, recipe).pictures)
         print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} crops, {progress.seconds:.0f} s", flush=True)
+        if progress.stopped:
+            return exit_code(stopped=True)
     moves = channel_moves(given.folder / "decoder" / "export", as_pictures(pixels[:MOVED]))
     with whole_file(given.folder / "channels.json") as temporary:
         temporary.write_text(json.dumps(moves) + "\n", encoding="utf-8")
     print(f"train.channel_weights = {moves['weights']}")
+    return 0
 
 
 def draw(which: str, num: int, device: torch.device, patterns: float = 0.0) -> Tensor:
@@ -165,4 +170,4 @@ def channel_moves(folder: Path, pictures: Tensor) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

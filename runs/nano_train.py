@@ -20,6 +20,7 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.loop import train
 from leanlens.train.parts import encoder_flops, open_parts
+from leanlens.train.run import exit_code
 from leanlens.train.step import TrainingData
 
 Name = tuple[Bucket, int, int]  # size, number of the picture, kind of its caption
@@ -54,7 +56,7 @@ KEPT_BACK = 0.03  # of the time, for what the short run did not show
 NO_CAPTION = -1
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--until", type=float, help="Unix time by which the last step should be made")
@@ -75,6 +77,7 @@ def main() -> None:
         recipe = fitted(recipe, pace, until)
     progress = train(recipe, group, data)
     print(f"{recipe.run.dir}  step {progress.step}, {progress.images} images, {progress.flops:.3g} FLOP")
+    return exit_code(progress.stopped)
 
 
 def open_resident(recipe: TrainRecipe, group: Group, encoded: Sequence[Path] = (), at_least: int = 1) -> TrainingData:
@@ -119,7 +122,9 @@ def measured_pace(recipe: TrainRecipe, group: Group, data: TrainingData) -> floa
     place = data.stream.state_dict()
     folder = recipe.run.dir.with_name(f"{recipe.run.dir.name}-probe")
     shutil.rmtree(folder, ignore_errors=True)
-    train(with_steps(recipe, PROBE_STEPS, folder), group, data)
+    if train(with_steps(recipe, PROBE_STEPS, folder), group, data).stopped:
+        shutil.rmtree(folder)
+        sys.exit(exit_code(stopped=True))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-PROBE_STEPS // 3 :]
     shutil.rmtree(folder)
     data.stream.load_state_dict(place)
@@ -292,4 +297,4 @@ def _prefix_of(pipeline: LensPipeline) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,6 +31,8 @@ from leanlens.pictures.sources import Source
 
 CAPTION_CHOICES = ("dense", "brief", "mix")
 RESOLUTION_CHOICES = ("largest", "draw")
+MISSING_CHOICES = ("error", "skip", "empty")
+NAMED = 5  # pictures that a message names
 _BATCHES_AHEAD = 2  # of each worker
 _MOST_UNREADABLE = 64  # micro-batches in a row; more, and it is the disk that is gone, not pictures
 
@@ -80,9 +82,11 @@ class Stream:
         caption_words: captions are cut to their first sentences of so many words together, the first one whole; None
             keeps them as they are.
         full_batches: leave out the last, short micro-batch of each bucket; other pictures are left in every epoch.
-        missing_caption: a picture without the caption wanted is an "error" at once, or is "skip"ped and counted.
+        missing_caption: pictures without the caption wanted are an "error" at once that counts and names them, are
+            left out and counted ("skip"), or have no text, as if it had been dropped ("empty").
 
     Attributes:
+        uncaptioned: pictures without the caption wanted, as messages name them; only "empty" learns from them.
         skipped: everything left out so far, "<source>: <key>" -> the reason. What is found unreadable while reading is
             known only to the rank that read it.
         epoch: the epoch of the micro-batch that came last, from 0.
@@ -117,6 +121,7 @@ class Stream:
         self.max_upscale, self.resolution, self.missing_caption = max_upscale, resolution, missing_caption
         self._check_settings()
         self.skipped: dict[str, str] = {}
+        self.uncaptioned: list[str] = []
         self.epoch = 0
         self._epoch_start = 0  # the micro-batches of all epochs before
         self._consumed = 0  # micro-batches of all ranks that were handed out
@@ -132,6 +137,7 @@ class Stream:
             **({} if caption_words is None else {"caption_words": caption_words}),
             **({"full_batches": True} if full_batches else {}),
             **({} if brief_share == 0.5 else {"brief_share": brief_share}),
+            **({"missing_caption": "empty"} if missing_caption == "empty" else {}),
             "caption_dropout": caption_dropout,
             "max_upscale": max_upscale,
             "resolution": resolution,
@@ -159,7 +165,7 @@ class Stream:
         for source, record in self._places:
             found = self.sources[source].captions(record)
             yield from dict.fromkeys(
-                cut_caption(pick_caption(found, kind), self.caption_words) for kind in _wanted(self.caption_kind)
+                cut_caption(self._caption(found, kind), self.caption_words) for kind in _wanted(self.caption_kind)
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,7 +205,7 @@ class Stream:
         for name, value, accepted in (
             ("caption_kind", self.caption_kind, CAPTION_CHOICES),
             ("resolution", self.resolution, RESOLUTION_CHOICES),
-            ("missing_caption", self.missing_caption, ("error", "skip")),
+            ("missing_caption", self.missing_caption, MISSING_CHOICES),
         ):
             if value not in accepted:
                 raise ValueError(f"{name} {value!r} is not known; use one of {', '.join(accepted)}")
@@ -240,6 +246,8 @@ class Stream:
                     self._places.append((number, record))
                     self._reached.append(reached)
         names = ", ".join(source.name for source in self.sources)
+        if self.missing_caption == "error" and self.uncaptioned:
+            raise ValueError(self._captions_missing(names))
         if not self._places:
             name, reason = next(iter(self.skipped.items()), ("", "there is none"))
             first = f"{name.rpartition(': ')[2]}: {reason}" if name else reason
@@ -262,14 +270,31 @@ class Stream:
             for kind in _wanted(self.caption_kind):
                 pick_caption(dict.fromkeys(entry.kinds, ""), kind)
         except ValueError as error:
-            if self.missing_caption == "error":
-                raise ValueError(
-                    f"{source.name}: {entry.file or entry.key}: {error}; caption it, leave it out, or "
-                    "ask for another kind (caption_kind; data.caption in a recipe)"
-                ) from error
+            self.uncaptioned.append(f"{source.name}: {entry.file or entry.key}: {error}")
+            if self.missing_caption == "empty":
+                return True
             self.skipped[f"{source.name}: {entry.key}"] = str(error)
             return False
         return True
+
+    def _captions_missing(self, names: str) -> str:
+        advice = "caption it, leave it out, or ask for another kind (caption_kind; data.caption in a recipe)"
+        if len(self.uncaptioned) == 1:
+            return f"{self.uncaptioned[0]}; {advice}, or set missing_caption (data.missing_caption)"
+        examples = "; ".join(self.uncaptioned[:NAMED]) + ("; ..." if len(self.uncaptioned) > NAMED else "")
+        return (
+            f"{len(self.uncaptioned)} pictures of {names} lack a caption ({examples}); "
+            f"{advice.replace(' it', ' them')}, or set missing_caption (data.missing_caption) to skip or empty"
+        )
+
+    def _caption(self, captions: Mapping[str, str], kind: str) -> str:
+        """The caption of a kind; "" where it is missing and that is accepted."""
+        try:
+            return pick_caption(captions, kind)
+        except ValueError:
+            if self.missing_caption == "empty":
+                return ""
+            raise
 
     def _plan(self, epoch: int) -> _Plan:
         if epoch not in self._plans:
@@ -350,7 +375,7 @@ class Stream:
     def _sample(self, source: Source, number: int, bucket: Bucket, plan: _Plan, sample: int) -> tuple[Tensor, str, str]:
         record = source.read(number)
         wanted = _wanted(self.caption_kind)
-        caption = pick_caption(record.captions, wanted[-1] if plan.brief[sample] else wanted[0])
+        caption = self._caption(record.captions, wanted[-1] if plan.brief[sample] else wanted[0])
         caption = "" if plan.dropped[sample] else cut_caption(caption, self.caption_words)
         return fit(decode(record.image), bucket), caption, record.key
 

@@ -65,7 +65,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     Raises:
         ValueError: nothing is there, nothing of it can be read, or it is of no such kind.
     """
-    source = _opened(os.fspath(path))
+    source = _opened(os.path.expanduser(os.fspath(path)))
     if not source.index():
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(source.skipped.items())[:3])
         raise ValueError(
@@ -84,7 +84,7 @@ def _opened(spec: str) -> Source:
     files = (
         [path]
         if path.exists()
-        else [Path(name) for part in _unfolded(spec) for name in sorted(glob.glob(part)) or [part]]
+        else [Path(name) for part in unfolded(spec) for name in sorted(glob.glob(part)) or [part]]
     )
     if missing := [file for file in files if not file.is_file()]:
         raise ValueError(f"{missing[0]} does not exist; give a folder, .parquet or .tar files")
@@ -113,7 +113,7 @@ def _opened_folder(folder: Path) -> Source:
     return FolderSource(str(folder))
 
 
-def _unfolded(spec: str) -> list[str]:
+def unfolded(spec: str) -> list[str]:
     """`a-{000..002}.tar` -> three names, zeros kept."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", spec)
     if not match:
@@ -122,7 +122,7 @@ def _unfolded(spec: str) -> list[str]:
     return [
         name
         for number in range(int(first), int(last) + 1)
-        for name in _unfolded(f"{spec[: match.start()]}{number:0{len(first)}d}{spec[match.end() :]}")
+        for name in unfolded(f"{spec[: match.start()]}{number:0{len(first)}d}{spec[match.end() :]}")
     ]
 
 

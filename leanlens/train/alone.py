@@ -17,22 +17,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from leanlens.config import differences, plain
-from leanlens.files import read_json, whole_file, whole_folder
+from leanlens.files import whole_file, whole_folder
 from leanlens.log import logger
 from leanlens.train.ema import Averages
 from leanlens.train.optim import rate_factor
+from leanlens.train.resume import claim_run
 
-FREE_KEYS = ("train.steps", "train.minutes", "run.dir", "run.device")  # may differ when a run is continued
+STATE = "state.safetensors"
 
 
 @dataclass
 class Progress:
-    """How far a run is: steps, samples seen, seconds of training."""
+    """How far a run is: steps, samples seen, seconds of training; `stopped` if a signal ended this process early."""
 
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    stopped: bool = False
 
 
 def claim(recipe: Any) -> None:
@@ -41,15 +42,12 @@ def claim(recipe: Any) -> None:
     Raises:
         ValueError: `run.dir` holds a run with another recipe.
     """
-    path, new = recipe.run.dir / "recipe.json", plain(recipe)
-    if path.exists():
-        changed = differences(read_json(path), new)
-        lines = [f"{key}: {a!r} there, {b!r} here" for key, (a, b) in changed.items() if key not in FREE_KEYS]
-        if lines:
-            raise ValueError(f"run.dir {recipe.run.dir} holds a run with another recipe ({'; '.join(lines)})")
-    recipe.run.dir.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+    claim_run(recipe, is_begun(recipe.run.dir))
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run of one process has saved its state there."""
+    return (folder / STATE).is_file() and (folder / "recipe.json").is_file()
 
 
 def save(
@@ -67,15 +65,16 @@ def save(
             tensors |= {f"optimizer.{key}.{names[id(weight)]}": value.contiguous() for key, value in state.items()}
     for std, copy in (averages.copies if averages else {}).items():
         tensors |= {f"average.{std:g}.{name}": value.contiguous() for name, value in copy.items()}
-    with whole_file(folder / "state.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(asdict(progress))})
+    facts = {name: value for name, value in asdict(progress).items() if name != "stopped"}
+    with whole_file(folder / STATE) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps(facts)})
 
 
 def restore(
     folder: Path, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer], averages: Averages | None = None
 ) -> Progress:
     """Set everything back to the state in `folder`, if there is one."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.exists():
         return Progress()
     tensors = load_file(path)

@@ -34,24 +34,24 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leanlens.config import Section, plain
+from leanlens.config import Section, is_stored, plain
 from leanlens.install import install_extra
-from leanlens.log import logger
 from leanlens.models import vae as packing
 from leanlens.pictures.decode import decode
 from leanlens.pictures.sources import Source, open_source
 from leanlens.resolution import TOKEN_PIXELS
 from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
 from leanlens.train.compiled import compile_checked, undo_compile
-from leanlens.train.config import Count, Optim, Run, Share, Width
+from leanlens.train.config import Count, Minutes, Name, Optim, Run, Share, StepCount, Width
 from leanlens.train.ema import Averages
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
 
 BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain
 AHEAD = 4  # steps whose pictures are read ahead
@@ -60,7 +60,6 @@ HELD_OUT_STEPS = 8  # whose held-out crops are measured
 LINEAR_STEPS = 16  # whose crops decide where the weights start
 OTHER_STEPS = 2**31  # the number of the first of these, which no run reaches
 MOST_UNREADABLE = 64  # pictures in a row; more, and it is the disk that is gone
-SAY_SECONDS = 30
 
 
 class Sizes(Section):
@@ -108,9 +107,9 @@ class Losses(Section):
 class Crops(Section):
     """What is learnt from."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[Name, ...] = ()
     """Shards or folders of pictures; `leanlens train` needs one at least."""
-    validation: tuple[str, ...] = ()
+    validation: tuple[Name, ...] = ()
     """The same, held out: the mean absolute error on fixed crops of these is measured with every save."""
     side: Annotated[int, Field(ge=32, multiple_of=16)] = 96
     """Side of a crop, pixels."""
@@ -123,10 +122,10 @@ class Crops(Section):
 class Steps(Section):
     """How long, and in what precision."""
 
-    steps: Count
+    steps: StepCount
     part: Literal["all", "decoder"] = "all"
     """What learns. "decoder" needs `start`, whose latents stay what they are."""
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    minutes: Minutes | None = None
     """Stop after this time in one process even so; the learning rate then ends where the time does."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
@@ -148,12 +147,20 @@ class AutoencoderRecipe(Section):
     autoencoder: Sizes
     crops: Crops
     train: Steps
-    start: str | None = None
+    start: Name | None = None
     """Folder of an autoencoder of the same sizes to start from. None: a linear one, or random weights where
     `autoencoder.norm_num_groups` is not 1."""
     losses: Losses = Losses()
     ema: Average = Average()
     optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
+
+    @model_validator(mode="after")
+    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+        if self.run.seed >= 2**32:  # a step's random numbers are named by seed and step together, in 64 bits
+            raise ValueError(f"run.seed {self.run.seed} is not accepted with an autoencoder; give 0 to {2**32 - 1}")
+        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
+            self.optim.require_rate(self.train.steps)
+        return self
 
     @model_validator(mode="after")
     def _by_adamw(self) -> Self:
@@ -201,11 +208,16 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
         pictures: what is learnt from; None opens `crops.sources`.
 
     Raises:
-        ValueError: sources without pictures, a missing package, or a folder that holds another run.
+        ValueError: sources without pictures, a missing package, or a folder that holds another run, or in which another
+            process trains.
         FloatingPointError: a loss that is not finite.
     """
+    with held(recipe.run.dir), stop_on_signals() as stop:
+        return _train(recipe, device, pictures or pictures_of_sources(recipe), stop)
+
+
+def _train(recipe: AutoencoderRecipe, device: torch.device, pictures: Pictures, stop: StopRequest) -> Progress:
     folder = recipe.run.dir
-    pictures = pictures or pictures_of_sources(recipe)
     held_out = [open_source(path) for path in recipe.crops.validation]
     model = open_autoencoder(recipe).to(device)
     decoder_alone = recipe.train.part == "decoder"
@@ -223,7 +235,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
     if progress.step == 0 and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
         start_linear(model, torch.cat(pictures.fixed(LINEAR_STEPS)).to(device))
     crops = pictures.batches(progress.step)
-    began, said, before = time.monotonic(), -math.inf, progress.seconds
+    began, before, stop.saves = time.monotonic(), progress.seconds, True
+    line = ProgressLine(recipe.train.steps, progress.step, recipe.train.minutes)
     model.train()
     model.bn.eval()  # its statistics are those of the finished encoder; `measure_latents` takes them
     learning = [model.decoder] if decoder_alone else [model.encoder, model.decoder]
@@ -233,6 +246,9 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
     while progress.step < recipe.train.steps:
         used = time.monotonic() - began
         if is_time_up(recipe, used):
+            break
+        if stop:
+            progress.stopped = True
             break
         x = next(crops).to(device)
         generator = torch.Generator(device).manual_seed(recipe.run.seed * 2**32 + progress.step)
@@ -260,11 +276,13 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
         metrics.write({"step": progress.step, "loss": float(loss.detach()), **done, "seconds": progress.seconds})
         if progress.step % recipe.train.save_every == 0:
             save(folder, trained, optimizers, progress, averages)
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            logger.info("step %d of %d: %s", progress.step, recipe.train.steps, _shown(done))
+        line.tell(progress.step, _shown(done), always="held_out" in done or progress.step == recipe.train.steps)
+    line.close()
     metrics.close()
     save(folder, trained, optimizers, progress, averages)
+    if progress.stopped:
+        say_stopped(stop, progress.step)
+        return progress
     undo_compile(learning)  # pictures have other sizes than crops
     with averages.in_place(recipe.ema.export):
         export_autoencoder(model, None if decoder_alone else pictures.whole(), folder / "export")

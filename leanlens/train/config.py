@@ -11,23 +11,50 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
-from leanlens.config import Section
-from leanlens.resolution import TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
+from leanlens.batches.assign import check_table
+from leanlens.config import Section, is_stored
+from leanlens.resolution import MAX_PIXELS, TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
+
+MOST_SEED = 2**63 - 1
+MOST_STEPS = 2**31 - 1
+WIDEST = 0.289  # no power function is wider: the standard deviation of a plain mean is 1 / sqrt(12)
+NARROWEST = 1e-4  # a narrower average is the last weights
+
+
+def _named_path(path: Path) -> Path:
+    """A path that names something; `~` is the user's own folder, which a shell does not see in `--set run.dir=~/a`."""
+    if not path.name or "\0" in str(path):
+        raise PydanticCustomError("path", "should be the path of a folder")
+    return path.expanduser()
+
+
+def _width(std: float) -> float:
+    if 0 < std < NARROWEST:
+        raise PydanticCustomError("width", "should be 0 or at least {least}", {"least": NARROWEST})
+    return std
+
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+StepCount = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Share = Annotated[float, Field(ge=0, le=1)]
-WIDEST = 0.289  # no power function is wider: the standard deviation of a plain mean is 1 / sqrt(12)
-Width = Annotated[float, Field(ge=0, lt=WIDEST)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(ge=0, lt=WIDEST), AfterValidator(_width)]
+Folder = Annotated[Path, AfterValidator(_named_path)]
+Name = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*\S[^\x00]*$")]
+Minutes = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=TOKEN_PIXELS, le=MAX_PIXELS, multiple_of=TOKEN_PIXELS)]
 
 
 class Run(Section):
     """Where the run lives, and its seed."""
 
-    dir: Path
+    dir: Folder
     """Folder of everything the run writes; a folder that holds a checkpoint is continued."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides initial weights, data order, noise levels and noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
@@ -36,7 +63,7 @@ class Run(Section):
 class Model(Section):
     """Sizes of the denoiser, under the names of its configuration file; the defaults are the released Lens."""
 
-    parts: str = "toy"
+    parts: Name = "toy"
     """Frozen autoencoder and text side: a pipeline folder, a preset or repository, or "toy" (random, tiny)."""
     num_layers: Count = 48
     num_attention_heads: Count = 24
@@ -46,7 +73,7 @@ class Model(Section):
     """Channels of the autoencoder's latents."""
     enc_hidden_dim: Count = 2880
     """Width of the text encoder."""
-    selected_layer_index: tuple[int, ...] = (5, 11, 17, 23)
+    selected_layer_index: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (5, 11, 17, 23)
     """Text-encoder layers whose features come in."""
 
     @property
@@ -87,10 +114,18 @@ class Model(Section):
 class Init(Section):
     """Where the weights start."""
 
-    start: str | None = Field(default=None, alias="from")
+    start: Name | None = Field(default=None, alias="from")
     """None: random. Or a run folder, a pipeline folder, a weight file or a preset: stage 2 starts from stage 1."""
     std: Width | None = None
     """With a run folder: relative width of the averaged weights to take; None takes that run's `ema.export`."""
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Self:
+        if self.std is not None and self.start is None:
+            raise ValueError(
+                f"init.std {self.std:g} is not accepted without init.from; name the run that it is taken of"
+            )
+        return self
 
 
 class Scenes(Section):
@@ -98,8 +133,8 @@ class Scenes(Section):
 
     num: Count
     """Pictures to train on."""
-    seed: int = 0
-    size: Count = 256
+    seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
+    size: Annotated[int, Field(ge=1, le=MAX_PIXELS)] = 256
     """Side of the square of a picture's area, pixels."""
     validation: Count = 64
     """Held-out pictures."""
@@ -116,7 +151,7 @@ class Scenes(Section):
     facts_first: Share = 0.0
     """Share of dense captions that begin with what a picture is made of: things, background, sizes and places. Cut by
     `data.caption_words`, they still say nearly all."""
-    sources: str | None = None
+    sources: Name | None = None
     """Library of drawings: "full", "common", "everyday", "sample" or a folder; None: full where it is there, else
     sample."""
     canvas: Literal["free", "buckets"] = "free"
@@ -127,11 +162,11 @@ class Scenes(Section):
 class Bucket(Section):
     """The sizes of one resolution, and how many pictures a micro-batch of it holds."""
 
-    base: Count
+    base: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
     """Side of the square of this area, pixels."""
     batch: Count
     """Pictures in a micro-batch. The paper: 24 at 512, 10 at 768, 6 at 1024, which cost about the same time."""
-    sizes: tuple[tuple[int, int], ...] | None = None
+    sizes: Annotated[tuple[tuple[int, int], ...], Field(min_length=1)] | None = None
     """(height, width) pairs; None takes the paper's nine shapes, scaled where the paper has no table."""
 
     @property
@@ -144,7 +179,12 @@ class Bucket(Section):
         for height, width in self.table:
             if height < TOKEN_PIXELS or width < TOKEN_PIXELS or height % TOKEN_PIXELS or width % TOKEN_PIXELS:
                 raise ValueError(
-                    f"bucket {height}x{width} is not accepted; both sides must be multiples of {TOKEN_PIXELS}"
+                    f"bucket {height}x{width} of data.buckets is not accepted; both sides must be multiples of "
+                    f"{TOKEN_PIXELS}"
+                )
+            if max(height, width) > MAX_PIXELS:
+                raise ValueError(
+                    f"bucket {height}x{width} of data.buckets is not accepted; at most {MAX_PIXELS} a side"
                 )
         return self
 
@@ -152,9 +192,9 @@ class Bucket(Section):
 class Data(Section):
     """What is learnt from."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[Name, ...] = ()
     """Shards or folders of captioned pictures."""
-    validation: tuple[str, ...] = ()
+    validation: tuple[Name, ...] = ()
     """The same for the held-out split."""
     scenes: Scenes | None = None
     """Instead of sources: synthetic scenes."""
@@ -170,15 +210,18 @@ class Data(Section):
     """Leave out the last, short micro-batch of each bucket in every epoch: compiled blocks meet no further shape."""
     caption_words: Count | None = None
     """Captions are cut to their first sentences of about so many words together; None keeps them whole."""
-    text_multiple: Count = 1
+    missing_caption: Literal["error", "skip", "empty"] = "error"
+    """A picture without the caption that is wanted: "error" refuses the data and names such pictures, "skip" leaves
+    them out, "empty" learns them without any text."""
+    text_multiple: Annotated[int, Field(ge=1, le=4096)] = 1
     """Text is padded to a multiple of so many tokens: few different shapes, which compiled blocks need."""
     caption_dropout: Share = 0.1
     """Share of pictures learnt without any text, which guidance needs. The paper does not state it: our choice."""
     max_upscale: Annotated[float, Field(ge=1)] = 1.25
     """A picture may be enlarged by this factor to fit a bucket."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads that decode pictures."""
-    cache: Path | None = None
+    cache: Folder | None = None
     """Folder that keeps encoded pictures and captions; None encodes each time."""
     encode_at_once: Count = 1
     """Pictures and captions put through the frozen parts together: 1 is exact to the last bit, more is faster."""
@@ -195,6 +238,25 @@ class Data(Section):
             raise ValueError("data.buckets is empty; give at least one [[data.buckets]] table")
         return self
 
+    @model_validator(mode="after")
+    def _each_bucket_once(self) -> Self:
+        bases = [bucket.base for bucket in self.buckets]
+        if twice := [base for base in bases if bases.count(base) > 1]:
+            raise ValueError(f"data.buckets has base {twice[0]} twice; give each base once, with all of its sizes")
+        try:
+            check_table({bucket.base: bucket.table for bucket in self.buckets})
+        except ValueError as error:
+            raise ValueError(f"data.buckets: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_by_scenes(self, info: ValidationInfo) -> Self:
+        if self.scenes is not None and self.validation and not is_stored(info):
+            raise ValueError(
+                "data.validation is not accepted with data.scenes, which brings held-out pictures; drop it"
+            )
+        return self
+
     @property
     def batch_sizes(self) -> dict[tuple[int, int], int]:
         """(height, width) -> pictures in a micro-batch."""
@@ -209,8 +271,8 @@ class Data(Section):
 class Train(Section):
     """One optimiser step, and when to stop."""
 
-    steps: Count
-    """Where to stop; the only key that may change when a run is continued. The schedule has a length of its own."""
+    steps: StepCount
+    """Where to stop. The schedule has a length of its own."""
     micro_batches: Count = 1
     """Micro-batches in one step, over all processes: 128 in the paper. Each process takes its share in turn, so that
     the same recipe is the same run on any number of processes that divides it."""
@@ -246,7 +308,7 @@ class Optim(Section):
     """The optimiser and its learning rate."""
 
     lr: Annotated[float, Field(gt=0)] = 2e-4
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of matrices. The paper does not state it: our choice."""
@@ -254,8 +316,8 @@ class Optim(Section):
     """Optimiser of the matrices inside the blocks; everything else has AdamW."""
     muon_lr: Annotated[float, Field(gt=0)] = 2e-4
     """Learning rate of Muon, in AdamW's scale: its updates are brought to the same root mean square."""
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the whole gradient."""
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=True)] = 1.0
+    """Largest norm of the whole gradient; inf never clips."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
     """After the warm-up: constant; a cosine to `floor`; or constant and a straight line to `floor` at the end."""
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -273,16 +335,48 @@ class Optim(Section):
             raise ValueError(f"optim.length is missing; schedule {self.schedule!r} needs its number of steps")
         return self
 
+    @model_validator(mode="after")
+    def _warm_up_within(self, info: ValidationInfo) -> Self:
+        if self.schedule != "constant" and self.warmup >= (self.length or 0) and not is_stored(info):
+            raise ValueError(
+                f"optim.warmup {self.warmup} is not accepted with optim.length {self.length}; give fewer steps than "
+                "the schedule has"
+            )
+        return self
+
+    def require_rate(self, steps: int) -> None:
+        """Refuse steps after the schedule's end, where its rate is 0 and nothing is learnt.
+
+        Raises:
+            ValueError: `steps` goes beyond `length`, and `floor` is 0.
+        """
+        if self.schedule != "constant" and self.length is not None and steps > self.length and self.floor == 0:
+            raise ValueError(
+                f"train.steps {steps} goes beyond optim.length {self.length}, where the learning rate is 0; give at "
+                "most that, a longer optim.length, or an optim.floor above 0"
+            )
+
 
 class Ema(Section):
     """Averages of the weights with power-function profiles, from which any length can be had afterwards."""
 
-    stds: Annotated[tuple[Annotated[float, Field(gt=0, lt=WIDEST)], ...], Field(min_length=1)] = (0.05, 0.10)
+    stds: Annotated[tuple[Annotated[float, Field(ge=NARROWEST, lt=WIDEST)], ...], Field(min_length=1)] = (0.05, 0.10)
     """Relative widths that are tracked; two are enough to rebuild others."""
     every: Count | None = None
     """Steps between snapshots, from which other widths are rebuilt; None writes none."""
     export: Width = 0.05
-    """Width of what a finished run exports; 0 is the last weights themselves."""
+    """Width of what a finished run exports: one of `stds`, or 0 for the last weights themselves."""
+
+    @model_validator(mode="after")
+    def _exports_what_it_tracks(self, info: ValidationInfo) -> Self:
+        if len({f"{std:g}" for std in self.stds}) < len(self.stds):  # their names in checkpoints
+            raise ValueError(f"ema.stds {list(self.stds)} has a width twice; give each once")
+        if self.export and self.export not in self.stds and not is_stored(info):
+            raise ValueError(
+                f"ema.export {self.export:g} is not one of ema.stds {list(self.stds)}; give one of them, or 0 for the "
+                "last weights"
+            )
+        return self
 
 
 class Save(Section):
@@ -307,19 +401,22 @@ class Sample(Section):
     """A grid of pictures on the way."""
 
     every: Count | None = None
-    prompts: tuple[str, ...] = ()
-    height: int | None = None
-    width: int | None = None
-    steps: Count = 20
-    guidance: float = 5.0
-    seed: int = 0
+    """Steps between grids; None draws none."""
+    prompts: tuple[Annotated[Name, Field(max_length=32_000)], ...] = ()
+    height: Pixels | None = None
+    width: Pixels | None = None
+    """Pixels; None takes the last bucket's base."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance: Annotated[float, Field(ge=0, le=100)] = 5.0
+    seed: Annotated[int, Field(ge=0, le=2**62)] = 0
+    """Of the first prompt; later ones count up."""
 
 
 class Guard(Section):
     """What counts as broken: then the last checkpoint is restored and training goes on with the data after it."""
 
-    spike: Annotated[float, Field(gt=1)] = 3.0
-    """A loss above this multiple of the recent median; a value that is not finite always counts."""
+    spike: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 3.0
+    """A loss above this multiple of the recent median; a value that is not finite always counts, with inf it alone."""
     window: Count = 64
     """Steps that "recent" means; before so many have been made only values that are not finite count."""
     restores: Annotated[int, Field(ge=0)] = 3
@@ -349,6 +446,12 @@ class TrainRecipe(Section):
     sample: Sample = Sample()
     guard: Guard = Guard()
     metrics: Metrics = Metrics()
+
+    @model_validator(mode="after")
+    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+        if not is_stored(info):
+            self.optim.require_rate(self.train.steps)
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

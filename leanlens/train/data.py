@@ -68,6 +68,7 @@ def _stream(
         caption_words=data.caption_words,
         full_batches=data.full_batches,
         brief_share=data.brief_share,
+        missing_caption=data.missing_caption,
     )
 
 

@@ -107,7 +107,7 @@ def run_recipe(run: Path) -> TrainRecipe:
     """
     if not is_run(run):
         raise ValueError(f"{run} is not the folder of a run with a checkpoint; give the run.dir of `leanlens train`")
-    return checked(TrainRecipe, read_json(run / "recipe.json"))
+    return checked(TrainRecipe, read_json(run / "recipe.json", finite=False), stored=True)
 
 
 def run_weights(run: Path, std: float | None = None) -> dict[str, Tensor]:

@@ -20,23 +20,22 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 from torch import Tensor
 
-from leanlens.config import Section
-from leanlens.log import logger
+from leanlens.config import Section, is_stored
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
 from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
-from leanlens.train.config import Count, Optim, Run
+from leanlens.train.config import Count, Minutes, Name, Optim, Run, StepCount
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
 
 IGNORED = -100  # the label of a token that is not to be learnt
 TOKENIZER_CAPTIONS = 20_000  # that the tokenizer is learnt from, at most
 BALANCE = 0.01  # weight of the router's balance loss, so that no expert is left unused
-SAY_SECONDS = 30
 
 
 class Sizes(Section):
@@ -47,7 +46,7 @@ class Sizes(Section):
     layers: Count = 6
     heads: Count = 4
     kv_heads: Count = 2
-    head_dim: Count = 64
+    head_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 64
     experts: Count = 4
     experts_per_token: Count = 2
     expert_width: Count = 256
@@ -78,19 +77,19 @@ class Sizes(Section):
 class Captions(Section):
     """What is learnt from."""
 
-    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    sources: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Shards or folders of captioned pictures; the pictures are not read."""
     batch: Count = 32
     """Captions in a step."""
-    kinds: tuple[Literal["brief", "dense", "text"], ...] = ("brief", "dense", "text")
+    kinds: Annotated[tuple[Literal["brief", "dense", "text"], ...], Field(min_length=1)] = ("brief", "dense", "text")
     """Which captions of a picture count; each with equal chance."""
 
 
 class Steps(Section):
     """How long, and in what precision."""
 
-    steps: Count
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    steps: StepCount
+    minutes: Minutes | None = None
     """Stop after this time in one process even so; the learning rate then ends where the time does."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     save_every: Count = 500
@@ -106,6 +105,12 @@ class LanguageRecipe(Section):
     optim: Optim = Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50)
 
     @model_validator(mode="after")
+    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
+            self.optim.require_rate(self.train.steps)
+        return self
+
+    @model_validator(mode="after")
     def _by_adamw(self) -> Self:
         if self.optim.matrices != "adamw":
             raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; experts need 'adamw'")
@@ -116,22 +121,37 @@ def train_language(recipe: LanguageRecipe, device: torch.device) -> Progress:
     """Start or continue the run in `recipe.run.dir`; the finished text side is `run.dir/export`.
 
     Raises:
-        ValueError: sources without captions of the kinds asked for, or a folder that holds another run.
+        ValueError: sources without captions of the kinds asked for, or a folder that holds another run, or in which
+            another process trains.
         FloatingPointError: a loss that is not finite.
     """
-    folder = recipe.run.dir
     places = captions_of([open_source(path) for path in recipe.captions.sources], recipe.captions.kinds)
-    claim(recipe)
+    with held(recipe.run.dir), stop_on_signals() as stop:
+        claim(recipe)
+        return _train(recipe, device, places, stop)
+
+
+def _train(
+    recipe: LanguageRecipe,
+    device: torch.device,
+    places: Sequence[tuple[Source, int, tuple[str, ...]]],
+    stop: StopRequest,
+) -> Progress:
+    folder = recipe.run.dir
     tokenizer = open_tokenizer(recipe, places)
     model = build_language(recipe, len(tokenizer)).to(device)
     optimizers = build_optimizers(model, recipe.optim)
     progress = restore(folder, model, optimizers)
     metrics = MetricsFile(folder, progress.step)
-    began, said, before = time.monotonic(), -math.inf, progress.seconds
+    began, before, stop.saves = time.monotonic(), progress.seconds, True
+    line = ProgressLine(recipe.train.steps, progress.step, recipe.train.minutes)
     model.train()
     while progress.step < recipe.train.steps:
         used = time.monotonic() - began
         if is_time_up(recipe, used):
+            break
+        if stop:
+            progress.stopped = True
             break
         ids, mask, labels = (part.to(device) for part in batch_of_step(places, tokenizer, recipe, progress.step))
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
@@ -149,11 +169,13 @@ def train_language(recipe: LanguageRecipe, device: torch.device) -> Progress:
         metrics.write({"step": progress.step, "loss": float(loss.detach()), "seconds": progress.seconds})
         if progress.step % recipe.train.save_every == 0:
             save(folder, model, optimizers, progress)
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            logger.info("step %d of %d: loss %.4f", progress.step, recipe.train.steps, float(loss.detach()))
+        line.tell(progress.step, f"loss {float(loss.detach()):.4f}", always=progress.step == recipe.train.steps)
+    line.close()
     metrics.close()
     save(folder, model, optimizers, progress)
+    if progress.stopped:
+        say_stopped(stop, progress.step)
+        return progress
     export_language(recipe.language, model, tokenizer, folder / "export")
     return progress
 

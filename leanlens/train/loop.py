@@ -14,16 +14,15 @@ Source: Lens, arXiv 2605.21573, section 3.
 """
 
 import math
-import signal
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 from leanlens.dist import Group, wait_for_all
 from leanlens.log import logger
-from leanlens.train.checkpoint import Checkpoints
+from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.train.checkpoint import Checkpoints, latest_checkpoint
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import open_data
 from leanlens.train.denoiser import build_denoiser, freeze_unread
@@ -34,17 +33,16 @@ from leanlens.train.metrics import MetricsFile, peak_flops, peak_memory
 from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
 from leanlens.train.parallel import computing, parallelize
 from leanlens.train.parts import open_parts
+from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
 from leanlens.train.sample import draw_grid
 from leanlens.train.spare import spare_file
 from leanlens.train.start import load_start
 from leanlens.train.state import Progress, RunState, claim_folder
 from leanlens.train.step import StepSums, TrainingData, accumulate_gradients, validation_losses
 
-SAY_SECONDS = 30  # between two lines about the progress
-
 
 def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -> Progress:
-    """Start or continue the run in `recipe.run.dir` and train until `train.steps`, or until SIGTERM.
+    """Start or continue the run in `recipe.run.dir` and train until `train.steps`, or until Ctrl-C or SIGTERM.
 
     Args:
         recipe: the whole run.
@@ -52,22 +50,44 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
         data: micro-batches and their encoder; None opens what the recipe names.
 
     Returns:
-        How far the run is.
+        How far the run is, and whether a signal stopped it.
 
     Raises:
-        ValueError: anything in the recipe that cannot be, before a step is made.
+        ValueError: another run is in `run.dir`, or anything in the recipe that cannot be; before a step is made.
         FloatingPointError: a loss that stays broken after `guard.restores` restorations.
         OSError: the last checkpoint could not be written.
     """
     share = _share_of_micro_batches(recipe, group)
     require_fit(recipe, group)
-    claim_folder(recipe, group)
-    denoiser = build_denoiser(recipe.model, recipe.run.seed)
-    load_start(denoiser, recipe.init)
-    freeze_unread(denoiser)
-    pipeline = open_parts(recipe.model, denoiser)
-    data = data or open_data(recipe, pipeline, group)
+    with held(recipe.run.dir), stop_on_signals() as stop:
+        claim_folder(recipe, group)
+        denoiser, pipeline = open_models(recipe)
+        data = data or open_data(recipe, pipeline, group)
+        return _train(recipe, group, denoiser, pipeline, data, share, stop)
 
+
+def open_models(recipe: TrainRecipe) -> tuple[LensTransformer2DModel, LensPipeline]:
+    """The denoiser as a new run starts with it, and the pipeline of it and the frozen parts.
+
+    Raises:
+        ValueError: parts or a start that are not there, or of other sizes.
+    """
+    denoiser = build_denoiser(recipe.model, recipe.run.seed)
+    if latest_checkpoint(recipe.run.dir / "checkpoints") is None:  # else all weights come from there
+        load_start(denoiser, recipe.init)
+    freeze_unread(denoiser)
+    return denoiser, open_parts(recipe.model, denoiser)
+
+
+def _train(
+    recipe: TrainRecipe,
+    group: Group,
+    denoiser: LensTransformer2DModel,
+    pipeline: LensPipeline,
+    data: TrainingData,
+    share: int,
+    stop: StopRequest,
+) -> Progress:
     model = parallelize(denoiser, group, recipe.train)
     optimizers = build_optimizers(model, recipe.optim)
     averages = Averages(model, recipe.ema.stds)
@@ -80,13 +100,14 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
     metrics = MetricsFile(recipe.run.dir, state.progress.step, recipe.metrics.tensorboard) if group.leads else None
     if metrics is not None:
         _say_where(state.progress.step, recipe.train.steps, metrics)
-    batches, restored, stopping, said = iter(data.stream), 0, False, -math.inf
+    batches, restored, stopping, stop.saves = iter(data.stream), 0, False, True
+    line = ProgressLine(recipe.train.steps, state.progress.step, silent=not group.leads)
 
-    with _sigterm_noted() as asked:
+    try:
         while state.progress.step < recipe.train.steps and not stopping:
             step, began = state.progress.step, time.monotonic()
             micro = [next(batches) for _ in range(share)]
-            sums = accumulate_gradients(model, data, micro, step, bool(asked), recipe, group)
+            sums = accumulate_gradients(model, data, micro, step, bool(stop), recipe, group)
             norm = clip_gradients(model, recipe.optim.clip)
             if fault := _fault(sums.loss, norm, state.progress.recent, recipe):
                 restored += 1
@@ -115,16 +136,16 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
             state.progress.seconds += seconds
             if metrics is not None:
                 rate = rate_factor(step, recipe.optim) * recipe.optim.lr
-                line = {**_line(state.progress, sums, norm, rate, seconds, recipe, group), **held_out}
-                metrics.write(line)
-                if stopping or held_out or time.monotonic() - said > SAY_SECONDS:
-                    said = time.monotonic()
-                    _say(line, recipe.train.steps)
+                values = {**_line(state.progress, sums, norm, rate, seconds, recipe, group), **held_out}
+                metrics.write(values)
+                line.tell(done, _words(values), always=stopping or bool(held_out))
             if stopping or done % recipe.save.every == 0:
                 restored = 0
                 _save(checkpoints, state, held_out.get("validation_loss"), must=stopping)
             else:
                 _settle(checkpoints)
+    finally:
+        line.close()
 
     checkpoints.settle()
     if metrics is not None:
@@ -132,7 +153,9 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
     if state.progress.step >= recipe.train.steps:
         finish(state, recipe, group)
     else:
-        logger.info("stopped by SIGTERM after step %d; the same command continues the run", state.progress.step)
+        state.progress.stopped = True
+        if group.leads:
+            say_stopped(stop, state.progress.step)
     return state.progress
 
 
@@ -227,12 +250,10 @@ def _say_where(done: int, steps: int, metrics: MetricsFile) -> None:
         logger.info("going on after step %d; every step has a line in %s", done, metrics.path)
 
 
-def _say(line: dict[str, Any], steps: int) -> None:
-    """One line about a step, for those who look at the output alone."""
+def _words(line: dict[str, Any]) -> str:
+    """What a line of metrics says to those who look at the output alone."""
     held_out = f", validation loss {line['validation_loss']:.4g}" if "validation_loss" in line else ""
-    logger.info(
-        "step %d of %d: loss %.4g%s, %.3g images/s", line["step"], steps, line["loss"], held_out, line["images_per_s"]
-    )
+    return f"loss {line['loss']:.4g}{held_out}, {line['images_per_s']:.3g} images/s"
 
 
 def _due(done: int, every: int | None) -> bool:
@@ -262,17 +283,3 @@ def _settle(checkpoints: Checkpoints, wait: bool = False) -> None:
         checkpoints.settle(wait)
     except OSError as error:
         logger.warning("%s; training goes on", error)
-
-
-@contextmanager
-def _sigterm_noted() -> Iterator[list[int]]:
-    """Within: SIGTERM fills the list instead of ending the process."""
-    noted: list[int] = []
-    previous = None
-    with suppress(ValueError):  # only the main thread may set handlers; elsewhere SIGTERM is somebody else's matter
-        previous = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
-    try:
-        yield noted
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)

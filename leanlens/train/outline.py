@@ -12,7 +12,7 @@ from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.checkpoint import latest_checkpoint
 from leanlens.train.config import Model, TrainRecipe
 from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
-from leanlens.train.state import require_folder
+from leanlens.train.run import require_folder
 
 TEXT_TOKENS = 165  # the paper's mean caption with what follows it in the template
 TOY_PARTS = (32, 48, 4)  # channels of the latents, width and layers of the text encoder; see `pipeline/toy.py`
