@@ -66,7 +66,7 @@ def replay(
     if opened.device.type == "cpu" and "threads" in run:  # sums are taken in another order with another number
         check_threads(run["threads"], plan)
         torch.set_num_threads(run["threads"])
-    drawn = draw(opened, request, thread_plan=plan)
+    drawn = draw(opened, request, thread_plan=plan, stop_after=record.get("stopped_after"))
     if drawn.record["inputs"] != record["inputs"]:
         raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
     for name in ("marking", "safety"):  # what the file says about the picture, as it did before

@@ -51,6 +51,25 @@ def decode(vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int]) -> Te
     return vae.decode(unpack(tokens * std + mean, grid), return_dict=False)[0]
 
 
+def resize(
+    vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int], target: tuple[int, int], method: str
+) -> Tensor:
+    """Normalised packed latents of one grid (h, w) -> of another, interpolated as `torch.nn.functional` names it.
+
+    Args:
+        vae: whose latents they are.
+        tokens: (B, h * w, C).
+        grid, target: (h, w) that they have, and that they get.
+        method: nearest, nearest-exact, bilinear or bicubic; the last two also with `-antialias` behind them.
+    """
+    mean, std = _statistics(vae, tokens)
+    mode, antialias = method.removesuffix("-antialias"), method.endswith("-antialias")
+    planes = unpack(tokens * std + mean, grid).float()
+    size = (target[0] * 2, target[1] * 2)
+    planes = torch.nn.functional.interpolate(planes, size=size, mode=mode, antialias=antialias)
+    return (pack(planes.to(tokens.dtype)) - mean) / std
+
+
 def _statistics(vae: AutoencoderKLFlux2, like: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each packed channel, (C,) each."""
     mean = vae.bn.running_mean.to(like.device, like.dtype)

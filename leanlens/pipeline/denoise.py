@@ -16,6 +16,7 @@ Shapes: B pictures, L image tokens, C channels, S text tokens, N steps.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +26,16 @@ from leanlens.flow.guidance import guided_velocity
 from leanlens.models.once import OncePerDrawing
 from leanlens.pipeline.features import TextFeatures, join
 
-# (step index, timestep, latents after the step) -> latents to go on with, or None to stop here.
-StepHook = Callable[[int, Tensor, Tensor], Tensor | None]
+
+@dataclass(frozen=True)
+class Stop:
+    """What a step hook returns to end the loop with `latents` (B, L, C)."""
+
+    latents: Tensor
+
+
+# (step index, timestep, latents after the step) -> latents to go on with, Stop to end with others, None to end here.
+StepHook = Callable[[int, Tensor, Tensor], Tensor | Stop | None]
 Velocity = Callable[[Tensor, int], Tensor]  # (latents, step index) -> velocity
 
 
@@ -85,6 +94,9 @@ def denoise(
             if after_step is not None:
                 changed = after_step(index, timestep, latents)
                 if changed is None:
+                    break
+                if isinstance(changed, Stop):
+                    latents = changed.latents
                     break
                 latents = changed
     watch.report()

@@ -15,8 +15,9 @@ from PIL import Image
 
 import leanlens
 from leanlens.files import sha256
+from leanlens.models.vae import token_pixels
 from leanlens.pipeline.features import TextFeatures, join
-from leanlens.pipeline.image import open_picture
+from leanlens.pipeline.image import SourcePicture, open_picture, to_pixels
 from leanlens.pipeline.metadata import DRAWN, EDITED
 from leanlens.pipeline.placement import OpenedModel
 from leanlens.pipeline.request import ImageRequest
@@ -36,6 +37,7 @@ class DrawnPicture:
     record: dict[str, Any]
 
 
+Watch = Callable[[int, Any], bool | None]
 Encode = Callable[[ImageRequest], tuple[TextFeatures, TextFeatures]]
 
 
@@ -44,6 +46,7 @@ def draw(
     request: ImageRequest,
     on_step: Callable[[int], None] | None = None,
     thread_plan: Sequence[Sequence[int]] | None = None,
+    stop_after: int | None = None,
 ) -> DrawnPicture:
     """Draw one picture.
 
@@ -52,12 +55,17 @@ def draw(
         request: what to draw.
         on_step: called with the number of finished steps.
         thread_plan: threads as another picture's record has them (`StepThreads`); None to choose by the load.
+        stop_after: end after this step, as a record says that a picture was ended.
 
     Raises:
         ValueError: an input file that is missing or does not fit, with its path.
     """
-    watch = None if on_step is None else lambda step, _: on_step(step)
-    return draw_together(opened, [request], watch, thread_plan=thread_plan)[0]
+
+    def watch(step: int, _: Any) -> None:  # what a progress bar gives back means nothing
+        if on_step is not None:
+            on_step(step)
+
+    return draw_together(opened, [request], watch, thread_plan=thread_plan, stop_after=stop_after)[0]
 
 
 def can_be_drawn_together(requests: Sequence[ImageRequest]) -> bool:
@@ -71,19 +79,22 @@ def can_be_drawn_together(requests: Sequence[ImageRequest]) -> bool:
 def draw_together(
     opened: OpenedModel,
     requests: Sequence[ImageRequest],
-    watch: Callable[[int, Any], None] | None = None,
+    watch: Watch | None = None,
     encode: Encode | None = None,
     thread_plan: Sequence[Sequence[int]] | None = None,
+    stop_after: int | None = None,
 ) -> list[DrawnPicture]:
     """Draw several pictures in one batch, one for each request.
 
     Args:
         opened: the model.
         requests: what to draw; of one size, with the same steps, guidance and LoRAs.
-        watch: called after every step with the number of finished steps and the latents (B, L, C); an exception it
-            raises ends the drawing.
+        watch: called after every step with the number of finished steps and the latents (B, L, C). If it gives True,
+            the drawing ends there, at the earliest after the second step; the pictures are what is to be expected of
+            the latents then, and their records say after which step. An exception it raises ends the drawing.
         encode: text features of a request, for callers that keep them; without it, the opened model's own.
         thread_plan: as `draw` takes it.
+        stop_after: end after this step, as a record says that a picture was ended.
 
     Raises:
         ValueError: requests that cannot share a batch, or an input file that is missing or does not fit.
@@ -100,11 +111,7 @@ def draw_together(
     # Drawn on the CPU, so that a seed means the same picture on every device.
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
 
-    def report(pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if watch is not None:
-            watch(index + 1, tensors["latents"])
-        return {}
-
+    steps = _Steps(watch, stop_after)
     pipeline, start = _entry(opened, first)
     threads = opened.step_threads(thread_plan)
     with threads_of(opened.pipeline.transformer, threads):
@@ -120,13 +127,46 @@ def draw_together(
             generator=generators[0] if len(generators) == 1 else generators,
             exact=first.exact,
             guided_share=opened.speed.guided_share,
-            callback_on_step_end=report,
+            callback_on_step_end=steps,
             **start,
         ).images
     return [
-        DrawnPicture(image, _record(opened, request, sums, threads))
+        DrawnPicture(image, _record(opened, request, sums, threads) | steps.said())
         for image, request, sums in zip(images, requests, inputs, strict=True)
     ]
+
+
+class _Steps:
+    """Between two steps: lets the caller look, and ends the drawing where it is to end.
+
+    Between noise levels s and s', Euler's step is x' = x + (s' - s) v, so x' - s' v is where the path ends if it stays
+    straight; that is what an ended picture shows. The first step's x is not seen here, so it is not ended after that.
+    """
+
+    def __init__(self, watch: Watch | None, stop_after: int | None):
+        self.watch = watch
+        self.stop_after = stop_after
+        self.stopped_after: int | None = None
+        self._asked = False
+        self._before: torch.Tensor | None = None
+
+    def __call__(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents, step = tensors["latents"], index + 1
+        if self.watch is not None:
+            self._asked = bool(self.watch(step, latents)) or self._asked
+        before, self._before = self._before, latents
+        if before is None or step == len(pipeline.scheduler.timesteps) or not (self._asked or step == self.stop_after):
+            return {}
+        self.stopped_after = step
+        pipeline.interrupt = True
+        first = pipeline.scheduler.begin_index or 0
+        high, low = (float(level) for level in pipeline.scheduler.sigmas[first + index : first + index + 2])
+        velocity = (latents.float() - before.float()) / (low - high)
+        return {"latents": (latents.float() - low * velocity).to(latents.dtype)}
+
+    def said(self) -> dict[str, int]:
+        """What a record says of an ended drawing; nothing of a finished one."""
+        return {} if self.stopped_after is None else {"stopped_after": self.stopped_after}
 
 
 def _record(opened: OpenedModel, request: ImageRequest, inputs: dict[str, Any], threads: StepThreads) -> dict[str, Any]:
@@ -161,6 +201,8 @@ def _entry(opened: OpenedModel, request: ImageRequest) -> tuple[Any, dict[str, A
     """The pipeline class that a request asks for, sharing the opened components, and what it starts from."""
     if request.image is None:
         return opened.pipeline, {}
+    if request.latent_resize is not None:
+        return opened.pipeline, {"source": _before_resize(request, opened)}
     start = {"image": open_picture(request.image, "image"), "strength": request.strength}
     kind: Any = LensImg2ImgPipeline
     if request.mask is not None:
@@ -168,6 +210,16 @@ def _entry(opened: OpenedModel, request: ImageRequest) -> tuple[Any, dict[str, A
     pipeline = kind(**opened.pipeline.components)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, start
+
+
+def _before_resize(request: ImageRequest, opened: OpenedModel) -> SourcePicture:
+    """The picture to start from at its own size, in whole tokens, cut to the shape of the one to draw."""
+    assert request.image is not None
+    assert request.strength is not None
+    picture, side = open_picture(request.image, "image"), token_pixels(opened.pipeline.vae)
+    scale = min(picture.width / request.width, picture.height / request.height)
+    size = [max(side, round(pixels * scale / side) * side) for pixels in (request.height, request.width)]
+    return SourcePicture(to_pixels(picture, (size[0], size[1])), request.strength, latent_resize=request.latent_resize)
 
 
 def _checksum(path: str | None, argument: str) -> str | None:

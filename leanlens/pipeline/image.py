@@ -24,12 +24,14 @@ class SourcePicture:
     """What img2img and inpainting start from.
 
     `pixels` (1 or B, 3, H, W) in -1..1; `repaint` (1, 1, H, W) in 0..1, 1 where new content is wanted, or None for
-    everywhere; `strength` in 0..1, the share of the noise levels that is walked again.
+    everywhere; `strength` in 0..1, the share of the noise levels that is walked again. With `latent_resize`, `pixels`
+    may be of another size than the picture: their latents are brought to its size in that way (`vae.resize`).
     """
 
     pixels: Tensor
     strength: float
     repaint: Tensor | None = None
+    latent_resize: str | None = None
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

@@ -114,6 +114,8 @@ def parameters_text(record: dict[str, Any]) -> str:
         "Model hash": model["fingerprint"][:10],
         "Model": Path(model["name"]).name,
         "Denoising strength": request["strength"],
+        "Latent resize": request.get("latent_resize"),
+        "Stopped after": record.get("stopped_after") and f"{record['stopped_after']} steps",
         "Lora hashes": ", ".join(
             f"{Path(lora['path']).stem}: {digest[:12]}"
             for lora, digest in zip(request["loras"], record["inputs"]["loras"], strict=True)

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from leanlens.models import vae as autoencoder
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.pipeline.denoise import StepHook, denoise
+from leanlens.pipeline.denoise import StepHook, Stop, denoise
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.folder import OfficialFolderMixin
 from leanlens.pipeline.home import EncoderHome
@@ -174,7 +174,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         grid = (height // side, width // side)
         noise = draw_noise(self.transformer, positive.mask.shape[0], grid, generator, latents)
         set_levels(self.scheduler, grid, num_inference_steps, 1.0 if source is None else source.strength)
-        start, keep = (noise, None) if source is None else begin_from(source, self.vae, self.scheduler, noise)
+        start, keep = (noise, None) if source is None else begin_from(source, self.vae, self.scheduler, noise, grid)
 
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
             drawn = denoise(
@@ -290,13 +290,13 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         return self.reasoner(prompts)
 
     def _step_hook(self, callback: Callable[..., Any] | None, keep: Keep | None, bar: Any) -> StepHook:
-        def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+        def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | Stop | None:
             if keep is not None:
                 latents = keep(index, latents)
             if callback is not None:
                 latents = (callback(self, index, timestep, {"latents": latents}) or {}).pop("latents", latents)
             bar.update()
-            return None if self._interrupt else latents
+            return Stop(latents) if self._interrupt else latents
 
         return after_step
 

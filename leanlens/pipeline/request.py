@@ -6,16 +6,26 @@ choice is made, so that the same request gives the same picture wherever it came
 
 import math
 import random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
 from leanlens.resolution import require_whole_tokens
 
 MAX_PROMPT_CHARACTERS = 32_000
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1
 RANDOM_SEED = -1  # what many programs send for "any"
+LatentResize = Literal["nearest", "nearest-exact", "bilinear", "bilinear-antialias", "bicubic", "bicubic-antialias"]
 
 
 class LoraChoice(BaseModel):
@@ -55,6 +65,8 @@ class ImageRequest(BaseModel):
     """Path of a mask of the same size as `image`; white is repainted."""
     strength: float | None = None
     """Share of the noise levels to walk again from `image`."""
+    latent_resize: LatentResize | None = None
+    """Bring `image` to width and height between its latents, interpolated so, instead of between its pixels."""
     loras: tuple[LoraChoice, ...] = ()
     """Adapters, in the order they are applied."""
     template_date: str = DEFAULT_DATE
@@ -75,6 +87,11 @@ class ImageRequest(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             raise ValueError(describe(error)) from None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_rarely_asked(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Records of pictures without a latent resize stay as they were before there was one."""
+        return {name: value for name, value in write(self).items() if name != "latent_resize" or value is not None}
 
     @field_validator("template_date")
     @classmethod
@@ -102,6 +119,8 @@ class ImageRequest(BaseModel):
             raise ValueError("mask and strength need a picture to start from; give image too")
         if self.image is not None and self.strength is None:
             raise ValueError("strength is missing; give a number above 0 and up to 1 beside image")
+        if self.latent_resize is not None and (self.image is None or self.mask is not None):
+            raise ValueError("latent_resize needs a picture to start from, and takes no mask; give image, and no mask")
         return self
 
 

@@ -53,13 +53,22 @@ def set_levels(scheduler: Any, grid: tuple[int, int], steps: int, strength: floa
     scheduler.set_begin_index(skipped)
 
 
-def begin_from(source: SourcePicture, vae: Any, scheduler: Any, noise: Tensor) -> tuple[Tensor, Keep | None]:
+def begin_from(
+    source: SourcePicture, vae: Any, scheduler: Any, noise: Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, Keep | None]:
     """A picture noised to the first level, and what keeps its untouched part in place after every step.
+
+    `grid` is (h, w) of the picture to draw; a source with `latent_resize` is brought to it between its latents.
 
     A token is repainted if any of its pixels is to be; the others are set, after each step, to the picture noised to
     that step's level.
     """
-    clean = autoencoder.encode(vae, source.pixels.to(compute_device(vae))).to(noise.device, noise.dtype)
+    clean = autoencoder.encode(vae, source.pixels.to(compute_device(vae)))
+    if source.latent_resize is not None:
+        side = autoencoder.token_pixels(vae)
+        own = (source.pixels.shape[2] // side, source.pixels.shape[3] // side)
+        clean = autoencoder.resize(vae, clean, own, grid, source.latent_resize)
+    clean = clean.to(noise.device, noise.dtype)
     clean = clean.expand(noise.shape[0], -1, -1)
     levels = scheduler.sigmas[scheduler.begin_index :].to(noise.device)
 

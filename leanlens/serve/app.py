@@ -18,7 +18,8 @@ import leanlens
 from leanlens.serve.desk import Desk, Drawers, local_drawers
 from leanlens.serve.guard import Guard
 from leanlens.serve.library import Sizes
-from leanlens.serve.openai import first_complaint, openai_error, openai_router, pictures_router
+from leanlens.serve.openai import openai_error, openai_router, pictures_router
+from leanlens.serve.openai_bodies import first_complaint
 from leanlens.serve.refusal import KINDS, Refusal
 from leanlens.serve.sdapi import Choices, sdapi_error, sdapi_router
 from leanlens.serve.sdapi_lists import sdapi_lists_router

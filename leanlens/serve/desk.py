@@ -52,6 +52,7 @@ class Wish:
         image: a picture to start from, with the bytes it came as; without bytes it is kept as PNG.
         mask: white is repainted; of the same size as `image`.
         loras: names and scales.
+        iteration: how many of the pictures belong together, for clients that count in batches.
         identity: a job id of the client's own, 32 hexadecimal digits.
     """
 
@@ -69,6 +70,7 @@ class Wish:
     mask: Image.Image | None = None
     strength: float | None = None
     loras: Sequence[tuple[str, float]] = ()
+    iteration: int = 1
     identity: str | None = None
 
 
@@ -154,7 +156,25 @@ class Desk:
         requests, model = self._requests(wish)
         if wish.identity is not None and _ID.fullmatch(wish.identity) is None:
             raise Refusal("invalid", "job id is not accepted: give 32 hexadecimal digits in lower case")
-        job = Job(requests, model, owner, door, wish.identity)
+        return self.write_down(Job(requests, model, owner, door, wish.identity, wish.iteration))
+
+    def check(self, wish: Wish) -> None:
+        """Refuse what `prepare` would refuse, but for the picture and the mask; nothing is kept.
+
+        Raises:
+            Refusal: whatever is not accepted, in one sentence.
+        """
+        try:
+            self._fields(wish)
+        except ValueError as error:
+            raise refused_because(error, _FIELDS) from None
+
+    def write_down(self, job: Job) -> Job:
+        """Enter a job whose requests are checked; `start` begins it.
+
+        Raises:
+            Refusal: its id is taken.
+        """
         if not self.archive.begin(job):
             raise Refusal("exists", f"job {job.id} exists already; ask for it by its id")
         job.listen(self._note)  # the first to hear: whoever is answered finds the end written down
@@ -197,6 +217,30 @@ class Desk:
         for task in chosen:
             job.fail(task, why or Refusal("cancelled", "the drawing was stopped"))
 
+    def end_early(self, job: Job) -> None:
+        """End a job with what there is: what waits is dropped, what is being drawn ends after its running step.
+
+        A picture that is drawn in one batch with those of another job is finished with them.
+        """
+        drawing = [task for task in job.tasks if task.state == "drawing"]
+        for task in drawing:
+            task.ends_early = True
+        self.cancel(job, tasks=[task for task in job.tasks if task not in drawing])
+
+    def unload(self) -> None:
+        """Let every model go, once what is being drawn is finished."""
+        for worker in self.workers:
+            worker.unload()
+
+    def reload(self, model: str) -> None:
+        """Have a model open on every device, once what is being drawn is finished.
+
+        Raises:
+            Refusal: it cannot be opened.
+        """
+        for worker in self.workers:
+            worker.open(model)
+
     def expected_wait(self) -> float:
         """Seconds until a picture that came now would begin, by the pace of the last ones."""
         return len(self.queue) * self.pace
@@ -210,6 +254,15 @@ class Desk:
     # ---------------------------------------------------------------------------------------- inside
 
     def _requests(self, wish: Wish) -> tuple[list[ImageRequest], str]:
+        try:
+            fields, seed, model = self._fields(wish)  # before an upload is kept
+            fields |= self._source(wish)
+            return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
+        except ValueError as error:
+            raise refused_because(error, _FIELDS) from None
+
+    def _fields(self, wish: Wish) -> tuple[dict[str, Any], int, str]:
+        """Everything but picture and mask, within the operator's bounds; the first seed; the model."""
         settings = self.settings
         model = self.library.find_model(wish.model)
         defaults = self.library.defaults(model)
@@ -234,22 +287,24 @@ class Desk:
             "guidance_scale": defaults.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
             "loras": [self.library.find_lora(name, scale) for name, scale in wish.loras],
         }
-        try:
-            request = ImageRequest.checked(**fields, seed=seed)  # before an upload is kept
-            self._check_limits(width, height, steps, seed + wish.count - 1)
-            self._check_memory(model, request)
-            fields |= self._source(wish)
-            return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
-        except ValueError as error:
-            raise refused_because(error, _FIELDS) from None
+        self._check_steps(steps)
+        request = ImageRequest.checked(**fields, seed=seed)
+        self._check_limits(width, height, seed + wish.count - 1)
+        self._check_memory(model, request)
+        return fields, seed, model
 
-    def _check_limits(self, width: int, height: int, steps: int, last_seed: int) -> None:
-        """The operator's bounds, on numbers that are accepted as such."""
-        most = self.settings.max_steps
-        if steps > most:
+    def _check_steps(self, steps: int) -> None:
+        """The one bound that this server has, whatever a request may hold elsewhere."""
+        if not 1 <= steps <= self.settings.max_steps:
             raise Refusal(
-                "invalid", f"num_inference_steps {steps} is not accepted: at most {most} are", "num_inference_steps"
+                "invalid",
+                f"num_inference_steps {str(steps)[:20]} is not accepted: give a whole number from 1 to "
+                f"{self.settings.max_steps}",
+                "num_inference_steps",
             )
+
+    def _check_limits(self, width: int, height: int, last_seed: int) -> None:
+        """The operator's bounds, on numbers that are accepted as such."""
         if width * height > self.settings.max_pixels:
             raise Refusal("invalid", _too_large(width, height, self.settings.max_pixels), "size")
         if last_seed > MAX_SEED:

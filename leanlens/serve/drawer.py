@@ -29,9 +29,9 @@ from leanlens.serve.settings import ServerSettings
 # Opening builds models under the process-wide random state, so one opens at a time.
 _OPENING = threading.Lock()
 
-OnStep = Callable[[int, Sequence[Look | None]], None]
-"""Called after every step with the number of finished steps and a look at each picture, where there is one yet; an
-exception it raises ends the drawing."""
+OnStep = Callable[[int, Sequence[Look | None]], bool]
+"""Called after every step with the number of finished steps and a look at each picture, where there is one yet. True
+ends the drawing with the pictures as they are expected to become, an exception ends it without any."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class _Watch:
         self.grid = (request.height // side, request.width // side)
         self.before: Any = None
 
-    def __call__(self, step: int, latents: torch.Tensor) -> None:
+    def __call__(self, step: int, latents: torch.Tensor) -> bool:
         first = self.scheduler.begin_index or 0
         high, low = (float(level) for level in self.scheduler.sigmas[first + step - 1 : first + step + 1])
         looks: list[Look | None] = [None] * latents.shape[0]
@@ -240,8 +240,8 @@ class _Watch:
                 Snapshot(step, self.before, latents, (high, low), row, self.grid, self.colours)
                 for row in range(latents.shape[0])
             ]
-        self.on_step(step, looks)
         self.before = latents
+        return self.on_step(step, looks)
 
 
 def free_memory() -> None:

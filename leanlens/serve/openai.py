@@ -2,14 +2,13 @@
 
 Comes in: their JSON bodies and forms. Goes out: their answers, event streams and error bodies. Fields of our own stand
 beside the standard ones: seed, num_inference_steps (or steps), guidance_scale (or cfg_scale), negative_prompt, loras,
-width, height, strength. A field that is left out takes the model's default.
+width, height, strength. A field that is left out takes the model's default. What is sent is read in `openai_bodies`.
 
-Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` says what is accepted and ignored.
+Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` says what is accepted.
 """
 
 import base64
 import json
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -18,87 +17,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 
-from leanlens.files import parse_json
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
 from leanlens.serve.follow import finished, follow
 from leanlens.serve.jobs import NAME
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.openai_bodies import Edit, GenerationBody, ImageBody, form_description, read_edit, read_variation
+from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.tasks import Event, Job, StoredPicture, Task
 from leanlens.serve.uploads import mask_from_transparency, open_upload
 
-_QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 _KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
 MOST_JOBS = 1000  # in one list
-# What is to be given, in our words -> pydantic's names for those who gave something else.
-_WANTED = {
-    "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
-    "a number": ("float_type", "float_parsing", "finite_number"),
-    "true or false": ("bool_type", "bool_parsing"),
-    "text": ("string_type",),
-    "a list": ("list_type",),
-    "at most {max_length} of them": ("too_long",),
-    "an object with named fields": ("model_type", "model_attributes_type", "dict_type"),
-    "{ge} or more": ("greater_than_equal",),
-    "{le} or less": ("less_than_equal",),
-}
-
-
-class LoraWish(BaseModel):
-    """A LoRA by the name of its file, and how strongly it acts."""
-
-    name: str
-    scale: float = Field(1.0, allow_inf_nan=False)
-
-
-class ImageBody(BaseModel):
-    """What all three kinds of requests share. Unknown fields are ignored, as clients send many; null is left out."""
-
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-
-    prompt: str = ""
-    model: str | None = None
-    n: int | None = None
-    size: str | None = None
-    quality: str | None = None
-    background: str | None = None
-    output_format: str | None = None
-    output_compression: int | None = Field(None, ge=0, le=100)
-    response_format: str | None = None
-    stream: bool | None = None
-    partial_images: int | None = Field(None, ge=0, le=3)
-    seed: int | None = None
-    num_inference_steps: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = Field(None, allow_inf_nan=False)
-    cfg_scale: float | None = Field(None, allow_inf_nan=False)
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    strength: float | None = Field(None, allow_inf_nan=False)
-    loras: list[LoraWish] | None = Field(None, max_length=16)
-
-    @field_validator("loras", mode="before")
-    @classmethod
-    def _loras(cls, value: Any) -> Any:
-        """Forms carry them as JSON text; a bare name is one at its full strength."""
-        if isinstance(value, str):
-            try:
-                value = parse_json(value, "the text")
-            except ValueError as error:
-                raise ValueError(f"is no JSON list of {{name, scale}}: {error}") from None
-        return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
-
-
-class GenerationBody(ImageBody):
-    """The body of `/v1/images/generations`."""
-
-    prompt: str
 
 
 def openai_router(desk: Desk) -> APIRouter:
@@ -107,21 +39,19 @@ def openai_router(desk: Desk) -> APIRouter:
 
     @router.post("/images/generations")
     async def generations(body: GenerationBody, request: Request) -> Response:
+        body.require_prompt()
+        body.check()
         return await _answer(desk, body, _wish(desk, body), request, "image_generation")
 
-    @router.post("/images/edits", openapi_extra=_form("image", "prompt"))
+    @router.post("/images/edits", openapi_extra=form_description("image", "prompt"))
     async def edits(request: Request) -> Response:
-        body, image, mask = await _read_form(desk, request)
-        if "prompt" not in body.model_fields_set:
-            raise Refusal("missing", "prompt is missing", "prompt")
-        wish = await run_in_threadpool(_with_source, desk, _wish(desk, body), image, mask)
-        return await _answer(desk, body, wish, request, "image_edit")
+        edit = await read_edit(request, desk.settings)
+        edit.body.require_prompt()
+        return await _answer_edit(desk, edit, request)
 
-    @router.post("/images/variations", openapi_extra=_form("image"))
+    @router.post("/images/variations", openapi_extra=form_description("image"))
     async def variations(request: Request) -> Response:
-        body, image, mask = await _read_form(desk, request)
-        wish = await run_in_threadpool(_with_source, desk, _wish(desk, body), image, mask)
-        return await _answer(desk, body, wish, request, "image_edit")
+        return await _answer_edit(desk, await read_variation(request, desk.settings), request)
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
@@ -180,7 +110,6 @@ def pictures_router(desk: Desk) -> APIRouter:
 
 def _wish(desk: Desk, body: ImageBody) -> Wish:
     """The body in the words of the desk; what names no number leaves it to the model."""
-    _check_choices(body)
     steps = body.num_inference_steps if body.num_inference_steps is not None else body.steps
     if steps is None and body.quality is not None:
         steps = _steps_for(desk, desk.library.find_model(body.model), body.quality)
@@ -198,19 +127,6 @@ def _wish(desk: Desk, body: ImageBody) -> Wish:
         strength=body.strength,
         loras=[(lora.name, lora.scale) for lora in body.loras or []],
     )
-
-
-def _check_choices(body: ImageBody) -> None:
-    choices = {
-        "quality": _QUALITIES,
-        "output_format": tuple(SUFFIXES),
-        "response_format": ("url", "b64_json"),
-        "background": ("auto", "opaque"),
-    }
-    for field, accepted in choices.items():
-        value = getattr(body, field)
-        if value is not None and value not in accepted:
-            raise Refusal("invalid", f"{field} {value[:40]!r} is not accepted; use {', '.join(accepted)}", field)
 
 
 def _steps_for(desk: Desk, model: str, quality: str) -> int | None:
@@ -231,48 +147,29 @@ def _size(body: ImageBody) -> tuple[int | None, int | None]:
     return named_size(body.size or "")
 
 
-async def _read_form(desk: Desk, request: Request) -> tuple[ImageBody, bytes, bytes | None]:
-    """A multipart form: its fields, its one picture, and perhaps a mask."""
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
-        raise Refusal("invalid", f"content type {kind[:40]!r} is not accepted; send multipart/form-data")
-    async with request.form(max_files=20, max_fields=100) as form:
-        images = [(key, value) for key, value in form.multi_items() if re.fullmatch(r"image(\[\d*\])?", key)]
-        fields = {key: value for key, value in form.multi_items() if isinstance(value, str) and value != ""}
-        if not images:
-            raise Refusal("missing", "image is missing", "image")
-        if len(images) > 1:
-            raise Refusal("invalid", f"image holds {len(images)} pictures; one is accepted", "image")
-        image, mask = await _file(desk, images[0][1], "image"), None
-        if (given := form.get("mask")) is not None:
-            mask = await _file(desk, given, "mask")
-    try:
-        return ImageBody.model_validate(fields), image, mask
-    except ValidationError as error:
-        raise first_complaint(error.errors()) from None
-
-
-async def _file(desk: Desk, part: Any, field: str) -> bytes:
-    if not isinstance(part, UploadFile):
-        raise Refusal("invalid", f"{field} is text; send a file", field)
-    if (part.size or 0) > desk.settings.max_upload:
-        raise Refusal("too_large", f"{field} has {part.size:,} bytes; at most {desk.settings.max_upload:,} are", field)
-    return await part.read()
-
-
-def _with_source(desk: Desk, wish: Wish, image: bytes, mask: bytes | None) -> Wish:
-    wish.image, wish.image_bytes = open_upload(image, desk.settings, "image"), image
-    if mask is not None:
-        wish.mask = mask_from_transparency(open_upload(mask, desk.settings, "mask"))
+def _with_source(desk: Desk, wish: Wish, edit: Edit) -> Wish:
+    wish.image, wish.image_bytes = open_upload(edit.image, desk.settings, "image"), edit.image
+    if edit.mask is not None:
+        wish.mask = mask_from_transparency(open_upload(edit.mask, desk.settings, "mask"))
     return wish
 
 
 # ------------------------------------------------------------------------------------------- answering
 
 
+async def _answer_edit(desk: Desk, edit: Edit, request: Request) -> Response:
+    wish = _wish(desk, edit.body)
+    if wish.width is not None:  # before anything is unpacked; without a size it is the picture's own
+        with in_the_clients_words(edit.body.names):
+            await run_in_threadpool(desk.check, wish)
+    wish = await run_in_threadpool(_with_source, desk, wish, edit)
+    return await _answer(desk, edit.body, wish, request, "image_edit")
+
+
 async def _answer(desk: Desk, body: ImageBody, wish: Wish, request: Request, kind: str) -> Response:
     wish.identity = request.headers.get("x-job-id")
-    job = await run_in_threadpool(desk.prepare, wish, request.state.owner, "openai")
+    with in_the_clients_words(body.names):
+        job = await run_in_threadpool(desk.prepare, wish, request.state.owner, "openai")
     headers = {"x-job-id": job.id}
     if body.stream:
         events = follow(desk, job, request)
@@ -282,16 +179,21 @@ async def _answer(desk: Desk, body: ImageBody, wish: Wish, request: Request, kin
     tasks = await finished(desk, job, request)
     data = [await run_in_threadpool(_datum, desk, body, task, request) for task in tasks]
     answer = {"created": int(time.time()), "data": data, **_description(body, tasks), "usage": _usage(tasks)}
+    if warnings := body.warnings():
+        answer["warnings"] = warnings
     return JSONResponse(answer, headers=headers)
 
 
 def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[str, str]:
     assert task.picture is not None
-    if body.response_format == "url":
+    found: dict[str, str] = {}
+    if body.wants_links:
         name = Path(task.picture.name).with_suffix(SUFFIXES[body.output_format or "png"]).name
         quality = "" if body.output_compression is None else f"?quality={body.output_compression}"
-        return {"url": _address(desk, request, name) + quality}
-    return {"b64_json": _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))}
+        found["url"] = _address(desk, request, name) + quality
+    if body.wants_base64:
+        found["b64_json"] = _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))
+    return found
 
 
 async def _events(
@@ -340,8 +242,9 @@ def _completed(body: ImageBody, task: Task, kind: str) -> str:
     assert task.picture is not None
     data = picture_bytes(task.picture, body.output_format or "png", _quality(body))
     name = f"{kind}.completed"
+    said = {"warnings": warnings} if (warnings := body.warnings()) else {}
     return _frame(name, {"type": name, "b64_json": _base64(data), "created_at": int(time.time()),
-                         **_description(body, [task]), "usage": _usage([task])})  # fmt: skip
+                         **_description(body, [task]), "usage": _usage([task]), **said})  # fmt: skip
 
 
 def _frame(event: str, data: dict[str, Any]) -> str:
@@ -386,24 +289,6 @@ def openai_error(refusal: Refusal) -> Response:
     return JSONResponse(error_body(refusal), refusal.looks.status, headers)
 
 
-def first_complaint(errors: Any) -> Refusal:
-    """What pydantic complains of first, as the original would."""
-    first = errors[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    field = ".".join(place) or None
-    if first["type"] == "missing":
-        return Refusal("missing", f"{field or 'the body'} is missing", field)
-    if first["type"] == "json_invalid":
-        return Refusal("invalid", "the body is no JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200])
-    wanted = first["msg"][0].lower() + first["msg"][1:]
-    for words, kinds in _WANTED.items():
-        if first["type"] in kinds:
-            wanted = f"give {words.format(**first.get('ctx', {}))}"
-    given = first.get("input")
-    value = f" {given!r}"[:60] if isinstance(given, str | int | float | bool) else ""
-    return Refusal("invalid", f"{field or 'the body'}{value} is not accepted: {wanted}"[:300], field)
-
-
 def _quality(body: ImageBody) -> int:
     return 95 if body.output_compression is None else body.output_compression
 
@@ -443,11 +328,3 @@ def _job(desk: Desk, request: Request, known: dict[str, Any]) -> dict[str, Any]:
 def share_done(known: dict[str, Any]) -> float:
     """The progress of a job that has ended; finished pictures may have been swept away since."""
     return 1.0 if known["state"] == "done" else len(known["finished_pictures"]) / max(1, known["pictures"])
-
-
-def _form(*required: str) -> dict[str, Any]:
-    """What a form holds, for the API's own description."""
-    text = {name: {"type": "string"} for name in ImageBody.model_fields}
-    files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
-    schema = {"type": "object", "properties": text | files, "required": list(required)}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

@@ -4,6 +4,8 @@ Comes in: a kind, a sentence, perhaps the name of the field at fault. Goes out: 
 own status code and error body. Knows nothing of HTTP clients beyond that table.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -59,6 +61,21 @@ class Refusal(Exception):
     @property
     def looks(self) -> Kind:
         return KINDS[self.kind]
+
+
+@contextmanager
+def in_the_clients_words(names: Mapping[str, str]) -> Iterator[None]:
+    """Refusals from this block name fields as the client wrote them: `names` are ours -> the client's."""
+    try:
+        yield
+    except Refusal as refusal:
+        theirs = names.get(refusal.field or "")
+        if theirs is None:
+            raise
+        message = refusal.message
+        if message.startswith(f"{refusal.field} "):
+            message = theirs + message.removeprefix(refusal.field or "")
+        raise Refusal(refusal.kind, message, theirs, refusal.retry_after) from None
 
 
 def refused_because(error: ValueError, fields: tuple[str, ...]) -> Refusal:

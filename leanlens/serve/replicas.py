@@ -113,13 +113,16 @@ class ReplicaDrawer:
     def _draw(self, model: str, requests: Sequence[ImageRequest], files: dict[str, bytes], on_step: Any) -> list[Drawn]:
         stream = self._handle.options(stream=True).draw.remote(*self._named(model), list(requests), files)
         answer = ("failed", f"{self.name} ended without an answer")
+        ending = False
         for kind, value in stream:
             if kind != "step":
                 answer = (kind, value)
                 continue
             step, images = value
             try:
-                on_step(step, [None if image is None else Seen(step, image) for image in images])
+                if on_step(step, [None if image is None else Seen(step, image) for image in images]) and not ending:
+                    ending = True
+                    self._ask("end_early")
             except Exception:  # nobody waits any more: the replica is told, and the next batch finds it idle
                 self._ask("stop")
                 for _ in stream:
@@ -179,6 +182,7 @@ class Replica:
         self._drawer = LocalDrawer(device, settings, self)
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="leanlens-draw")
         self._stopped = threading.Event()
+        self._ending = threading.Event()
 
     def source(self, model: str) -> str:
         """What `open_model` takes, as the server has said."""
@@ -203,15 +207,17 @@ class Replica:
         """See `LocalDrawer.draw`: a ("step", (number, looks)) after each step, then the packed answer."""
         self._known[model] = (source, sizes)
         self._stopped.clear()
+        self._ending.clear()
         loop, news = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 
         def tell(kind: str, value: Any) -> None:
             loop.call_soon_threadsafe(news.put_nowait, (kind, value))
 
-        def on_step(step: int, looks: Sequence[Look | None]) -> None:
+        def on_step(step: int, looks: Sequence[Look | None]) -> bool:
             if self._stopped.is_set():
                 raise Refusal("cancelled", "the drawing was stopped")
             tell("step", (step, [None if look is None else look.look() for look in looks]))
+            return self._ending.is_set()
 
         drawing = self._in_thread(lambda: tell(*_packed(lambda: self._draw(model, requests, files, on_step))))
         try:
@@ -247,6 +253,10 @@ class Replica:
     async def stop(self) -> None:
         """End the drawing at its next step."""
         self._stopped.set()
+
+    async def end_early(self) -> None:
+        """End the drawing at its next step with the pictures that are expected then."""
+        self._ending.set()
 
     async def room(self) -> Room | None:
         """See `LocalDrawer.room`."""

@@ -62,8 +62,8 @@ class ServerSettings(BaseModel):
     """Characters of a prompt, and of a negative prompt."""
     max_pixels: int = Field(2080 * 1040, ge=256)
     """Of one drawn picture; the default is the largest size the released models are sampled at."""
-    max_steps: int = Field(100, ge=1, le=1000)
-    """Of one picture."""
+    max_steps: int = Field(150, ge=1, le=1000)
+    """Of one picture; the default is as far as AUTOMATIC1111's clients go."""
     max_count: int = Field(10, ge=1)
     """Pictures of one request."""
     max_upload: int = Field(20 << 20, ge=1024)

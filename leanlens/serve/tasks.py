@@ -44,6 +44,8 @@ class Task:
         picture: when it is done.
         text_tokens: of the prompt, once it is encoded.
         refusal: when it failed.
+        unwanted: nobody waits for it any more.
+        ends_early: it is to end after the running step, with the picture that is expected then.
     """
 
     request: ImageRequest
@@ -59,6 +61,7 @@ class Task:
     text_tokens: int = 0
     refusal: Refusal | None = None
     unwanted: bool = False
+    ends_early: bool = False
 
     def __post_init__(self) -> None:
         strength = self.request.strength
@@ -91,10 +94,17 @@ class Job:
         owner: who asked; the queue is fair between owners.
         door: which door it came through.
         identity: 32 hexadecimal digits, or None to make them up.
+        iteration: how many pictures belong together, for clients that count in batches.
     """
 
     def __init__(
-        self, requests: Sequence[ImageRequest], model: str, owner: str, door: str, identity: str | None = None
+        self,
+        requests: Sequence[ImageRequest],
+        model: str,
+        owner: str,
+        door: str,
+        identity: str | None = None,
+        iteration: int = 1,
     ):
         self.id = identity or secrets.token_hex(16)
         self.owner = owner
@@ -104,6 +114,7 @@ class Job:
         self.request_id = REQUEST.get()  # for the log
         self.tasks = [Task(request, model, self, index) for index, request in enumerate(requests)]
         self.wants_previews = False
+        self.iteration = iteration
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
 

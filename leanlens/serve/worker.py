@@ -89,6 +89,21 @@ class Worker:
                 self._busy.release()
         return self._room if self.model == model else None
 
+    def unload(self) -> None:
+        """Let the model go, once what is being drawn is finished; the next picture opens it again."""
+        with self._busy:
+            if self.model is not None:
+                self.drawer.unload()
+
+    def open(self, model: str) -> None:
+        """Have a model open, once what is being drawn is finished.
+
+        Raises:
+            Refusal: it cannot be opened.
+        """
+        with self._busy:
+            self._open(model)
+
     # ---------------------------------------------------------------------------------------- the loop
 
     def _run(self) -> None:
@@ -169,12 +184,14 @@ class Worker:
         self._open(batch[0].model)
         self._room = self.drawer.room()
 
-        def on_step(step: int, looks: Sequence[Look | None]) -> None:
-            if all(task.unwanted for task in batch):
+        def on_step(step: int, looks: Sequence[Look | None]) -> bool:
+            wanted = [task for task in batch if not task.unwanted]
+            if not wanted:
                 raise Unwanted
             for task, look in zip(batch, looks, strict=True):
                 task.step = step
                 task.job.report(task, "step", look if self.settings.shows_previews else None)
+            return all(task.ends_early for task in wanted)
 
         return self.drawer.draw(batch[0].model, [task.request for task in batch], on_step)
 

@@ -213,7 +213,7 @@ def test_aspect_and_base(leanlens):
         (["--device", "meta"], "error: device 'meta' cannot be used here; give auto, cpu"),
         (["--device", "cpu:7"], "error: device 'cpu:7' cannot be used here"),
         (["--vae", "p.txt"], "error: vae cannot be given with the model toy"),
-        (["--seed", str(2**63 - 1), "-n", "2"], "error: --seed 9223372036854775808 is not accepted"),
+        (["--seed", str(2**64 - 1), "-n", "2"], "error: --seed 18446744073709551616 is not accepted"),
         (["--cfg", "abc"], "error: Invalid value for '--cfg': "),
         (["--bogus"], "error: No such option: --bogus"),
         (["--lora", "setup.cfg:abc"], "error: setup.cfg:abc"),

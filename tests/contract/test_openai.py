@@ -171,11 +171,13 @@ def test_models(server):
         ({"prompt": "a", "size": "8000x8000"}, 400, "invalid_value", "size"),
         ({"prompt": "a", "n": 11}, 400, "invalid_value", "n"),
         ({"prompt": "a", "n": 0}, 400, "invalid_value", "n"),
-        ({"prompt": "a", "steps": 10**400}, 400, "invalid_value", "num_inference_steps"),
-        ({"prompt": "a", "steps": 500}, 400, "invalid_value", "num_inference_steps"),
+        ({"prompt": "a", "steps": 10**400}, 400, "invalid_value", "steps"),
+        ({"prompt": "a", "steps": 500}, 400, "invalid_value", "steps"),
+        ({"prompt": "a", "num_inference_steps": 0}, 400, "invalid_value", "num_inference_steps"),
+        ({"prompt": "a", "cfg_scale": 101}, 400, "invalid_value", "cfg_scale"),
         ({"prompt": "a", "guidance_scale": -1}, 400, "invalid_value", "guidance_scale"),
         ({"prompt": "a", "seed": -7}, 400, "invalid_value", "seed"),
-        ({"prompt": "a", "seed": 2**63 - 1, "n": 2}, 400, "invalid_value", "seed"),
+        ({"prompt": "a", "seed": 2**64 - 1, "n": 2}, 400, "invalid_value", "seed"),
         ({"prompt": "a", "background": "transparent"}, 400, "invalid_value", "background"),
         ({"prompt": "a", "output_format": "gif"}, 400, "invalid_value", "output_format"),
         ({"prompt": "a", "loras": ["/etc/passwd"]}, 400, "invalid_value", "loras"),
@@ -227,7 +229,7 @@ def test_broken_bodies_and_forms_are_refused(refusing, png):
     ]
     assert [(answer.status_code, set(answer.json())) for answer in answers] == [(400, {"error"})] * len(answers)
     params = [answer.json()["error"]["param"] for answer in answers]
-    assert params == [None, "image", "image", "image", "prompt", "mask", "mask", "n", "loras", None]
+    assert params == ["images", "other", "image", "image", "prompt", "mask", "mask", "n", "loras", None]
 
 
 @pytest.mark.parametrize(

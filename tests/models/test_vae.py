@@ -66,3 +66,22 @@ def test_slicing_decodes_picture_by_picture(vae):
 
 def test_token_size(vae):
     assert autoencoder.token_pixels(vae) == 16
+
+
+@pytest.mark.parametrize(
+    "method", ["nearest", "nearest-exact", "bilinear", "bilinear-antialias", "bicubic", "bicubic-antialias"]
+)
+def test_latents_are_resized_on_their_plane_and_not_within_tokens(method):
+    class Plain:  # statistics that differ for each of the four places in a token
+        config = type("Config", (), {"batch_norm_eps": 0.0})
+        bn = type("Norm", (), {"running_mean": torch.arange(8.0), "running_var": torch.arange(1.0, 9.0)})
+
+    planes = torch.randn(1, 2, 4, 6, generator=torch.manual_seed(0))
+    mean, std = torch.arange(8.0), torch.arange(1.0, 9.0).sqrt()
+    tokens = (autoencoder.pack(planes) - mean) / std
+    resized = autoencoder.resize(Plain, tokens, (2, 3), (4, 6), method) * std + mean
+    wanted = torch.nn.functional.interpolate(
+        planes, size=(8, 12), mode=method.removesuffix("-antialias"), antialias=method.endswith("-antialias")
+    )
+    torch.testing.assert_close(autoencoder.unpack(resized, (4, 6)), wanted)
+    torch.testing.assert_close(autoencoder.resize(Plain, tokens, (2, 3), (2, 3), "nearest"), tokens)

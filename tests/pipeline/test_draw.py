@@ -1,11 +1,12 @@
 """A request on an opened model."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from leanlens.pipeline import placement
-from leanlens.pipeline.draw import draw
+from leanlens.pipeline.draw import draw, draw_together
 from leanlens.pipeline.placement import open_model, resolve_device, resolve_dtype
 from leanlens.pipeline.request import ImageRequest
 from leanlens.threads import WINDOW, Load
@@ -132,3 +133,46 @@ def test_compiled_draws_nearly_the_same(opened):
     difference = max(abs(x - y) for x, y in zip(a.image.tobytes(), b.image.tobytes(), strict=True))
     assert difference <= 2
     assert b.record["run"]["compiled"]
+
+
+def test_an_ended_drawing_shows_what_was_expected_and_is_drawn_again_to_the_byte(opened):
+    request = ImageRequest.checked(**{**GOOD, "num_inference_steps": 6})
+    whole = draw(opened, request)
+    ended = draw_together(opened, [request], lambda step, _: step == 3)[0]
+    assert (ended.record["stopped_after"], "stopped_after" in whole.record) == (3, False)
+    assert ended.image.tobytes() != whole.image.tobytes()
+    again = draw(opened, request, stop_after=3)
+    assert (again.image.tobytes(), again.record) == (ended.image.tobytes(), ended.record)
+    first = draw_together(opened, [request], lambda step, _: True)[0]  # before the second step nothing is expected
+    assert first.record["stopped_after"] == 2
+    last = draw_together(opened, [request], lambda step, _: step == 6)[0]
+    assert (last.image.tobytes(), last.record) == (whole.image.tobytes(), whole.record)
+
+
+def test_an_ended_drawing_is_the_end_of_a_straight_path(opened, monkeypatch):
+    """With a velocity that does not change, every step expects the same end, which is the finished picture."""
+    steady = torch.randn(1, 16, opened.pipeline.transformer.config.in_channels, generator=torch.manual_seed(0))
+    monkeypatch.setattr(
+        "leanlens.pipeline.denoise._plain_branches", lambda *_: lambda latents, step: steady.to(latents)
+    )
+    request = ImageRequest.checked(**{**GOOD, "num_inference_steps": 5})
+    whole, ended = draw(opened, request), draw(opened, request, stop_after=2)
+    difference = np.abs(np.asarray(whole.image, dtype=int) - np.asarray(ended.image, dtype=int))
+    assert difference.max() <= 1
+
+
+def test_a_picture_is_enlarged_between_its_latents(opened, tmp_path):
+    Image.linear_gradient("L").convert("RGB").resize((32, 32)).save(tmp_path / "a.png")
+    start = {**GOOD, "image": str(tmp_path / "a.png"), "strength": 0.01}
+    plain = draw(opened, ImageRequest.checked(**start))
+    latent = draw(opened, ImageRequest.checked(**start, latent_resize="nearest-exact"))
+    assert latent.image.size == (64, 64)
+    assert latent.image.tobytes() != plain.image.tobytes()
+    assert "latent_resize" not in plain.record["request"]
+    assert latent.record["request"]["latent_resize"] == "nearest-exact"
+    assert ImageRequest.checked(**latent.record["request"]).latent_resize == "nearest-exact"
+    for wrong in ({"latent_resize": "bilinear"}, {**start, "mask": "m.png", "latent_resize": "bilinear"}):
+        with pytest.raises(ValueError, match="latent_resize needs a picture"):
+            ImageRequest.checked(**{**GOOD, **wrong})
+    with pytest.raises(ValueError, match="latent_resize 'cubic' is not accepted"):
+        ImageRequest.checked(**start, latent_resize="cubic")
