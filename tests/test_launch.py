@@ -12,7 +12,8 @@ import pytest
 import typer
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 
 
 def dockerfile() -> dict[str, list[str]]:
@@ -32,7 +33,9 @@ def test_the_image_gets_what_a_build_needs_and_nothing_else():
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == copied
-    assert {"pyproject.toml", "leanlens", "constraints.txt", "README.md", "LICENSE", "NOTICE"} == copied
+    wheel, project = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"], PYPROJECT["project"]
+    needed = {"pyproject.toml", "constraints.txt", project["readme"], *project["license-files"], *wheel["packages"]}
+    assert copied == needed | {name.split("/")[0] for name in wheel.get("force-include", {})}
     assert all((ROOT / name).exists() for name in copied)
 
 

@@ -43,6 +43,12 @@ def test_every_page_is_built_and_the_start_page_links_to_all(check, site):
     assert missing == []
 
 
+def test_make_docs_checks_what_it_built():
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").split("\ndocs:")[1].split("\n\n")[0]
+    assert "mkdocs build --strict" in lines
+    assert lines.index("mkdocs build") < lines.index("docs/check_site.py")
+
+
 def test_pictures_are_where_pages_look_for_them(site):
     gallery = (site / "gallery.html").read_text(encoding="utf-8")
     assert gallery.count('src="images/gallery/') == len(list((site / "images" / "gallery").glob("*.jpg"))) == 100
