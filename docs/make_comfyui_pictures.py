@@ -29,10 +29,10 @@ PAGE = DOCS / "comfyui.md"
 MARKS = ("<!-- pictures -->\n", "<!-- end of pictures -->\n")
 TEMPLATE_MU = 1.15
 PROMPTS = (
-    "a red apple and a yellow banana on a table",
-    "a blue car under the moon",
-    "two cats in front of a house",
-    "a green tree beside a house",
+    "a red apple, flat style, pale yellow background",
+    "a snowman, flat style, navy blue background",
+    "a penguin to the left of a pink cupcake, flat style, light blue background",
+    "a rocket in flat style against a navy blue background",
 )
 COLUMNS = (
     ("lens", "as Lens: our workflows", False, False),

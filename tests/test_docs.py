@@ -13,6 +13,8 @@ import typer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARDS = [ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md", ROOT / "leanlens" / "nano" / "README.md"]
+CARDS += sorted((ROOT / "integrations").glob("*/README.md"))
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What may stand before the command: programs that fetch it, run it in a container, or start it several times.
 STARTERS = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:(?:uvx|pipx run|docker run|torchrun) .*?)?\bleanlens (?=[a-z-])")
@@ -83,7 +85,7 @@ def test_the_command_reference_is_current():
     assert module.TARGET.read_text(encoding="utf-8") == module.reference(), "run `python docs/make_commands.py`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *CARDS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
