@@ -30,6 +30,7 @@ from diffusers.utils import apply_lora_scale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanlens.bounds import check_config
 from leanlens.models.once import Modulation, OncePerDrawing
 
 ROPE_THETA = 10000.0
@@ -616,6 +617,9 @@ def _segments_of(hidden_states: Tensor, features: Tensor, img_shapes: Any, text_
 
 
 def _check_config(config: Any) -> None:
+    if not config.selected_layer_index:
+        raise ValueError("selected_layer_index is empty; at least one language-model layer is needed")
+    check_config(dict(config), "the configuration of this transformer")
     if config.attention_head_dim != sum(config.axes_dims_rope) or any(dim % 2 for dim in config.axes_dims_rope):
         raise ValueError(
             f"axes_dims_rope {list(config.axes_dims_rope)} must be even and sum to attention_head_dim "
@@ -629,8 +633,6 @@ def _check_config(config: Any) -> None:
             f"in_channels {config.in_channels} must equal patch_size^2 * out_channels = "
             f"{config.patch_size**2 * config.out_channels}"
         )
-    if not config.selected_layer_index:
-        raise ValueError("selected_layer_index is empty; at least one language-model layer is needed")
 
 
 def _tell_diffusers_of_the_block() -> None:

@@ -199,8 +199,14 @@ def _gpt_oss(layout: "Layout", device: torch.device, dtype: torch.dtype) -> Any:
 
 def _language_model(path: Path, class_name: str, device: torch.device, dtype: torch.dtype, holding: Holding) -> Any:
     transformers: Any = importlib.import_module("transformers")
+    kind: Any = getattr(transformers, class_name, None)
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if not is_model:
+        raise ValueError(
+            f"{path.parent / 'model_index.json'} names {class_name[:60]!r}, which is no model of transformers"
+        )
     place = device if holding.encoder_on == "device" else torch.device("cpu")
-    return getattr(transformers, class_name).from_pretrained(path, dtype=dtype).to(place).eval()
+    return kind.from_pretrained(path, dtype=dtype, local_files_only=True).to(place).eval()
 
 
 def _held(

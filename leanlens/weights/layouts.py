@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leanlens.files import read_json
+from leanlens.bounds import check_against_weights, check_config, check_index
+from leanlens.files import JSON_BYTES, read_json
 from leanlens.weights.headers import (
     INDEX_SUFFIX,
     PICKLE_REFUSAL,
@@ -52,6 +53,10 @@ LANGUAGE_MODEL_ADVICE = (
     "the released Lens needs GPT-OSS"
 )
 
+# What the libraries read beside a config.json.
+SIDE_FILES = ("scheduler_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+              "generation_config.json")  # fmt: skip
+_NUMBERED = re.compile(r"(?:^|\.)(?:layers|layer|h|block|blocks)\.([0-9]{1,4})\.")
 _LORA = re.compile(
     r"lora_(A|B|up|down|unet|transformer|linear_layer)|\.lora\.(up|down)|lokr_w|hada_w|oft_blocks|\.dora_scale$"
 )
@@ -138,10 +143,13 @@ def identify_pipeline(folder: Path) -> tuple[Layout, dict[str, str]]:
     Raises:
         ValueError: its model_index.json cannot be read or is that of no pipeline.
     """
-    index = read_json(folder / "model_index.json")
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise ValueError(f"{folder / 'model_index.json'} names no _class_name, so it is not a diffusers pipeline")
-    parts, broken = {}, {}
+    index = check_index(read_json(folder / "model_index.json"), folder / "model_index.json")
+    parts: dict[str, Layout] = {}
+    broken: dict[str, str] = {}
+    try:
+        _check_side_files(folder / "scheduler")
+    except ValueError as error:
+        broken["scheduler"] = str(error)
     for name in PARTS:
         if name in index and name != "scheduler" and (folder / name).is_dir() and any((folder / name).iterdir()):
             try:
@@ -170,6 +178,7 @@ def _identify_folder(folder: Path) -> Layout:
             raise ValueError(next(iter(broken.values())))
         return layout
     config = _read_config(folder)
+    _check_side_files(folder)
     entries = read_folder(folder)
     if not entries:
         return _identify_without_safetensors(folder, config)
@@ -470,7 +479,10 @@ def _unknown(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]
         title = "autoencoder without batch-norm statistics"
         refusal = "is an autoencoder without batch-norm statistics; Lens needs that of FLUX.2"
     elif model_type := config.get("model_type"):
-        title = f"language model of type {model_type}"
+        title = f"language model of type {str(model_type)[:40]}"
+        numbered = {match[1] for name in entries if (match := _NUMBERED.search(name))}
+        parameters = sum(entry.elements for entry in entries.values())
+        check_against_weights(config, parameters, len(numbered) or None, path / "config.json")
         layout = Layout(path, "language-model", title, "language_model", config=config, advice=LANGUAGE_MODEL_ADVICE)
         return _with_entries(layout, entries)
     layout = Layout(path, "unknown", title, "unknown", advice=refusal.split("; ")[-1], refusal=refusal, config=config)
@@ -479,12 +491,19 @@ def _unknown(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
     file = folder / "config.json"
-    config = read_json(file) if file.is_file() else {}
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is not a JSON object, so it configures no model")
-    if not isinstance(config.get("quantization_config") or {}, dict):
-        raise ValueError(f"{file} is wrong: its quantization_config is no object")
-    return config
+    return check_config(read_json(file), file) if file.is_file() else {}
+
+
+def _check_side_files(folder: Path) -> None:
+    """Check the small JSON files beside weights or a tokenizer, which the libraries read for themselves."""
+    for name in SIDE_FILES:
+        if (folder / name).is_file():
+            check_config(read_json(folder / name), folder / name)
+    if (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        # transformers would load the model that the adapter names, from the network where it is not here
+        raise ValueError(f"{folder} holds an adapter_config.json beside its config.json; remove it")
+    if (folder / "tokenizer.json").is_file() and (folder / "tokenizer.json").stat().st_size > JSON_BYTES:
+        raise ValueError(f"{folder / 'tokenizer.json'} is larger than {JSON_BYTES} bytes, which is not accepted")
 
 
 def _count(entries: Mapping[str, Entry], pattern: str) -> int:
