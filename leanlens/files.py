@@ -32,6 +32,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
 
+    What stands under `path` afterwards outlives a loss of power: the bytes are on the disk before the name is.
+
     Raises:
         ValueError: the folder of `path` cannot be created or written to.
     """
@@ -43,7 +45,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,6 +55,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it is renamed to `path`, on any error it is removed.
+
+    As with `whole_file`, everything in it is on the disk before it has its name.
 
     Raises:
         ValueError: `path` exists and is not an empty folder, or its parent cannot be written to.
@@ -63,11 +69,39 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
+        for folder, _, names in os.walk(temporary, topdown=False):
+            for name in names:
+                if not os.path.islink(os.path.join(folder, name)):  # what a link names is not written here
+                    sync(Path(folder, name))
+            sync(Path(folder))
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk.
+
+    Folders that the system does not let anyone open (Windows) or sync (some network disks) are left to it.
+
+    Raises:
+        OSError: the bytes of a file cannot be written to the disk.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    # Windows syncs only what is open for writing.
+    handle = os.open(path, os.O_RDONLY if is_folder or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not is_folder:
+            raise
+    finally:
+        os.close(handle)
 
 
 def require_writable(path: str | Path) -> None:

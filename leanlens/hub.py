@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from tqdm import tqdm
 
-from leanlens.files import read_json, require_writable, sha256, whole_file
+from leanlens.files import read_json, require_writable, sha256, sync, whole_file
 from leanlens.log import logger
 from leanlens.presets import FOLDER_FILES, PRESETS
 
@@ -358,7 +358,9 @@ def _download(address: str, path: Path, digest: str, size: int, progress: bool) 
             failures = 0 if part.stat().st_size > most else failures + 1
             most = max(most, part.stat().st_size)
     _checked(part, digest)
+    sync(part)
     os.replace(part, path)
+    sync(path.parent)
 
 
 def _append(address: str, part: Path, start: int, bar: tqdm) -> str:
@@ -432,7 +434,11 @@ def _finish(partial: Path, target: Path, sums: dict[str, str], origin: dict[str,
         temporary.write_text(json.dumps(origin) + "\n", encoding="utf-8")
     if target.exists():
         target.rmdir()  # empty: require_writable has refused any other
+    for path in (*partial.rglob("*"), partial):
+        if not path.is_symlink():
+            sync(path)
     os.replace(partial, target)
+    sync(target.parent)
     for other in target.parent.glob(f".{target.name}.*.partial"):
         shutil.rmtree(other, ignore_errors=True)
 

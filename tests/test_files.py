@@ -177,3 +177,26 @@ def test_other_encodings_are_named_with_file_and_line(tmp_path, content, message
         decode_text(content, "a.csv")
     with pytest.raises(ValueError, match=r"b\.txt cannot be read: No such file"):
         read_text(tmp_path / "b.txt")
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def counted(handle):
+        done.append("folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "file")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("rename"), replace(*paths)))
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("hello")
+    assert done == ["file", "rename", "folder"]
+    done.clear()
+    (tmp_path / "elsewhere").write_text("linked")
+    with whole_folder(tmp_path / "model") as temporary:
+        (temporary / "part").mkdir()
+        (temporary / "part" / "weights").write_text("1")
+        (temporary / "config").write_text("2")
+        (temporary / "link").symlink_to(tmp_path / "elsewhere")
+    assert done == ["file", "folder", "file", "folder", "rename", "folder"]

@@ -27,7 +27,7 @@ from leanlens.batches.assign import Bucket, Table, assign, buckets_of, candidate
 from leanlens.log import logger
 from leanlens.pictures.decode import decode
 from leanlens.pictures.record import Entry
-from leanlens.pictures.sources import Source
+from leanlens.pictures.sources import Source, describe_skipped
 
 CAPTION_CHOICES = ("dense", "brief", "mix")
 RESOLUTION_CHOICES = ("largest", "draw")
@@ -245,15 +245,18 @@ class Stream:
                 elif self._has_captions(source, entry):
                     self._places.append((number, record))
                     self._reached.append(reached)
+        read = {f"{source.name}: {name}" for source in self.sources for name in source.skipped}
+        lost = {name: reason for name, reason in self.skipped.items() if name not in read} or self.skipped
         names = ", ".join(source.name for source in self.sources)
         if self.missing_caption == "error" and self.uncaptioned:
             raise ValueError(self._captions_missing(names))
         if not self._places:
-            name, reason = next(iter(self.skipped.items()), ("", "there is none"))
-            first = f"{name.rpartition(': ')[2]}: {reason}" if name else reason
-            raise ValueError(f"none of the {total} pictures of {names} can be used with this table; {first}")
+            first = describe_skipped({name.rpartition(": ")[2]: reason for name, reason in lost.items()}, most=1)
+            raise ValueError(
+                f"none of the {total} pictures of {names} can be used with this table; {first or 'there is none'}"
+            )
         if len(self._places) < total:
-            examples = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:3])
+            examples = describe_skipped(lost)
             logger.warning("%s: %d of %d pictures are left out (%s)", names, total - len(self._places), total, examples)
 
     def _reach(self, height: int, width: int) -> tuple[int, ...] | str:

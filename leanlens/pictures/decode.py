@@ -112,14 +112,20 @@ def orientation(image: Image.Image) -> int:
 
     A PNG that has been opened but not loaded is asked for what stands before its pixels only.
     """
+    value = read_exif(image).get(_ORIENTATION, 1)
+    return value if type(value) is int and value in _TURNS else 1
+
+
+def read_exif(image: Image.Image, group: int | None = None) -> dict[int, Any]:
+    """The EXIF fields of a picture by tag, of its first table or of a `group`; none where they are damaged."""
     try:
         with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF
+            warnings.simplefilter("ignore")
             # Not the picture's own method: that of a PNG unpacks all pixels to look behind them.
-            value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except Exception:  # of damaged EXIF too, of a dozen classes
-        return 1
-    return value if type(value) is int and value in _TURNS else 1
+            exif = Image.Image.getexif(image)
+            return dict(exif) if group is None else dict(exif.get_ifd(group))
+    except Exception:  # of a dozen classes
+        return {}
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leanlens.files import parse_json
+from leanlens.files import decode_text, parse_json, unified
 
 CAPTION_KINDS = ("brief", "dense", "text")
 
@@ -25,6 +25,8 @@ CAPTION_NAMES = {
     "text": "text",
     "caption": "text",
     "prompt": "text",
+    "txt": "text",
+    "description": "text",
 }
 
 
@@ -55,7 +57,11 @@ class Entry:
 
 
 def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Fields by name -> (captions by kind, everything else). Blank captions are left out."""
+    """Fields by name -> (captions by kind, everything else). Blank captions are left out.
+
+    Raises:
+        ValueError: a caption that holds a NUL character.
+    """
     captions: dict[str, str] = {}
     extra: dict[str, Any] = {}
     for name, value in fields.items():
@@ -63,9 +69,20 @@ def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
             extra[name] = value
     for name, kind in CAPTION_NAMES.items():
         value = fields.get(name)
-        if kind not in captions and isinstance(value, str) and value.strip():
-            captions[kind] = value.strip()
+        if kind not in captions and isinstance(value, str) and (caption := _cleaned(value)):
+            captions[kind] = caption
     return captions, extra
+
+
+def _cleaned(caption: str) -> str:
+    """A caption without blanks around it, or the byte-order mark that another program took for a letter.
+
+    Raises:
+        ValueError: it holds a NUL character.
+    """
+    if "\0" in caption:
+        raise ValueError("its caption holds a NUL character, which text does not")
+    return unified(caption).strip(" \t\n\v\f\u00a0\u3000\ufeff").strip()
 
 
 def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
@@ -86,7 +103,7 @@ def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
                 if not isinstance(fields, dict):
                     raise ValueError("it holds no JSON object")
             elif "text" not in split_fields(fields)[0]:
-                fields["text"] = sidecars[suffix].decode("utf-8")
+                fields["text"] = decode_text(sidecars[suffix], "it")
         except ValueError as error:
             raise ValueError(f"its .{suffix} cannot be read: {error}") from error
     return fields
@@ -95,3 +112,9 @@ def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
 def kinds_of(captions: Mapping[str, str]) -> tuple[str, ...]:
     """The kinds in `captions`, in the order of `CAPTION_KINDS`."""
     return tuple(kind for kind in CAPTION_KINDS if kind in captions)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, by its path with slashes, is not data: a dot before a name, or what macOS packs beside it."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)

@@ -15,8 +15,10 @@ from typing import Any
 
 from leanlens.files import whole_file
 from leanlens.log import logger
+from leanlens.pictures.decode import IMAGE_SUFFIXES
 from leanlens.pictures.record import CAPTION_NAMES, Entry
 
+_RULES = 2  # counts up when members are paired by another rule
 LEAST_RECORDS = 1000  # scanning fewer is quick enough
 
 
@@ -50,9 +52,9 @@ def _place(tar: Path) -> Path:
 
 
 def _state(tar: Path) -> list[Any]:
-    """What an index depends on: the tar, and how captions are told from other fields."""
+    """What an index depends on: the tar, and how pictures and captions are told from other members."""
     status = tar.stat()
-    names = hashlib.sha256(json.dumps(CAPTION_NAMES).encode()).hexdigest()
+    names = hashlib.sha256(json.dumps([CAPTION_NAMES, IMAGE_SUFFIXES, _RULES]).encode()).hexdigest()
     return [status.st_size, status.st_mtime_ns, names]
 
 

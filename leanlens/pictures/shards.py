@@ -6,7 +6,7 @@ nothing of pixels beyond their size, and nothing of training.
 A record is two members with one stem: `<key>.jpg` (or png, webp) and `<key>.json` with the captions ("brief", "dense",
 "text") and whatever else is known of the picture. The same records give the same bytes. The manifest is
 `{"format": "leanlens-shards-1", "count", "shards": [{"name", "count", "bytes", "sha256"}], "made_by"}`. Tars of other
-makers open too: .jpg/.jpeg/.png/.webp beside .json, .txt or .caption (the WebDataset convention).
+makers open too: any picture that is read, beside .json, .txt or .caption (the WebDataset convention).
 """
 
 import io
@@ -22,12 +22,13 @@ from typing import Any, BinaryIO
 
 from leanlens.files import read_json, sha256, whole_file, whole_folder
 from leanlens.log import logger
-from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure, suffix_of
+from leanlens.pictures.decode import FOREIGN_SUFFIXES, HEAD_BYTES, IMAGE_SUFFIXES, measure, suffix_of
 from leanlens.pictures.record import (
     CAPTION_NAMES,
     SIDECAR_SUFFIXES,
     Entry,
     Record,
+    is_hidden,
     kinds_of,
     read_sidecars,
     split_fields,
@@ -38,6 +39,7 @@ FORMAT = "leanlens-shards-1"
 MANIFEST = "manifest.json"
 _VERIFIED = ".verified.json"
 _BLOCK = 512
+_MEMBERS = (*IMAGE_SUFFIXES, *FOREIGN_SUFFIXES, *SIDECAR_SUFFIXES)
 
 
 def write_shards(
@@ -166,11 +168,21 @@ def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     for member in _members(path, damage):
         stem, suffix = _split_name(member.name)
-        if not member.isfile() or suffix not in (*IMAGE_SUFFIXES, *SIDECAR_SUFFIXES):
+        if not member.isfile() or suffix not in _MEMBERS or is_hidden(member.name):
+            continue
+        if ".." in member.name.split("/") or member.name.startswith("/"):
+            damage.append((member.name, "its name leaves the folder of the tar"))
             continue
         if suffix in samples.setdefault(stem, {}):
             damage.append((member.name, "a second member of this name"))
         samples[stem].setdefault(suffix, (member.offset_data, member.size))
+    broken = bool(damage)
+    _share_sidecars(samples)
+    damage += [
+        (f"{stem}.{suffix}", "a second picture of one record")
+        for stem, parts in samples.items()
+        for suffix in [suffix for suffix in IMAGE_SUFFIXES if suffix in parts][1:]
+    ]
     skipped = {f"{path.name}: {where}": reason for where, reason in damage}
     entries: list[Entry] = []
     last = next(reversed(samples), None)
@@ -178,7 +190,7 @@ def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
         try:
             entry = _entry(path, key, parts)
             # Zeros behind the last whole member look like a tar's end, so the last record tells whether it is one.
-            lost = damage or (key == last and any(entry.kinds for entry in entries))
+            lost = broken or (key == last and any(entry.kinds for entry in entries))
             if lost and not entry.kinds:
                 raise ValueError("its caption is missing from a damaged tar")
             entries.append(entry)
@@ -190,12 +202,16 @@ def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
 def _entry(path: Path, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
     image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
     if image is None:
-        raise ValueError(f"it has no picture ({', '.join(IMAGE_SUFFIXES)}), only {', '.join(sorted(parts))}")
+        raise ValueError(
+            f"it has no picture ({', '.join(IMAGE_SUFFIXES[:4])} and so on), only {', '.join(sorted(parts))}"
+        )
     sidecars = tuple((suffix, parts[suffix]) for suffix in SIDECAR_SUFFIXES if suffix in parts)
     captions, _ = split_fields(read_sidecars({suffix: _read_at(path, *where) for suffix, where in sidecars}))
     offset, size = image
-    head = _read_at(path, offset, min(size, HEAD_BYTES))
-    height, width = measure(head, lambda: _read_at(path, offset, size))
+    head, least = _read_at(path, offset, min(size, HEAD_BYTES)), max(0, size - HEAD_BYTES)
+    height, width = measure(
+        head, lambda: _read_at(path, offset, size), lambda: _read_at(path, offset + least, size - least)
+    )
     return Entry(key, height, width, kinds_of(captions), (image, sidecars))
 
 
@@ -311,10 +327,29 @@ def _remember(folder: Path, checked: dict[str, list[Any]]) -> None:
         logger.info("%s cannot be written to, so its shards are checked again when it is opened next", folder)
 
 
+def _share_sidecars(samples: dict[str, dict[str, tuple[int, int]]]) -> None:
+    """Give pictures such as `x.left.jpg` the sidecars of `x`, which has no picture, as WebDataset reads these names."""
+    given: set[str] = set()
+    for stem, parts in samples.items():
+        if not set(parts) & set(IMAGE_SUFFIXES) or set(parts) & set(SIDECAR_SUFFIXES):
+            continue
+        folder, slash, name = stem.rpartition("/")
+        while "." in name:
+            name = name.rpartition(".")[0]
+            shorter = samples.get(folder + slash + name, {})
+            if set(shorter) & set(SIDECAR_SUFFIXES):
+                if not set(shorter) & set(IMAGE_SUFFIXES):
+                    parts.update(shorter)
+                    given.add(folder + slash + name)
+                break
+    for stem in given:
+        del samples[stem]
+
+
 def _split_name(name: str) -> tuple[str, str]:
-    """Stem and lower-case suffix, split at the first dot of the file name, as WebDataset does."""
+    """Stem and lower-case suffix, split at the last dot of the file name: a stem may hold dots, as in `22.05.png`."""
     folder, slash, file = name.rpartition("/")
-    stem, _, suffix = file.partition(".")
+    stem, _, suffix = file.rpartition(".")
     return folder + slash + stem, suffix.lower()
 
 

@@ -8,31 +8,45 @@ which nothing can be read is an error.
 
 import csv
 import glob
+import io
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
-from leanlens.files import parse_json
+from leanlens.files import decode_text, parse_json, read_text
 from leanlens.install import install_extra
 from leanlens.log import logger
-from leanlens.pictures.decode import HEAD_BYTES, IMAGE_SUFFIXES, measure
+from leanlens.pictures.decode import FOREIGN_SUFFIXES, HEAD_BYTES, IMAGE_SUFFIXES, measure
 from leanlens.pictures.record import (
     CAPTION_NAMES,
     SIDECAR_SUFFIXES,
     Entry,
     Record,
+    is_hidden,
     kinds_of,
     read_sidecars,
     split_fields,
 )
 from leanlens.pictures.shards import MANIFEST, TarSource, read_manifest
 
-_PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes")
+_PICTURE_COLUMNS = (
+    "image",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "img",
+    "picture",
+    "images",
+    "bytes",
+    "image_path",
+    "file_name",
+)
 _KEY_COLUMNS = ("key", "__key__", "id", "image_id")
 _KEPT_ROW_GROUPS = 4
 
@@ -67,7 +81,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     source = _opened(os.path.expanduser(os.fspath(path)))
     if not source.index():
-        examples = "; ".join(f"{name}: {reason}" for name, reason in list(source.skipped.items())[:3])
+        examples = describe_skipped(source.skipped)
         raise ValueError(
             f"{path} holds no picture that can be read"
             + (f" ({len(source.skipped)} skipped: {examples})" if examples else "")
@@ -75,6 +89,16 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if source.skipped:
         logger.warning("%s: %d skipped, %d left", path, len(source.skipped), len(source.index()))
     return source
+
+
+def describe_skipped(skipped: Mapping[str, str], most: int = 3) -> str:
+    """The commonest reasons, each with one example and how often it came."""
+    reasons = Counter(skipped.values())
+    examples = {reason: name for name, reason in reversed(skipped.items())}
+    return "; ".join(
+        f"{examples[reason]}: {reason}" + (f" (and {count - 1} more)" if count > 1 else "")
+        for reason, count in reasons.most_common(most)
+    )
 
 
 def _opened(spec: str) -> Source:
@@ -103,7 +127,8 @@ def _opened_folder(folder: Path) -> Source:
     if (folder / MANIFEST).is_file():
         shards = read_manifest(folder)["shards"]
         return TarSource(str(folder), [folder / shard["name"] for shard in shards])
-    tars, tables = sorted(folder.glob("*.tar")), sorted(folder.rglob("*.parquet"))
+    tars = sorted(path for path in folder.glob("*.tar") if not is_hidden(path.name))
+    tables = sorted(path for path in folder.rglob("*.parquet") if not is_hidden(path.relative_to(folder).as_posix()))
     if tars and tables:
         raise ValueError(f"{folder} holds both .tar and .parquet files; give one kind, as a path or with *")
     if tars:
@@ -165,24 +190,47 @@ class FolderSource:
                 head = handle.read(HEAD_BYTES)
         except OSError as error:
             raise ValueError(f"it cannot be read: {error.strerror}") from error
-        height, width = measure(head, lambda: _bytes_of(path))
+        height, width = measure(head, lambda: _bytes_of(path), lambda: _end_of(path))
         captions, _ = split_fields(_sidecar_fields(path) if fields is None else fields)
         return Entry(os.path.splitext(file)[0], height, width, kinds_of(captions), (file, fields), file)
 
     def _listed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """(file below the folder, its fields); None for fields that stand in sidecars."""
         folder = Path(self.name)
-        for table, rows in (("metadata.jsonl", _jsonl_rows), ("metadata.csv", _csv_rows)):
-            if (folder / table).is_file():
-                for line, row in rows(folder / table):
-                    if isinstance(row, dict) and isinstance(row.get("file_name"), str):
-                        yield row.pop("file_name"), row
-                    else:
-                        self._skip(f"{table} line {line}", row if isinstance(row, str) else "it has no file_name")
-                return
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower()[1:] in IMAGE_SUFFIXES and path.is_file():
-                yield path.relative_to(folder).as_posix(), None
+        files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+        files = [file for file in files if not is_hidden(file)]
+        tables = _outermost_tables(files)
+        listed: set[str] = set()
+        for table in tables:
+            for file, fields in self._rows(table):
+                listed.add(file)
+                yield file, fields
+        for file in files:
+            suffix = os.path.splitext(file)[1].lower()[1:]
+            if suffix not in (*IMAGE_SUFFIXES, *FOREIGN_SUFFIXES) or file in listed or not (folder / file).is_file():
+                continue
+            table = next((table for table in tables if file.startswith(table[: table.rfind("/") + 1])), None)
+            if suffix in FOREIGN_SUFFIXES:
+                self._skip(file, f"pictures of kind .{suffix} are not read; convert it to PNG or JPEG")
+            elif table is not None:
+                self._skip(file, f"{table} has no row for it")
+            else:
+                yield file, None
+
+    def _rows(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(file below the folder, its fields) of every row of a table that names a file beside or below it."""
+        path = Path(self.name, table)
+        for line, row in (_jsonl_rows if path.suffix == ".jsonl" else _csv_rows)(path):
+            try:
+                if isinstance(row, str):
+                    raise ValueError(row)
+                if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                    raise ValueError("it has no file_name")
+                name = inner_path(row.pop("file_name"), path.parent)
+            except ValueError as error:
+                self._skip(f"{table} line {line}", str(error))
+                continue
+            yield (Path(table).parent / name).as_posix(), row
 
     def _skip(self, name: str, reason: str) -> None:
         self.skipped[name] = reason
@@ -215,8 +263,8 @@ class ParquetSource:
     def read(self, i: int) -> Record:
         entry = self.index()[i]
         row = self._row(entry.place, picture=True)
-        data = _picture_bytes(row.pop(_picture_column(row)))
-        captions, extra = split_fields(row)
+        column, data = _picture_of(row, self.paths[entry.place[0]].parent)
+        captions, extra = split_fields({name: value for name, value in row.items() if name != column})
         return Record(entry.key, data, captions, extra)
 
     def _row(self, place: tuple[Any, ...], picture: bool) -> dict[str, Any]:
@@ -245,7 +293,7 @@ class ParquetSource:
         except Exception as error:
             self._skip(path.name, f"it cannot be opened: {error}")
             return
-        _picture_column(file.schema_arrow.names, path)
+        _check_columns(file.schema_arrow.names, path)
         start = 0
         for group in range(file.num_row_groups):
             try:
@@ -263,9 +311,10 @@ class ParquetSource:
             start += file.metadata.row_group(group).num_rows
 
     def _entry(self, key: str, fields: dict[str, Any], place: tuple[int, int, int]) -> Entry:
-        data = _picture_bytes(fields[_picture_column(fields)])
+        column, data = _picture_of(fields, self.paths[place[0]].parent)
         height, width = measure(data, lambda: data)
-        return Entry(key, height, width, kinds_of(split_fields(fields)[0]), place)
+        captions, _ = split_fields({name: value for name, value in fields.items() if name != column})
+        return Entry(key, height, width, kinds_of(captions), place)
 
     def _skip(self, name: str, reason: str) -> None:
         self.skipped[name] = reason
@@ -280,18 +329,81 @@ def _parquet_file(path: Path) -> Any:
     return pyarrow.parquet.ParquetFile(path)
 
 
-def _picture_column(names: Any, path: Path | None = None) -> str:
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    if not set(_PICTURE_COLUMNS) & set(names):
+        raise ValueError(
+            f"{path} has columns {', '.join(names)}; one of {', '.join(_PICTURE_COLUMNS)} must hold pictures"
+        )
+
+
+def _picture_of(row: Mapping[str, Any], folder: Path) -> tuple[str, bytes]:
+    """(column, bytes) of the first picture column of a row that holds a picture.
+
+    Raises:
+        ValueError: none does; the reason is that of the last column that is not empty.
+    """
+    reason = "it holds no picture bytes"
     for name in _PICTURE_COLUMNS:
-        if name in names:
-            return name
-    raise ValueError(f"{path} has columns {', '.join(names)}; one of {', '.join(_PICTURE_COLUMNS)} must hold pictures")
+        if row.get(name) is None:
+            continue
+        try:
+            return name, _picture_bytes(row[name], folder)
+        except ValueError as error:
+            reason = str(error)
+    raise ValueError(reason)
 
 
-def _picture_bytes(value: Any) -> bytes:
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(data, bytes) or not data:
+def _picture_bytes(value: Any, folder: Path) -> bytes:
+    """The picture in a cell: bytes, a path beside the table, {"bytes", "path"}, or a list with one of these."""
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError(f"it holds {len(value)} pictures in one row; one is accepted")
+        return _picture_bytes(value[0], folder)
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value:
+        if "://" in value:
+            raise ValueError(f"its picture is the address {value[:80]!r}, which is not opened; download it first")
+        return _bytes_of(folder / inner_path(value, folder))
+    if not isinstance(value, bytes) or not value:
         raise ValueError("it holds no picture bytes")
-    return data
+    return value
+
+
+def inner_path(name: str, folder: Path) -> str:
+    """A file's path below `folder`, with slashes, as a table states it. Links below the folder are the user's own.
+
+    Raises:
+        ValueError: a path that leaves the folder.
+    """
+    parts = re.split(r"[/\\]", name)
+    if "\0" in name or not name.strip() or parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name):
+        raise ValueError(f"file name {name[:80]!r} is not accepted; name a file beside the table or below it")
+    return name if "\\" not in name or (folder / name).exists() else "/".join(parts)
+
+
+def _outermost_tables(files: Sequence[str]) -> list[str]:
+    """The tables of captions among `files`, .jsonl before .csv, that lie in no other table's folder."""
+    found: dict[str, str] = {}
+    for name in ("metadata.jsonl", "metadata.csv"):
+        for file in files:
+            folder, _, last = file.rpartition("/")
+            if last == name:
+                found.setdefault(f"{folder}/" if folder else "", file)
+    return [
+        table
+        for folder, table in sorted(found.items())
+        if not any(folder.startswith(other) and folder != other for other in found)
+    ]
+
+
+def _end_of(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-min(HEAD_BYTES, path.stat().st_size), os.SEEK_END)
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -309,16 +421,29 @@ def _sidecar_fields(picture: Path) -> dict[str, Any]:
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, the object there, or the reason why there is none)."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield number, parse_json(line, "it", finite=False)
-                except ValueError as error:
-                    yield number, str(error)
+        lines = (part for line in file for part in line.rstrip(b"\r\n").split(b"\r"))
+        for number, line in enumerate(lines, 1):
+            try:
+                if text := decode_text(line, "it").strip():
+                    yield number, parse_json(text, "it", finite=False)
+            except ValueError as error:
+                yield number, str(error)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    """(line number, the row by column).
+
+    Raises:
+        ValueError: the file is not UTF-8, or no table; the message names file and line.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        if "file_name" not in (reader.fieldnames or ()):
+            names = ", ".join(map(str, reader.fieldnames or ()))
+            raise ValueError(
+                f"{path} has columns {names[:200] or 'none'}; a column file_name, parted by commas, must be"
+            )
         for row in reader:
             yield reader.line_num, {name: value for name, value in row.items() if name is not None}
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num} is no row of a table: {error}") from error

@@ -7,22 +7,34 @@ Two forms are written: JSON under the name `leanlens` (PNG text; EXIF ImageDescr
 `leanlens replay` reads, and the `parameters` text of AUTOMATIC1111 (PNG text; EXIF UserComment), which galleries and
 other programs read. Nothing in either depends on the clock, so the same drawing gives the same file.
 
+All EXIF of a JPEG has to fit into 64 KB. Where it does not, the text is shortened and says so; JSON that is too long by
+itself goes whole into comment segments (COM), each `leanlens:NUMBER/COUNT:` and a part.
+
 Beside them stands an XMP packet that says what made the picture, in the words of IPTC's vocabulary Digital Source Type;
 a record whose `marking` is None leaves it out.
 
-Source: XMP specification part 3 (where PNG, JPEG and WebP keep the packet), IPTC Photo Metadata Standard 2023.1.
+Source: EXIF 2.32, 4.6.5 (UserComment: a character code of 8 bytes, then text); XMP specification part 3 (where PNG,
+JPEG and WebP keep the packet); IPTC Photo Metadata Standard 2023.1.
 """
 
 import json
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from leanlens.files import parse_json, whole_file
+from leanlens.pictures.decode import read_exif
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _JSON_MARK = "leanlens:"
+_EXIF_MARK = b"Exif\0\0"
+_SEGMENT = 65_533  # bytes that one segment of a JPEG holds
+_PART = 60_000
+_ELSEWHERE = "The leanlens settings stand in this file's comments."
+_LEAST_TEXT = 2_000  # bytes that the text keeps beside JSON
 
 DRAWN, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 MARKINGS = (DRAWN, EDITED)
@@ -56,7 +68,8 @@ def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any],
             picture.save(temporary, kind, pnginfo=text)
         else:
             xmp = {} if marking is None else {"xmp": marking.encode("utf-8")}
-            picture.save(temporary, kind, quality=quality, exif=_exif(record), **xmp)
+            options = _jpeg_settings(record) if kind == "JPEG" else {"exif": _exif(record)}
+            picture.save(temporary, kind, quality=quality, **options, **xmp)
     return path
 
 
@@ -135,14 +148,124 @@ def _quoted(value: Any) -> str:
     return json.dumps(text) if any(mark in text for mark in ",:\n") else text
 
 
-def _exif(record: dict[str, Any]) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = _JSON_MARK + json.dumps(record, ensure_ascii=True)
-    comment = b"UNICODE\0" + parameters_text(record).encode("utf-16-be")
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    return exif
+def read_comment(picture: Image.Image) -> str:
+    """The text in a picture's EXIF UserComment, in any of the character codes and byte orders that programs write.
+
+    Empty where there is none.
+    """
+    value = read_exif(picture, ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, "")
+    if isinstance(value, str):
+        value = value.encode("latin-1", "replace")  # as Pillow has read it
+    if not isinstance(value, bytes):
+        return ""
+    code, text = value[:8], value[8:]
+    if code == b"UNICODE\0":
+        return _from_utf16(text, picture.info.get("exif", b""))
+    if code == b"JIS\0\0\0\0\0":
+        return _decoded(text, "iso2022_jp", "shift_jis")
+    if code in (b"ASCII\0\0\0", bytes(8)):
+        return _decoded(text, "utf-8", "latin-1")
+    return _decoded(value, "utf-8", "latin-1")
+
+
+def _from_utf16(text: bytes, exif: bytes) -> str:
+    """Text after UNICODE, in which some programs write UTF-8; ASCII letters tell the byte order, else EXIF's own."""
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return text.decode("utf-16", "replace").strip("\0 ")
+    high, low = text[0::2].count(0), text[1::2].count(0)
+    if not high and not low:
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+    big = high > low if high != low else not exif.removeprefix(_EXIF_MARK).startswith(b"II")
+    return text.decode("utf-16-be" if big else "utf-16-le", "replace").strip("\0 ")
+
+
+def _decoded(text: bytes, *encodings: str) -> str:
+    for encoding in encodings:
+        try:
+            return text.decode(encoding).strip("\0 ")
+        except UnicodeDecodeError:
+            continue
+    return text.decode("utf-8", "replace").strip("\0 ")
+
+
+def _jpeg_settings(record: dict[str, Any]) -> dict[str, bytes]:
+    """What Pillow's JPEG writer takes: EXIF, and where JSON does not fit into it, segments of JSON."""
+    described = json.dumps(record, ensure_ascii=True)
+    frame = len(_exif_bytes(_JSON_MARK, b""))
+    room = _SEGMENT - frame - len(described)
+    if room >= _LEAST_TEXT:
+        return {"exif": _exif(record, room)}
+    parts = [described[start : start + _PART] for start in range(0, len(described), _PART)]
+    bodies = [f"{_JSON_MARK}{number}/{len(parts)}:{part}".encode() for number, part in enumerate(parts, 1)]
+    segments = b"".join(b"\xff\xfe" + struct.pack(">H", len(body) + 2) + body for body in bodies)
+    comment = _comment(record, _SEGMENT - frame - len(_ELSEWHERE))
+    return {"exif": _exif_bytes(_ELSEWHERE, comment), "extra": segments}
+
+
+def _exif(record: dict[str, Any], most: int | None = None) -> bytes:
+    return _exif_bytes(_JSON_MARK + json.dumps(record, ensure_ascii=True), _comment(record, most))
+
+
+def _comment(record: dict[str, Any], most: int | None) -> bytes:
+    """UserComment of at most `most` bytes, as AUTOMATIC1111 writes and reads it."""
+    text = parameters_text(record)
+    if most is not None and _utf16_bytes(text) > most - 8:
+        text = _shortened(record, most - 8)
+    return b"UNICODE\0" + text.encode("utf-16-be", "replace")
+
+
+def _shortened(record: dict[str, Any], most: int) -> str:
+    """The `parameters` text of at most `most` bytes in UTF-16: prompts are cut, settings are not."""
+    request = record["request"]
+    note = ", Shortened: the leanlens settings hold the whole prompt"
+    bare = parameters_text({**record, "request": {**request, "prompt": "", "negative_prompt": "n"}}) + note
+    room = max(0, most - _utf16_bytes(bare) - 16)
+    negative = _cut(request["negative_prompt"], room // 4)
+    prompt = _cut(request["prompt"], room - _utf16_bytes(negative))
+    text = parameters_text({**record, "request": {**request, "prompt": prompt, "negative_prompt": negative}}) + note
+    return text if _utf16_bytes(text) <= most else _cut(text, most)
+
+
+def _cut(text: str, most: int) -> str:
+    if _utf16_bytes(text) <= most:
+        return text
+    kept = text.encode("utf-16-be", "replace")[: max(0, most - 2) // 2 * 2]
+    return kept.decode("utf-16-be", "ignore") + "…"
+
+
+def _utf16_bytes(text: str) -> int:
+    return len(text.encode("utf-16-be", "replace"))
+
+
+def _exif_bytes(description: str, comment: bytes) -> bytes:
+    """EXIF with an ImageDescription and a UserComment of type UNDEFINED, which Pillow would write as BYTE.
+
+    Both are longer than the 4 bytes that a table holds itself.
+    """
+    ascii_, long, undefined = 2, 4, 7
+    words = description.encode("ascii") + b"\0"
+    length, padding = len(words), len(words) % 2
+    tables = 8 + 2 + 2 * 12 + 4  # where the second table begins
+    values = tables + 2 + 12 + 4
+    first = struct.pack(">H", 2) + struct.pack(">HHII", ExifTags.Base.ImageDescription, ascii_, length, values)
+    first += struct.pack(">HHII", ExifTags.IFD.Exif, long, 1, tables) + bytes(4)
+    second = struct.pack(">H", 1)
+    second += struct.pack(">HHII", ExifTags.Base.UserComment, undefined, len(comment), values + length + padding)
+    return _EXIF_MARK + b"MM" + struct.pack(">HI", 42, 8) + first + second + bytes(4) + words + bytes(padding) + comment
 
 
 def _record_in_exif(picture: Image.Image) -> str | None:
-    text = str(picture.getexif().get(ExifTags.Base.ImageDescription, ""))
-    return text.removeprefix(_JSON_MARK) if text.startswith(_JSON_MARK) else None
+    text = str(read_exif(picture).get(ExifTags.Base.ImageDescription, ""))
+    return text.removeprefix(_JSON_MARK) if text.startswith(_JSON_MARK) else _record_in_segments(picture)
+
+
+def _record_in_segments(picture: Image.Image) -> str | None:
+    parts: dict[int, str] = {}
+    for name, data in getattr(picture, "applist", ()):
+        match = re.match(rb"leanlens:(\d{1,4})/(\d{1,4}):", data) if name == "COM" else None
+        if match:
+            parts[int(match[1])] = data[match.end() :].decode("ascii", "replace")
+    return "".join(parts[number] for number in sorted(parts)) or None

@@ -4,20 +4,23 @@ Comes in: their questions. Goes out: lists in the forms they parse. No list name
 that is not there is listed, except where a client needs an entry to go on.
 """
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from fastapi import APIRouter, Request
+from PIL import Image
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from leanlens.pipeline.metadata import read_comment
 from leanlens.serve.desk import Desk
 from leanlens.serve.infotext import MOST_CHARACTERS, read_parameters
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.sdapi import Choices, checkpoint
-from leanlens.serve.uploads import from_base64, open_upload
+from leanlens.serve.uploads import FORMATS, from_base64, open_upload
 
 
 class PngInfoBody(BaseModel):
@@ -133,11 +136,12 @@ def _options(desk: Desk, chosen: str | None) -> dict[str, Any]:
 
 def _png_info(desk: Desk, image: str) -> dict[str, Any]:
     """The settings inside a picture: the `parameters` text, every text chunk, and the text taken apart."""
-    picture = open_upload(from_base64(image), desk.settings)
+    data = from_base64(image)
+    picture = open_upload(data, desk.settings)
     items = {key: value for key, value in picture.info.items() if isinstance(value, str)}
-    comment = picture.getexif().get_ifd(0x8769).get(0x9286)
-    if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
-        items["parameters"] = comment[8:].decode("utf-16-be", "replace")
+    with Image.open(io.BytesIO(data), formats=FORMATS) as written:  # the one above may have been turned, without EXIF
+        if comment := read_comment(written):
+            items["parameters"] = comment
     if (length := sum(map(len, items.values()))) > MOST_CHARACTERS:
         raise Refusal(
             "too_large", f"image holds {length:,} characters of text; at most {MOST_CHARACTERS:,} are read", "image"

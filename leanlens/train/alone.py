@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from leanlens.files import whole_file, whole_folder
+from leanlens.files import sync, whole_file, whole_folder
 from leanlens.log import logger
 from leanlens.train.ema import Averages
 from leanlens.train.optim import rate_factor
@@ -119,4 +119,5 @@ def replace_export(output: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
     shutil.rmtree(output, ignore_errors=True)
     os.replace(fresh, output)
+    sync(output.parent)
     logger.info("exported %s", output)

@@ -24,7 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from leanlens.dist import Group, gathered, wait_for_all
-from leanlens.files import read_json, sha256
+from leanlens.files import read_json, sha256, sync
 from leanlens.log import logger
 
 FACTS = "facts.json"
@@ -106,7 +106,10 @@ class Checkpoints:
         if self.group.leads and errors:
             shutil.rmtree(partial, ignore_errors=True)
         elif self.group.leads:
+            for path in (*partial.rglob("*"), partial):
+                sync(path)
             os.replace(partial, target)
+            sync(target.parent)
             self._prune()
             logger.info("saved %s", target)
         wait_for_all()

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from leanlens.config import checked
-from leanlens.files import read_json, whole_file, whole_folder
+from leanlens.files import read_json, sync, whole_file, whole_folder
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
@@ -96,6 +96,7 @@ def replace_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, outp
     if output.exists():
         os.replace(output, old)
     os.replace(fresh, output)
+    sync(output.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,14 +2,16 @@
 
 import re
 import shutil
+import struct
 import subprocess
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from leanlens.pipeline.metadata import parameters_text, read_record, save_picture
+from leanlens.pipeline.metadata import parameters_text, read_comment, read_record, save_picture
 
 RECORD = {
     "leanlens": "0.1.0",
@@ -121,3 +123,90 @@ def test_a_marking_that_is_not_in_the_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"marking 'a\"/>' is not accepted; use trainedAlgorithmicMedia, composite"):
         save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", {**RECORD, "marking": 'a"/>'})
     assert not list(tmp_path.iterdir())
+
+
+# ---- EXIF as other programs read and write it ----
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_the_comment_is_of_the_type_that_automatic1111_reads(tmp_path, suffix):
+    piexif = pytest.importorskip("piexif")
+    helper = pytest.importorskip("piexif.helper")
+    path = save_picture(Image.new("RGB", (64, 32)), tmp_path / f"a{suffix}", RECORD)
+    with Image.open(path) as picture:
+        fields = piexif.load(picture.info["exif"])
+    assert helper.UserComment.load(fields["Exif"][piexif.ExifIFD.UserComment]) == parameters_text(RECORD)
+    assert fields["0th"][piexif.ImageIFD.ImageDescription].startswith(b"leanlens:{")
+    assert exiftool(path, "-s3", "-UserComment") == parameters_text(RECORD).replace("\n", ".")
+    assert exiftool(path, "-s3", "-warning", "-error") == ""
+
+
+LONG = {"ascii": "a fox " * 5300, "chinese": "\u72d0" * 31000, "emoji": "\U0001f98a" * 31000}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_prompt_loses_neither_picture_nor_settings(tmp_path, kind, suffix):
+    request = {**RECORD["request"], "prompt": LONG[kind], "negative_prompt": LONG[kind]}
+    record = {**RECORD, "request": request, "marking": "trainedAlgorithmicMedia"}
+    path = save_picture(Image.effect_noise((64, 32), 50).convert("RGB"), tmp_path / f"a{suffix}", record)
+    assert read_record(path) == record
+    with Image.open(path) as picture:
+        text = picture.info["parameters"] if suffix == ".png" else read_comment(picture)
+    if suffix != ".jpg":
+        assert text == parameters_text(record)
+        return
+    lines = text.split("\n")
+    assert lines[0].startswith(LONG[kind][:500])
+    assert lines[0].endswith("\u2026")
+    assert lines[-1].startswith("Steps: 20, Sampler: Euler")
+    assert lines[-1].endswith("Shortened: the leanlens settings hold the whole prompt")
+    assert exiftool(path, "-s3", "-warning", "-error") == ""
+
+
+@pytest.mark.parametrize("length", [*range(21_300, 21_600, 60), *range(60_000, 66_000, 500)])
+def test_no_length_falls_between_the_two_ways(tmp_path, length):
+    record = {**RECORD, "request": {**RECORD["request"], "prompt": "x" * length}}
+    assert read_record(save_picture(Image.new("RGB", (16, 16)), tmp_path / "a.jpg", record)) == record
+
+
+WORDS = "a f\u00f6x, \u72d0\nSteps: 4, Seed: 7"
+
+
+@pytest.mark.parametrize(
+    ("comment", "order", "expected"),
+    [
+        (b"UNICODE\0" + WORDS.encode("utf-16-be"), "<", WORDS),
+        (b"UNICODE\0" + WORDS.encode("utf-16-le"), "<", WORDS),
+        (b"UNICODE\0" + WORDS.encode("utf-16-le"), ">", WORDS),
+        (b"UNICODE\0" + WORDS.encode("utf-16"), ">", WORDS),
+        (b"UNICODE\0" + "\u72d0\u72d0".encode("utf-16-le"), "<", "\u72d0\u72d0"),
+        (b"UNICODE\0" + "\u72d0\u72d0".encode("utf-16-be"), ">", "\u72d0\u72d0"),
+        (b"UNICODE\0" + WORDS.encode(), "<", WORDS),
+        (b"ASCII\0\0\0a fox\0", "<", "a fox"),
+        (b"ASCII\0\0\0" + WORDS.encode(), ">", WORDS),
+        (bytes(8) + b"a fox", ">", "a fox"),
+        (b"JIS\0\0\0\0\0" + "\u72d0".encode("iso2022_jp"), "<", "\u72d0"),
+        (WORDS.encode(), "<", WORDS),
+        (b"UNI", "<", "UNI"),
+    ],
+)
+@pytest.mark.parametrize("kind", [1, 2, 7])  # BYTE, ASCII, UNDEFINED
+def test_comments_of_other_programs_are_read(tmp_path, comment, order, expected, kind):
+    if kind == 2 and (comment[:3] in (b"UNI", b"JIS") or not comment.isascii()):
+        pytest.skip("text of type ASCII holds no such code")
+    held = comment if len(comment) > 4 else comment + b"\0\0"
+    second = struct.pack(order + "HHHII", 1, 0x9286, kind, len(held), 8 + 18 + 18) + bytes(4)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    first = struct.pack(order + "HHHII", 1, 0x8769, 4, 1, 8 + 18) + bytes(4)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + head + first + second + held)
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert read_comment(picture) == expected
+
+
+def test_damaged_exif_holds_no_comment(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(tmp_path / "a.jpg") as picture:
+            assert read_comment(picture) == ""

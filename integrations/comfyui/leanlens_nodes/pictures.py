@@ -71,13 +71,23 @@ def settings_of(picture: Image.Image, name: str) -> dict[str, Any]:
     text = picture.info.get("leanlens")
     if not text:
         described = str(picture.getexif().get(ExifTags.Base.ImageDescription, ""))
-        text = described.removeprefix("leanlens:") if described.startswith("leanlens:") else ""
+        text = described.removeprefix("leanlens:") if described.startswith("leanlens:") else _segments(picture)
     try:
         record = json.loads(text)
         record["request"], record["model"]["fingerprint"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{name} carries no leanlens settings; only pictures that leanlens saved do") from None
     return record
+
+
+def _segments(picture: Image.Image) -> str:
+    """Settings too long for the EXIF of a JPEG, which leanlens writes into segments `leanlens:NUMBER/COUNT:`."""
+    parts = {}
+    for name, data in getattr(picture, "applist", ()):
+        head, _, part = data.decode("ascii", "replace").removeprefix("leanlens:").partition(":")
+        if name == "COM" and data.startswith(b"leanlens:") and head.partition("/")[0].isdecimal():
+            parts[int(head.partition("/")[0])] = part
+    return "".join(parts[number] for number in sorted(parts))
 
 
 def notes_for(record: dict[str, Any], parameters: str, prompt: Any, workflow: Any) -> PngImagePlugin.PngInfo:
