@@ -94,7 +94,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 def describe_skipped(skipped: Mapping[str, str], most: int = 3) -> str:
     """The commonest reasons, each with one example and how often it came."""
     reasons = Counter(skipped.values())
-    examples = {reason: name for name, reason in reversed(skipped.items())}
+    examples = {reason: name for name, reason in reversed(list(skipped.items()))}
     return "; ".join(
         f"{examples[reason]}: {reason}" + (f" (and {count - 1} more)" if count > 1 else "")
         for reason, count in reasons.most_common(most)
@@ -201,8 +201,8 @@ class FolderSource:
         files = [file for file in files if not is_hidden(file)]
         tables = _outermost_tables(files)
         listed: set[str] = set()
-        for table in tables:
-            for file, fields in self._rows(table):
+        for name in tables:
+            for file, fields in self._rows(name):
                 listed.add(file)
                 yield file, fields
         for file in files:
