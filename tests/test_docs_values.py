@@ -1,5 +1,8 @@
 """Numbers that pages and messages repeat are those of the code: defaults, sizes, downloads, what a library holds."""
 
+import ast
+import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -159,8 +162,6 @@ def test_the_rooms_that_contributors_read_of_are_the_rooms():
 
 
 def test_the_small_model_is_as_large_as_its_page_says():
-    import json
-
     text = (ROOT / "docs" / "nano.md").read_text(encoding="utf-8")
     transformer, vae = (
         json.loads((ROOT / "leanlens" / "nano" / part / "config.json").read_text(encoding="utf-8"))
@@ -172,8 +173,6 @@ def test_the_small_model_is_as_large_as_its_page_says():
 
 
 def result(name: str) -> dict:
-    import json
-
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -213,3 +212,14 @@ def test_what_the_front_page_says_of_the_small_model_was_measured():
     assert f"{autoencoder['psnr_mean']:.1f} dB on {autoencoder['pictures']} held-out scenes" in page
     for level, decibels in result("levels_nano")["dB"].items():
         assert re.search(rf"{decibels:.1f}\d? (?:dB .*?)?at {float(level):.0%}", page), level
+
+
+@pytest.mark.parametrize("text", pages_with(r"(?m)^```py"))
+def test_code_parses_and_what_it_imports_is_there(text):
+    for block in re.findall(r"^```py[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "leanlens":
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    whole = f"{node.module}.{name.name}"
+                    assert hasattr(module, name.name) or importlib.util.find_spec(whole), whole
