@@ -12,7 +12,7 @@ may be short.
 import hashlib
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -167,6 +167,24 @@ class Stream:
             yield from dict.fromkeys(
                 cut_caption(self._caption(found, kind), self.caption_words) for kind in _wanted(self.caption_kind)
             )
+
+    def first_epoch(self) -> Iterator[tuple[Bucket, list[Entry]]]:
+        """The bucket and the pictures of each micro-batch of epoch 0; none is read."""
+        plan = self._plan(0)
+        for bucket, samples in zip(plan.buckets, plan.samples, strict=True):
+            yield (
+                bucket,
+                [self.sources[source].index()[record] for source, record in map(self._places.__getitem__, samples)],
+            )
+
+    @property
+    def micro_batches_of_epoch(self) -> int:
+        """Micro-batches of epoch 0, over all ranks."""
+        return len(self._plan(0).samples)
+
+    def reached(self) -> Counter[Bucket]:
+        """Pictures that may go to each bucket."""
+        return Counter(self._buckets[number] for reached in self._reached for number in reached)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sequence stands, the same on every rank that took as many micro-batches; plain JSON values."""

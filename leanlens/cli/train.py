@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,10 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
     changes: Changes = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run/--no-dry-run", help="Print what the run would be, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run/--no-dry-run", help="Open and check everything, print what the run would be, and stop."
+        ),
     ] = False,
 ) -> None:
     """Train a denoiser, an autoencoder or a small language model, as the recipe says, or continue a run.
@@ -37,23 +40,28 @@ def _train(recipe: Path, changes: list[str], dry_run: bool) -> int:
     if kind != "denoiser":
         return (_train_autoencoder if kind == "autoencoder" else _train_language)(recipe, changes, dry_run)
     wanted = read_recipe(TrainRecipe, recipe, changes)
-    if dry_run:
-        from leanlens.train.outline import outline
-
-        print(outline(wanted))
-        return 0
     from leanlens import dist
+
+    group = dist.join(wanted.run.device)
+    if dry_run:
+        from leanlens.train.dry_run import dry_run as rehearse
+
+        return _print_lines(rehearse(wanted, group), group)
     from leanlens.train.loop import train as run
     from leanlens.train.run import exit_code
 
-    group = dist.join(wanted.run.device)
-    try:
-        progress = run(wanted, group)
+    progress = run(wanted, group)
+    if group.leads:
+        _report(wanted.run.dir, progress)
+    return exit_code(progress.stopped, group.leads)
+
+
+def _print_lines(lines: Iterator[str], group: Any) -> int:
+    """Each line as soon as it is known, once for all processes; an error comes after the lines before it."""
+    for line in lines:
         if group.leads:
-            _report(wanted.run.dir, progress)
-        return exit_code(progress.stopped, group.leads)
-    finally:
-        dist.leave()
+            print(line, flush=True)
+    return 0
 
 
 def export(
@@ -78,38 +86,38 @@ def _report(folder: Path, progress: Any) -> None:
 
 def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> int:
     from leanlens.config import read_recipe
-    from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder, train_autoencoder
+    from leanlens.train.autoencoder import AutoencoderRecipe, train_autoencoder
 
     wanted = read_recipe(AutoencoderRecipe, recipe, changes)
+    group = _join_alone("an autoencoder", wanted)
     if dry_run:
-        print(f"{sum(weight.numel() for weight in open_autoencoder(wanted).parameters()):,} parameters")
-        return 0
-    return _report_alone(wanted, "crops", _alone("an autoencoder", wanted, train_autoencoder))
+        from leanlens.train.dry_run import dry_run_autoencoder
+
+        return _print_lines(dry_run_autoencoder(wanted, group), group)
+    return _report_alone(wanted, "crops", train_autoencoder(wanted, group.device))
 
 
 def _train_language(recipe: Path, changes: list[str], dry_run: bool) -> int:
     from leanlens.config import read_recipe
-    from leanlens.train.language import LanguageRecipe, build_language, train_language
+    from leanlens.train.language import LanguageRecipe, train_language
 
     wanted = read_recipe(LanguageRecipe, recipe, changes)
+    group = _join_alone("a language model", wanted)
     if dry_run:
-        model = build_language(wanted, wanted.language.vocabulary)
-        print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
-        return 0
-    return _report_alone(wanted, "captions", _alone("a language model", wanted, train_language))
+        from leanlens.train.dry_run import dry_run_language
+
+        return _print_lines(dry_run_language(wanted, group), group)
+    return _report_alone(wanted, "captions", train_language(wanted, group.device))
 
 
-def _alone(what: str, recipe: Any, train: Callable[[Any, Any], Any]) -> Any:
-    """The progress of a run that is one process's."""
+def _join_alone(what: str, recipe: Any) -> Any:
+    """The group of one process that a run of one has."""
     from leanlens import dist
 
     group = dist.join(recipe.run.device)
-    try:
-        if group.world_size > 1:
-            raise ValueError(f"{what} is trained by one process, not {group.world_size}; run without torchrun")
-        return train(recipe, group.device)
-    finally:
-        dist.leave()
+    if group.world_size > 1:
+        raise ValueError(f"{what} is trained by one process, not {group.world_size}; run without torchrun")
+    return group
 
 
 def _report_alone(recipe: Any, samples: str, progress: Any) -> int:
@@ -121,14 +129,15 @@ def _report_alone(recipe: Any, samples: str, progress: Any) -> int:
 
 def _one_error(act: Callable[[], int]) -> int:
     """What `act` returns. Of several processes that fail only the first raises its error; the others say nothing."""
-    from leanlens.dist import is_first_to_fail, leave
+    from leanlens.dist import is_first_to_fail, leads_here, leave
     from leanlens.train.run import Interrupted, exit_code
 
     try:
         return act()
     except Interrupted:
-        print("stopped before the first step; there was nothing to save", file=sys.stderr)
-        return exit_code(True)
+        if leads_here():
+            print("stopped before the first step; there was nothing to save", file=sys.stderr)
+        return exit_code(True, leads_here())
     except KeyboardInterrupt:
         print("stopped at once; what came after the last save is lost", file=sys.stderr, flush=True)
         os._exit(130)  # not after a checkpoint that is being written

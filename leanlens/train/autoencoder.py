@@ -38,8 +38,10 @@ from pydantic import Field, ValidationInfo, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from leanlens.batches.survey import more_than
 from leanlens.config import Section, is_stored, plain
 from leanlens.install import install_extra
+from leanlens.log import logger
 from leanlens.models import vae as packing
 from leanlens.pictures.decode import decode
 from leanlens.pictures.sources import Source, open_source
@@ -51,6 +53,7 @@ from leanlens.train.ema import Averages
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+from leanlens.train.resume import named
 from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
 
 BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain
@@ -218,7 +221,8 @@ def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures:
 
 def _train(recipe: AutoencoderRecipe, device: torch.device, pictures: Pictures, stop: StopRequest) -> Progress:
     folder = recipe.run.dir
-    held_out = [open_source(path) for path in recipe.crops.validation]
+    with named("crops.validation"):
+        held_out = [open_source(path) for path in recipe.crops.validation]
     model = open_autoencoder(recipe).to(device)
     decoder_alone = recipe.train.part == "decoder"
     if decoder_alone:
@@ -297,7 +301,11 @@ def pictures_of_sources(recipe: AutoencoderRecipe) -> Pictures:
     """
     if not recipe.crops.sources:
         raise ValueError("crops.sources is empty; name shards or folders of pictures")
-    sources = [open_source(path) for path in recipe.crops.sources]
+    with named("crops.sources"):
+        sources = [open_source(path) for path in recipe.crops.sources]
+    there = sum(len(source.index()) for source in sources)
+    for sentence in more_than(recipe.crops.pictures, there, "crops.pictures", "pictures"):
+        logger.warning("%s", sentence)
     return Pictures(
         batches=lambda first: random_crops(sources, recipe, first),
         fixed=lambda steps: _fixed_crops(sources, recipe, steps),

@@ -11,8 +11,10 @@ from typing import Any
 
 from leanlens.batches.encode import Encoder
 from leanlens.batches.stream import Stream
+from leanlens.batches.survey import large_batches
 from leanlens.dist import Group, wait_for_all
-from leanlens.pictures.sources import open_source
+from leanlens.log import logger
+from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import template_named
 from leanlens.scenes.build import build
@@ -21,11 +23,12 @@ from leanlens.scenes.scene import Size
 from leanlens.store import Store
 from leanlens.train.config import Scenes, TrainRecipe
 from leanlens.train.parts import encoder_flops
+from leanlens.train.resume import named
 from leanlens.train.step import TrainingData
 
 
 def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> TrainingData:
-    """Open, or for synthetic scenes first draw, what the recipe names.
+    """Open, or for synthetic scenes first draw, what the recipe names, and say where batches are larger than the data.
 
     Raises:
         ValueError: sources that cannot be read, are damaged or lack captions, or a table that no picture fits.
@@ -42,19 +45,43 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
         text_multiple=data.text_multiple,
         precision=data.encode_precision,
     )
-    stream = _stream(recipe, learnt, data.caption_dropout, group.rank, group.world_size, data.workers)
+    stream = learnt_stream(recipe, open_sources("data.sources", learnt), group)
+    if group.leads:
+        for sentence in large_batches(stream, recipe.train.micro_batches):
+            logger.warning("%s", sentence)
     validation: list[Any] = []
     if recipe.validate_.every and held_out:
-        validation = list(islice(iter(_stream(recipe, held_out, 0.0, 0, 1, 0)), recipe.validate_.batches))
+        validation = list(islice(iter(open_held_out(recipe, held_out)), recipe.validate_.batches))
     return TrainingData(stream, encode, validation, _cost(pipeline, stream, cached=data.cache is not None))
 
 
+def learnt_stream(recipe: TrainRecipe, sources: Sequence[Source], group: Group) -> Stream:
+    """What is learnt from."""
+    data = recipe.data
+    return _stream(recipe, sources, data.caption_dropout, group.rank, group.world_size, data.workers)
+
+
+def open_held_out(recipe: TrainRecipe, paths: Sequence[str]) -> Stream:
+    """What is measured on, the same on every process."""
+    return _stream(recipe, open_sources("data.validation", paths), 0.0, 0, 1, 0)
+
+
+def open_sources(key: str, paths: Sequence[str]) -> list[Source]:
+    """Sources of a recipe.
+
+    Raises:
+        ValueError: one cannot be opened; the sentence begins with the recipe's key.
+    """
+    with named(key):
+        return [open_source(path) for path in paths]
+
+
 def _stream(
-    recipe: TrainRecipe, paths: Sequence[str], dropout: float, rank: int, world_size: int, workers: int
+    recipe: TrainRecipe, sources: Sequence[Source], dropout: float, rank: int, world_size: int, workers: int
 ) -> Stream:
     data = recipe.data
     return Stream(
-        [open_source(path) for path in paths],
+        sources,
         {bucket.base: bucket.table for bucket in data.buckets},
         data.batch_sizes,
         seed=recipe.run.seed,
@@ -80,7 +107,7 @@ def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str
         easier = "".join(f"-{rule}{value}" for rule, value in vars(rules).items() if value)
         folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{easier}"
         if group.leads:  # goes on where a kill stopped it, and does nothing where all is there
-            build(folder, number, scenes.seed, split, _canvas(scenes, recipe), sources=scenes.sources, rules=rules)
+            build(folder, number, scenes.seed, split, canvas_of(scenes, recipe), sources=scenes.sources, rules=rules)
         folders.append(folder)
     wait_for_all()
     return [str(folders[0])], [str(folders[1])]
@@ -91,7 +118,8 @@ def rules_of(scenes: Scenes) -> Rules:
     return Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy, scenes.facts_first)
 
 
-def _canvas(scenes: Scenes, recipe: TrainRecipe) -> Size:
+def canvas_of(scenes: Scenes, recipe: TrainRecipe) -> Size:
+    """The sizes that the scenes of a recipe are drawn in."""
     if scenes.canvas == "free":
         return scenes.size
     largest = max(recipe.data.buckets, key=lambda bucket: bucket.base)

@@ -23,7 +23,9 @@ import torch
 from pydantic import Field, ValidationInfo, model_validator
 from torch import Tensor
 
+from leanlens.batches.survey import more_than
 from leanlens.config import Section, is_stored
+from leanlens.log import logger
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
@@ -31,6 +33,7 @@ from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_expo
 from leanlens.train.config import Count, Minutes, Name, Optim, Run, StepCount
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+from leanlens.train.resume import named
 from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
 
 IGNORED = -100  # the label of a token that is not to be learnt
@@ -125,7 +128,7 @@ def train_language(recipe: LanguageRecipe, device: torch.device) -> Progress:
             another process trains.
         FloatingPointError: a loss that is not finite.
     """
-    places = captions_of([open_source(path) for path in recipe.captions.sources], recipe.captions.kinds)
+    places = places_of(recipe)
     with held(recipe.run.dir), stop_on_signals() as stop:
         claim(recipe)
         return _train(recipe, device, places, stop)
@@ -178,6 +181,20 @@ def _train(
         return progress
     export_language(recipe.language, model, tokenizer, folder / "export")
     return progress
+
+
+def places_of(recipe: LanguageRecipe) -> list[tuple[Source, int, tuple[str, ...]]]:
+    """Every caption that a recipe names; a warning where a step takes more of them.
+
+    Raises:
+        ValueError: a source that cannot be opened, or none with captions of the kinds asked for.
+    """
+    with named("captions.sources"):
+        sources = [open_source(path) for path in recipe.captions.sources]
+    places = captions_of(sources, recipe.captions.kinds)
+    for sentence in more_than(recipe.captions.batch, len(places), "captions.batch", "captions"):
+        logger.warning("%s", sentence)
+    return places
 
 
 def captions_of(sources: Sequence[Source], kinds: Sequence[str]) -> list[tuple[Source, int, tuple[str, ...]]]:

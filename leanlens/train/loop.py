@@ -16,6 +16,7 @@ Source: Lens, arXiv 2605.21573, section 3.
 import math
 import statistics
 import time
+from importlib.util import find_spec
 from typing import Any
 
 from leanlens.dist import Group, wait_for_all
@@ -57,13 +58,31 @@ def train(recipe: TrainRecipe, group: Group, data: TrainingData | None = None) -
         FloatingPointError: a loss that stays broken after `guard.restores` restorations.
         OSError: the last checkpoint could not be written.
     """
-    share = _share_of_micro_batches(recipe, group)
-    require_fit(recipe, group)
+    share = require_startable(recipe, group)
     with held(recipe.run.dir), stop_on_signals() as stop:
         claim_folder(recipe, group)
         denoiser, pipeline = open_models(recipe)
         data = data or open_data(recipe, pipeline, group)
         return _train(recipe, group, denoiser, pipeline, data, share, stop)
+
+
+def require_startable(recipe: TrainRecipe, group: Group) -> int:
+    """The micro-batches of a step that fall to this process, after the checks for which nothing is built.
+
+    Raises:
+        ValueError: micro-batches that cannot be shared out or do not fit into memory, or a package that is missing.
+    """
+    share = _share_of_micro_batches(recipe, group)
+    require_fit(recipe, group)
+    if recipe.metrics.tensorboard and find_spec("tensorboard") is None:
+        raise ValueError("metrics.tensorboard needs the package tensorboard; install it or set it to false")
+    if recipe.optim.warmup > recipe.train.steps and group.leads:
+        logger.warning(
+            "optim.warmup %d is more than train.steps %d: the run ends before the learning rate reaches optim.lr",
+            recipe.optim.warmup,
+            recipe.train.steps,
+        )
+    return share
 
 
 def open_models(recipe: TrainRecipe) -> tuple[LensTransformer2DModel, LensPipeline]:

@@ -13,6 +13,7 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.plan.compute import autoencoder_flops, text_encoder_flops
 from leanlens.train.config import Model
+from leanlens.train.resume import named
 
 
 def open_parts(model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtype = torch.float32) -> LensPipeline:
@@ -27,7 +28,8 @@ def open_parts(model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtyp
         pipeline = toy_pipeline()
         pipeline.register_modules(transformer=denoiser)
     else:
-        pipeline = LensPipeline.from_pretrained(model.parts, transformer=denoiser, dtype=dtype)
+        with named("model.parts"):
+            pipeline = LensPipeline.from_pretrained(model.parts, transformer=denoiser, dtype=dtype)
     text = pipeline.text_encoder.config
     model.require_parts(pipeline.vae.config.latent_channels, text.hidden_size, text.num_hidden_layers)
     for part in (pipeline.vae, pipeline.text_encoder):

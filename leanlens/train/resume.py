@@ -8,6 +8,8 @@ is the same: `inputs.json` has a fingerprint of each, taken when the run began, 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ FREE_KEYS = (
 SOURCES = ("data.sources", "data.validation", "crops.sources", "crops.validation", "captions.sources")
 MODELS = ("model.parts", "init.from", "start")
 INPUTS = "inputs.json"
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Within: a ValueError begins with the recipe's key, unless it names it already."""
+    try:
+        yield
+    except ValueError as error:
+        if key in str(error):
+            raise
+        raise ValueError(f"{key}: {error}") from error
 
 
 def claim_run(recipe: Any, begun: bool) -> None:

@@ -102,15 +102,19 @@ def _taken(lock: FileLock, folder: Path, sign: bool = True) -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
         if sign:
-            since = datetime.now().isoformat(timespec="seconds")
-            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-            with whole_file(folder / OWNER) as temporary:
-                temporary.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+            _sign(folder)
     except Timeout:
         return f"run.dir {folder} is in use by {_owner(folder)}; wait until it ends, stop it, or give another run.dir"
     except OSError as error:
         return f"run.dir {folder} cannot be locked ({error.strerror or error}); give a folder on another disk"
     return None
+
+
+def _sign(folder: Path) -> None:
+    """Write down whose the lock is. Without it the lock holds as well, so that a full disk does not matter."""
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(timespec="seconds")}
+    with suppress(ValueError, OSError), whole_file(folder / OWNER) as temporary:
+        temporary.write_text(json.dumps(owner) + "\n", encoding="utf-8")
 
 
 def _owner(folder: Path) -> str:

@@ -13,6 +13,7 @@ from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.train.config import Init
 from leanlens.train.export import is_run, run_weights
+from leanlens.train.resume import named
 from leanlens.weights.layouts import identify
 from leanlens.weights.load import open_transformer
 
@@ -25,7 +26,10 @@ def load_start(denoiser: LensTransformer2DModel, init: Init) -> None:
     """
     if init.start is None:
         return
-    weights = start_weights(init.start, init.std)
+    if init.std is not None and not is_run(Path(init.start)):
+        raise ValueError(f"init.std {init.std:g} is not accepted: init.from {init.start!r} is not the folder of a run")
+    with named("init.from"):
+        weights = start_weights(init.start, init.std)
     own = denoiser.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or [name for name in own if own[name].shape != weights[name].shape]
     if wrong:

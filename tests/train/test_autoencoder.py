@@ -433,7 +433,8 @@ def test_the_command_picks_the_autoencoder_by_its_table(tmp_path, pictures):
     found = CliRunner().invoke(app, ["train", str(path), "--dry-run"])
     assert found.exit_code == 0
     weights = sum(weight.numel() for weight in open_autoencoder(read_recipe(AutoencoderRecipe, path)).parameters())
-    assert found.stdout == f"{weights:,} parameters\n"
+    assert f"{weights:,} parameters\n" in found.stdout
+    assert f"12 in {pictures}" in found.stdout
     assert not (tmp_path / "run").exists()
     found = CliRunner().invoke(app, ["train", str(path), "--set", "run.device=cpu"])
     assert found.exit_code == 0, found.output

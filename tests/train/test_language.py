@@ -138,13 +138,16 @@ def test_a_loss_that_breaks_stops_the_run(recipe, monkeypatch):
         train_language(recipe(), CPU)
 
 
-def test_the_recipe_we_ship_is_one_and_the_command_knows_it():
+def test_the_recipe_we_ship_is_one_and_the_command_knows_it(captioned):
     from pathlib import Path
 
     from typer.testing import CliRunner
 
     path = Path(__file__).parents[2] / "recipes" / "nano-language.toml"
     assert kind_of_recipe(path) == "language"
-    told = CliRunner().invoke(app, ["train", str(path), "--dry-run"])
+    told = CliRunner().invoke(app, ["train", str(path), "--dry-run", "--set", f"captions.sources=['{captioned}']"])
     assert told.exit_code == 0, told.output
     assert "parameters" in told.output
+    assert "8 pictures with one" in told.output
+    wrong = CliRunner().invoke(app, ["train", str(path), "--dry-run", "--set", "captions.sources=['/nowhere']"])
+    assert str(wrong.exception).startswith("captions.sources: /nowhere does not exist")

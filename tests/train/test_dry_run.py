@@ -1,0 +1,140 @@
+"""A dry run says what the data is, and refuses what training refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from leanlens.batches.stream import Stream
+from leanlens.batches.survey import large_batches, survey
+from leanlens.config import checked, plain
+from leanlens.dist import Group
+from leanlens.pictures.sources import open_source
+from leanlens.train.config import TrainRecipe
+from leanlens.train.data import open_data
+from leanlens.train.dry_run import dry_run
+from leanlens.train.loop import open_models
+from leanlens.train.loop import train as train_run
+from leanlens.train.resume import claim_run
+from leanlens.train.run import held
+from tests.train.tiny import CPU, tiny_recipe
+
+TABLE = {64: ((64, 64), (64, 96))}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve pictures of 64 x 128 (cut to 64 x 96: a quarter less), two of them without caption; one too small, one
+    broken."""
+    folder = tmp_path_factory.mktemp("lab")
+    for number in range(12):
+        Image.new("RGB", (128, 64), (number, 0, 0)).save(folder / f"p{number:02d}.png")
+        if number not in (3, 7):
+            (folder / f"p{number:02d}.txt").write_text(f"picture {number}")
+    Image.new("RGB", (20, 20)).save(folder / "small.png")
+    (folder / "small.txt").write_text("small")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return folder
+
+
+def recipe(folder, pictures, **tables):
+    values = plain(tiny_recipe(folder))
+    data = {
+        "sources": [str(pictures)],
+        "scenes": None,
+        "buckets": [{"base": 64, "batch": 16, "sizes": [[64, 64], [64, 96]]}],
+    }
+    values["data"] |= {**data, "missing_caption": "skip"}
+    for name, table in tables.items():
+        values[name] |= table
+    return checked(TrainRecipe, values)
+
+
+def test_counts_of_a_survey(pictures):
+    stream = Stream(open_source(pictures), TABLE, {(64, 64): 2, (64, 96): 4}, seed=0, missing_caption="skip")
+    seen = survey(stream)
+    assert (seen.found, seen.used) == (13, 10)
+    assert seen.buckets == {(64, 96): (10, pytest.approx(0.25))}
+    assert seen.cut_away == pytest.approx(0.25)
+    assert [Path(name).name for name in seen.too_small] == [f"{pictures.name}: small"]
+    assert [name.rpartition("/")[2].split(": ")[1] for name in seen.uncaptioned] == ["p03.png", "p07.png"]
+    assert list(seen.unreadable) == [f"{pictures}: broken.png"]
+    assert large_batches(stream, 3) == []  # 3 micro-batches: 4, 4 and 2
+    assert "train.micro_batches 4 is more than the 3 micro-batches of an epoch" in large_batches(stream, 4)[0]
+
+
+def test_a_dry_run_says_all_of_it_and_makes_nothing(tmp_path, pictures):
+    said = "\n".join(dry_run(recipe(tmp_path / "run", pictures), CPU))
+    for text in (
+        "13 found, 10 used; 25.0% of their area is cut away", "64x96 10 pictures in micro-batches of 16",
+        f"no caption   2: {pictures}: p03.png: it has no dense caption; {pictures}: p07.png", "too small    1: ",
+        "unreadable   1: ", "broken.png: ", "bucket 64x96 has 10 pictures and micro-batches of 16: they are smaller",
+        "device       cpu", "parameters",
+    ):  # fmt: skip
+        assert text in said, said
+    assert not list(tmp_path.iterdir())
+
+
+def test_uncaptioned_pictures_are_all_named_and_refused(tmp_path, pictures):
+    wanted, said = recipe(tmp_path / "run", pictures, data={"missing_caption": "error"}), []
+    error = r"2 pictures of .* lack a caption \(.*p03\.png: .*p07\.png: .*\); caption them, .*data\.missing_caption"
+    with pytest.raises(ValueError, match=error):
+        said.extend(dry_run(wanted, CPU))
+    assert any(line.startswith("no caption   2:") for line in said)
+    with pytest.raises(ValueError, match=error):
+        train_run(wanted, CPU)
+
+
+def test_uncaptioned_pictures_learnt_without_text(tmp_path, pictures):
+    wanted = recipe(tmp_path / "run", pictures, data={"missing_caption": "empty", "caption_dropout": 0.0})
+    stream = open_data(wanted, open_models(wanted)[1], CPU).stream
+    batch = next(iter(stream))
+    assert len(stream) == 12
+    assert {Path(key).name: caption for key, caption in zip(batch.keys, batch.captions, strict=True)} == {
+        f"p{number:02d}": "" if number in (3, 7) else f"picture {number}" for number in range(12)
+    }
+
+
+WRONG = [
+    ({"data": {"sources": ["/nowhere"]}}, r"data\.sources: /nowhere does not exist"),
+    ({"model": {"enc_hidden_dim": 64}}, r"model\.enc_hidden_dim 64 does not fit the parts"),
+    ({"model": {"parts": "/nowhere"}}, r"model\.parts: "),
+    ({"init": {"from": "/nowhere"}}, r"init\.from: model '/nowhere' is not a file or folder here"),
+    (
+        {"init": {"from": "nano", "std": 0.05}},
+        r"init\.std 0\.05 is not accepted: init\.from 'nano' is not the folder of",
+    ),
+    (
+        {"data": {"buckets": [{"base": 4096, "batch": 5000, "sizes": [[4096, 4096]]}]}},
+        "the largest that fits is|not even",
+    ),
+    ({"data": {"buckets": [{"base": 512, "batch": 2}]}}, "none of the 13 pictures of .* can be used with this table"),
+    ({"run": {"dir": "/proc/run"}}, r"run\.dir /proc/run is not accepted"),
+    ({"train": {"micro_batches": 3}}, r"train\.micro_batches 3 cannot be shared out over 2 processes"),
+]
+
+
+@pytest.mark.parametrize(("tables", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_a_dry_run_refuses_what_training_refuses(tmp_path, pictures, tables, said):
+    wanted = recipe(tmp_path / "run", pictures, **tables)
+    group = Group(0, 2, torch.device("cpu")) if "micro_batches" in tables.get("train", {}) else CPU
+    with pytest.raises(ValueError, match=said):
+        list(dry_run(wanted, group))
+    with pytest.raises(ValueError, match=said):
+        train_run(wanted, group)
+
+
+def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path, pictures):
+    wanted = recipe(tmp_path / "run", pictures)
+    with held(wanted.run.dir), pytest.raises(ValueError, match=r"is in use by process"):
+        list(dry_run(wanted, CPU))
+    claim_run(recipe(tmp_path / "run", pictures, train={"steps": 1}), begun=False)
+    (wanted.run.dir / "checkpoints" / "step-00000001").mkdir(parents=True)
+    before = sorted(path.name for path in wanted.run.dir.iterdir())
+    assert any("continue after step-00000001" in line for line in dry_run(wanted, CPU))
+    with pytest.raises(ValueError, match=r"run\.seed: 3 there, 5 here"):
+        list(dry_run(recipe(tmp_path / "run", pictures, run={"seed": 5}), CPU))
+    assert sorted(path.name for path in wanted.run.dir.iterdir()) == before
+    assert json.loads((wanted.run.dir / "recipe.json").read_text())["run"]["seed"] == 3
