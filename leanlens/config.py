@@ -20,6 +20,32 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
+RECIPES = "recipes"  # the folder inside an installed package; in a clone it lies beside the package
+
+
+def recipe_names() -> dict[str, Path]:
+    """The recipes that come with the library: name -> file."""
+    package = Path(__file__).parent
+    folder = next((path for path in (package / RECIPES, package.parent / RECIPES) if path.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_recipe(wanted: str | Path) -> Path:
+    """A recipe by its path, or by the name of one that comes with the library; a file goes before a name.
+
+    Raises:
+        ValueError: neither; with the nearest names.
+    """
+    path, names = Path(wanted), recipe_names()
+    if path.is_file() or (path.name != str(wanted)):
+        return path
+    if (name := path.name.removesuffix(".toml")) in names:
+        return names[name]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    said = f"the nearest name is {near[0]!r}" if near else f"names are {', '.join(names)}"
+    raise ValueError(f"recipe {str(wanted)!r} is neither a file nor the name of a recipe; {said}")
+
+
 Recipe = TypeVar("Recipe", bound=Section)
 
 

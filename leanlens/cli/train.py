@@ -12,7 +12,9 @@ from leanlens.cli.options import Changes
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A TOML recipe; see recipes/.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A TOML recipe, or the name of one. Without it: list the names.")
+    ] = None,
     changes: Changes = None,
     dry_run: Annotated[
         bool,
@@ -26,6 +28,9 @@ def train(
     A run.dir that holds a checkpoint is continued. Several processes: torchrun --nproc-per-node 8 -m leanlens train ...
     Ctrl-C and SIGTERM save the run and end it with exit code 75; a run that is done ends with 0.
     """
+    if recipe is None:
+        print(_listed())
+        return
     code = _one_error(lambda: _train(recipe, changes or [], dry_run))
     if code:
         raise typer.Exit(code)
@@ -33,9 +38,10 @@ def train(
 
 def _train(recipe: Path, changes: list[str], dry_run: bool) -> int:
     """The exit code of a run."""
-    from leanlens.config import read_recipe
+    from leanlens.config import find_recipe, read_recipe
     from leanlens.train.config import TrainRecipe, kind_of_recipe
 
+    recipe = find_recipe(recipe)
     kind = kind_of_recipe(recipe)
     if kind != "denoiser":
         return (_train_autoencoder if kind == "autoencoder" else _train_language)(recipe, changes, dry_run)
@@ -62,6 +68,20 @@ def _print_lines(lines: Iterator[str], group: Any) -> int:
         if group.leads:
             print(line, flush=True)
     return 0
+
+
+def _listed() -> str:
+    """The recipes by name, each with the first sentence of its file."""
+    from leanlens.config import recipe_names
+
+    rows = ["Recipes (leanlens train NAME, or the path of your own):"]
+    for name, path in recipe_names().items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        told = " ".join(
+            line.lstrip("# ") for line in lines[: next((i for i, one in enumerate(lines) if one[:1] != "#"), 0)]
+        )
+        rows.append(f"  {name:22} {told.split('. ')[0].split(': ')[0].rstrip('.')}")
+    return "\n".join(rows)
 
 
 def export(

@@ -3,9 +3,9 @@
 Comes in: a name as people or drivers write it. Goes out: a `Device`. Arithmetic only; what machine this is, the command
 line finds out.
 
-Figures are those of the makers' data sheets: dense rates, without sparsity, at the boost clock; 16-bit products with
-32-bit sums, which GeForce cards make at half the rate of workstation cards; memory as it is sold, where a "GB" is
-2^30 bytes. The rates of processors are per core, measured (see `cpu`).
+Figures are the makers' specifications, never measured by us: dense rates, without sparsity, at the boost clock;
+16-bit products with 32-bit sums, which GeForce cards make at half the rate of workstation cards; memory as it is sold,
+where a "GB" is 2^30 bytes. The rates of processors are per core, measured (see `cpu`).
 """
 
 import difflib
@@ -98,6 +98,31 @@ DEVICES: tuple[Device, ...] = (
         ("RTX 5090 32GB", 32, 1792, 209.5, 104.8, 575),
         ("RTX PRO 6000 Blackwell 96GB", 96, 1792, 503.8, 126.0, 600),
     ),
+    # Laptop chips by their own data sheets, at the top of the range of watts that makers of laptops may choose from.
+    *_nvidia(
+        12.0,
+        ("RTX 5060 Laptop 8GB", 8, 384, 29.0, 14.5, 100),
+        ("RTX 5070 Laptop 8GB", 8, 384, 35.5, 17.7, 100),
+        ("RTX 5070 Ti Laptop 12GB", 12, 672, 46.9, 23.4, 115),
+        ("RTX 5080 Laptop 16GB", 16, 896, 61.4, 30.7, 150),
+        ("RTX 5090 Laptop 24GB", 24, 896, 79.8, 39.9, 150),
+    ),
+    *_nvidia(
+        8.9,
+        ("RTX 4050 Laptop 6GB", 6, 192, 18.0, 9.0, 115),
+        ("RTX 4060 Laptop 8GB", 8, 256, 23.2, 11.6, 115),
+        ("RTX 4070 Laptop 8GB", 8, 256, 31.2, 15.6, 115),
+        ("RTX 4080 Laptop 12GB", 12, 432, 49.4, 24.7, 150),
+        ("RTX 4090 Laptop 16GB", 16, 576, 65.9, 33.0, 150),
+    ),
+    *_nvidia(
+        8.6,
+        ("RTX 3050 Laptop 4GB", 4, 192, 14.2, 7.1, 80),
+        ("RTX 3060 Laptop 6GB", 6, 336, 21.8, 10.9, 115),
+        ("RTX 3070 Laptop 8GB", 8, 448, 31.8, 15.9, 125),
+        ("RTX 3080 Laptop 16GB", 16, 448, 38.0, 19.0, 150),
+        ("RTX 3080 Ti Laptop 16GB", 16, 512, 47.2, 23.6, 150),
+    ),
     *_nvidia(
         8.9,
         ("RTX 4060 8GB", 8, 272, 30.2, 15.1, 115),
@@ -163,12 +188,21 @@ DEVICES: tuple[Device, ...] = (
         ("MI300X 192GB", 192, 5300, 1307.0, 163.4, 750, 64.0),
         ("MI325X 256GB", 256, 6000, 1307.0, 163.4, 1000, 64.0),
     ),
+    # One row for each chip, with a common memory; --ram takes what a machine has. Rates are those of all GPU cores.
     *_apple(
         ("M1 16GB", 16, 68, 2.6, 20),
+        ("M1 Pro 32GB", 32, 200, 5.2, 30),
         ("M1 Max 64GB", 64, 400, 10.4, 60),
+        ("M1 Ultra 128GB", 128, 800, 20.8, 120),
+        ("M2 24GB", 24, 100, 3.6, 20),
+        ("M2 Pro 32GB", 32, 200, 6.8, 35),
+        ("M2 Max 96GB", 96, 400, 13.6, 65),
         ("M2 Ultra 192GB", 192, 800, 27.2, 150),
+        ("M3 24GB", 24, 100, 3.5, 22),
+        ("M3 Pro 36GB", 36, 150, 6.4, 40),
         ("M3 Max 128GB", 128, 400, 14.2, 80),
         ("M3 Ultra 256GB", 256, 819, 28.4, 180),
+        ("M4 32GB", 32, 120, 4.6, 25),
         ("M4 Pro 48GB", 48, 273, 9.2, 50),
         ("M4 Max 128GB", 128, 546, 18.4, 90),
     ),
@@ -257,7 +291,7 @@ def card_of(memory: float) -> Device:
 
 def with_memory(device: Device, memory: float) -> Device:
     """The same device with another memory, GiB."""
-    return replace(device, memory=memory)
+    return replace(device, name=re.sub(r" \d+GB$", f" {memory:g}GB", device.name), memory=memory)
 
 
 def _words(name: str) -> list[str]:

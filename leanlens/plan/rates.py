@@ -40,6 +40,7 @@ class Assumption:
 
 _FA2 = "FlashAttention-2 and -3 papers, forward at head width 64 and 4k tokens"
 _OURS = "benchmarks/results/transformer_cpu.json"
+_NANO = "benchmarks/results/latency_nano.json"
 _LADDER = "benchmarks/results/memory_cpu.json"
 ASSUMPTIONS: dict[str, Assumption] = {
     "matmul": Assumption(0.66, "share of a GPU's 16-bit peak that matrix products reach", "650 of 989 TFLOP/s on H100"),
@@ -60,6 +61,15 @@ ASSUMPTIONS: dict[str, Assumption] = {
     "launches_compiled": Assumption(20, "the same, compiled", "estimate"),
     "launches_encoder": Assumption(60, "operators in one layer of the text encoder, MXFP4 kernels", "estimate"),
     "launches_experts": Assumption(490, "the same where 32 experts are computed one after the other", "estimate"),
+    "start": Assumption(
+        4.0, "seconds to start Python and import its libraries", "benchmarks/results/startup_nano.json"
+    ),
+    "operator_cpu": Assumption(
+        16e-6, "seconds that an operator takes on a processor however small it is", f"{_NANO}: 1.44 s for 40 passes"
+    ),
+    "convolution_cpu": Assumption(
+        0.38, "convolutions on a processor, share of the rate of its matrix products", f"{_NANO}: 0.113 s"
+    ),
     "compiling_gpu": Assumption(10, "seconds to compile the blocks on a GPU", "diffusers on FLUX.1: 9.6 s"),
     "compiling_cpu": Assumption(8, "the same on a processor", f"{_OURS}: 6.3 s for two blocks"),
     "compiled_cpu": Assumption(1.5, "how much faster compiled blocks are on a processor", f"{_OURS}: 1.51 and 2.13"),
@@ -135,9 +145,10 @@ def forward_seconds(
     tokens = image_tokens + text_tokens
     pairs = sizes.layers * 4 * tokens**2 * sizes.width
     seconds = (denoiser_flops(sizes, image_tokens, text_tokens) - pairs) / products + pairs / attention
-    if device.kind == "cpu":  # the measured share holds what lies between the products
-        return seconds / (assumed("compiled_cpu") if compiled else 1)
     suffix = "_compiled" if compiled else ""
+    if device.kind == "cpu":  # the measured share holds what lies between the products of a wide block
+        operators = sizes.layers * assumed(f"launches{suffix}") * assumed("operator_cpu")
+        return seconds / (assumed("compiled_cpu") if compiled else 1) + operators
     passes = sizes.layers * assumed(f"passes{suffix}") * tokens * sizes.width * element_bytes(dtype)
     seconds += passes / (device.bandwidth * 1e9 * assumed("stream"))
     return max(seconds, sizes.layers * assumed(f"launches{suffix}") * assumed("launch"))
@@ -217,6 +228,8 @@ def caption_seconds(device: Device, dtype: str, sizes: EncoderSizes, text_tokens
 
 
 def _convolution_rate(device: Device, dtype: str, matmul: float) -> float:
-    if device.kind == "cpu" or not device.bfloat16 or (dtype == "float32" and device.kind != "apple"):
+    if device.kind == "cpu":
+        return matmul * assumed("convolution_cpu")
+    if not device.bfloat16 or (dtype == "float32" and device.kind != "apple"):
         return matmul
     return device.half * 1e12 * assumed("convolution")

@@ -10,6 +10,7 @@ the other) and `ATTRIBUTION.md`.
 import hashlib
 import json
 import os
+import shutil
 import tomllib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -226,6 +227,14 @@ def _part(full: Path, name: str) -> Library:
     return open_library(folder)
 
 
+def _link(source: Path, target: Path) -> None:
+    """The file under another name; a copy of it where links are not allowed, as on Windows without rights."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def narrow(shelf: Library, concepts: Sequence[str], styles: Sequence[str], folder: Path) -> None:
     """Write a library of some concepts and styles of another into `folder`; the drawn shapes come along.
 
@@ -248,7 +257,7 @@ def narrow(shelf: Library, concepts: Sequence[str], styles: Sequence[str], folde
     table["fingerprint"] = digest.hexdigest()[:16]
     with whole_folder(folder) as temporary:
         for style in table["bitmaps"]:
-            (temporary / f"{style}.npy").symlink_to((shelf.folder / f"{style}.npy").resolve())
+            _link(shelf.folder / f"{style}.npy", temporary / f"{style}.npy")
         (temporary / "library.json").write_text(json.dumps(table), encoding="utf-8")
         page = (shelf.folder / "ATTRIBUTION.md").read_text(encoding="utf-8")
         drawings = {style: len(table["bitmaps"][style]) for style in styles}

@@ -5,8 +5,6 @@ that is not there is listed, except where a client needs an entry to go on.
 """
 
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,13 +149,10 @@ def _png_info(desk: Desk, image: str) -> dict[str, Any]:
 
 
 def _ram() -> dict[str, Any]:
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    except (AttributeError, ValueError, OSError):
-        return {"error": "this system does not say"}
-    used = int(Path("/proc/self/statm").read_text().split()[1]) * page if Path("/proc/self/statm").exists() else 0
-    return {"free": free, "used": used, "total": total}
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {"free": memory.available, "used": psutil.Process().memory_info().rss, "total": memory.total}
 
 
 def _cuda() -> dict[str, Any]:

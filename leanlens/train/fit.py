@@ -9,8 +9,6 @@ float32, 129 under autocast (norms keep float32), 77 where sharded weights make 
 only the input of each block stays, and one block at a time.
 """
 
-import os
-
 import torch
 
 from leanlens.dist import Group
@@ -79,4 +77,6 @@ def device_bytes(device: torch.device) -> int:
     """All memory of the device: of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    return psutil.virtual_memory().total

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from leanlens import __version__ as VERSION
 
@@ -37,6 +38,38 @@ def test_doctor(leanlens):
     assert report["versions"]["leanlens"] == VERSION
     assert {"generate", "replay", "weights"} <= set(report["commands"])
     assert "processor" in leanlens("doctor").out
+
+
+def test_doctor_covers_every_command_and_names_what_is_missing(leanlens, monkeypatch):
+    from importlib import util
+
+    find = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *more: None if name == "uvicorn" else find(name, *more))
+    Path("leanlens.toml").write_text('[serve]\nport = 81\napi-key = "hidden"\n', encoding="utf-8")
+    monkeypatch.setenv("LEANLENS_SERVE_PORT", "82")
+    report = json.loads(leanlens("doctor", "--json").out)
+    commands = report["commands"]
+    assert {"serve", "mcp", "train", "evaluate", "plan", "scenes", "export"} <= set(commands)
+    assert commands["serve"].startswith("no: uvicorn missing; pip install ")
+    assert commands["serve"].endswith('[serve]"') or "[serve] @" in commands["serve"]
+    assert report["defaults"]["serve --port"] == "82, from LEANLENS_SERVE_PORT"
+    assert report["defaults"]["serve --api-key"] == "(set), from leanlens.toml"
+    assert "hidden" not in json.dumps(report)
+
+
+def test_alone_it_prints_its_help_and_no_error(leanlens):
+    for words in ([], ["weights"], ["scenes"]):
+        run = leanlens(*words)
+        assert run.code == 2
+        assert "Usage" in run.out
+        assert run.err == ""
+
+
+def test_train_lists_recipes_and_takes_their_names(leanlens):
+    assert "  smoke  " in leanlens("train").out
+    run = leanlens("train", "smok")
+    assert run.code == 2
+    assert "the nearest name is 'smoke'" in run.err
 
 
 def test_every_command_has_help(leanlens):

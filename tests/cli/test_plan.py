@@ -164,6 +164,45 @@ def test_a_folder_is_planned_by_its_own_files(leanlens, tmp_path):
     assert json.loads(small.out)["peak_vram_gb"] < 0.6
 
 
+def test_the_text_is_for_people(leanlens):
+    nano = leanlens("plan", "-m", "nano", "--device", "cpu").out
+    assert "of the device" not in nano
+    assert "download             none; 0.07 GB on disk" in nano
+    assert "s with the model open (predicted)" in nano
+    assert "s with opening the model (predicted)" in nano
+    turbo = leanlens("plan", "--gpu", "RTX 4090 Laptop", "--ram", 32)
+    assert "download             30.6 GB; 30.6 GB on disk" in turbo.out
+    run = leanlens("plan", "train", "lens-stage1", "--gpu", "H200", "--count", 8, "--price-per-hour", 3).out
+    assert "images               1,228,800,000" in run
+    assert "largest batch        " in run
+    assert run.rstrip().endswith("train lens-stage1")
+    assert not set("{}") & set(nano + turbo.out + run)
+
+
+def test_the_first_image_takes_as_long_as_opening_and_drawing(leanlens):
+    answer = json.loads(leanlens("plan", "--gpu", "RTX 4090", "--ram", 64, "--json").out)
+    assert answer["seconds_first_image"] > answer["seconds_per_image"] + 10  # 29 GB are read
+    assert (answer["download_gb"], answer["disk_gb"]) == (30.6, 30.6)
+
+
+def test_nano_takes_what_was_measured_within_a_quarter():
+    """The measured seconds and the machine are those of the recorded benchmark."""
+    from leanlens.cli.plan import model_sizes
+    from leanlens.plan.choose import Drawing, Machine, Pins, choose
+    from leanlens.plan.devices import cpu
+
+    found = json.loads((RECIPES.parent / "benchmarks/results/latency_nano.json").read_text(encoding="utf-8"))
+    machine = Machine(cpu(found["machine"]["threads"], "AVX-512 bfloat16", 24), 24)
+    asked = found["request"]
+    drawing = Drawing(asked["size"], asked["size"], asked["steps"], asked["guidance"])
+    pins = Pins(dtype=found["model"]["dtype"], quant="none", offload="none", encoder_on="device", compile=False)
+    seconds = choose(machine, *model_sizes("nano"), drawing, pins).seconds
+    stages = found["stages"]
+    assert seconds["denoising"] == pytest.approx(stages["loop"]["best_s"], rel=0.25)
+    assert seconds["decoding"] == pytest.approx(stages["decode"]["best_s"], rel=0.25)
+    assert sum(seconds.values()) == pytest.approx(stages["picture"]["best_s"], rel=0.25)
+
+
 def test_a_run(leanlens):
     words = ["--gpu", "H200", "--count", 8, "--price-per-hour", 3, "--json"]
     answer = json.loads(leanlens("plan", "train", RECIPES / "lens-stage1.toml", *words).out)

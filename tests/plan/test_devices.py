@@ -3,7 +3,7 @@
 import pytest
 
 from leanlens.plan.compute import DenoiserSizes
-from leanlens.plan.devices import DEVICES, GIB, cpu, device_of_driver, find_device
+from leanlens.plan.devices import DEVICES, GIB, cpu, device_of_driver, find_device, with_memory
 from leanlens.plan.rates import forward_seconds
 
 
@@ -84,3 +84,17 @@ def test_seconds_of_the_loop_against_rates_that_were_measured_elsewhere():
 
     assert 1.23 < loop(True) < 1.6
     assert 2.2 < loop(False) < 2.8
+
+
+def test_laptop_chips_are_not_taken_for_cards():
+    assert find_device("RTX 4060 Laptop").bandwidth == 256
+    assert find_device("RTX 4060").bandwidth == 272
+    said = device_of_driver("NVIDIA GeForce RTX 4090 Laptop GPU", int(16 * 2**30 * 0.98))
+    assert said is not None
+    assert said.name == "RTX 4090 Laptop 16GB"
+
+
+def test_every_generation_of_apple_chips_is_there_and_carries_its_memory():
+    names = {device.name.rsplit(" ", 1)[0] for device in DEVICES if device.kind == "apple"}
+    assert {f"M{n}{kind}" for n in (1, 2, 3, 4) for kind in ("", " Pro", " Max")} <= names
+    assert with_memory(find_device("M2"), 16).name == "M2 16GB"
