@@ -33,10 +33,7 @@ class Server:
     """
 
     def __init__(self, address: str, key: str = "", timeout: float = 600.0):
-        parts = urlsplit(address.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerError(f"leanlens: address {address!r} is not accepted; give one such as http://127.0.0.1:8000")
-        self.address = address.strip().rstrip("/")
+        self.address = read_address(address)
         self.key, self.timeout = key.strip(), timeout
 
     def draw(
@@ -119,6 +116,26 @@ class Server:
         elif self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         return headers
+
+
+def read_address(text: str) -> str:
+    """An address as people write it -> one with a scheme and without a slash, `/v1` or `/sdapi/v1` at its end.
+
+    Raises:
+        ServerError: no host, another scheme than http and https, or a port that is none.
+    """
+    address = text.strip().rstrip("/")
+    if "://" not in address:
+        address = f"http://{address}"
+    address = address.removesuffix("/v1").removesuffix("/sdapi").rstrip("/")
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        known = False
+    if not known or any(character.isspace() for character in address):
+        raise ServerError(f"leanlens: address {text!r} is not accepted; give one such as http://127.0.0.1:8000")
+    return address
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -21,8 +21,10 @@ from leanlens.serve.library import Sizes
 from leanlens.serve.openai import openai_error, openai_router, pictures_router
 from leanlens.serve.openai_bodies import first_complaint
 from leanlens.serve.refusal import KINDS, Refusal
-from leanlens.serve.sdapi import Choices, sdapi_error, sdapi_router
+from leanlens.serve.sdapi import sdapi_error, sdapi_router
+from leanlens.serve.sdapi_extras import sdapi_extras_router
 from leanlens.serve.sdapi_lists import sdapi_lists_router
+from leanlens.serve.sdapi_options import Choices
 from leanlens.serve.settings import ServerSettings
 
 Mount = Callable[[FastAPI, Desk], Any]
@@ -64,7 +66,7 @@ def make_app(
     choices = Choices()
     for router in (
         _watch_router(desk), openai_router(desk), pictures_router(desk),
-        sdapi_router(desk, choices), sdapi_lists_router(desk, choices),
+        sdapi_router(desk, choices), sdapi_lists_router(desk, choices), sdapi_extras_router(desk),
     ):  # fmt: skip
         app.include_router(router)
     if settings.tools:

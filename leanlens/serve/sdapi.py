@@ -1,8 +1,8 @@
 """The door for clients of AUTOMATIC1111: `/sdapi/v1`, drawing and what is asked while it goes on.
 
 Comes in: their JSON. Goes out: their answers, with `info` as the JSON text and `parameters` as they parse them. A field
-that is left out takes the model's default, not theirs (7, 512, 50). Lists of models, samplers and so on are in
-`sdapi_lists`.
+that is left out takes the model's default, not theirs (7, 512, 50). Bodies are in `sdapi_bodies`, hires fix in
+`sdapi_hires`, enlarging in `sdapi_extras`, settings in `sdapi_options`, lists in `sdapi_lists`.
 
 Source: modules/api of AUTOMATIC1111's web UI, and what webuiapi 0.9, Open WebUI, SillyTavern and LibreChat send.
 """
@@ -10,14 +10,12 @@ Source: modules/api of AUTOMATIC1111's web UI, and what webuiapi 0.9, Open WebUI
 import base64
 import json
 import re
-import threading
 import time
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 import leanlens
@@ -26,79 +24,14 @@ from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.encode import picture_bytes, preview_bytes
 from leanlens.serve.follow import finished
 from leanlens.serve.prompts import read_prompt
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.refusal import Refusal, in_the_clients_words
+from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
+from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
+from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
 
 DOOR = "sdapi"
-
-
-class DrawingBody(BaseModel):
-    """What txt2img and img2img share. Everything else a client sends is echoed and otherwise ignored."""
-
-    model_config = ConfigDict(extra="allow")
-
-    prompt: str | None = ""
-    negative_prompt: str | None = ""
-    seed: int | None = None
-    subseed_strength: float | None = None
-    sampler_name: str | None = None
-    sampler_index: str | None = None
-    scheduler: str | None = None
-    batch_size: int | None = Field(None, ge=1, le=1000)
-    n_iter: int | None = Field(None, ge=1, le=1000)
-    steps: int | None = None
-    cfg_scale: float | None = Field(None, allow_inf_nan=False)
-    width: int | None = None
-    height: int | None = None
-    styles: list[str] | None = None
-    restore_faces: bool | None = None
-    tiling: bool | None = None
-    denoising_strength: float | None = Field(None, allow_inf_nan=False)
-    override_settings: dict[str, Any] | None = None
-    script_name: str | None = None
-    alwayson_scripts: dict[str, Any] | None = None
-    send_images: bool | None = True
-    force_task_id: str | None = None
-
-
-class TextBody(DrawingBody):
-    """The body of `/sdapi/v1/txt2img`."""
-
-    enable_hr: bool | None = None
-
-
-class PictureBody(DrawingBody):
-    """The body of `/sdapi/v1/img2img`."""
-
-    init_images: list[str] | None = None
-    resize_mode: int | None = None
-    mask: str | None = None
-    mask_blur: float | None = Field(None, ge=0, le=256, allow_inf_nan=False)
-    inpainting_mask_invert: int | bool | None = None
-    inpaint_full_res: bool | None = None
-    inpainting_fill: int | None = None
-    include_init_images: bool | None = False
-
-
-class Choices:
-    """What clients set for their next requests through `/options`: the model, for each client by itself."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def model(self, owner: str) -> str | None:
-        """The model an owner has chosen, or None."""
-        return self._models.get(owner)
-
-    def choose(self, owner: str, model: str) -> None:
-        """Remember an owner's model; of very many owners the oldest is forgotten."""
-        with self._lock:
-            self._models.pop(owner, None)
-            self._models[owner] = model
-            while len(self._models) > 10_000:
-                del self._models[next(iter(self._models))]
 
 
 def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
@@ -107,17 +40,28 @@ def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
 
     @router.post("/txt2img")
     async def txt2img(body: TextBody, request: Request) -> Response:
-        if body.enable_hr:
-            raise Refusal("invalid", "enable_hr is not offered; ask for the final width and height", "enable_hr")
-        wish, notes = _wish(desk, choices, body, request.state.owner)
-        return await _answer(desk, body, wish, notes, request)
+        owner = request.state.owner
+        with in_the_clients_words(NAMES):
+            wish, notes = _wish(desk, choices, body, owner)
+            plan = None
+            if body.enable_hr and body.firstphase_width and body.firstphase_height:
+                _swap_first_phase(body, wish)
+            notes += _round_size(desk, wish)
+            if body.enable_hr:
+                plan, said = await run_in_threadpool(plan_second_pass, desk, body, wish)
+                notes += said
+            return await _answer(desk, choices, body, wish, notes, request, plan)
 
     @router.post("/img2img")
     async def img2img(body: PictureBody, request: Request) -> Response:
-        wish, notes = _wish(desk, choices, body, request.state.owner)
-        wish.strength = body.denoising_strength
-        notes += await run_in_threadpool(_add_source, desk, body, wish)
-        return await _answer(desk, body, wish, notes, request)
+        with in_the_clients_words(NAMES):
+            wish, notes = _wish(desk, choices, body, request.state.owner)
+            wish.strength = body.denoising_strength
+            notes += _round_size(desk, wish)
+            if wish.width is not None:  # before anything is unpacked; without a size it is the picture's own
+                await run_in_threadpool(desk.check, wish)
+            notes += await run_in_threadpool(_add_source, desk, body, wish)
+            return await _answer(desk, choices, body, wish, notes, request)
 
     @router.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
@@ -127,13 +71,14 @@ def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
     @router.post("/interrupt")
     async def interrupt(request: Request) -> dict[str, Any]:
         for job in desk.running(request.state.owner, DOOR):
-            desk.cancel(job)
+            desk.end_early(job)
         return {}
 
     @router.post("/skip")
     async def skip(request: Request) -> None:
         for job in desk.running(request.state.owner, DOOR):
-            desk.cancel(job, tasks=[task for task in job.tasks if task.state == "drawing"])
+            drawing = [task.index // job.iteration for task in job.tasks if task.state == "drawing"]
+            desk.cancel(job, tasks=[task for task in job.tasks if [task.index // job.iteration] == drawing[:1]])
 
     return router
 
@@ -154,6 +99,10 @@ def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[
         raise Refusal("invalid", str(error), "prompt") from None
     chosen = (body.override_settings or {}).get("sd_model_checkpoint")
     model = choices.model(owner) if not chosen else checkpoint(desk, str(chosen))
+    most = desk.settings.max_count
+    for name, count in (("batch_size", body.batch_size), ("n_iter", body.n_iter)):
+        if count is not None and not 1 <= count <= most:
+            raise Refusal("invalid", f"{name} {str(count)[:20]} is not accepted: give 1 to {most}", name)
     wish = Wish(
         prompt=read.text,
         negative_prompt=body.negative_prompt or "",
@@ -164,10 +113,11 @@ def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[
         guidance_scale=body.cfg_scale,
         seed=None if body.seed is None or body.seed < 0 else body.seed,
         count=(body.batch_size or 1) * (body.n_iter or 1),
+        iteration=body.batch_size or 1,
         loras=read.loras,
         identity=body.force_task_id if re.fullmatch(r"[0-9a-f]{32}", body.force_task_id or "") else None,
     )
-    return wish, [*read.notes, *_not_done(body)]
+    return wish, [*read.notes, *comments_on(body)]
 
 
 def checkpoint(desk: Desk, title: str) -> str:
@@ -182,19 +132,18 @@ def checkpoint(desk: Desk, title: str) -> str:
     return desk.library.find_model(title.removesuffix(".safetensors"))
 
 
-def _not_done(body: DrawingBody) -> list[str]:
-    """What a client asked for beyond its defaults that is not done here."""
-    asked = {
-        "restore_faces": body.restore_faces,
-        "tiling": body.tiling,
-        "styles": body.styles,
-        "subseed_strength": body.subseed_strength,
-    }
-    notes = [f"{name} is ignored: it is not offered" for name, value in asked.items() if value]
-    sampler = body.sampler_name or body.sampler_index
-    if sampler and sampler.lower() not in ("euler", "automatic"):
-        notes.append(f"sampler {sampler[:40]} is ignored: Lens is drawn with Euler")
+def _round_size(desk: Desk, wish: Wish) -> list[str]:
+    """Bring a size to whole tokens; gives what is to be said of it."""
+    if wish.width is None or wish.height is None:
+        return []
+    wish.width, wish.height, notes = in_whole_tokens(wish.width, wish.height, desk.settings.max_pixels)
     return notes
+
+
+def _swap_first_phase(body: TextBody, wish: Wish) -> None:
+    """The old fields of hires fix: width and height are those of the end, firstphase_ those of the first pass."""
+    body.hr_resize_x, body.hr_resize_y = wish.width, wish.height
+    wish.width, wish.height = body.firstphase_width, body.firstphase_height
 
 
 def _add_source(desk: Desk, body: PictureBody, wish: Wish) -> list[str]:
@@ -239,22 +188,67 @@ def _resize(mode: int, wish: Wish, width: int, height: int) -> None:
 # ------------------------------------------------------------------------------------------- answering
 
 
-async def _answer(desk: Desk, body: DrawingBody, wish: Wish, notes: list[str], request: Request) -> Response:
+async def _answer(
+    desk: Desk,
+    choices: Choices,
+    body: DrawingBody,
+    wish: Wish,
+    notes: list[str],
+    request: Request,
+    plan: SecondPass | None = None,
+) -> Response:
     job = await run_in_threadpool(desk.prepare, wish, request.state.owner, DOOR)
     headers = {"x-job-id": job.id}
+    tasks = await _drawn(desk, job, request)
+    if plan is not None and plan.strength > 0 and tasks and not any(task.ends_early for task in job.tasks):
+        tasks, said = await _second_pass(desk, job, tasks, plan, request)
+        notes = notes + said
+    kind, quality = _format(choices.read(request.state.owner, desk) | (body.override_settings or {}), notes)
+
+    def encode(task: Task) -> str:
+        assert task.picture is not None
+        if plan is not None and plan.strength == 0:
+            return enlarged_file(task.picture.path, plan)
+        return base64.b64encode(picture_bytes(task.picture, kind, quality)).decode("ascii")
+
+    images = [] if body.send_images is False else [await run_in_threadpool(encode, task) for task in tasks]
+    info = json.dumps(_info(desk, job, tasks, notes))
+    return JSONResponse({"images": images, "parameters": _echo(body), "info": info}, headers=headers)
+
+
+async def _drawn(desk: Desk, job: Job, request: Request) -> list[Task]:
     try:
-        tasks = await finished(desk, job, request)
+        return await finished(desk, job, request)
     except Refusal as refusal:
         if refusal.kind != "cancelled":
             raise
-        tasks = []  # interrupted before the first picture: an answer without pictures, as the original gives
-    images = []
-    if body.send_images is not False:
-        for task in tasks:
-            assert task.picture is not None
-            images.append(base64.b64encode(await run_in_threadpool(picture_bytes, task.picture)).decode("ascii"))
-    info = json.dumps(_info(desk, job, tasks, notes))
-    return JSONResponse({"images": images, "parameters": _echo(body), "info": info}, headers=headers)
+        return []  # interrupted before the first picture: an answer without pictures, as the original gives
+
+
+async def _second_pass(
+    desk: Desk, first: Job, tasks: list[Task], plan: SecondPass, request: Request
+) -> tuple[list[Task], list[str]]:
+    """The finished pictures of the second pass; those of the first where it gave none, which is said."""
+    try:
+        job = await run_in_threadpool(second_job, desk, first, plan, DOOR)
+        await _drawn(desk, job, request)
+    except Refusal as refusal:
+        return tasks, [f"hires fix: the pictures are those of the first pass: {refusal.message}"]
+    pairs = list(zip(tasks, job.tasks, strict=True))
+    missing = [f"hires fix: picture {before.index} is that of the first pass: {after.refusal.message}"
+               for before, after in pairs if after.picture is None and after.refusal is not None]  # fmt: skip
+    return [before if after.picture is None else after for before, after in pairs], missing
+
+
+def _format(settings: dict[str, Any], notes: list[str]) -> tuple[str, int]:
+    """The format of the answer's pictures and its quality; what is not accepted is said and PNG is sent."""
+    for name in ("samples_format", "jpeg_quality"):
+        try:
+            check_setting(name, settings[name])
+        except Refusal as refusal:
+            notes.append(f"override_settings: {refusal.message}; PNG is sent")
+            return "png", 100
+    return FORMATS[str(settings["samples_format"]).lower()], settings["jpeg_quality"]
 
 
 def _echo(body: DrawingBody) -> dict[str, Any]:
@@ -321,6 +315,7 @@ def _progress(desk: Desk, jobs: list[Job], skip_image: bool) -> dict[str, Any]:
     drawing = [task for task in job.tasks if task.state == "drawing"]
     task = drawing[0] if drawing else job.tasks[0]
     state |= {
+        "interrupted": any(task.ends_early for task in job.tasks),
         "job": job.id, "job_count": len(job.tasks), "job_timestamp": _timestamp(job.created),
         "job_no": sum(task.is_final for task in job.tasks), "sampling_step": task.step, "sampling_steps": task.steps,
     }  # fmt: skip

@@ -17,7 +17,9 @@ from leanlens.pipeline.metadata import read_comment
 from leanlens.serve.desk import Desk
 from leanlens.serve.infotext import MOST_CHARACTERS, read_parameters
 from leanlens.serve.refusal import Refusal
-from leanlens.serve.sdapi import Choices, checkpoint
+from leanlens.serve.sdapi import checkpoint
+from leanlens.serve.sdapi_extras import LATENT_MODES, UPSCALERS
+from leanlens.serve.sdapi_options import Choices
 from leanlens.serve.uploads import FORMATS, from_base64, open_upload
 
 
@@ -33,13 +35,29 @@ def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
 
     @router.get("/options")
     async def options(request: Request) -> dict[str, Any]:
-        return _options(desk, choices.model(request.state.owner))
+        return choices.read(request.state.owner, desk)
 
     @router.post("/options")
     async def set_options(body: dict[str, Any], request: Request) -> None:
-        # Clients send the whole dictionary back; of it only the model can be chosen, for this client.
         if chosen := body.get("sd_model_checkpoint"):
-            choices.choose(request.state.owner, checkpoint(desk, str(chosen)))
+            body["sd_model_checkpoint"] = checkpoint(desk, str(chosen))
+        else:
+            body.pop("sd_model_checkpoint", None)
+        choices.write(request.state.owner, body)
+
+    @router.post("/unload-checkpoint")
+    async def unload() -> dict[str, Any]:
+        await run_in_threadpool(desk.unload)
+        return {}
+
+    @router.post("/reload-checkpoint")
+    async def reload(request: Request) -> dict[str, Any]:
+        await run_in_threadpool(desk.reload, choices.model(request.state.owner) or desk.library.default)
+        return {}
+
+    @router.post("/interrogate")
+    async def interrogate() -> None:
+        raise Refusal("unknown", "Model not found: no model that describes pictures is offered", "model")
 
     @router.get("/cmd-flags")
     async def cmd_flags() -> dict[str, Any]:
@@ -59,13 +77,12 @@ def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
     @router.get("/upscalers")
     async def upscalers() -> list[dict[str, Any]]:
         return [
-            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4}
-            for name in ("None", "Lanczos", "Nearest")
+            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS
         ]
 
     @router.get("/latent-upscale-modes")
     async def latent_upscale_modes() -> list[dict[str, str]]:
-        return [{"name": "Latent"}]
+        return [{"name": name} for name in LATENT_MODES]
 
     @router.get("/sd-models")
     async def sd_models() -> list[dict[str, Any]]:
@@ -114,22 +131,11 @@ def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
     @router.post("/refresh-checkpoints")
     @router.post("/refresh-loras")
     @router.post("/refresh-vae")
+    @router.post("/refresh-embeddings")
     async def refresh() -> None:
         await run_in_threadpool(desk.library.refresh)
 
     return router
-
-
-def _options(desk: Desk, chosen: str | None) -> dict[str, Any]:
-    return {
-        "sd_model_checkpoint": chosen or desk.library.default,
-        "sd_checkpoint_hash": "",
-        "sd_vae": "Automatic",
-        "CLIP_stop_at_last_layers": 1,
-        "samples_format": "png",
-        "enable_pnginfo": True,
-        "forge_additional_modules": [],
-    }
 
 
 def _png_info(desk: Desk, image: str) -> dict[str, Any]:

@@ -167,7 +167,11 @@ def test_progress_with_a_look_and_an_interrupt(server):
     assert client.get("/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
     client.post("/sdapi/v1/interrupt")
     drawing.join(60)
-    assert answers[0].json()["images"] == []
+    told = info(answers[0])
+    assert [opened(image).size for image in answers[0].json()["images"]] == [(128, 128)] * 2
+    assert all("Stopped after: " in text for text in told["infotexts"])
+    stopped = json.loads(opened(answers[0].json()["images"][0]).info["leanlens"])["stopped_after"]
+    assert 2 <= stopped < 100
     assert client.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
     assert client.post(TEXT, json={"prompt": "b", **SMALL}).status_code == 200
 
@@ -176,9 +180,10 @@ def test_progress_with_a_look_and_an_interrupt(server):
     ("path", "body", "status"),
     [
         (TEXT, {"prompt": "a", "width": 100}, 422),
-        (TEXT, {"prompt": "a", "width": 100, "height": 100}, 422),
+        (TEXT, {"prompt": "a", "width": 0, "height": 64}, 422),
         (TEXT, {"prompt": "a", "script_name": "x/y plot"}, 422),
-        (TEXT, {"prompt": "a", "enable_hr": True}, 422),
+        (TEXT, {"prompt": "a", "enable_hr": True, "hr_upscaler": "4x-UltraSharp"}, 422),
+        (TEXT, {"prompt": "a", "enable_hr": True, "hr_scale": 1000}, 422),
         (TEXT, {"prompt": "a", "alwayson_scripts": {"controlnet": {"args": []}}}, 422),
         (TEXT, {"prompt": "a", "override_settings": {"sd_model_checkpoint": "x"}}, 404),
         (TEXT, {"prompt": "a", "batch_size": 500}, 422),

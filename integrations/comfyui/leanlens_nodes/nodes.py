@@ -21,7 +21,7 @@ from .watch import Watch
 
 CATEGORY = "leanlens"
 ADDRESS = "http://127.0.0.1:8000"
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**64 - 1  # as wide as ComfyUI's own
 
 Model = io.Custom("LEANLENS_MODEL")
 Loras = io.Custom("LEANLENS_LORAS")  # [{"name", "path" or None, "scale"}]
@@ -120,7 +120,8 @@ def _request_inputs() -> list[Any]:
         io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the model's own."),
         io.Float.Input("guidance_scale", default=-1.0, min=-1.0, max=100.0, step=0.1,
                        tooltip="-1: the model's own; 1: no guidance."),
-        io.Int.Input("count", default=1, min=1, max=64, tooltip="Picture i has the seed plus i."),
+        io.Int.Input("count", default=1, min=1, max=64,
+                     tooltip="Picture i has the seed plus i; one past 2^64 - 1 is refused."),
         io.Float.Input("strength", default=0.6, min=0.01, max=1.0, step=0.01,
                        tooltip="With a picture: the share of the noise levels that is walked again."),
         io.Image.Input("image", optional=True, tooltip="A picture to start from."),

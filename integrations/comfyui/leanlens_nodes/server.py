@@ -29,17 +29,15 @@ class ServerError(RuntimeError):
 
 
 class Server:
-    """A server at `address`, such as http://127.0.0.1:8000.
+    """A server at `address`, such as http://127.0.0.1:8000, as `read_address` takes it.
 
     Raises:
         ValueError: an address that is not http or https.
     """
 
     def __init__(self, address: str, timeout: float = 600.0):
-        parts = urlsplit(address.strip().rstrip("/"))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"address {address!r} is not accepted; give one such as http://127.0.0.1:8000")
-        self.address, self.timeout, self._parts = address, timeout, parts
+        self.address, self.timeout = read_address(address), timeout
+        self._parts = urlsplit(self.address)
 
     def draw(
         self,
@@ -168,6 +166,26 @@ class Server:
 
     def _unreachable(self, error: Exception) -> ServerError:
         return ServerError(f"no leanlens server answers at {self.address} ({error}); start one with `leanlens serve`")
+
+
+def read_address(text: str) -> str:
+    """An address as people write it -> one with a scheme and without a slash or `/v1` at its end.
+
+    Raises:
+        ValueError: no host, another scheme than http and https, or a port that is none.
+    """
+    address = text.strip().rstrip("/")
+    if "://" not in address:
+        address = f"http://{address}"
+    address = address.removesuffix("/v1").rstrip("/")
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        known = False
+    if not known or any(character.isspace() for character in address):
+        raise ValueError(f"address {text!r} is not accepted; give one such as http://127.0.0.1:8000")
+    return address
 
 
 def _checked(response: http.client.HTTPResponse) -> Any:

@@ -194,9 +194,20 @@ def test_what_the_server_refuses_is_told(webui):
     webui.shared.opts.data["leanlens_address"] = "http://127.0.0.1:9"
     with pytest.raises(webui.ServerError, match="no server answers at"):
         press(webui, processing())
-    webui.shared.opts.data["leanlens_address"] = "127.0.0.1:9"
-    with pytest.raises(webui.ServerError, match="address '127\\.0\\.0\\.1:9' is not accepted"):
+    webui.shared.opts.data["leanlens_address"] = "ftp://127.0.0.1:9"
+    with pytest.raises(webui.ServerError, match="address 'ftp://127\\.0\\.0\\.1:9' is not accepted"):
         press(webui, processing())
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["{}", "http://{}/", " http://{} ", "http://{}/v1", "{}/v1/", "http://{}/sdapi/v1/", "HTTP://{}"],
+)
+def test_an_address_is_understood_as_people_write_it(webui, written):
+    start = webui.shared.opts.data["leanlens_address"].removeprefix("http://")
+    server = webui.Server(written.format(start), "sesame")
+    assert server.address.lower() == f"http://{start}"
+    assert server.ask("progress")["state"]["job_count"] == 0
 
 
 def test_memory_is_freed_where_the_settings_ask(webui):

@@ -163,8 +163,31 @@ def test_wrong_inputs_are_told(comfy, model):
     (loras,) = call(comfy.nodes["LeanLensLora"], file="x", name_at_server="ink")
     with pytest.raises(ValueError, match="LoRA 'ink' is one of a server"):
         call(draw, model=model, prompt="x", loras=loras)
-    with pytest.raises(ValueError, match="address 'ftp://x' is not accepted"):
-        call(comfy.nodes["LeanLensDrawAtServer"], prompt="x", address="ftp://x")
+    for address in ("ftp://x", "", "http://", "a b", "http://x:port"):
+        with pytest.raises(ValueError, match=f"address '{address}' is not accepted"):
+            call(comfy.nodes["LeanLensDrawAtServer"], prompt="x", address=address)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
+        (" http://127.0.0.1:8000/ ", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000"),
+        ("localhost:8000/v1/", "http://localhost:8000"),
+        ("https://pictures.example.org/lens/v1", "https://pictures.example.org/lens"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("HTTP://host", "HTTP://host"),
+    ],
+)
+def test_an_address_is_understood_as_people_write_it(comfy, written, read):
+    client = sys.modules[comfy.nodes["LeanLensDrawAtServer"].__module__.replace(".nodes", ".server")]
+    assert client.Server(written).address == read
+
+
+def test_a_seed_is_as_wide_as_comfyuis_own(comfy, model):
+    inputs = {one.id: one for one in comfy.nodes["LeanLensDrawHere"].define_schema().inputs}
+    assert inputs["seed"].max == 2**64 - 1
 
 
 def test_the_plan_is_the_command_lines(comfy):

@@ -1,0 +1,115 @@
+"""Hires fix for clients of AUTOMATIC1111: pictures are drawn, enlarged, and drawn once more from there.
+
+Comes in: the body of txt2img, and the finished pictures of the first pass. Goes out: the size of the second pass, and
+a job whose requests start from those pictures. The final size is held against the server's bounds before the first.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from leanlens.pipeline.image import open_picture
+from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.refusal import refused_because
+from leanlens.serve.sdapi_bodies import TextBody, in_whole_tokens
+from leanlens.serve.sdapi_extras import LATENT_MODES, encoded, find_upscaler
+from leanlens.serve.tasks import Job, Task
+from leanlens.serve.uploads import to_png
+
+_STRENGTH = 0.7  # the web UI's own for hires fix
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """What is done with a finished picture: its size then, how it is enlarged, and how far it is drawn again."""
+
+    width: int
+    height: int
+    latent: str | None
+    resampling: Image.Resampling | None
+    strength: float
+    steps: int | None
+    prompt: str | None
+    negative_prompt: str | None
+
+
+def plan_second_pass(desk: Desk, body: TextBody, wish: Wish) -> tuple[SecondPass, list[str]]:
+    """Read the second pass, and hold it against the server's bounds.
+
+    Raises:
+        Refusal: an upscaler that is not offered, or a final size, steps or strength that are not accepted.
+    """
+    width, height, notes = _final_size(desk, body, wish)
+    name = body.hr_upscaler or "Latent"
+    latent = next((mode for known, mode in LATENT_MODES.items() if known.lower() == name.lower()), None)
+    resampling = find_upscaler(name, "hr_upscaler") if latent is None else None
+    if latent is None and resampling is None:
+        resampling = Image.Resampling.LANCZOS
+    strength = _STRENGTH if body.denoising_strength is None else body.denoising_strength
+    if strength == 0:
+        latent, resampling = None, resampling or Image.Resampling.LANCZOS
+        notes.append("denoising_strength 0 leaves the second pass out: the picture is only enlarged, by its pixels")
+    steps = body.hr_second_pass_steps or None
+    found = SecondPass(width, height, latent, resampling, strength, steps, body.hr_prompt or None,
+                       body.hr_negative_prompt or None)  # fmt: skip
+    desk.check(replace(wish, width=width, height=height, num_inference_steps=steps or wish.num_inference_steps))
+    return found, notes
+
+
+def _final_size(desk: Desk, body: TextBody, wish: Wish) -> tuple[int, int, list[str]]:
+    own = desk.library.defaults(desk.library.find_model(wish.model)).side
+    width, height = wish.width or own, wish.height or own
+    to_width, to_height = body.hr_resize_x or 0, body.hr_resize_y or 0
+    if not to_width and not to_height:
+        factor = 2.0 if body.hr_scale is None else min(max(body.hr_scale, 0.0), 1000.0)
+        to_width, to_height = round(width * factor), round(height * factor)
+    elif not to_width:
+        to_width = round(to_height * width / height)
+    elif not to_height:
+        to_height = round(to_width * height / width)
+    return in_whole_tokens(to_width, to_height, desk.settings.max_pixels, "hires size")
+
+
+def second_job(desk: Desk, first: Job, plan: SecondPass, door: str) -> Job:
+    """A job that draws every finished picture of the first once more; written down, to be started."""
+    requests = [_request(desk, task, plan) for task in first.tasks if task.picture is not None]
+    return desk.write_down(Job(requests, first.model, first.owner, door, iteration=first.iteration))
+
+
+def _request(desk: Desk, task: Task, plan: SecondPass) -> ImageRequest:
+    assert task.picture is not None
+    if plan.latent is None:
+        data = to_png(enlarged(open_picture(task.picture.path), plan))
+    else:
+        data = task.picture.path.read_bytes()
+    fields: dict[str, Any] = task.request.model_dump() | {
+        "width": plan.width,
+        "height": plan.height,
+        "image": str(desk.archive.keep_input(data, ".png")),
+        "strength": plan.strength,
+        "latent_resize": plan.latent,
+        "num_inference_steps": plan.steps or task.request.num_inference_steps,
+        "prompt": plan.prompt or task.request.prompt,
+        "negative_prompt": plan.negative_prompt or task.request.negative_prompt,
+    }
+    try:
+        return ImageRequest.checked(**fields)
+    except ValueError as error:
+        raise refused_because(error, tuple(ImageRequest.model_fields)) from None
+
+
+def enlarged(picture: Image.Image, plan: SecondPass) -> Image.Image:
+    """A picture brought to the size of the second pass by its pixels, cut where the shapes differ."""
+    assert plan.resampling is not None
+    return ImageOps.fit(picture.convert("RGB"), (plan.width, plan.height), plan.resampling)
+
+
+def enlarged_file(path: Path, plan: SecondPass) -> str:
+    """Base64 of a finished picture that is only enlarged."""
+    with Image.open(path) as picture:
+        picture.load()
+        factor = f"{plan.width / picture.width:g}"
+        return encoded(enlarged(picture, plan), picture, factor, "Lanczos")

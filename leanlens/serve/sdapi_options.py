@@ -1,0 +1,84 @@
+"""What clients of AUTOMATIC1111 set through `/options`: for each client by itself, until the server ends.
+
+Comes in: settings by the web UI's names. Goes out: what is set. What is written is read back, or refused by its name
+before anything is written.
+"""
+
+import threading
+from typing import Any
+
+from leanlens.serve.desk import Desk
+from leanlens.serve.refusal import Refusal
+
+FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+# Settings that bear on the client's own page, not on a picture: they are kept and read back.
+_OF_THE_PAGE: dict[str, Any] = {
+    "send_seed": True,
+    "send_size": True,
+    "show_progressbar": True,
+    "live_previews_enable": True,
+    "show_progress_every_n_steps": 1,
+    "show_progress_type": "Approx cheap",
+    "do_not_show_images": False,
+}
+# Settings that would change pictures and cannot: only these values are accepted, the first of them is read back.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "sd_checkpoint_hash": ("",),
+    "sd_vae": ("Automatic", "None", None, ""),
+    "CLIP_stop_at_last_layers": (1,),
+    "enable_pnginfo": (True,),
+    "forge_additional_modules": ([],),
+}
+
+
+class Choices:
+    """What each client has set."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def model(self, owner: str) -> str | None:
+        """The model an owner has chosen, or None."""
+        return self._chosen.get(owner, {}).get("sd_model_checkpoint")
+
+    def read(self, owner: str, desk: Desk) -> dict[str, Any]:
+        """Every setting as this client has it."""
+        own = {"sd_model_checkpoint": desk.library.default, "samples_format": "png", "jpeg_quality": 95}
+        fixed = {name: accepted[0] for name, accepted in _FIXED.items()}
+        return own | fixed | _OF_THE_PAGE | self._chosen.get(owner, {})
+
+    def write(self, owner: str, given: dict[str, Any]) -> None:
+        """Keep an owner's settings; of very many owners the oldest is forgotten.
+
+        Raises:
+            Refusal: a setting that is not known, or a value that is not done; nothing is written then.
+        """
+        for name, value in given.items():
+            check_setting(name, value)
+        kept = {name: value for name, value in given.items() if name not in _FIXED}
+        with self._lock:
+            self._chosen[owner] = self._chosen.pop(owner, {}) | kept
+            while len(self._chosen) > 10_000:
+                del self._chosen[next(iter(self._chosen))]
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Refuse a setting that is not known, or a value that is not done, by its name."""
+    shown = str(value)[:40]
+    if name in _FIXED:
+        if not any(value == accepted for accepted in _FIXED[name]):
+            raise Refusal("invalid", f"{name} {shown!r} is not offered: only {_FIXED[name][0]!r} is", name)
+    elif name == "samples_format":
+        if str(value).lower() not in FORMATS:
+            raise Refusal("invalid", f"{name} {shown!r} is not accepted; use {', '.join(FORMATS)}", name)
+    elif name == "jpeg_quality":
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
+            raise Refusal("invalid", f"{name} {shown!r} is not accepted: give 0 to 100", name)
+    elif name in _OF_THE_PAGE:
+        if type(value) is not type(_OF_THE_PAGE[name]) or len(str(value)) > 100:
+            kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_OF_THE_PAGE[name])]
+            raise Refusal("invalid", f"{name} {shown!r} is not accepted: give {kind}", name)
+    elif name != "sd_model_checkpoint":
+        known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", *_FIXED, *_OF_THE_PAGE))
+        raise Refusal("invalid", f"{name[:60]} is not known; known are {known}", name[:60])
