@@ -93,12 +93,13 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "seed_resize_from_w": (-1, 0), "seed_resize_from_h": (-1, 0), "refiner_checkpoint": ("None",),
     "disable_extra_networks": (False,), "infotext": (), "image_cfg_scale": (), "initial_noise_multiplier": (1,),
     "latent_mask": (), "mask_blur_x": (4,), "mask_blur_y": (4,), "distilled_cfg_scale": (3.5,),
+    "hr_checkpoint_name": ("Use same checkpoint", "None"), "hr_cfg": (0,), "hr_distilled_cfg": (3.5,),
 }  # fmt: skip
 # What bears on no picture, or only beside another field that is said.
 _SILENT = {
     "subseed", "save_images", "do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards",
-    "refiner_switch_at", "script_args", "comments", "mask_round", "inpaint_full_res_padding", "hr_cfg",
-    "hr_distilled_cfg", "hr_additional_modules",
+    "refiner_switch_at", "script_args", "comments", "mask_round", "inpaint_full_res_padding",
+    "hr_additional_modules",
 }  # fmt: skip
 _SAMPLERS = ("euler", "k_euler", "automatic", "use same sampler", "none", "")
 _SCHEDULERS = ("automatic", "lens", "use same scheduler", "none", "")
