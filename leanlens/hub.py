@@ -76,6 +76,14 @@ def locate(model: str | Path) -> Path:
     )
 
 
+def is_here(model: str) -> bool:
+    """Whether a name stands for a model that this installation has, and needs neither a path nor the network."""
+    if model in PRESETS and model != "nano":
+        local = Path(mirrors_for(model)[0]).expanduser() / "model_index.json"
+        return _fetched(models_folder() / model, model) or local.is_file()
+    return model in ("nano", "toy")
+
+
 def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None = None, progress: bool = True) -> Path:
     """Download a model into a folder, whole or not at all; check the sums its mirror states; go on where it stopped.
 

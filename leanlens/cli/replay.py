@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ def replay(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Device to use instead of the recorded one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Precision to use instead of the recorded one.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image that it was drawn from.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask that it was drawn with.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="LoRA file, in the recorded order; may be repeated.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open the local files that the image names: it is your own.")
+    ] = False,
 ) -> None:
     """Draw an image again from its settings, and compare.
 
@@ -41,7 +47,10 @@ def replay(
         suffix = next(name for name, format in FORMATS.items() if format == held)
     target = output or picture.with_name(f"{picture.stem}-replay{suffix}")
     picture_format(target)
-    request = ImageRequest.checked(**record["request"])
+    if lora and len(lora) != len(record["request"]["loras"]):
+        raise ValueError(f"--lora names {len(lora)} files; {picture} was drawn with {len(record['request']['loras'])}")
+    _ask_to_open(picture, _files_named(record, model, image, mask, lora), trust)
+    request = ImageRequest.checked(**_with_files(record["request"], image, mask, lora))
 
     with unneeded_left_out():
         from leanlens.pipeline.draw import draw
@@ -84,3 +93,51 @@ def replay(
     for name, (old, new) in changed.items():
         print(f"  {name} was {old}, is {new}", file=sys.stderr)
     raise typer.Exit(1)
+
+
+def _files_named(record: dict[str, Any], model: str | None, image: Any, mask: Any, lora: Any) -> dict[str, str]:
+    """What the settings would have opened beyond what is installed here and what the user named: option -> name."""
+    from leanlens.hub import is_here
+
+    request, recorded, named = record["request"], record["model"], {}
+    if model is None:
+        name = str(recorded["name"])
+        if not is_here(name):
+            if not Path(name).expanduser().exists():  # a picture never makes this machine download anything
+                raise ValueError(f"the model {name[:120]!r} of the picture is not here; give it with --model")
+            named["--model"] = name
+        named |= {f"its {part}": str(path) for part, path in (recorded["parts"] or {}).items()}
+    for option, given in (("image", image), ("mask", mask)):
+        if given is None and request.get(option):
+            named[f"--{option}"] = str(request[option])
+    if not lora:
+        named |= {f"--lora {number}": str(one["path"]) for number, one in enumerate(request["loras"], 1)}
+    if "hub" in str(record["run"].get("attention")):
+        raise ValueError(f"attention {record['run']['attention'][:60]!r} of the picture is code to be downloaded")
+    return named
+
+
+def _ask_to_open(picture: Path, named: dict[str, str], trust: bool) -> None:
+    """Nothing that only the picture names is opened unasked: it may come from a stranger."""
+    if trust or not named:
+        return
+    listed = "; ".join(f"{what}: {name[:120]!r}" for what, name in named.items())
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        if typer.confirm(f"{picture} names files on this machine: {listed}. Open them?", err=True):
+            return
+        raise typer.Exit(2)
+    raise ValueError(
+        f"{picture} names files on this machine ({listed}); add --trust if the picture is your own, "
+        "or name them with --model, --image, --mask and --lora"
+    )
+
+
+def _with_files(
+    request: dict[str, Any], image: Path | None, mask: Path | None, lora: list[str] | None
+) -> dict[str, Any]:
+    """A recorded request with the files that the user named."""
+    found = dict(request)
+    found |= {name: str(path) for name, path in (("image", image), ("mask", mask)) if path is not None}
+    if lora:
+        found["loras"] = [{**one, "path": path} for one, path in zip(request["loras"], lora, strict=True)]
+    return found

@@ -123,9 +123,9 @@ def test_from_a_picture_and_a_mask(leanlens):
     with Image.open("m.png") as picture:
         assert picture.size == (96, 80)
         assert json.loads(picture.info["leanlens"])["request"]["strength"] == 1.0
-    assert leanlens("replay", "m.png").out == "m-replay.png  identical\n"
+    assert leanlens("replay", "m.png", "--trust").out == "m-replay.png  identical\n"
     Image.new("RGB", (96, 80), "blue").save("in.png")
-    changed = leanlens("replay", "i.png")
+    changed = leanlens("replay", "i.png", "--trust")
     assert changed.code == 2
     assert "has changed since" in changed.err
 
@@ -260,7 +260,7 @@ def test_a_saved_folder_and_its_parts_open_too(leanlens, tmp_path):
     toy_pipeline().save_pretrained(tmp_path / "model")
     options = [*TOY[2:], "-o"]
     assert leanlens("generate", "a", "--model", "model", *options, "folder.png").code == 0
-    assert leanlens("replay", "folder.png").out == "folder-replay.png  identical\n"
+    assert leanlens("replay", "folder.png", "--trust").out == "folder-replay.png  identical\n"
     run = leanlens("generate", "a", "--model", "model", "--vae", "model/vae", *options, "parts.png")
     assert run.code == 0, run.err
     with Image.open("folder.png") as a, Image.open("parts.png") as b:
@@ -293,7 +293,7 @@ def test_loras_act_and_are_replayed(leanlens):
         with Image.open(f"{name}.png") as picture:
             pictures[name] = picture.tobytes()
     assert pictures["none"] == pictures["zero"] != pictures["full"]
-    assert leanlens("replay", "full.png").out == "full-replay.png  identical\n"
+    assert leanlens("replay", "full.png", "--trust").out == "full-replay.png  identical\n"
 
 
 def test_a_file_in_a_comfyui_tree_finds_its_parts(leanlens, tmp_path):
@@ -318,10 +318,10 @@ def test_a_file_in_a_comfyui_tree_finds_its_parts(leanlens, tmp_path):
     run = leanlens(*words, "-o", "x.png", "--json")
     assert run.code == 0, run.err
     assert json.loads(run.out)["model"]["parts"] == {"text_encoder": str(tmp_path / "te")}
-    assert leanlens("replay", "x.png").out == "x-replay.png  identical\n"
+    assert leanlens("replay", "x.png", "--trust").out == "x-replay.png  identical\n"
     changed = {name: value + 1 for name, value in vae.state_dict().items()}
     save_file(changed, tmp_path / "models" / "vae" / "flux2-vae.safetensors")
-    assert "is another model than the one that drew x.png" in leanlens("replay", "x.png").err
+    assert "is another model than the one that drew x.png" in leanlens("replay", "x.png", "--trust").err
 
 
 def test_as_many_prompts_as_pictures_have_their_own_names(leanlens):
@@ -393,4 +393,29 @@ def test_a_lora_in_a_peft_folder_acts_and_is_replayed(leanlens):
     )
     run = leanlens("generate", "a", *TOY, "-o", "style.png", "--lora", "style:0.5")
     assert run.code == 0, run.err
-    assert leanlens("replay", "style.png").out == "style-replay.png  identical\n"
+    assert leanlens("replay", "style.png", "--trust").out == "style-replay.png  identical\n"
+
+
+def test_a_strangers_picture_opens_nothing_that_only_it_names(leanlens, monkeypatch):
+    Image.new("RGB", (32, 32), "red").save("start.png")
+    assert (
+        leanlens("generate", "a", "--model", "toy", "--image", "start.png", "--steps", "2", "-o", "own.png").code == 0
+    )
+    refused = leanlens("replay", "own.png")
+    assert refused.code == 2
+    assert "own.png names files on this machine (--image: 'start.png'); add --trust" in refused.err
+    assert leanlens("replay", "own.png", "--image", "start.png").out == "own-replay.png  identical\n"
+
+    record = read_record("own.png")
+    opened = []
+    monkeypatch.setattr("leanlens.hub.locate", lambda name: opened.append(name))
+    with Image.open("own.png") as own:
+        for name in ("someone/model", "https://example.com/model", "//host/share/model", "turbo"):
+            named = {**record, "model": {**record["model"], "name": name}}
+            save_picture(own, "hostile.png", named)
+            refused = leanlens("replay", "hostile.png", "--trust")
+            assert refused.code == 2
+            assert f"the model '{name}' of the picture is not here; give it with --model" in refused.err
+        save_picture(own, "hostile.png", {**record, "run": {**record["run"], "attention": "_flash_3_hub"}})
+        assert "is code to be downloaded" in leanlens("replay", "hostile.png", "--trust").err
+    assert opened == []
