@@ -13,6 +13,8 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
+from leanlens.files import read_text
+
 
 class Section(BaseModel):
     """A table of a recipe: unknown keys are errors, values never change after reading."""
@@ -60,8 +62,8 @@ def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = (
     if not path.is_file():
         raise ValueError(f"recipe {path} is not a file; give the path of a TOML recipe")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(read_text(path, f"recipe {path}"))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {path} is not valid TOML: {error}") from error
     for change in changes:
         _apply(values, change)

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 from tqdm import tqdm
 
-from leanlens.files import read_json, require_writable, sha256, sync, whole_file
+from leanlens.files import read_json, read_text, require_writable, sha256, sync, whole_file
 from leanlens.log import logger
 from leanlens.presets import FOLDER_FILES, PRESETS
 
@@ -222,7 +222,7 @@ def _mirrors_in_file(name: str) -> list[str]:
     if not path.is_file():
         return []
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     section = table.get(name, {})

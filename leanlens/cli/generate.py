@@ -386,6 +386,8 @@ def _check_loras(loras: list[dict[str, Any]]) -> None:
 
 
 def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
+    from leanlens.files import decode_text, read_text
+
     if prompt is not None:
         if file is not None:
             raise ValueError("give either a prompt or --prompts, not both")
@@ -393,13 +395,11 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
     if file is None and sys.stdin.isatty():
         raise ValueError("a prompt is missing; give one in quotes, --prompts FILE, or lines on standard input")
     if file is None or str(file) == "-":
-        text = sys.stdin.read()
+        bytes_of = getattr(sys.stdin, "buffer", None)
+        text = sys.stdin.read() if bytes_of is None else decode_text(bytes_of.read(), "standard input")
     else:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--prompts {file} cannot be read; give a text file in UTF-8 ({error})") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        text = read_text(file, f"--prompts {file}")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise ValueError(
             f"{'standard input' if file is None or str(file) == '-' else file} holds no prompt; give one on each line"

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from leanlens.files import read_text
 from leanlens.install import install_extra
 from leanlens.score.protocol import Score, Scorer, require_same_length
 
@@ -36,10 +37,8 @@ class PromptWords:
     criteria: tuple[str, ...] = ("safe",)
 
     def __init__(self, file: Path = WORDS):
-        try:
-            lines = [_plain(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()[:1] != "#"]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"word list {file} cannot be read; give a text file in UTF-8 ({error})") from None
+        text = read_text(file, f"word list {file}")
+        lines = [_plain(line) for line in text.splitlines() if line.strip()[:1] != "#"]
         words = sorted({line for line in lines if line})
         if not words:
             raise ValueError(f"word list {file} holds no word; give one on each line")

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from leanlens.batches.assign import check_table
 from leanlens.config import Section, is_stored
+from leanlens.files import read_text
 from leanlens.resolution import MAX_PIXELS, TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
 
 MOST_SEED = 2**63 - 1
@@ -473,6 +474,6 @@ def kind_of_recipe(path: Path) -> str:
     A file that cannot be read counts as the latter; whoever reads it says what is wrong.
     """
     with suppress(OSError, ValueError):
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path))
         return next((kind for kind in ("autoencoder", "language") if kind in tables), "denoiser")
     return "denoiser"
