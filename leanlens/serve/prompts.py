@@ -37,7 +37,7 @@ def read_prompt(prompt: str) -> ReadPrompt:
         if kind.lower() != "lora":
             notes.append(f"{match[0]} is taken literally: only <lora:name:scale> is known")
             return match[0]
-        loras.append((name, _scale(match[0], scale)))
+        loras.append((name, _scale(match[0], scale, notes)))
         return ""
 
     text = _NETWORK.sub(take, prompt)
@@ -49,9 +49,26 @@ def read_prompt(prompt: str) -> ReadPrompt:
     return ReadPrompt(text, tuple(loras), tuple(notes))
 
 
-def _scale(written: str, scale: str | None) -> float:
+def _scale(written: str, text: str | None, notes: list[str]) -> float:
+    """The scale of a LoRA on the denoiser, from `te:unet:dyn`, each by its place or as `name=value`.
+
+    As AUTOMATIC1111 reads them: `unet` is as `te` where it is not given, and `te` is 1. What is not done is noted.
+    """
+    items = [item.strip() for item in (text or "").split(":")] if text else []
+    named = dict(item.split("=", 1) for item in items if "=" in item)
+    placed = [item for item in items if "=" not in item]
+    given = dict(zip(("te", "unet", "dyn"), placed, strict=False)) | {key.strip(): one for key, one in named.items()}
+    ignored = [key[:40] for key in given if key not in ("te", "unet")]
+    if "te" in given and "unet" in given and _number(written, given["te"]) != _number(written, given["unet"]):
+        ignored.insert(0, "te")  # the text encoder is not adapted
+    if ignored or len(placed) > 3:
+        notes.append(f"{written[:80]} is used at its scale alone: {', '.join(ignored) or 'more'} does nothing in Lens")
+    return _number(written, given.get("unet", given.get("te", "1")))
+
+
+def _number(written: str, text: str) -> float:
     try:
-        number = float((scale or "1").split(":")[0])  # a second number is the text encoder's, which is not adapted
+        number = float(text or "1")
     except ValueError:
         raise ValueError(f"prompt holds {written[:80]}, whose scale is no number; write <lora:name:0.8>") from None
     if not -100 <= number <= 100:
