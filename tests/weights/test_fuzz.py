@@ -14,8 +14,9 @@ from leanlens.weights.lora import read_lora
 from leanlens.weights.verify import verify
 from tests.weights import foreign
 
-ODD = [None, True, False, 0, -1, 1, 2.5, 10**6, 10**10, 2**63, 10**90, "", "a", "F32", "I8", "[" * 70, [], {}, [0], [10**9],
-       {"a": []}, [[]], "owner/kernel", "../../x", "\u0000", 1e300, -0.0, ["transformers", "pipeline"], [None, None]]  # fmt: skip
+ODD = [None, True, False, 0, -1, 1, 2.5, 10**6, 10**10, 2**63, 10**90, "", "a", "F32", "I8", "[" * 70, [], {}, [0],
+       [10**9], {"a": []}, [[]], "owner/kernel", "../../x", "\u0000", 1e300, -0.0, [None, None],
+       ["transformers", "pipeline"]]  # fmt: skip
 
 
 def places(value, path=()):
@@ -59,15 +60,15 @@ def only_value_errors(read, *args, **kwargs):
     try:
         return read(*args, **kwargs)
     except ValueError as error:
-        assert type(error) is ValueError, error
-        assert len(str(error)) < 3000
+        if type(error) is not ValueError or len(str(error)) > 3000:
+            raise AssertionError(f"{type(error)}: {str(error)[:300]}") from error
         return None
 
 
 @pytest.mark.long
 def test_mutated_lora_files(tmp_path):
     draw = random.Random(19)
-    names = ["attn.img_qkv", "attn.to_q", "img_mlp.w1"]
+    names = ["attn.txt_qkv", "attn.to_q", "img_mlp.w1"]
     tensors = {}
     for name in names:
         stem = f"diffusion_model.transformer_blocks.0.{name}"
@@ -75,14 +76,14 @@ def test_mutated_lora_files(tmp_path):
     tensors["diffusion_model.img_in.lokr_w1"] = torch.ones(2, 2)
     tensors |= {f"diffusion_model.img_in.lokr_w2_{part}": torch.ones(2, 2) for part in "ab"}
     tensors["diffusion_model.img_in.alpha"] = torch.tensor(2.0)
-    raw = save(tensors, {"lora_adapter_metadata": json.dumps({"lora_alpha": 4, "alpha_pattern": {"img_qkv": 8}})})
+    raw = save(tensors, {"lora_adapter_metadata": json.dumps({"lora_alpha": 4, "alpha_pattern": {"txt_qkv": 8}})})
     length = struct.unpack("<Q", raw[:8])[0]
     header, data = json.loads(raw[8 : 8 + length]), raw[8 + length :]
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {"img_qkv": 8}, "use_rslora": False}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {"txt_qkv": 8}, "use_rslora": False}
     file = tmp_path / "adapter_model.safetensors"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read = 0
-    for number in range(3000):
+    for number in range(1500):
         changed = mutated(header, draw) if number % 3 else header
         text = json.dumps(changed).encode()
         text = torn(text, draw) if number % 7 == 0 else text
@@ -92,7 +93,7 @@ def test_mutated_lora_files(tmp_path):
         read += only_value_errors(read_lora, tmp_path) is not None
         only_value_errors(identify, file)
         assert only_value_errors(verify, file, quick=True) is not None
-    assert 300 < read < 2700  # both sorts were tried
+    assert 150 < read < 1350  # both sorts were tried
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
@@ -104,7 +105,7 @@ def test_mutated_folders(tmp_path):
     files = [path for path in sorted(folder.rglob("*.json")) if path.name != "tokenizer.json"]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     accepted = 0
-    for number in range(2000):
+    for number in range(400):
         path = draw.choice(files)
         kept = path.read_bytes()
         try:
@@ -115,5 +116,5 @@ def test_mutated_folders(tmp_path):
             accepted += layout is not None and all(found.level != "error" for found in verify(folder, quick=True))
         finally:
             path.write_bytes(kept)
-    assert 100 < accepted < 1900
+    assert 20 < accepted < 380
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
