@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -215,6 +216,30 @@ def _cached_repository(repository: str) -> Path:
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"model {repository!r} holds no model_index.json; give a repository in model folder layout")
     return folder
+
+
+def locate_weights(repository: str, file: str, **options: Any) -> Path:
+    """A weight file of a repository, from the cache that huggingface_hub shares between programs, or downloaded.
+
+    Args:
+        repository: `owner/name`.
+        file: its path there.
+        options: `revision`, `token`, `cache_dir` and the like, as `huggingface_hub.hf_hub_download` has them.
+
+    Raises:
+        ValueError: `repository` is no such name.
+        DownloadError: it could not be downloaded.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if not _REPOSITORY.fullmatch(repository):
+        raise ValueError(f"{repository!r} is not a file or folder here; give one, or a repository id owner/name")
+    try:
+        return Path(hf_hub_download(repository, file, **options))
+    except Exception as error:  # any failure of the network library means the same here, and its classes vary
+        raise DownloadError(
+            f"{repository!r} is not a file or folder here and {file} could not be downloaded ({_first_line(error)})"
+        ) from error
 
 
 def _mirrors_in_file(name: str) -> list[str]:

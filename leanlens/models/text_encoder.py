@@ -10,6 +10,7 @@ paper's text names the 4th, 12th, 18th and 24th layer; the released code takes t
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
+
+from leanlens.models.safetensors_only import require_safetensors
 
 LENS_LAYERS = (5, 11, 17, 23)
 
@@ -52,6 +55,16 @@ class LensGptOssEncoder(GptOssForCausalLM):
         else:
             self._trim()
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, of safetensors alone: a `.bin` file is never opened.
+
+        Raises:
+            ValueError: `use_safetensors=False`.
+        """
+        require_safetensors("use_safetensors", kwargs.pop("use_safetensors", None))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
 
     @property
     def has_head(self) -> bool:
@@ -141,12 +154,13 @@ class LensGptOssEncoder(GptOssForCausalLM):
         self.model.norm = nn.Identity()
         self._tied_weights_keys: dict[str, str] = {}
         self._keys_to_ignore_on_load_unexpected = {"^" + re.escape(prefix) for prefix in unneeded}
+        self.register_load_state_dict_pre_hook(partial(_forget, unneeded))
 
-        def forget(module, state_dict, prefix, *args):
-            for name in [name for name in state_dict if name.startswith(tuple(prefix + start for start in unneeded))]:
-                del state_dict[name]
 
-        self.register_load_state_dict_pre_hook(forget)
+def _forget(unneeded: tuple[str, ...], module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Drop what starts with one of `unneeded` before a state dict is loaded."""
+    for name in [name for name in state_dict if name.startswith(tuple(prefix + start for start in unneeded))]:
+        del state_dict[name]
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

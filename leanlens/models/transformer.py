@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from leanlens.bounds import check_config
 from leanlens.models.once import Modulation, OncePerDrawing
+from leanlens.models.safetensors_only import SafetensorsOnlyMixin
 
 ROPE_THETA = 10000.0
 MAX_TEXT_POSITION = 4096  # the released code tabulates positions -4096 .. 4095
@@ -48,7 +49,9 @@ class Segments:
     text: tuple[int, ...]
 
 
-class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
+class LensTransformer2DModel(
+    SafetensorsOnlyMixin, ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin
+):
     """The whole network. The defaults are the released 4,104,225,152-parameter configuration.
 
     Args:
@@ -166,7 +169,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
                 (0 is accepted) for each, `timestep` is a scalar or (N,), and there is no mask. Samples do not see each
                 other: the result is that of N calls.
             once: of the drawing this call belongs to: what every call would compute again is then computed once, and
-                the last block leaves its text out. The level is the one that `once` is at, for all samples alike.
+                the last block leaves its text out. The level is the one that `once` is at, for all samples alike. A
+                model that is compiled as a whole does not read it: a graph that did would serve one drawing only.
 
         Returns:
             The velocity `noise - data`, (B, L, patch_size^2 * out_channels), in the dtype of `hidden_states`.
@@ -174,6 +178,8 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         Raises:
             ValueError: an input whose shape does not fit the others.
         """
+        if torch.compiler.is_compiling():
+            once = None  # its dictionaries would be guarded object by object, so each drawing would compile again
         samples = hidden_states.shape[0] if text_lengths is None else len(text_lengths)
         self._check_inputs(
             hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes, samples
@@ -501,7 +507,8 @@ class LensRotaryEmbedding(nn.Module):
                 f"{text_tokens} text tokens after position {first_text} pass the last rotary position; "
                 f"at most {MAX_TEXT_POSITION - first_text} are accepted for this size"
             )
-        return _rotary_tables(self.axes_dims, grid, text_tokens, device)
+        tables = _rotary_tables.__wrapped__ if torch.compiler.is_compiling() else _rotary_tables  # a graph keeps none
+        return tables(self.axes_dims, grid, text_tokens, device)
 
 
 @lru_cache(maxsize=32)
@@ -581,7 +588,8 @@ def _single_grid(img_shapes: Any) -> tuple[int, int, int]:
     shapes = [
         tuple(inner) for shape in img_shapes for inner in (shape if isinstance(shape[0], list | tuple) else [shape])
     ]
-    if not shapes or len(set(shapes)) != 1 or len(shapes[0]) != 3:
+    # Compared one by one: a set needs plain numbers, and would bind a compiled graph to one size.
+    if not shapes or len(shapes[0]) != 3 or any(shape != shapes[0] for shape in shapes[1:]):
         raise ValueError(f"img_shapes {img_shapes} is not accepted; give [(1, h, w)], one grid for the whole batch")
     return shapes[0]
 

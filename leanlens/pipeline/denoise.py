@@ -6,9 +6,9 @@ of prompts, pixels or files.
 Two ways to the same velocity. The plain one runs the conditional and the unconditional branch each by itself, on text
 of its true length and without an attention mask: pictures whose texts differ in length are packed into one row, in
 which each attends to itself. It leaves the unconditional branch out at guidance 1, and computes once what every step
-would compute again (`models/once.py`). Compiled blocks keep the mask, because each set of lengths would be another
-graph to them. `exact` does what the released code did: both branches padded to one length in one masked batch, always.
-In float32 they agree to rounding; in bfloat16 the last bits differ.
+would compute again (`models/once.py`). A compiled transformer keeps the mask, because each set of lengths would be
+another graph to it. `exact` does what the released code did: both branches padded to one length in one masked batch,
+always. In float32 they agree to rounding; in bfloat16 the last bits differ.
 
 Within the loop nothing is read from the device or sent to it, so the host runs ahead of an accelerator.
 
@@ -17,7 +17,7 @@ Shapes: B pictures, L image tokens, C channels, S text tokens, N steps.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +34,17 @@ class Stop:
     latents: Tensor
 
 
-# (step index, timestep, latents after the step) -> latents to go on with, Stop to end with others, None to end here.
-StepHook = Callable[[int, Tensor, Tensor], Tensor | Stop | None]
+class Changed(NamedTuple):
+    """What a step's hook may have changed for the steps after it."""
+
+    latents: Tensor
+    positive: TextFeatures
+    negative: TextFeatures
+    guidance_scale: float
+
+
+# (step index, timestep, latents after the step) -> latents to go on with, or more than them; Stop or None end here.
+StepHook = Callable[[int, Tensor, Tensor], Tensor | Changed | Stop | None]
 Velocity = Callable[[Tensor, int], Tensor]  # (latents, step index) -> velocity
 
 
@@ -62,7 +71,7 @@ def denoise(
         grid: (h, w) with h * w = L.
         positive, negative: text of the two branches, B rows each.
         guidance_scale: 1 leaves the unconditional branch out, unless `exact`.
-        after_step: called after every step.
+        after_step: called after every step; what it changes holds for the steps that follow.
         exact: both branches in one masked batch, as the released code has it.
         attention_kwargs: passed to the transformer.
         guided_share: share of the steps, from the first on, that are guided; the rest leave the unconditional branch
@@ -77,14 +86,18 @@ def denoise(
         ValueError: a guidance group that is not one of two processes, or one beside `exact`.
         FloatingPointError: latents that are not finite, with the step and the likely cause.
     """
-    positive, negative = positive.trimmed(), negative.trimmed()
+    given = (positive, negative)
     if transformer.is_cache_enabled:
         transformer._reset_stateful_cache()  # of a drawing that was broken off
     times = _model_times(scheduler.timesteps, latents)
     scales = _scales(guidance_scale, len(times), guided_share)
     _check_group(guidance_group, exact)
-    rest = (transformer, grid, positive, negative, scales, times, attention_kwargs)
-    velocity_at = _exact_branches(*rest) if exact else _plain_branches(*rest, guidance_group)
+
+    def branches(positive: TextFeatures, negative: TextFeatures) -> Velocity:
+        rest = (transformer, grid, positive.trimmed(), negative.trimmed(), scales, times, attention_kwargs)
+        return _exact_branches(*rest) if exact else _plain_branches(*rest, guidance_group)
+
+    velocity_at = branches(*given)
     watch = _FiniteWatch(latents, len(times))
     with torch.no_grad():
         for index, timestep in enumerate(scheduler.timesteps):
@@ -98,7 +111,12 @@ def denoise(
                 if isinstance(changed, Stop):
                     latents = changed.latents
                     break
-                latents = changed
+                if isinstance(changed, Changed):
+                    scales[:] = _scales(changed.guidance_scale, len(times), guided_share)
+                    if changed.positive is not given[0] or changed.negative is not given[1]:
+                        given = (changed.positive, changed.negative)
+                        velocity_at = branches(*given)
+                latents = changed.latents if isinstance(changed, Changed) else changed
     watch.report()
     return latents
 
@@ -152,11 +170,22 @@ def _plain_branches(transformer, grid, positive, negative, scales, times, attent
 
 def _as_it_goes_in(text: TextFeatures, transformer: Any) -> tuple[list[Tensor], Tensor | None, list[int] | None]:
     """Features with a mask, with lengths (packed, then (1, sum of S, E)), or with neither where nothing is padded."""
+    if is_compiled(transformer):  # a graph tells rows that lie close together from those cut out of longer ones
+        layers = [layer.clone(memory_format=torch.contiguous_format) for layer in text.layers]
+        return layers, None if bool(text.mask.all()) else text.mask.clone(memory_format=torch.contiguous_format), None
     if bool(text.mask.all()):
         return text.layers, None, None
-    if transformer.blocks_are_compiled:
-        return text.layers, text.mask, None
     return [layer[text.mask][None] for layer in text.layers], None, text.mask.sum(1).tolist()
+
+
+def is_compiled(transformer: Any) -> bool:
+    """Whether calls run in graphs: its blocks', its own (`model.compile()`), or those of a wrapper around it."""
+    return (
+        transformer.blocks_are_compiled
+        or transformer._compiled_call_impl is not None
+        or isinstance(transformer, torch._dynamo.OptimizedModule)
+        or hasattr(transformer.forward, "_torchdynamo_orig_callable")
+    )
 
 
 def _exact_branches(transformer, grid, positive, negative, scales, times, attention_kwargs) -> Velocity:

@@ -51,6 +51,8 @@ class OfficialFolderMixin:
                 f"{layout.path} is a {layout.title}, not a pipeline folder; `leanlens generate --model` opens it with "
                 "the parts it lacks, `leanlens weights assemble` makes a folder of them"
             )
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors False is not accepted: leanlens reads safetensors only")
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         if words := {name: kwargs.pop(name) for name in HOLDING_WORDS if name in kwargs}:
@@ -74,6 +76,17 @@ class OfficialFolderMixin:
             )
         opening: Any = super()
         return opening.from_pretrained(str(layout.path), **kwargs)
+
+    def save_pretrained(self, save_directory: Any, safe_serialization: bool = True, *args: Any, **kwargs: Any) -> None:
+        """Save in the official layout, as diffusers does; safetensors only.
+
+        Raises:
+            ValueError: `safe_serialization=False`, whose files leanlens does not open.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization False is not accepted: leanlens writes and reads safetensors only")
+        saving: Any = super()
+        saving.save_pretrained(save_directory, True, *args, **kwargs)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ Comes in: PIL pictures, arrays or tensors. Goes out: tensors in -1..1, and back.
 Shapes: B pictures, H x W pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class SourcePicture:
     """What img2img and inpainting start from.
 
-    `pixels` (1 or B, 3, H, W) in -1..1; `repaint` (1, 1, H, W) in 0..1, 1 where new content is wanted, or None for
+    `pixels` (1 or B, 3, H, W) in -1..1; `repaint` (1 or B, 1, H, W) in 0..1, 1 where new content is wanted, or None for
     everywhere; `strength` in 0..1, the share of the noise levels that is walked again. With `latent_resize`, `pixels`
     may be of another size than the picture: their latents are brought to its size in that way (`vae.resize`).
     """
@@ -32,6 +32,20 @@ class SourcePicture:
     strength: float
     repaint: Tensor | None = None
     latent_resize: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many pictures it describes; 1 serves any number."""
+        return max(len(self.pixels), 1 if self.repaint is None else len(self.repaint))
+
+    def repeat(self, times: int) -> "SourcePicture":
+        """Each picture and each mask `times` times, next to each other; one of a kind stays one."""
+        pixels, repaint = self.pixels, self.repaint
+        if len(pixels) > 1:
+            pixels = pixels.repeat_interleave(times, 0)
+        if repaint is not None and len(repaint) > 1:
+            repaint = repaint.repeat_interleave(times, 0)
+        return replace(self, pixels=pixels, repaint=repaint)
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
@@ -94,6 +108,32 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
     if not (values > 0).any():
         raise ValueError("the mask is black everywhere, so nothing would be repainted; white marks what to repaint")
     return values
+
+
+def each_picture(images: Any, argument: str = "image") -> list[Any]:
+    """One picture, a list of them, or a batch as an array (B, H, W, C) or a tensor (B, C, H, W), as a list.
+
+    Raises:
+        ValueError: nothing at all.
+    """
+    if images is None:
+        raise ValueError(f"{argument} is missing; give a PIL picture, an array, a tensor, or a list of them")
+    parts = images if isinstance(images, list | tuple) else [images]
+    pictures = [one for part in parts for one in (part if getattr(part, "ndim", 0) == 4 else [part])]
+    if not pictures:
+        raise ValueError(f"{argument} is empty; give at least one picture")
+    return pictures
+
+
+def each_mask(masks: Any, height: int, argument: str = "mask_image") -> list[Any]:
+    """As `each_picture`; a batch may also be (B, H, W), where the pictures are `height` pixels high."""
+    if masks is None:
+        raise ValueError(f"{argument} is missing; give a mask of the same size as image, white where to repaint")
+    parts = masks if isinstance(masks, list | tuple) else [masks]
+    stacked = [getattr(part, "ndim", 0) == 3 and part.shape[1] == height != part.shape[0] for part in parts]
+    return each_picture(
+        [one for part, rows in zip(parts, stacked, strict=True) for one in (part if rows else [part])], argument
+    )
 
 
 def open_picture(path: str | Path, argument: str = "image") -> Image.Image:

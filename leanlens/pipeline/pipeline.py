@@ -12,19 +12,20 @@ Source: Lens, arXiv 2605.21573; call signature and every number are those of the
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from leanlens.models import vae as autoencoder
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.pipeline.denoise import StepHook, Stop, denoise
+from leanlens.pipeline.adapters import LensLoraMixin
+from leanlens.pipeline.callbacks import EMBEDS, call_back
+from leanlens.pipeline.denoise import Changed, StepHook, Stop, denoise
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.folder import OfficialFolderMixin
 from leanlens.pipeline.home import EncoderHome
@@ -44,7 +45,7 @@ class LensPipelineOutput(BaseOutput):
     images: Any
 
 
-class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
+class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
     """Text to image with any Lens checkpoint.
 
     Args:
@@ -59,9 +60,7 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012 - read by diffusers as class attributes
-    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    _lora_loadable_modules = ["transformer"]  # noqa: RUF012
-    transformer_name = "transformer"
+    _callback_tensor_inputs = ["latents", *EMBEDS]  # noqa: RUF012
 
     def __init__(
         self,
@@ -86,6 +85,10 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         self.guidance_group: Any = None
         """A `torch.distributed` group of two processes that draw each picture together, a branch of guidance each."""
         self._interrupt = False
+        self._guidance_scale = 1.0
+        self._num_timesteps = 0
+        self._current_timestep: Tensor | None = None
+        self._attention_kwargs: dict[str, Any] | None = None
 
     @torch.no_grad()
     def __call__(
@@ -139,9 +142,11 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             negative_prompt_embeds, negative_prompt_mask: the same for the negative prompt; one row serves all.
             output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W), both in 0..1, or "latent" (packed, B, L, C).
             return_dict: False gives a tuple of one.
-            callback_on_step_end: called as `(pipeline, step, timestep, {"latents": latents})` after every step; what
-                it returns under "latents" replaces them.
-            callback_on_step_end_tensor_inputs: names of the tensors the callback is given; only "latents" exists.
+            callback_on_step_end: called as `(pipeline, step, timestep, tensors)` after every step, or a callback of
+                diffusers. What it returns by the name of a tensor replaces it for the steps that follow, and so does
+                what it writes into `pipeline._guidance_scale`: 1 or less leaves the unconditional branch out.
+            callback_on_step_end_tensor_inputs: names of the tensors it is given: "latents" (B, L, C); "prompt_embeds"
+                and "negative_prompt_embeds" (B, selected layers, S, E); "prompt_mask" and "negative_prompt_mask".
             max_sequence_length: text tokens, the template's included; a longer prompt is cut and a warning quotes it.
             enable_reasoner: let `self.reasoner` rewrite the prompts first.
             template_date: the date inside the text template, YYYY-MM-DD or "today". The released code takes today.
@@ -157,17 +162,28 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         check_steps(num_inference_steps)
         check_guidance(guidance_scale)
         check_guided_share(guided_share)
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         if self.guidance_group is not None and generator is None:
             raise ValueError("generator is missing; both processes of guidance_group need one with the same seed")
         height, width = self._resolve_size(height, width, base_resolution, aspect_ratio)
         self._check_output(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt)
         self._interrupt = False
+        self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
 
         with self._encoding():
             positive, negative = self._encode(
                 prompt, negative_prompt, prompt_embeds, prompt_mask, negative_prompt_embeds, negative_prompt_mask,
                 enable_reasoner, date=template_date, max_sequence_length=max_sequence_length,
             )  # fmt: skip
+        if source is not None:
+            if source.rows > 1 and len(positive.mask) == 1:
+                positive, negative = positive.repeat(source.rows), negative.repeat(source.rows)
+            if source.rows not in (1, len(positive.mask)):
+                raise ValueError(
+                    f"image holds {source.rows} pictures for {len(positive.mask)} prompts; give one, or one for each"
+                )
+            source = source.repeat(num_images_per_prompt)
         positive, negative = positive.repeat(num_images_per_prompt), negative.repeat(num_images_per_prompt)
 
         side = autoencoder.token_pixels(self.vae)
@@ -176,12 +192,15 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
         set_levels(self.scheduler, grid, num_inference_steps, 1.0 if source is None else source.strength)
         start, keep = (noise, None) if source is None else begin_from(source, self.vae, self.scheduler, noise, grid)
 
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
+        self._num_timesteps, self._current_timestep = len(self.scheduler.timesteps), self.scheduler.timesteps[0]
+        names = callback_on_step_end_tensor_inputs
+        with self.progress_bar(total=self._num_timesteps) as bar:
             drawn = denoise(
                 self.transformer, self.scheduler, start, grid, positive, negative, guidance_scale,
-                self._step_hook(callback_on_step_end, keep, bar), exact, attention_kwargs, guided_share,
-                self.guidance_group,
+                self._step_hook(callback_on_step_end, names, (positive, negative), keep, bar), exact, attention_kwargs,
+                guided_share, self.guidance_group,
             )  # fmt: skip
+        self._current_timestep = None
         images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
 
         self.maybe_free_model_hooks()
@@ -194,9 +213,45 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             self.encoder_home.enter(self)
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder and tokenizer; pass prompt_embeds instead of prompt")
-        layers = self.transformer.config.selected_layer_index
+        told = self.text_encoder if self.transformer is None else self.transformer.config
+        layers = getattr(told, "selected_layers" if self.transformer is None else "selected_layer_index", None)
+        if layers is None:
+            raise ValueError(
+                "this pipeline has no transformer, whose configuration names the layers that this text "
+                "encoder is to give; build the pipeline with one"
+            )
         device = compute_device(self.text_encoder)
         return TextSide(self.tokenizer, self.text_encoder, layers, self.config.get("text_template"), device)
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the running drawing, or of the last one."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the unconditional branch is computed."""
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the running drawing, or of the last one; below strength 1 fewer than `num_inference_steps`."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Where the running drawing is, in 0..1000; None while nothing is drawn."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """Those of the running drawing, or of the last one."""
+        return self._attention_kwargs
+
+    @property
+    def joint_attention_kwargs(self) -> dict[str, Any] | None:
+        """`attention_kwargs`, by the name that some pipelines of diffusers have for it."""
+        return self._attention_kwargs
 
     @property
     def interrupt(self) -> bool:
@@ -246,7 +301,8 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             raise ValueError(f"output_type {output_type!r} is not accepted; use one of {', '.join(OUTPUT_TYPES)}")
         unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
-            raise ValueError(f"callback_on_step_end_tensor_inputs {unknown} are not known; only 'latents' is")
+            known = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs {unknown} are not known; known are {known}")
         if not isinstance(images, int) or images < 1:
             raise ValueError(f"num_images_per_prompt {images!r} is not accepted; give a whole number from 1")
 
@@ -289,14 +345,30 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             )
         return self.reasoner(prompts)
 
-    def _step_hook(self, callback: Callable[..., Any] | None, keep: Keep | None, bar: Any) -> StepHook:
-        def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | Stop | None:
+    def _step_hook(
+        self,
+        callback: Callable[..., Any] | None,
+        names: Sequence[str],
+        texts: tuple[TextFeatures, TextFeatures],
+        keep: Keep | None,
+        bar: Any,
+    ) -> StepHook:
+        after = self.scheduler.timesteps[1:]
+
+        def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | Changed | Stop:
+            nonlocal texts
             if keep is not None:
                 latents = keep(index, latents)
+            changed = None
             if callback is not None:
-                latents = (callback(self, index, timestep, {"latents": latents}) or {}).pop("latents", latents)
+                self._current_timestep, scale = timestep, self._guidance_scale
+                latents, new = call_back(callback, self, index, timestep, latents, names, texts)
+                if new is not texts or self._guidance_scale != scale:
+                    guidance = self._guidance_scale if self._guidance_scale == scale else max(1.0, self._guidance_scale)
+                    texts, changed = new, Changed(latents, *new, guidance)
+            self._current_timestep = after[index] if index < len(after) else timestep
             bar.update()
-            return Stop(latents) if self._interrupt else latents
+            return Stop(latents) if self._interrupt else changed or latents
 
         return after_step
 
@@ -314,18 +386,6 @@ class LensPipeline(OfficialFolderMixin, DiffusionPipeline, LoraBaseMixin):
             kept = source.pixels.to(device) + 2**-16  # levels of 255 are cut off, and what is kept is to stay itself
             pixels = repaint * pixels.float() + (1 - repaint) * kept
         return from_pixels(pixels, output_type)
-
-    def load_lora_weights(self, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> None:
-        """Add a LoRA file of any trainer's layout to the transformer; further ones need other `adapter_name`s."""
-        from leanlens.weights.lora import apply_lora, read_lora
-
-        apply_lora(self.transformer, read_lora(path, self.transformer), adapter_name, scale)
-
-    def unload_lora_weights(self) -> None:
-        """Take every LoRA out again."""
-        from leanlens.weights.lora import remove_loras
-
-        remove_loras(self.transformer)
 
 
 def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:

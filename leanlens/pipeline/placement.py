@@ -203,7 +203,7 @@ class OpenedModel:
             self._loras = ()
         try:
             for index, lora in enumerate(loras):
-                self.pipeline.load_lora_weights(lora.path, f"lora_{index}", lora.scale)
+                self.pipeline.load_lora_weights(lora.path, f"lora_{index}", scale=lora.scale)
         except BaseException:
             self.pipeline.unload_lora_weights()  # those before the one that failed
             raise

@@ -116,23 +116,53 @@ def as_lora(
     return _assembled(file, entries, read, config or {}, metadata or {}, transformer)
 
 
-def apply_lora(transformer: LensTransformer2DModel, lora: Lora, name: str = "default", scale: float = 1.0) -> None:
+def apply_lora(
+    transformer: LensTransformer2DModel,
+    lora: Lora,
+    name: str = "default",
+    scale: float = 1.0,
+    hotswap: bool = False,
+    **options: Any,
+) -> None:
     """Add a LoRA to a transformer as the adapter `name`, active at `scale` beside those that are active already.
 
+    Args:
+        transformer: what to change.
+        lora: what to add.
+        name: of the adapter, without dots.
+        scale: 1 is as it was trained.
+        hotswap: put the weights in the place of the loaded adapter `name`, which a compiled model bears.
+        options: `low_cpu_mem_usage` and the like, as diffusers' `load_lora_adapter` has them.
+
     Raises:
-        ValueError: a name that is taken or holds a dot, or a LoRA made for layers of another size.
+        ValueError: a name that is taken, or with `hotswap` is not; one with a dot; a LoRA for layers of another size.
     """
     if not name or "." in name:
         raise ValueError(f"name {name!r} cannot name an adapter; give letters without dots")
-    if name in _loaded(transformer):
+    if hotswap and name not in _loaded(transformer):
+        raise ValueError(
+            f"name {name!r} is no LoRA that hotswap could replace; loaded are "
+            f"{', '.join(_loaded(transformer)) or 'none'}"
+        )
+    if not hotswap and name in _loaded(transformer):
         raise ValueError(f"name {name!r} is taken by another LoRA; loaded are {', '.join(_loaded(transformer))}")
     _check_sizes(transformer, ((name, (one.b.shape[0], one.a.shape[1])) for name, one in lora.layers.items()))
     scales = lora_scales(transformer)
     state = {f"{module}.lora_A.weight": layer.a for module, layer in lora.layers.items()}
     state |= {f"{module}.lora_B.weight": layer.b for module, layer in lora.layers.items()}
+    options |= {"adapter_name": name, "metadata": peft_config(lora), "hotswap": hotswap}
     with _without_false_alarms():
-        transformer.load_lora_adapter(state, prefix=None, adapter_name=name, metadata=_peft_config(lora))
-    set_lora_scales(transformer, scales | {name: scale})
+        transformer.load_lora_adapter(state, prefix=None, **options)
+    if hotswap:
+        _take_over(transformer, lora, name, scale)
+    else:
+        set_lora_scales(transformer, scales | {name: scale})
+
+
+def next_name(transformer: LensTransformer2DModel) -> str:
+    """The name of an adapter that is given none: "default_0", then "default_1", as diffusers counts them."""
+    loaded = _loaded(transformer)
+    return next(name for count in range(len(loaded), 2 * len(loaded) + 1) if (name := f"default_{count}") not in loaded)
 
 
 def set_lora_scales(transformer: LensTransformer2DModel, scales: Mapping[str, float]) -> None:
@@ -158,7 +188,7 @@ def lora_scales(transformer: LensTransformer2DModel) -> dict[str, float]:
         if isinstance(module, PeftLayer) and not module.disable_adapters:
             for name in module.active_adapters:
                 if module.lora_alpha.get(name):  # a layer that another adapter changes does not know this one
-                    scales.setdefault(name, module.scaling[name] * module.r[name] / module.lora_alpha[name])
+                    scales.setdefault(name, float(module.scaling[name]) * module.r[name] / module.lora_alpha[name])
     return scales
 
 
@@ -231,6 +261,8 @@ def _open(path: Path) -> tuple[Path, dict[str, Any]]:
         for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
             if (path / name).is_file():
                 return _open(path / name)
+        if len(single := [*path.glob("*.safetensors")]) == 1:
+            return _open(single[0])
         raise ValueError(f"{path} holds neither adapter_model.safetensors nor pytorch_lora_weights.safetensors")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a LoRA file or an adapter folder")
@@ -365,6 +397,20 @@ def _loaded(transformer: LensTransformer2DModel) -> list[str]:
     return list(getattr(transformer, "peft_config", {}))
 
 
+def _take_over(transformer: LensTransformer2DModel, lora: Lora, name: str, scale: float) -> None:
+    """Replace what a hotswap leaves of the old LoRA: the rank and alpha that every later scale is computed from."""
+    for path, module in transformer.named_modules():
+        if isinstance(module, PeftLayer) and name in module.lora_A:
+            if (layer := lora.layers.get(path)) is not None:
+                rank = module.lora_A[name].weight.shape[0]  # padded, where swaps between ranks were prepared
+                module.r[name], module.lora_alpha[name] = rank, layer.alpha * rank / layer.rank
+            scaling = scale * module.lora_alpha[name] / module.r[name]
+            if isinstance(module.scaling[name], Tensor):  # prepared for a compiled model: filled, so that it stays
+                module.scaling[name].fill_(scaling)
+            else:
+                module.scaling[name] = scaling
+
+
 @contextmanager
 def _without_false_alarms() -> Iterator[None]:
     """PEFT doubts that a second adapter is meant; diffusers misses every key that has the adapter's name in it."""
@@ -393,7 +439,7 @@ def _check_sizes(transformer: LensTransformer2DModel, sizes: Iterable[tuple[str,
             )
 
 
-def _peft_config(lora: Lora) -> dict[str, Any]:
+def peft_config(lora: Lora) -> dict[str, Any]:
     """The arguments of PEFT's `LoraConfig`; layers that differ from the first have patterns of their own."""
     first = next(iter(lora.layers.values()))
     return {
@@ -429,5 +475,5 @@ def _header(path: Path, lora: Lora, style: str) -> dict[str, str]:
         "modelspec.implementation": "leanlens",
         "modelspec.title": path.stem,
         "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "lora_adapter_metadata": json.dumps({prefix + key: value for key, value in _peft_config(lora).items()}),
+        "lora_adapter_metadata": json.dumps({prefix + key: value for key, value in peft_config(lora).items()}),
     }

@@ -188,7 +188,7 @@ def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):
         ({"negative_prompt": ["a", "b"]}, "2 texts for 1 prompts"),
         ({"template_date": "May"}, "YYYY-MM-DD"),
         ({"max_sequence_length": 20}, "max_sequence_length 20 is not accepted"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "only 'latents' is"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "known are latents"),
     ],
 )
 def test_bad_input_is_named(toy, options, message):

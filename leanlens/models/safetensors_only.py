@@ -1,0 +1,77 @@
+"""Opening and saving of a diffusers model, with every format but safetensors refused.
+
+Other formats can run any program when they are opened; what they would write could not be opened again.
+"""
+
+from typing import Any
+
+
+class SafetensorsOnlyMixin:
+    """Goes before diffusers' own classes."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As in diffusers, but a `.bin` file is never opened.
+
+        Raises:
+            ValueError: `use_safetensors=False`.
+            OSError: a folder without a safetensors file.
+        """
+        require_safetensors("use_safetensors", kwargs.pop("use_safetensors", None))
+        opening: Any = super()
+        return opening.from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        save_function: Any = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As in diffusers, whose pipelines look up here which arguments there are.
+
+        Raises:
+            ValueError: `safe_serialization=False`.
+        """
+        require_safetensors("safe_serialization", safe_serialization)
+        saving: Any = super()
+        saving.save_pretrained(
+            save_directory, is_main_process, save_function, True, variant, max_shard_size, push_to_hub, **kwargs
+        )
+
+    def load_lora_adapter(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers, but of safetensors or a state dict.
+
+        Raises:
+            ValueError: `use_safetensors=False`, or a file of another format.
+        """
+        require_safetensors("use_safetensors", kwargs.pop("use_safetensors", None))
+        name = kwargs.get("weight_name")
+        if not isinstance(pretrained_model_name_or_path_or_dict, dict):
+            for file in (str(pretrained_model_name_or_path_or_dict), name):
+                if file is not None and file.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
+                    raise ValueError(
+                        f"{file!r} is not a .safetensors file; other formats can run any program when opened"
+                    )
+        loading: Any = super()
+        loading.load_lora_adapter(pretrained_model_name_or_path_or_dict, *args, use_safetensors=True, **kwargs)
+
+    def save_lora_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers.
+
+        Raises:
+            ValueError: `safe_serialization=False`.
+        """
+        require_safetensors("safe_serialization", kwargs.get("safe_serialization"))
+        saving: Any = super()
+        saving.save_lora_adapter(*args, **kwargs)
+
+
+def require_safetensors(argument: str, value: bool | None) -> None:
+    """Raise a ValueError where an option of diffusers or transformers asks for another format."""
+    if value is not None and not value:
+        raise ValueError(f"{argument} False is not accepted: leanlens writes and reads safetensors only")
