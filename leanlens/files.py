@@ -229,7 +229,7 @@ def parse_json(
             more than 100 digits, half a surrogate pair in a string, or a number that is not finite.
     """
     text = _decoded(content, what) if not isinstance(content, str) else content.removeprefix("\ufeff")
-    _check_extent(text, what, depth, values)
+    check_json_extent(text, what, depth, values)
     try:
         value = json.loads(
             text,
@@ -259,8 +259,12 @@ def _decoded(content: bytes | bytearray, what: str) -> str:
         raise ValueError(f"{what} is not valid JSON: its bytes are no {encoding} at byte {error.start}") from error
 
 
-def _check_extent(text: str, what: str, depth: int, values: int) -> None:
-    """Refuse what Python's parser would answer with RecursionError, or with gigabytes; it has no bounds of its own."""
+def check_json_extent(text: str, what: str, depth: int, values: int) -> None:
+    """Refuse what Python's parser would answer with RecursionError, or with gigabytes; it has no bounds of its own.
+
+    Raises:
+        ValueError: nested too deep, or too many values. Whether the text is JSON is not looked at.
+    """
     opened = text.count("[") + text.count("{")
     if opened <= depth and opened + text.count(",") < values:  # strings may hold brackets, so more proves nothing
         return

@@ -8,12 +8,14 @@ with seconds: twice the text must not take four times as long.
 import ast
 import re
 import time
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 import leanlens
+from leanlens.serve.refusal import Refusal
 
 ROOT = Path(leanlens.__file__).parent
 CALLS = {"compile", "match", "search", "fullmatch", "findall", "finditer", "sub", "subn", "split"}
@@ -99,7 +101,7 @@ def test_no_pattern_of_the_package_is_quadratic(place):
 
 
 @pytest.mark.parametrize(
-    "slow, way, unit",
+    ("slow", "way", "unit"),
     [(r"\s*\[[0-9a-f]+\]$", "sub", " "), (r"(\d*\.?\d+)", "fullmatch", "1"), (r"\s*(\w[\w \-/]+):", "findall", "a")],
 )
 def test_the_scan_sees_a_pattern_that_is_quadratic(slow, way, unit):
@@ -150,10 +152,8 @@ def test_readers_of_foreign_text_take_time_in_proportion(reader):
     read = _readers()[reader]
 
     def tried(text: str) -> None:
-        try:
+        with suppress(ValueError, Refusal):
             read(text)
-        except Exception as error:  # refused in one sentence, which does not repeat the whole text
-            assert len(str(error)) < 2000, type(error)
 
     for name, frame in HOSTILE.items():
         short, long = (frame.format((UNITS[name] * length)[:length]) for length in (50_000, 100_000))

@@ -21,20 +21,17 @@ def listen(app: Any, host: str, port: int, trouble: Callable[[], str | None], sa
         trouble: why images cannot be drawn now; None once they can.
         say: takes the line.
     """
-    import uvicorn
+    from leanlens.serve.listen import Server, configured
 
-    class Server(uvicorn.Server):
+    class Telling(Server):
         async def startup(self, sockets: list | None = None) -> None:
             await super().startup(sockets)
             if self.started:
                 bound = self.servers[0].sockets[0].getsockname()[1]
                 self.told = asyncio.create_task(_tell(self, address(host, bound), trouble, say))
 
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=30,
-        server_header=False, http="h11", loop="asyncio", h11_max_incomplete_event_size=64 << 10,
-    )  # fmt: skip
-    server = Server(config)
+    desk = app.state.desk
+    server = Telling(configured(app, desk.settings, host, port), desk)
     with suppress(KeyboardInterrupt):  # the app has been stopped already; what is left is to end
         server.run()
     if not server.started:

@@ -37,10 +37,10 @@ def mcp(
     Enter this command where the assistant keeps its list of servers. A running `leanlens serve` offers the same tools
     over HTTP at /mcp.
     """
-    from leanlens.cli.serve import _fetch, _sizes, _uvicorn
+    from leanlens.cli.serve import _fetch, _require_packages, _sizes
     from leanlens.serve.settings import ServerSettings
 
-    _uvicorn()  # the packages of the server, or a sentence that says how to get them
+    _require_packages()  # the packages of the server, or a sentence that says how to get them
     settings = ServerSettings.checked(
         models=tuple(model or ["nano"]),
         lora_folders=tuple(loras or ()),

@@ -53,6 +53,10 @@ def serve(
     public_url: Annotated[
         str | None, option(NETWORK, "Address that links to images begin with, behind a proxy.")
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        option(NETWORK, "Proxy whose X-Forwarded-For is believed. Repeatable.", metavar="ADDRESS"),
+    ] = None,
     page: Annotated[bool, flag(NETWORK, "page", "Serve the web page at /.")] = True,
     tools: Annotated[bool, flag(NETWORK, "tools", "Serve the tools for assistants at /mcp.")] = True,
     device: Annotated[
@@ -112,7 +116,7 @@ def serve(
     The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1, the assistants' tools at /mcp;
     /health, /ready and /metrics report its state.
     """
-    _uvicorn()
+    _require_packages()
     from leanlens.serve.journal import log_as, log_format
 
     log_format(log)
@@ -147,7 +151,8 @@ def serve(
         users=_users(user or []),
         cors_origins=tuple(cors or ()),
         public_url=public_url,
-        loopback_only=is_local and not (api_key or user or public_url),
+        trusted_proxies=tuple(trusted_proxy or ()),
+        loopback_only=is_local and not (api_key or user or public_url or trusted_proxy),
         keep_days=keep_days or None,
         keep_pictures=keep_pictures or None,
         tools=tools,
@@ -183,17 +188,16 @@ def _require_free(host: str, port: int) -> None:
         raise ValueError(f"port {port} of host {host} cannot be listened to: {error.strerror}; give another") from None
 
 
-def _uvicorn() -> Any:
+def _require_packages() -> None:
     try:
         import fastapi  # noqa: F401
         import mcp  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f"the server needs the package {error.name}; install it with: {install_extra('serve')}"
         ) from None
-    return uvicorn
 
 
 def _page(settings: Any) -> Any:

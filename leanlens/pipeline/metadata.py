@@ -23,7 +23,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin
 
 from leanlens.files import parse_json, whole_file
 from leanlens.pictures.decode import read_exif
@@ -101,7 +101,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
     try:
         with Image.open(path) as picture:
             text = picture.info.get("leanlens") or _record_in_exif(picture)
-    except UnidentifiedImageError:
+    except Exception as error:  # Pillow's readers raise a dozen classes for damaged files
+        if isinstance(error, OSError) and error.errno is not None:  # there is no such file, or it may not be read
+            raise
         raise ValueError(f"{path} is not a picture that can be read") from None
     if not text:
         raise ValueError(f"{path} carries no leanlens settings; only pictures that leanlens saved do")

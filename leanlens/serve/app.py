@@ -15,11 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import leanlens
+from leanlens.serve.bodies import Bodies
 from leanlens.serve.desk import Desk, Drawers, local_drawers
 from leanlens.serve.guard import Guard
 from leanlens.serve.library import Sizes
 from leanlens.serve.openai import openai_error, openai_router, pictures_router
 from leanlens.serve.openai_bodies import first_complaint
+from leanlens.serve.proxies import Proxies
 from leanlens.serve.refusal import KINDS, Refusal
 from leanlens.serve.sdapi import sdapi_error, sdapi_router
 from leanlens.serve.sdapi_extras import sdapi_extras_router
@@ -74,7 +76,10 @@ def make_app(
 
         beside.append(mount_tools(app, desk))
     _answer_errors(app)
-    app.add_middleware(Guard, settings=settings, metrics=desk.metrics, refuse=refusal_answer)
+    app.add_middleware(Bodies, settings=settings, refuse=refusal_answer)
+    app.add_middleware(
+        Guard, settings=settings, metrics=desk.metrics, refuse=refusal_answer, is_closing=lambda: desk.queue.is_closed
+    )
     if settings.cors_origins:  # added last, so it is outside the guard: a browser's first question carries no key
         app.add_middleware(
             CORSMiddleware,
@@ -83,6 +88,7 @@ def make_app(
             allow_headers=["*"],
             expose_headers=["x-request-id", "x-job-id", "retry-after"],
         )
+    app.add_middleware(Proxies, trusted=settings.trusted_proxies)
     return (mount(app, desk) if mount is not None else None) or app
 
 

@@ -36,6 +36,7 @@ from leanlens.serve.uploads import to_png, upright_bytes
 from leanlens.serve.worker import Worker
 
 FIRST_PACE = 5.0  # seconds for a picture, as long as none has been drawn
+_UNPACKED = 2  # uploads that are unpacked at a time; each may take some hundred megabytes until it is kept
 _ID = re.compile(r"[0-9a-f]{32}")
 _FIELDS = tuple(ImageRequest.model_fields)
 
@@ -53,6 +54,8 @@ class Wish:
         mask: white is repainted; of the same size as `image`.
         loras: names and scales.
         iteration: how many of the pictures belong together, for clients that count in batches.
+        source: puts `image`, `image_bytes` and `mask` in; called once all that is known without them is accepted, so
+            that nothing is unpacked for a request that is refused anyway.
         identity: a job id of the client's own, 32 hexadecimal digits.
     """
 
@@ -71,6 +74,7 @@ class Wish:
     strength: float | None = None
     loras: Sequence[tuple[str, float]] = ()
     iteration: int = 1
+    source: "Callable[[Wish], None] | None" = None
     identity: str | None = None
 
 
@@ -106,6 +110,7 @@ class Desk:
         self._running: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._calls: dict[str, deque[float]] = {}
+        self._unpacking = threading.BoundedSemaphore(_UNPACKED)
         # Writing PNG files takes a processor, not the device: the worker goes on meanwhile.
         self._writers = ThreadPoolExecutor(2, thread_name_prefix="leanlens-write")
         self.workers = [
@@ -123,14 +128,23 @@ class Desk:
         for worker in self.workers:
             worker.start()
 
-    def close(self, timeout: float = 30.0) -> None:
-        """Stop: what is drawing is stopped at its next step, what is finished is written."""
+    def stop(self) -> None:
+        """Take nothing more, and tell everybody who waits that the server ends."""
         self.queue.close()
         for job in self.running():
-            self.cancel(job)
+            self.cancel(job, Refusal("unavailable", "the server is shutting down", retry_after=10))
+
+    def close(self, timeout: float = 3.0) -> None:
+        """Stop: what is drawing is stopped at its next step, what is finished is written.
+
+        Args:
+            timeout: seconds for all workers together to reach that step.
+        """
+        self.stop()
+        ends = time.monotonic() + timeout
         for worker in self.workers:
             if worker.is_alive:
-                worker.join(timeout)
+                worker.join(max(0.0, ends - time.monotonic()))
             if not worker.is_alive:
                 worker.drawer.close()
         self._writers.shutdown()
@@ -254,18 +268,22 @@ class Desk:
     # ---------------------------------------------------------------------------------------- inside
 
     def _requests(self, wish: Wish) -> tuple[list[ImageRequest], str]:
+        """What is to be drawn: limits first, then the picture to start from, which is let go once it is kept."""
         try:
-            fields, seed, model = self._fields(wish)  # before an upload is kept
-            fields |= self._source(wish)
+            fields, seed, model = self._fields(wish)
+            if wish.image is not None or wish.mask is not None or wish.source is not None:
+                with self._unpacking:
+                    fields |= self._unpacked(wish, model, fields, seed)
             return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
         except ValueError as error:
             raise refused_because(error, _FIELDS) from None
+        finally:
+            wish.image = wish.image_bytes = wish.mask = wish.source = None
 
     def _fields(self, wish: Wish) -> tuple[dict[str, Any], int, str]:
         """Everything but picture and mask, within the operator's bounds; the first seed; the model."""
         settings = self.settings
         model = self.library.find_model(wish.model)
-        defaults = self.library.defaults(model)
         for field, text in (("prompt", wish.prompt), ("negative_prompt", wish.negative_prompt)):
             if len(text) > settings.max_prompt:
                 raise Refusal(
@@ -275,6 +293,7 @@ class Desk:
         self.safety.check_prompt(wish.prompt)
         if not 1 <= wish.count <= settings.max_count:
             raise Refusal("invalid", f"n {wish.count} is not accepted: give 1 to {settings.max_count}", "n")
+        defaults = self.library.defaults(model)
         steps = defaults.num_inference_steps if wish.num_inference_steps is None else wish.num_inference_steps
         width, height = _size(wish, defaults.side)
         seed = resolve_seed(wish.seed)
@@ -288,10 +307,23 @@ class Desk:
             "loras": [self.library.find_lora(name, scale) for name, scale in wish.loras],
         }
         self._check_steps(steps)
-        request = ImageRequest.checked(**fields, seed=seed)
-        self._check_limits(width, height, seed + wish.count - 1)
-        self._check_memory(model, request)
+        self._check(wish, model, fields, seed)
         return fields, seed, model
+
+    def _check(self, wish: Wish, model: str, fields: dict[str, Any], seed: int) -> None:
+        """Refuse a request that is none, or is beyond what the operator or the memory allows."""
+        request = ImageRequest.checked(**fields, seed=seed)
+        self._check_limits(request.width, request.height, seed + wish.count - 1)
+        self._check_memory(model, request)
+
+    def _unpacked(self, wish: Wish, model: str, fields: dict[str, Any], seed: int) -> dict[str, Any]:
+        """The picture to start from, and the size, which may be its own."""
+        if wish.source is not None:
+            wish.source(wish)
+        own = dict(zip(("width", "height"), _size(wish, fields["width"]), strict=True))
+        if any(side != fields[name] for name, side in own.items()):
+            self._check(wish, model, {**fields, **own}, seed)
+        return own | self._source(wish)
 
     def _check_steps(self, steps: int) -> None:
         """The one bound that this server has, whatever a request may hold elsewhere."""

@@ -4,6 +4,7 @@ Comes in: requests. Goes out: requests with an owner and an id, within the opera
 line of log and one count each. Knows nothing of pictures.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -14,9 +15,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,15 +45,18 @@ class Guard:
         settings: keys and bounds.
         metrics: counts answers.
         refuse: a path and a refusal -> the answer in the words of that path's door.
+        is_closing: whether the server has been told to stop.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, refuse: Callable[[str, Refusal], Response]
-    ):
+        self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, refuse: Callable[[str, Refusal], Response],
+        is_closing: Callable[[], bool] = lambda: False,
+    ):  # fmt: skip
         self.app = app
         self.settings = settings
         self.metrics = metrics
         self.refuse = refuse
+        self.is_closing = is_closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,7 +87,20 @@ class Guard:
             return message
 
         try:
-            await self._pass_on(scope, watched, tell, headers)
+            target = _origin_form(scope)
+            if isinstance(target, Response):
+                await target(scope, receive, tell)
+            elif isinstance(target, Refusal):
+                await self.refuse(scope["path"], target)(scope, receive, tell)
+            else:
+                scope = target
+                await self._pass_on(scope, watched, tell, Headers(scope=scope))
+        except ClientDisconnect:  # in the middle of its body
+            answer["status"] = answer["status"] or GONE
+        except asyncio.CancelledError:
+            if not self.is_closing():
+                raise
+            await self._end(scope, answer["status"] is None, tell)
         except Exception:
             log.exception("request %s ended in an error that was not foreseen", identity)
             if answer["status"] is None:
@@ -111,6 +130,19 @@ class Guard:
             return
         scope.setdefault("state", {})["owner"] = owner or "anyone"
         await self.app(scope, self._counted(receive), send)
+
+    async def _end(self, scope: Scope, is_unanswered: bool, send: Send) -> None:
+        """The server's end came before that of an answer: say so, or close the stream."""
+
+        async def nothing() -> Message:
+            return {"type": "http.disconnect"}
+
+        if is_unanswered:
+            refusal = Refusal("unavailable", "the server is shutting down", retry_after=10)
+            await self.refuse(scope["path"], refusal)(scope, nothing, send)
+        else:
+            with suppress(Exception):  # an answer of a stated length is cut off
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _is_welcome(self, headers: Headers) -> bool:
         """False for a browser on a page of another origin: any page one visits could otherwise draw on this machine."""
@@ -176,6 +208,27 @@ class Guard:
         }  # fmt: skip
         line = {key: value for key, value in line.items() if value is not None}
         log.info("%s", json.dumps(line), extra={"line": line})
+
+
+def _origin_form(scope: Scope) -> Scope | Response | Refusal:
+    """The request with a path for a target; other forms are turned into that, answered or refused (RFC 9112, 3.2)."""
+    path, method = scope["path"], scope["method"]
+    if method in ("CONNECT", "TRACE"):
+        return Refusal("method", "this method is not accepted here")
+    if path.startswith("/"):
+        return scope
+    if path == "*" and method == "OPTIONS":
+        return Response(status_code=204, headers={"allow": "GET, HEAD, POST, OPTIONS"})
+    scheme, separator, rest = path.partition("://")
+    host, _, local = rest.partition("/")
+    if scheme.lower() not in ("http", "https") or not separator or not host:
+        return Refusal("invalid", "the target of the request is not accepted; give a path")
+    raw = scope.get("raw_path", b"").partition(b"://")[2].partition(b"/")[2]
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {
+        **scope, "path": f"/{local}", "raw_path": b"/" + raw,
+        "headers": [(b"host", host.encode("latin-1", "replace")), *headers],
+    }  # fmt: skip
 
 
 def _same(known: str, given: str) -> bool:

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS pictures (
 CREATE INDEX IF NOT EXISTS pictures_by_job ON pictures (job, place);
 CREATE INDEX IF NOT EXISTS pictures_by_age ON pictures (created);
 """
-NAME = re.compile(r"([0-9a-f]{32})-(\d+)\.png")
+NAME = re.compile(r"([0-9a-f]{32})-(\d{1,9})\.png", re.ASCII)
 _GRACE = 3600.0  # seconds that an upload stays although no finished picture was made from it
 _SWEEP_EVERY = 60.0  # seconds
 
@@ -156,8 +156,8 @@ class Archive:
                 )
             ]
         for name in names:  # the file first: a row without a file is harmless, a file without a row would come back
-            (self.folder / "pictures" / name).unlink(missing_ok=True)
-            self._run("DELETE FROM pictures WHERE name = ?", (name,))
+            if _is_removed(self.folder / "pictures" / name):
+                self._run("DELETE FROM pictures WHERE name = ?", (name,))
         self._run(
             "DELETE FROM jobs WHERE finished IS NOT NULL AND created < ? AND id NOT IN (SELECT job FROM pictures)",
             (old or now - 30 * 86400,),
@@ -176,15 +176,11 @@ class Archive:
         """After a start: finished pictures that the index missed are entered, jobs that were cut off are said to be."""
         known = {row[0] for row in self._run("SELECT name FROM pictures")}
         for path in (self.folder / "pictures").iterdir():
-            if NAME.fullmatch(path.name) is None:
-                if path.name.startswith("."):
-                    path.unlink()  # half-written when the process ended
-            elif path.name not in known:
-                try:
-                    self._enter(path.name, path.stat().st_mtime, read_record(path))
-                    logger.info("%s was finished when the server stopped and is in the index now", path.name)
-                except ValueError as error:
-                    logger.warning("%s stays out of the index: %s", path.name, error)
+            try:
+                self._take_in(path, known)
+            except Exception as error:  # no file of a folder keeps the server from starting
+                kind = type(error).__name__
+                logger.warning("%s stays out of the index: %s: %s", path.name[:80], kind, str(error)[:200])
         for name in known - {path.name for path in (self.folder / "pictures").iterdir()}:
             self._run("DELETE FROM pictures WHERE name = ?", (name,))
         for identity, pictures in self._run("SELECT id, pictures FROM jobs WHERE finished IS NULL"):
@@ -193,6 +189,14 @@ class Archive:
             reason = None if state == "done" else "the server stopped before the rest was drawn"
             self._run("UPDATE jobs SET state = ?, error = ?, finished = ? WHERE id = ?",
                       (state, reason, time.time(), identity))  # fmt: skip
+
+    def _take_in(self, path: Path, known: set[str]) -> None:
+        """Remove what was half-written when the process ended, and enter a finished picture that the index missed."""
+        if path.name.startswith(".") and NAME.match(path.name, 1) is not None:
+            path.unlink()
+        elif path.name not in known and NAME.fullmatch(path.name) is not None:
+            self._enter(path.name, path.stat().st_mtime, read_record(path))
+            logger.info("%s was finished when the server stopped and is in the index now", path.name)
 
     def _enter(self, name: str, created: float, record: dict[str, Any]) -> None:
         match = NAME.fullmatch(name)
@@ -205,8 +209,8 @@ class Archive:
     def _remove_inputs(self, now: float) -> None:
         used = {name for (inputs,) in self._run("SELECT inputs FROM pictures") for name in json.loads(inputs)}
         for path in (self.folder / "inputs").iterdir():
-            if path.name not in used and now - path.stat().st_mtime > _GRACE:
-                path.unlink(missing_ok=True)
+            if path.is_file() and path.name not in used and now - path.stat().st_mtime > _GRACE:
+                _is_removed(path)
 
     def _described(self, rows: Sequence[tuple]) -> list[dict[str, Any]]:
         names = ("id", "owner", "door", "model", "pictures", "created", "finished", "state", "error")
@@ -219,3 +223,13 @@ class Archive:
     def _run(self, statement: str, values: tuple = ()) -> list[tuple]:
         with self._lock:
             return self._index.execute(statement, values).fetchall()
+
+
+def _is_removed(path: Path) -> bool:
+    """Remove a file; what cannot be removed stays, and the log says so."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s cannot be removed: %s", path.name[:80], error.strerror or error)
+        return False
+    return True

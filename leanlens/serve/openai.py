@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,11 +148,10 @@ def _size(body: ImageBody) -> tuple[int | None, int | None]:
     return named_size(body.size or "")
 
 
-def _with_source(desk: Desk, wish: Wish, edit: Edit) -> Wish:
+def _add_source(desk: Desk, edit: Edit, wish: Wish) -> None:
     wish.image, wish.image_bytes = open_upload(edit.image, desk.settings, "image"), edit.image
     if edit.mask is not None:
         wish.mask = mask_from_transparency(open_upload(edit.mask, desk.settings, "mask"))
-    return wish
 
 
 # ------------------------------------------------------------------------------------------- answering
@@ -159,10 +159,7 @@ def _with_source(desk: Desk, wish: Wish, edit: Edit) -> Wish:
 
 async def _answer_edit(desk: Desk, edit: Edit, request: Request) -> Response:
     wish = _wish(desk, edit.body)
-    if wish.width is not None:  # before anything is unpacked; without a size it is the picture's own
-        with in_the_clients_words(edit.body.names):
-            await run_in_threadpool(desk.check, wish)
-    wish = await run_in_threadpool(_with_source, desk, wish, edit)
+    wish.source = partial(_add_source, desk, edit)
     return await _answer(desk, edit.body, wish, request, "image_edit")
 
 

@@ -32,6 +32,8 @@ from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
 
 DOOR = "sdapi"
+_TEXTS = ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt")
+_MOST_ECHOED = 2000  # characters of a field in the answer; the prompts have a bound of their own
 
 
 def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
@@ -58,9 +60,7 @@ def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
             wish, notes = _wish(desk, choices, body, request.state.owner)
             wish.strength = body.denoising_strength
             notes += _round_size(desk, wish)
-            if wish.width is not None:  # before anything is unpacked; without a size it is the picture's own
-                await run_in_threadpool(desk.check, wish)
-            notes += await run_in_threadpool(_add_source, desk, body, wish)
+            wish.source = lambda wish: notes.extend(_add_source(desk, body, wish))
             return await _answer(desk, choices, body, wish, notes, request)
 
     @router.get("/progress")
@@ -252,10 +252,17 @@ def _format(settings: dict[str, Any], notes: list[str]) -> tuple[str, int]:
 
 
 def _echo(body: DrawingBody) -> dict[str, Any]:
-    """The body as it came, without its pictures, and without what JSON or UTF-8 cannot hold."""
-    given = body.model_dump(exclude={"mask"} if getattr(body, "include_init_images", None) else {"init_images", "mask"})
+    """The known fields as they came, without pictures, what is very long, and what JSON or UTF-8 cannot hold."""
+    given = body.model_dump(include=set(type(body).model_fields) - {"init_images", "mask"})
+    given = {name: value for name, value in given.items() if name in _TEXTS or not _is_long(value)}
+    if getattr(body, "include_init_images", None):
+        given["init_images"] = getattr(body, "init_images", None)
     text = json.dumps(given, ensure_ascii=False).encode("utf-8", "replace")
     return json.loads(text, parse_constant=lambda _: None)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str | list | dict) and len(json.dumps(value)) > _MOST_ECHOED
 
 
 def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str, Any]:

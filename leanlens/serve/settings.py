@@ -3,6 +3,7 @@
 Comes in: fields by name. Goes out: `ServerSettings`, checked. Knows nothing of models or of HTTP.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,16 @@ class ServerSettings(BaseModel):
     """Bytes of one uploaded picture."""
     max_body: int = Field(64 << 20, ge=1024)
     """Bytes of one request."""
+    max_json: int = Field(1 << 20, ge=1024)
+    """Bytes of one request in JSON, at routes that take no picture in it."""
+    max_bodies: int = Field(512 << 20, ge=1024)
+    """Bytes of all requests together that are being answered; who would pass it is told to come again."""
+    max_connections: int = Field(512, ge=8)
+    """Open connections, half of them from one address that is no trusted proxy."""
+    header_timeout: float = Field(15.0, gt=0)
+    """Seconds until the head of a request has arrived."""
+    body_timeout: float = Field(30.0, gt=0)
+    """Seconds until its body has arrived, and one more for each 16 KiB of it."""
     max_upload_pixels: int = Field(32_000_000, ge=256)
     """Of an uploaded picture when it is unpacked."""
     requests_per_minute: int | None = Field(None, ge=1)
@@ -86,6 +97,8 @@ class ServerSettings(BaseModel):
     another address."""
     public_url: str | None = None
     """Address that links to pictures begin with; without it, the one the client used."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses, or networks, of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
     alias_models: bool = True
     """Answer for the names that clients of the hosted service have built in (gpt-image-*, dall-e-*)."""
 
@@ -145,6 +158,18 @@ class ServerSettings(BaseModel):
             if not folder.is_dir():
                 raise ValueError(f"{folder} is not a folder; give one that exists")
         return tuple(folder.resolve() for folder in value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                ip_network(one, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"{one[:60]!r} is not accepted; give an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
+                ) from None
+        return value
 
     @field_validator("api_keys")
     @classmethod

@@ -8,6 +8,7 @@ Source: Model Context Protocol, revisions 2025-06-18 to 2026-07-28, as the packa
 
 import base64
 import json
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -68,7 +69,7 @@ def tool_server(desk: Desk) -> MCPServer:
                 loras=[(name, 1.0) for name in loras or []],
             )  # fmt: skip
             if start_from is not None:
-                wish.image, wish.image_bytes = await run_in_threadpool(_earlier, desk, start_from)
+                wish.source = partial(_start_from, desk, start_from)
             elif strength is not None:
                 raise Refusal("missing", "start_from is missing beside strength", "start_from")
             job = await run_in_threadpool(desk.prepare, wish, _owner(ctx), DOOR)
@@ -175,8 +176,8 @@ def _look(task: Task) -> ImageContent:
     return ImageContent(type="image", data=base64.b64encode(data).decode("ascii"), mime_type="image/jpeg")
 
 
-def _earlier(desk: Desk, name: str) -> tuple[Image.Image, bytes]:
-    """A picture of the archive by its name, which cannot be guessed."""
+def _start_from(desk: Desk, name: str, wish: Wish) -> None:
+    """Put a picture of the archive into a wish, by its name, which cannot be guessed."""
     path = desk.archive.picture(name) if NAME.fullmatch(name) else None
     if path is None:
         raise Refusal(
@@ -185,7 +186,7 @@ def _earlier(desk: Desk, name: str) -> tuple[Image.Image, bytes]:
     data = path.read_bytes()
     with Image.open(path) as picture:
         picture.load()
-        return picture, data
+        wish.image, wish.image_bytes = picture, data
 
 
 def _described(desk: Desk, known: dict[str, Any], start: str | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ are the system's, Gradio's measuring of use is off, and the browser is told to r
 """
 
 import os
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import astuple
 from functools import partial
@@ -17,18 +16,17 @@ import gradio as gr
 from fastapi import FastAPI
 from PIL import Image, ImageChops
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
-from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Mount
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.jobs import NAME
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.tasks import Job
-from leanlens.serve.uploads import open_upload
+from leanlens.serve.uploads import open_upload, to_png
 from leanlens.serve.web_form import ASPECTS, OWN, SETTINGS, Form, form_from, grid_from, size_of, wish_from
+from leanlens.serve.web_routes import PageRoutes, log_briefly
 from leanlens.serve.web_run import run
 from leanlens.serve.web_show import (
     SUGGESTIONS,
@@ -46,11 +44,6 @@ Estimate = Callable[[str, int, int, int, float, int], str]
 """What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
 
 _HISTORY = 24  # pictures, and how many more at a time
-_POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
-    "form-action 'self'; base-uri 'self'; object-src 'none'"
-)
-_ELSEWHERE = re.compile(r"/gradio_api/(proxy=|deep_link|file=\s*https?:)", re.IGNORECASE)
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
@@ -66,6 +59,7 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> No
     """
     # What is dropped on the page lies beside the pictures, not in a folder that all users of the machine share.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(desk.archive.folder / "page"))
+    log_briefly()
     doors = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
     gr.mount_gradio_app(
         app,
@@ -86,7 +80,9 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> No
     )
     mounted = app.router.routes.pop()
     assert isinstance(mounted, Mount)
-    app.router.routes.append(_PageMount("/", app=_Policed(mounted.app), name="page", doors=doors))
+    app.router.routes.append(
+        _PageMount("/", app=PageRoutes(mounted.app, Path(os.environ["GRADIO_TEMP_DIR"])), name="page", doors=doors)
+    )
 
 
 class _PageMount(Mount):
@@ -100,25 +96,6 @@ class _PageMount(Mount):
         if scope["path"].split("/")[1] in self.doors:
             return Match.NONE, {}
         return super().matches(scope)
-
-
-class _Policed:
-    """Tells the browser to load nothing from another origin, and keeps Gradio from fetching what a client names."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _ELSEWHERE.search(scope["path"]):
-            await PlainTextResponse("there is no such route", 404)(scope, receive, send)
-            return
-
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = _POLICY
-            await send(message)
-
-        await self.app(scope, receive, tell)
 
 
 class _Newest(dict[str, Any]):
@@ -150,7 +127,7 @@ class Page:
     async def draw(self, request: gr.Request, source: Any, *fields: Any) -> AsyncGenerator[tuple[Any, Any]]:
         """Draw what the form says; yields the stage, and at the end the history."""
         try:
-            wish = await run_in_threadpool(self._wish, Form(*fields), source)
+            wish = wish_from(Form(*fields), self.desk, _once(source, self.desk))
         except Refusal as refusal:
             yield show_refusal(refusal), gr.skip()
             return
@@ -164,7 +141,8 @@ class Page:
         """Draw every combination of two settings; yields as `draw` does."""
         try:
             grid = grid_from(Form(*fields), x or None, x_values, y or None, y_values)
-            wishes = [await run_in_threadpool(self._wish, form, source) for row in grid.forms for form in row]
+            opened = _once(source, self.desk)
+            wishes = [wish_from(form, self.desk, opened) for row in grid.forms for form in row]
         except Refusal as refusal:
             yield show_refusal(refusal), gr.skip()
             return
@@ -265,10 +243,6 @@ class Page:
         except (ValueError, Refusal):
             return ""
         return show_note(text)
-
-    def _wish(self, form: Form, source: Any) -> Wish:
-        image, mask = _opened(source, self.desk) if source is not None else (None, None)
-        return wish_from(form, self.desk, image, mask)
 
     # ---------------------------------------------------------------------------------------- how it looks
 
@@ -453,6 +427,21 @@ def _values(form: Form) -> list[Any]:
 
 def _bytes(part: Any) -> bytes:
     return part if isinstance(part, bytes) else _upload(part.path).read_bytes()
+
+
+def _once(source: tuple[bytes, list[bytes]] | None, desk: Desk) -> Callable[[Wish], None] | None:
+    """What puts the editor's picture and mask into wishes; unpacked for the first one and shared by all."""
+    if source is None:
+        return None
+    opened: list[tuple[Image.Image, bytes, Image.Image | None]] = []
+
+    def put(wish: Wish) -> None:
+        if not opened:
+            picture, mask = _opened(source, desk)
+            opened.append((picture, to_png(picture), mask))
+        wish.image, wish.image_bytes, wish.mask = opened[0]
+
+    return put
 
 
 def _opened(source: tuple[bytes, list[bytes]], desk: Desk) -> tuple[Image.Image, Image.Image | None]:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from leanlens.pipeline.request import resolve_seed
 from leanlens.resolution import BUCKETS, sizes_at
 from leanlens.serve.desk import Desk, Wish
@@ -51,13 +49,13 @@ class Form:
     strength: str = ""
 
 
-def wish_from(form: Form, desk: Desk, image: Image.Image | None = None, mask: Image.Image | None = None) -> Wish:
-    """What the desk is asked for.
+def wish_from(form: Form, desk: Desk, source: Callable[[Wish], None] | None = None) -> Wish:
+    """What the desk is asked for; `source` puts in the picture to start from, as in `Wish`.
 
     Raises:
         Refusal: a field that cannot be read.
     """
-    width, height = size_of(form, desk, image is not None)
+    width, height = size_of(form, desk, source is not None)
     return Wish(
         prompt=form.prompt or "",
         negative_prompt=form.negative_prompt or "",
@@ -68,9 +66,8 @@ def wish_from(form: Form, desk: Desk, image: Image.Image | None = None, mask: Im
         guidance_scale=form.guidance,
         seed=_seed(form.seed),
         count=int(form.count or 1),
-        image=image,
-        mask=mask,
-        strength=None if image is None else _strength(form.strength),
+        source=source,
+        strength=None if source is None else _strength(form.strength),
         loras=[_lora(text) for text in form.loras or ()],
     )
 

@@ -202,6 +202,9 @@ def test_refusals_have_the_originals_shape(server, path, body, status):
 
 
 def test_what_json_and_utf8_cannot_hold_does_no_harm(server):
-    content = rb'{"prompt": "a", "steps": 1, "width": 16, "height": 16, "odd": [NaN, 1e999, "\ud800"]}'
+    content = (
+        rb'{"prompt": "a", "steps": 1, "width": 16, "height": 16,'
+        rb'"override_settings": {"odd": [NaN, 1e999, "\ud800"]}}'
+    )
     answer = server().post(TEXT, content=content, headers={"content-type": "application/json"})
-    assert answer.json()["parameters"]["odd"] == [None, None, "?"]
+    assert answer.json()["parameters"]["override_settings"]["odd"] == [None, None, "?"]

@@ -129,3 +129,52 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path):
     (tmp_path / "index.sqlite").write_text("this is no index, and long enough to be noticed as none" * 20)
     with pytest.raises(ValueError, match=r"index.sqlite that cannot be read"):
         Archive(tmp_path)
+
+
+def test_no_file_in_the_folder_keeps_the_server_from_starting(tmp_path, caplog):
+    """Pictures that a stranger, a full disk or another program left there, and folders where files belong."""
+    import struct
+    import zlib
+
+    from PIL import PngImagePlugin
+
+    archive, one = Archive(tmp_path), job(1)
+    archive.begin(one)
+    name = store(archive, one).name
+    archive.close()
+    folder = tmp_path / "pictures"
+    bad = {
+        "deep": "[" * 100_000, "wrong": '{"request": 5}', "list": '{"request": []}',
+        "numbers": '{"request": {"image": 5}}',
+        "nan": '{"request": {"image": NaN}}', "half": '{"request": ', "surrogate": '{"request": {"image": "\\ud800"}}',
+    }  # fmt: skip
+    names = {what: f"{index:032x}-0.png" for index, what in enumerate(bad)}
+    for what, text in bad.items():
+        info = PngImagePlugin.PngInfo()
+        info.add_text("leanlens", text)
+        Image.new("RGB", (16, 16)).save(folder / names[what], pnginfo=info)
+    bomb = b"leanlens\0\0" + zlib.compress(b"a" * (80 << 20))
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)),
+        (b"zTXt", bomb),
+        (b"IDAT", b"x"),
+        (b"IEND", b""),
+    )
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    (folder / f"{'e' * 32}-0.png").write_bytes(data)
+    (folder / f"{'f' * 32}-{'9' * 40}.png").write_bytes(b"a number that no index holds")
+    (folder / f"{'f' * 32}-0.png").mkdir()
+    (folder / f".{'0' * 32}-0.png.x.png").mkdir()
+    (folder / f"{'d' * 32}-0.png").symlink_to(folder / "nowhere.png")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "inputs" / "folder").mkdir()
+    again = Archive(tmp_path, keep_pictures=100)
+    assert [one["id"] for one in again.recent("a")] == [one.id]
+    assert again.picture(name).is_file()
+    for what in ("deep", "wrong", "half"):
+        assert names[what] in caplog.text
+    assert (folder / ".ipynb_checkpoints").is_dir()
+    again.sweep()
+    again.close()

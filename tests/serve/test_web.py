@@ -1,6 +1,7 @@
 """The page: its callbacks, and the mounted app, on the toy model."""
 
 import asyncio
+import inspect
 import io
 import json
 import re
@@ -13,6 +14,7 @@ from PIL import Image
 pytest.importorskip("gradio")
 
 import gradio as gr
+import gradio.routes
 from starlette.testclient import TestClient
 
 from leanlens.pipeline.metadata import read_record
@@ -168,13 +170,12 @@ def test_a_suggestion_fills_the_prompt_and_what_is_none_does_not(page):
         assert page.suggest(gr.EventData(None, {"name": none})) == gr.skip()
 
 
-def test_strength_is_read_as_text(desk, png):
+def test_strength_is_read_as_text(desk):
     one = desk(started=False)
-    image = Image.open(io.BytesIO(png()))
-    strengths = [wish_from(Form(strength=text), one, image).strength for text in ("", " 0.25 ", "1")]
+    strengths = [wish_from(Form(strength=text), one, lambda wish: None).strength for text in ("", " 0.25 ", "1")]
     assert strengths == [None, 0.25, 1.0]
     with pytest.raises(Refusal, match="strength 'much' is not accepted; give a number"):
-        wish_from(Form(strength="much"), one, image)
+        wish_from(Form(strength="much"), one, lambda wish: None)
 
 
 def test_a_foreign_record_opens_no_path_and_names_what_is_missing(desk):
@@ -339,9 +340,49 @@ def test_no_file_and_no_address_that_a_client_names_is_opened(site):
         assert call(client, "draw", [None, {**part, "is_stream": False}, *fields()[1:]], succeeds=False)
     assert client.app.state.desk.archive.recent("testclient") == []
     assert not [path for path in (folder / "page").rglob("*") if path.is_file()]
-    for place in ("file=https://example.invalid/x", "file=HTTPS://example.invalid/x", "proxy=https://example.invalid/x",
-                  "file=%68ttps://example.invalid/x", "deep_link?session_hash=tab"):  # fmt: skip
-        assert client.get(f"/gradio_api/{place}").status_code == 404
+    for place in (
+        "file=https://example.invalid/x", "file=HTTPS://example.invalid/x", "proxy=https://example.invalid/x",
+        "file=%68ttps://example.invalid/x", "deep_link?session_hash=tab", "file/http://example.invalid/x",
+        "file/https%3A//example.invalid/x", f"file/{__file__}", f"file={__file__}", "file=//example.invalid/x",
+        f"file={folder}/page/../index.sqlite", f"file={folder}/page/%2e%2e/index.sqlite", "stream/x", "call/draw/x",
+        f"file={folder}/page/%252e%252e/index.sqlite", "file=%20http://example.invalid/x", "/file=http://x/",
+    ):  # fmt: skip
+        assert client.get(f"/gradio_api/{place}").status_code == 404, place
+        assert client.post(f"/gradio_api/{place}").status_code == 404, place
+    for place in ("process_recording", "call/draw", "call/v2/draw", "vibe-edit", "api/draw", "stream/x/close"):
+        assert client.post(f"/gradio_api/{place}", json={"data": []}).status_code == 404, place
+
+
+# What the page in Chromium asks for, and `config`, which it reads again once a server was started anew.
+USED = {
+    ("GET", "/"), ("HEAD", "/"), ("GET", "/config"), ("GET", "/theme.css"), ("GET", "/favicon.ico"),
+    ("GET", "/assets/{path:path}"), ("GET", "/static/{path:path}"), ("GET", "/gradio_api/queue/data"),
+    ("GET", "/gradio_api/upload_progress"), ("GET", "/gradio_api/heartbeat/{session_hash}"),
+    ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/run/{api_name}"), ("POST", "/gradio_api/upload"),
+    ("POST", "/gradio_api/component_server"),
+}  # fmt: skip
+
+
+def test_every_route_of_gradio_is_used_by_the_page_or_refused(site):
+    """All that this version registers, and by the same list whatever the next one will."""
+    client = site()
+    routes = client.app.router.routes[-1].app
+    written = r'@(router|app)\.(get|head|post)\(\s*"([^"]+)"'
+    known = {
+        (method.upper(), ("/gradio_api" if owner == "router" else "") + path)
+        for owner, method, path in re.findall(written, inspect.getsource(gradio.routes))
+    }
+    assert len(known) > 60
+    seen = set()
+    for method, path in known:
+        place = path.replace("{api_name}", "predict")
+        place = re.sub(r"\{[^}]*path[^}]*\}", "x.js", place)
+        place = re.sub(r"\{[^}]*\}", "a1", place)
+        if routes.is_used(method, place):
+            seen.add((method, path))
+        else:
+            assert client.request(method, place).status_code in (404, 405), (method, path)
+    assert seen == USED
 
 
 def test_the_other_doors_answer_as_before_and_nothing_is_loaded_from_elsewhere(site):

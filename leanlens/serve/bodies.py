@@ -1,0 +1,134 @@
+"""The bodies of requests, bounded before anything is made of them.
+
+Comes in: requests as they arrive. Goes out: requests whose JSON has few enough values and levels to be parsed, and at
+no time more bytes together than the operator allows. A parser makes some hundred bytes of memory out of two bytes of
+JSON, so what is small enough as an upload may still be far too much as JSON.
+"""
+
+import json
+from collections.abc import Callable
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from leanlens.files import check_json_extent
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.settings import ServerSettings
+
+MOST_VALUES = 20_000
+MOST_LEVELS = 64
+# Routes that take pictures as base64 inside JSON, which is then as large as an upload.
+_WITH_PICTURES = ("/sdapi/v1/img2img", "/sdapi/v1/png-info", "/sdapi/v1/extra-", "/v1/images/")
+_AT_ONCE = 64 << 10  # bytes that are looked through in the event loop; more are in a thread
+_WAIT = 5.0  # seconds after which it is worth to come again
+
+
+class Bodies:
+    """Middleware: the size and the structure of bodies, each and all together.
+
+    Args:
+        app: what reads them.
+        settings: the bounds.
+        refuse: a path and a refusal -> the answer in the words of that path's door.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, refuse: Callable[[str, Refusal], Response]):
+        self.app = app
+        self.settings = settings
+        self.refuse = refuse
+        self.held = 0
+        """Bytes of the bodies that are being answered."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        headers, taken = Headers(scope=scope), 0
+
+        def take(message: Message) -> Message:
+            nonlocal taken
+            size = len(message.get("body", b""))
+            if self.held + size > self.settings.max_bodies:
+                raise Refusal("busy", "other requests fill the server's memory; try again soon", retry_after=_WAIT)
+            self.held, taken = self.held + size, taken + size
+            return message
+
+        try:
+            if headers.get("content-type", "").startswith("multipart/form-data"):
+                await self.app(scope, _metered(receive, take), send)
+                return
+            try:
+                body = await self._read(scope["path"], headers, receive, take)
+            except HTTPException as error:  # the guard has counted more than any body may have
+                refusal = Refusal("too_large", error.detail)
+                await self.refuse(scope["path"], refusal)(scope, receive, send)
+                return
+            except Refusal as refusal:
+                await self.refuse(scope["path"], refusal)(scope, receive, send)
+                return
+            if body is not None:
+                await self.app(scope, _again(body, receive), send)
+        finally:
+            self.held -= taken
+
+    async def _read(
+        self, path: str, headers: Headers, receive: Receive, take: Callable[[Message], Message]
+    ) -> bytes | None:
+        """The whole body; None from a client that went away.
+
+        Raises:
+            Refusal: too many bytes, values or levels.
+        """
+        has_pictures = path.startswith(_WITH_PICTURES) and path != "/v1/images/generations"
+        most = self.settings.max_body if has_pictures else min(self.settings.max_json, self.settings.max_body)
+        stated = headers.get("content-length", "0")
+        chunks: list[bytes] = []
+        size, more = int(stated) if stated.isdecimal() else 0, True
+        while more and size <= most:
+            message = take(await receive())
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size, more = sum(map(len, chunks)), message.get("more_body", False)
+        if size > most:
+            raise Refusal("too_large", f"the request is too large: at most {most:,} bytes are accepted here")
+        body = b"".join(chunks)
+        await (_check(body) if len(body) <= _AT_ONCE else run_in_threadpool(_look_through, body))
+        return body
+
+
+async def _check(body: bytes) -> None:
+    _look_through(body)
+
+
+def _look_through(body: bytes) -> None:
+    """Refuse what would be too much as JSON; whether it is JSON is the door's to say."""
+    text = body.decode(json.detect_encoding(body), "replace")  # as the parser will
+    try:
+        check_json_extent(text, "the body", MOST_LEVELS, MOST_VALUES)
+    except ValueError as error:
+        raise Refusal("invalid", str(error)) from None
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive` that gives a body which was read before, and then what comes after it."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+def _metered(receive: Receive, take: Callable[[Message], Message]) -> Receive:
+    async def metered() -> Message:
+        message = await receive()
+        try:
+            return take(message)
+        except Refusal as refusal:  # in the words that every framework behind this one knows
+            raise HTTPException(429, refusal.message, {"retry-after": f"{_WAIT:.0f}"}) from None
+
+    return metered

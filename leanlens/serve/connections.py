@@ -1,0 +1,140 @@
+"""Connections of clients, bounded in number and in patience.
+
+Comes in: uvicorn's protocol and the operator's bounds. Goes out: the same protocol, which closes a connection whose
+request does not arrive in time, and has room for a new one as long as others only wait. uvicorn itself has a time-out
+for idle connections alone, and its bound on their number also refuses whoever asks how the server is.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+log = logging.getLogger("leanlens.serve")
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 5\r\nconnection: close\r\n"
+    b"content-length: 33\r\n\r\nthe server has no free connection"
+)
+_LATE = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 33\r\n\r\nthe request did not come in time."
+)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What clients may take.
+
+    Attributes:
+        connections: at a time; half of them from one address that is no trusted proxy.
+        proxies: addresses that speak for many clients.
+        head: seconds until the head of a request is there.
+        body: seconds until its body is, and one more for each `rate` bytes that came.
+    """
+
+    connections: int = 512
+    proxies: tuple[str, ...] = ()
+    head: float = 15.0
+    body: float = 30.0
+    rate: float = 16384.0
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's protocol within `bounds`; a subclass for each server sets them."""
+
+    bounds = Bounds()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected; somebody may have to make room."""
+        super().connection_made(transport)
+        self.phase: str | None = None
+        self.since = 0.0
+        self._came = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch()
+        self._find_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is over."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request."""
+        self._came += len(data)
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """The next request may come."""
+        self.phase = None
+        super().on_response_complete()
+        self._watch()
+
+    # ---------------------------------------------------------------------------------------- in time
+
+    def _watch(self) -> None:
+        """Begin to count when a head, or a body, begins to be waited for."""
+        phases: dict[Any, str] = {h11.IDLE: "head", h11.SEND_BODY: "body"}
+        phase = phases.get(self.conn.their_state)
+        if phase == self.phase or self.transport.is_closing():
+            return
+        self._stop_timer()
+        self.phase, self.since, self._came = phase, self.loop.time(), 0
+        if phase is not None:
+            self._timer = self.loop.call_later(getattr(self.bounds, phase), self._look)
+
+    def _look(self) -> None:
+        """The time is up, or for a body that comes fast enough, it is not."""
+        self._timer = None
+        if self.phase == "body":
+            left = self.since + self.bounds.body + self._came / self.bounds.rate - self.loop.time()
+            if left > 0:
+                self._timer = self.loop.call_later(left + 0.1, self._look)
+                return
+        log.info("a connection of %s is closed: the %s of its request did not come in time", self._address, self.phase)
+        if self.phase == "head":
+            self.transport.write(_LATE)
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ---------------------------------------------------------------------------------------- in number
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else "local"
+
+    def _find_room(self) -> None:
+        """With too many open, close one that waits for a request; with none such, refuse this one."""
+        everyone = [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]
+        mine = [one for one in everyone if one._address == self._address]
+        few = self.bounds.connections // 2
+        if self._address not in self.bounds.proxies and len(mine) >= few:
+            self._take_place_of(mine)
+        elif len(everyone) >= self.bounds.connections:
+            self._take_place_of(everyone)
+
+    def _take_place_of(self, others: "list[BoundedProtocol]") -> None:
+        for phase in ("head", "body"):
+            waiting = [one for one in others if one.phase == phase]
+            if waiting:
+                oldest = min(waiting, key=lambda one: one.since)
+                self.connections.discard(oldest)
+                oldest.transport.abort()
+                return
+        self.transport.write(_BUSY)
+        self.transport.close()
+
+
+def bounded(bounds: Bounds) -> type[BoundedProtocol]:
+    """The protocol of one server."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"bounds": bounds})

@@ -1,0 +1,122 @@
+"""The page's own routes among Gradio's, and nothing of the rest.
+
+Comes in: requests for the page. Goes out: those that the page makes, to Gradio; 404 to all others. Gradio has sixty
+routes, among them some that fetch addresses, record processes or write the page's code, and each version brings more,
+so what is let through is listed. The browser is told to load nothing from another origin.
+"""
+
+import logging
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("leanlens.serve")
+_OWN = Path(__file__).parents[1]
+_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' data: blob:; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+# As the page in Chromium asks for them, beside `config`, which it reads again once a server was started anew.
+_READ = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico)|/(assets|static)/[^\\]+"
+    r"|/gradio_api/(queue/data|upload_progress|heartbeat/\w{1,64}|file=.+)",
+    re.ASCII,
+)
+_WRITTEN = re.compile(r"/gradio_api/(queue/join|run/predict|upload|component_server)", re.ASCII)
+_FILE = "/gradio_api/file="
+
+
+class PageRoutes:
+    """Lets the page's requests through to Gradio.
+
+    Args:
+        app: Gradio's.
+        uploads: the folder whose files may be read back.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: Path):
+        self.app = app
+        self.uploads = uploads.resolve()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # the page opens none
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] == "http" and not self.is_used(scope["method"], scope["path"]):
+            await PlainTextResponse("there is no such route", 404)(scope, receive, send)
+            return
+        is_wrong = is_begun = False
+
+        async def tell(message: Message) -> None:
+            nonlocal is_wrong, is_begun
+            if message["type"] == "http.response.start":
+                is_begun = is_begun or message["status"] < 500
+                is_wrong = message["status"] >= 500
+                MutableHeaders(scope=message)["content-security-policy"] = _POLICY
+            if not is_wrong:
+                await send(message)
+
+        try:
+            await self.app(scope, receive, tell)
+        except (HTTPException, ClientDisconnect):
+            raise
+        except Exception as error:
+            note_mistake(error)
+            is_wrong = True
+        if is_wrong and not is_begun:  # Gradio trusts its page: what else is sent meets a mistake of any class
+            await PlainTextResponse("the page did not send this request", 400)(scope, receive, send)
+
+    def is_used(self, method: str, path: str) -> bool:
+        """Whether the page makes such a request."""
+        if method == "POST":
+            return _WRITTEN.fullmatch(path) is not None
+        if method not in ("GET", "HEAD") or _READ.fullmatch(path) is None:
+            return False
+        return not path.startswith(_FILE) or self._is_upload(path.removeprefix(_FILE))
+
+    def _is_upload(self, name: str) -> bool:
+        """A file below the folder of uploads, however often its name is quoted; no address."""
+        try:
+            return all(Path(one).resolve().is_relative_to(self.uploads) for one in (name, unquote(name)))
+        except (OSError, ValueError):
+            return False
+
+
+def note_mistake(error: BaseException | None) -> None:
+    """One line for what a client's wrong request made of Gradio; the whole story for a mistake in leanlens."""
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    last = frames[-1] if frames else None
+    if last is not None and Path(last.filename).is_relative_to(_OWN) and not isinstance(error, ValueError):
+        log.error("the page made a mistake", exc_info=error)
+        return
+    where = "?" if last is None else f"{Path(last.filename).name}:{last.lineno}"
+    log.warning("the page cannot answer: %s in %s", type(error).__name__, where)
+
+
+class _Brief:
+    """Stands in for `traceback` where Gradio prints whatever an event of a client has caused."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(traceback, name)
+
+    def print_exc(self, *_: Any, **__: Any) -> None:
+        """Into the log, as `note_mistake` does."""
+        note_mistake(sys.exc_info()[1])
+
+
+def log_briefly() -> None:
+    """Have Gradio's modules log mistakes as `note_mistake` does, instead of printing their traces."""
+    import gradio.queueing
+    import gradio.routes
+
+    for module in (gradio.queueing, gradio.routes):
+        module.traceback = _Brief()  # type: ignore[attr-defined]

@@ -1,0 +1,110 @@
+"""Connections that do not send their request, or send it slowly, and too many of them."""
+
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+import uvicorn
+
+from leanlens.serve.connections import Bounds, bounded
+
+
+async def app(scope, receive, send):
+    """Reads the whole body, and says how long it was."""
+    if scope["type"] != "http":
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
+    await send({"type": "http.response.body", "body": b"%8d" % size})
+
+
+@contextmanager
+def serving(**fields):
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=bounded(Bounds(**fields)), ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def ask(address, request=b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n") -> bytes:
+    with socket.create_connection(address, timeout=10) as one:
+        one.sendall(request)
+        return one.recv(1000)
+
+
+def is_closed(one: socket.socket, seconds: float) -> bool:
+    one.settimeout(seconds)
+    try:
+        while one.recv(1000):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nhost: x\r\nx: "])
+def test_a_head_that_does_not_come_ends_the_connection(sent):
+    with serving(head=0.3) as address, socket.create_connection(address) as one:
+        one.sendall(sent)
+        assert is_closed(one, 5)
+
+
+def test_a_head_that_comes_byte_by_byte_is_late_all_the_same():
+    with serving(head=0.5) as address, socket.create_connection(address) as one:
+        began = time.monotonic()
+        while not is_closed(one, 0.02) and time.monotonic() - began < 5:
+            with suppress(ConnectionError):
+                one.sendall(b"a")
+        assert 0.4 < time.monotonic() - began < 5
+
+
+def test_a_slow_body_ends_and_a_steady_one_does_not():
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n"
+    with serving(body=0.4, rate=50_000.0) as address:
+        with socket.create_connection(address) as slow:
+            slow.sendall(head + b"a")
+            assert is_closed(slow, 5)
+        with socket.create_connection(address) as steady:
+            steady.sendall(head)
+            for _ in range(10):  # a second, which is longer than 0.4
+                steady.sendall(b"a" * 10_000)
+                time.sleep(0.1)
+            assert b"  100000" in steady.recv(1000)
+
+
+def test_whoever_asks_finds_room_among_those_who_only_wait():
+    with serving(connections=40, head=60.0) as address, ExitStack() as stack:
+        halves = [stack.enter_context(socket.create_connection(address)) for _ in range(100)]
+        for half in halves:
+            with suppress(ConnectionError):  # which had to make room
+                half.sendall(b"GET / HTTP/1.1\r\n")
+        began = time.monotonic()
+        for _ in range(20):
+            assert b"200 OK" in ask(address)
+        assert time.monotonic() - began < 5
+        assert sum(is_closed(half, 0.01) for half in halves) >= 70  # half of 40 may be of one address
+
+
+def test_a_connection_that_is_kept_alive_answers_again_and_is_let_go():
+    with serving(head=0.5) as address, socket.create_connection(address) as one:
+        for _ in range(3):
+            one.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"200 OK" in one.recv(1000)
+            time.sleep(0.3)
+        assert is_closed(one, 5)
