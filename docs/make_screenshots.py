@@ -56,7 +56,7 @@ def take_all(browser, url: str) -> None:
     ):
         tab = PageDriver(browser, url, **given)
         tab.page.locator("#history button[data-name]").nth(index).click()
-        tab.finished("These are the picture's settings")
+        tab.finished("These are the settings of this image")
         take(tab, name)
         tab.close()
     take_grid(browser, url)

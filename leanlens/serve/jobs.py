@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, created);
 CREATE TABLE IF NOT EXISTS pictures (
-    name TEXT PRIMARY KEY, job TEXT NOT NULL, place INTEGER NOT NULL, created REAL NOT NULL, inputs TEXT NOT NULL
+    name TEXT PRIMARY KEY, job TEXT NOT NULL, place INTEGER NOT NULL, created REAL NOT NULL, inputs TEXT NOT NULL,
+    favourite INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS pictures_by_job ON pictures (job, place);
 CREATE INDEX IF NOT EXISTS pictures_by_age ON pictures (created);
@@ -78,6 +79,7 @@ class Archive:
             self._index.execute("PRAGMA journal_mode = WAL")
             self._index.execute("PRAGMA synchronous = NORMAL")
             self._index.executescript(_SCHEMA)
+            self._add_favourites()
         except sqlite3.DatabaseError as error:
             self._hold.release()
             raise ValueError(f"output {folder} holds an index.sqlite that cannot be read ({error})") from None
@@ -132,6 +134,29 @@ class Archive:
             self._run("SELECT * FROM jobs WHERE owner = ? ORDER BY created DESC LIMIT ?", (owner, limit))
         )
 
+    def kept(self, owner: str, limit: int, favourites: bool = False) -> list[dict[str, Any]]:
+        """An owner's newest pictures, those of one job in their order: name, model, and whether it is a favourite."""
+        rows = self._run(
+            "SELECT pictures.name, jobs.model, pictures.favourite FROM pictures JOIN jobs ON jobs.id = pictures.job "
+            "WHERE jobs.owner = ? AND pictures.favourite >= ? ORDER BY jobs.created DESC, pictures.place LIMIT ?",
+            (owner, int(favourites), limit),
+        )
+        return [{"name": name, "model": model, "favourite": bool(favourite)} for name, model, favourite in rows]
+
+    def favour(self, owner: str, name: str, wanted: bool = True) -> bool:
+        """Make an owner's picture a favourite, which retention never removes, or none; False for no such picture."""
+        if not self._owns(owner, name):
+            return False
+        self._run("UPDATE pictures SET favourite = ? WHERE name = ?", (int(wanted), name))
+        return True
+
+    def remove(self, owner: str, name: str) -> bool:
+        """Delete an owner's picture for good; False for no such picture."""
+        if not self._owns(owner, name):
+            return False
+        self._delete(name)
+        return True
+
     def keep_input(self, data: bytes, suffix: str) -> Path:
         """Keep the bytes of an uploaded picture under their checksum."""
         path = self.folder / "inputs" / f"{hashlib.sha256(data).hexdigest()}{suffix}"
@@ -147,17 +172,17 @@ class Archive:
         self._swept = time.monotonic()
         now = time.time()
         old = now - self.keep_days * 86400 if self.keep_days is not None else 0.0
-        names = [row[0] for row in self._run("SELECT name FROM pictures WHERE created < ?", (old,))]
+        names = [row[0] for row in self._run("SELECT name FROM pictures WHERE created < ? AND NOT favourite", (old,))]
         if self.keep_pictures is not None:
             names += [
                 row[0]
                 for row in self._run(
-                    "SELECT name FROM pictures ORDER BY created DESC, name LIMIT -1 OFFSET ?", (self.keep_pictures,)
+                    "SELECT name FROM pictures WHERE NOT favourite ORDER BY created DESC, name LIMIT -1 OFFSET ?",
+                    (self.keep_pictures,),
                 )
             ]
-        for name in names:  # the file first: a row without a file is harmless, a file without a row would come back
-            if _is_removed(self.folder / "pictures" / name):
-                self._run("DELETE FROM pictures WHERE name = ?", (name,))
+        for name in names:
+            self._delete(name)
         self._run(
             "DELETE FROM jobs WHERE finished IS NOT NULL AND created < ? AND id NOT IN (SELECT job FROM pictures)",
             (old or now - 30 * 86400,),
@@ -171,6 +196,20 @@ class Archive:
         self._hold.release()
 
     # ---------------------------------------------------------------------------------------- inside
+
+    def _add_favourites(self) -> None:
+        """An index of before has no such column."""
+        if "favourite" not in {row[1] for row in self._run("PRAGMA table_info(pictures)")}:
+            self._run("ALTER TABLE pictures ADD COLUMN favourite INTEGER NOT NULL DEFAULT 0")
+
+    def _owns(self, owner: str, name: str) -> bool:
+        statement = "SELECT 1 FROM pictures JOIN jobs ON jobs.id = pictures.job WHERE pictures.name = ? AND owner = ?"
+        return bool(self._run(statement, (name, owner)))
+
+    def _delete(self, name: str) -> None:
+        """The file first: a row without a file is harmless, a file without a row would come back."""
+        if _is_removed(self.folder / "pictures" / name):
+            self._run("DELETE FROM pictures WHERE name = ?", (name,))
 
     def _settle(self) -> None:
         """After a start: finished pictures that the index missed are entered, jobs that were cut off are said to be."""
@@ -203,7 +242,7 @@ class Archive:
         assert match is not None
         request = record["request"]
         inputs = [Path(request[part]).name for part in ("image", "mask") if request.get(part)]
-        self._run("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)",
+        self._run("INSERT OR REPLACE INTO pictures (name, job, place, created, inputs) VALUES (?, ?, ?, ?, ?)",
                   (name, match[1], int(match[2]), created, json.dumps(inputs)))  # fmt: skip
 
     def _remove_inputs(self, now: float) -> None:

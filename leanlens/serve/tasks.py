@@ -133,8 +133,8 @@ class Job:
                 task.snapshot = snapshot or task.snapshot
             else:
                 task.state = "drawing" if state == "started" else state
-            if task.is_final:
-                task.snapshot = None
+            if task.state == "done":
+                task.snapshot = None  # of one that was stopped, the last look is all there is
             for listener in self._listeners:
                 try:
                     listener(Event(state, task, snapshot))

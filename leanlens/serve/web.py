@@ -7,7 +7,7 @@ are the system's, Gradio's measuring of use is off, and the browser is told to r
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,20 @@ from leanlens.serve.web_routes import PageRoutes, log_briefly
 from leanlens.serve.web_run import run
 from leanlens.serve.web_show import (
     SUGGESTIONS,
+    escaped,
     show_grid,
     show_history,
     show_jobs,
     show_kept,
     show_note,
+    show_queue,
     show_refusal,
     show_welcome,
 )
-from leanlens.serve.web_style import ON_LOAD, ONE_STOP, PRESSED, TOGGLE, style_sheet, theme
+from leanlens.serve.web_style import ON_LOAD, ONE_STOP, PRESSED, REMEMBER, TOGGLE, restore, style_sheet, theme
+
+Answers = AsyncGenerator[tuple[Any, Any, Any]]
+"""The stage, the history and the button under it, again and again while something is drawn."""
 
 Estimate = Callable[[str, int, int, int, float, int], str]
 """What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
@@ -47,15 +52,16 @@ _HISTORY = 24  # pictures, and how many more at a time
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
-_HEAD = "<h1>leanlens<small>words in, pictures out</small></h1>"
+_HEAD = "<h1>leanlens<small>images from words</small></h1>"
 _ICON = Path(__file__).with_name("icon.svg")
 
 
-def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> None:
+def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None, better: str = "") -> None:
     """Put the page behind the routes that `app` has; what begins like one of those never reaches it.
 
     Args:
         estimate: says what a picture will cost; None leaves that line out. It may raise a ValueError.
+        better: a line on larger models that this machine could hold; blank leaves it out.
     """
     # What is dropped on the page lies beside the pictures, not in a folder that all users of the machine share.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(desk.archive.folder / "page"))
@@ -63,7 +69,7 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None) -> No
     doors = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
     gr.mount_gradio_app(
         app,
-        Page(desk, estimate).build(),
+        Page(desk, estimate, better).build(),
         path="/",
         footer_links=[],
         run_history=False,
@@ -109,82 +115,120 @@ class _Newest(dict[str, Any]):
             del self[next(iter(self))]
 
 
+@dataclass(eq=False)
+class _Order:
+    """What one press of Draw asks for: the jobs, as far as they have begun, and how they are shown."""
+
+    prompt: str
+    show: Callable[[Sequence[Job]], str]
+    jobs: list[Job] = field(default_factory=list)
+
+
 class Page:
     """The page's parts and what they do; one for all who look at it.
 
     Args:
         desk: draws.
-        estimate: as in `mount_page`.
+        estimate, better: as in `mount_page`.
     """
 
-    def __init__(self, desk: Desk, estimate: Estimate | None = None):
+    def __init__(self, desk: Desk, estimate: Estimate | None = None, better: str = ""):
         self.desk = desk
         self.estimate = estimate
-        self._running: dict[str, list[Job]] = {}
+        self.better = better
+        self._orders: dict[str, list[_Order]] = {}
+        """What each browser tab waits for, the oldest first; the first of them is on its stage."""
 
     # ---------------------------------------------------------------------------------------- what it does
 
-    async def draw(self, request: gr.Request, source: Any, *fields: Any) -> AsyncGenerator[tuple[Any, Any]]:
-        """Draw what the form says; yields the stage, and at the end the history."""
+    async def draw(self, request: gr.Request, limit: float, favourites: bool, source: Any, *fields: Any) -> Answers:
+        """Draw what the form says, after what this tab draws already; yields the stage, and at the end the history."""
         try:
             wish = wish_from(Form(*fields), self.desk, _once(source, self.desk))
         except Refusal as refusal:
-            yield show_refusal(refusal), gr.skip()
+            yield self._refused(refusal, request)
             return
-        async for answer in self._follow([wish], request, show_jobs):
+        async for answer in self._follow([wish], request, show_jobs, limit, favourites):
             yield answer
 
     async def draw_grid(
-        self, request: gr.Request, x: str | None, x_values: str, y: str | None, y_values: str, source: Any,
-        *fields: Any,
-    ) -> AsyncGenerator[tuple[Any, Any]]:  # fmt: skip
+        self, request: gr.Request, limit: float, favourites: bool, x: str | None, x_values: str, y: str | None,
+        y_values: str, source: Any, *fields: Any,
+    ) -> Answers:  # fmt: skip
         """Draw every combination of two settings; yields as `draw` does."""
         try:
             grid = grid_from(Form(*fields), x or None, x_values, y or None, y_values)
             opened = _once(source, self.desk)
             wishes = [wish_from(form, self.desk, opened) for row in grid.forms for form in row]
         except Refusal as refusal:
-            yield show_refusal(refusal), gr.skip()
+            yield self._refused(refusal, request)
             return
-        async for answer in self._follow(wishes, request, lambda jobs: show_grid(grid, jobs)):
+        async for answer in self._follow(wishes, request, lambda jobs: show_grid(grid, jobs), limit, favourites):
             yield answer
 
     async def _follow(
-        self, wishes: Sequence[Wish], request: gr.Request, show: Callable[[Sequence[Job]], str]
-    ) -> AsyncGenerator[tuple[Any, Any]]:
-        owner, session = _owner(request), request.session_hash or ""
-        jobs: list[Job] = []
-        steps = run(self.desk, wishes, owner, jobs)
+        self, wishes: Sequence[Wish], request: gr.Request, show: Callable[[Sequence[Job]], str], limit: float,
+        favourites: bool,
+    ) -> Answers:  # fmt: skip
+        session = request.session_hash or ""
+        orders, order = self._orders.setdefault(session, []), _Order(wishes[0].prompt, show)
+        orders.append(order)
+        steps = run(self.desk, wishes, _owner(request), order.jobs)
+        refused: Refusal | None = None
         try:
             async for _ in steps:
-                self._remember(session, jobs)
-                yield await run_in_threadpool(show, jobs), gr.skip()
-            yield await run_in_threadpool(show, jobs), await run_in_threadpool(self.history, _HISTORY, request)
+                if orders[0] is order:
+                    waiting = [other.prompt for other in orders[1:]]
+                    stage = await run_in_threadpool(show, order.jobs) + show_queue(waiting)
+                    yield stage, gr.skip(), gr.skip()
         except Refusal as refusal:
-            yield show_refusal(refusal), await run_in_threadpool(self.history, _HISTORY, request)
+            refused = refusal
         finally:
             await steps.aclose()  # a browser that went away stops its pictures now
-            self._remember(session, ())
+            orders.remove(order)
+            if not orders:
+                self._orders.pop(session, None)
+        history = await run_in_threadpool(self.history, limit, favourites, request)
+        if refused is not None and not order.jobs:
+            yield self._refused(refused, request)[0], *history
+            return
+        # With others waiting, the stage is the next one's; what is finished stands in the history.
+        stage = gr.skip() if orders else await run_in_threadpool(show, order.jobs)
+        yield (stage if refused is None or orders else show_refusal(refused) + stage), *history
 
-    def _remember(self, session: str, jobs: Sequence[Job]) -> None:
-        """Keep which jobs a browser tab waits for, beside those it waits for already."""
-        left = [job for job in {*self._running.pop(session, ()), *jobs} if not job.is_final]
-        if left:
-            self._running[session] = left
+    def _refused(self, refusal: Refusal, request: gr.Request) -> tuple[Any, Any, Any]:
+        """Why nothing is drawn: on the stage, or beside it where something else is being drawn there."""
+        if not self._orders.get(request.session_hash or ""):
+            return show_refusal(refusal), gr.skip(), gr.skip()
+        gr.Warning(escaped(refusal.message))
+        return gr.skip(), gr.skip(), gr.skip()
 
     def stop(self, request: gr.Request) -> None:
-        """Stop what this browser tab draws, at the next step."""
-        for job in list(self._running.get(request.session_hash or "", ())):
-            self.desk.cancel(job)
+        """Stop what this browser tab draws, at the next step, and what it has queued."""
+        for order in reversed(self._orders.get(request.session_hash or "", ())):
+            for job in order.jobs:
+                self.desk.cancel(job)
 
-    def history(self, limit: float, request: gr.Request) -> str:
-        """The newest pictures of whoever asks."""
-        return show_history(self.desk, _owner(request), int(limit))
+    def history(self, limit: float, favourites: bool, request: gr.Request) -> tuple[str, Any]:
+        """The newest pictures of whoever asks, or only favourites; and the button for more, where there are more."""
+        text, more = show_history(self.desk, _owner(request), int(limit), favourites)
+        return text, gr.Button(visible=more)
 
-    def older(self, limit: float, request: gr.Request) -> tuple[int, str]:
+    def older(self, limit: float, favourites: bool, request: gr.Request) -> tuple[Any, ...]:
         """More of them."""
         limit = min(int(limit) + _HISTORY, 1000)
-        return limit, self.history(limit, request)
+        return limit, *self.history(limit, favourites, request)
+
+    def keep(self, limit: float, favourites: bool, request: gr.Request, event: gr.EventData) -> tuple[str, Any]:
+        """A picture of the history made a favourite, or none, or deleted."""
+        action, _, name = _pressed(event).partition(":")
+        if action in ("favour", "unfavour"):
+            self.desk.archive.favour(_owner(request), name, action == "favour")
+        elif action == "remove":
+            self.desk.archive.remove(_owner(request), name)
+        else:
+            return gr.skip(), gr.skip()
+        return self.history(limit, favourites, request)
 
     def suggest(self, event: gr.EventData) -> Any:
         """The prompt of a suggestion that was pressed."""
@@ -193,10 +237,12 @@ class Page:
 
     def take(self, event: gr.EventData) -> list[Any]:
         """A picture of the history and its settings: what the stage shows, then the form's fields."""
-        name = _pressed(event)
+        action, _, name = _pressed(event).partition(":")
+        if action != "use":
+            return [gr.skip()] * (1 + len(Form().__dict__))
         path = self.desk.archive.picture(name) if NAME.fullmatch(name) else None
         if path is None:
-            return self._unchanged(Refusal("unknown", "there is no such picture"))
+            return self._unchanged(Refusal("unknown", "this image no longer exists"))
         return self._recovered(path, lambda text, record: show_kept(name, record, text))
 
     def recover(self, path: str | None) -> list[Any]:
@@ -216,8 +262,8 @@ class Page:
         except Refusal as refusal:
             return self._unchanged(refusal)
         except ValueError:
-            return self._unchanged(Refusal("invalid", "this picture carries no settings of leanlens"))
-        return [show(" ".join(["These are the picture's settings.", *notes]), record), *_values(form)]
+            return self._unchanged(Refusal("invalid", "this image carries no leanlens settings"))
+        return [show(" ".join(["These are the settings of this image.", *notes]), record), *_values(form)]
 
     def _unchanged(self, refusal: Refusal) -> list[Any]:
         return [show_refusal(refusal), *[gr.skip()] * len(Form().__dict__)]
@@ -253,7 +299,7 @@ class Page:
         ) as page:  # fmt: skip
             with gr.Row(elem_id="head"):
                 gr.HTML(_HEAD, padding=False)
-                gr.Button("Dark or light", size="sm", elem_id="theme").click(None, js=TOGGLE, queue=False)
+                gr.Button("Light or dark", size="sm", elem_id="theme").click(None, js=TOGGLE, queue=False)
             with gr.Row(elem_id="columns"):
                 with gr.Column(min_width=300, scale=2, elem_id="asked"):
                     with gr.Column(elem_id="first"):
@@ -266,21 +312,27 @@ class Page:
                 with gr.Column(min_width=300, scale=3, elem_id="seen"):
                     stage = gr.HTML(show_welcome(), padding=False, elem_id="stage", js_on_load=PRESSED)
                     with gr.Column(elem_id="kept"):
-                        gr.Markdown("### History")
+                        with gr.Row(elem_id="kept-head"):
+                            gr.Markdown("### History")
+                            favourites = gr.Checkbox(label="Favourites only", container=False, elem_id="favourites")
                         history = gr.HTML(padding=False, elem_id="history", js_on_load=PRESSED)
                         limit = gr.State(_HISTORY)
-                        older = gr.Button("Show more", size="sm", elem_id="older")
-            values, both = list(fields.values()), [stage, history]
+                        older = gr.Button("Show more", size="sm", elem_id="older", visible=False)
+            values, seen, kept = list(fields.values()), [limit, favourites], [history, older]
             for said, function, given, answered, name in (
-                ([draw.click, prompt.submit], self.draw, [source, *values], both, "draw"),
-                ([draw_grid.click], self.draw_grid, [*grid, source, *values], both, "grid"),
-                ([page.load], self.history, limit, history, "history"),
-                ([older.click], self.older, limit, [limit, history], "older"),
+                ([draw.click, prompt.submit], self.draw, [*seen, source, *values], [stage, *kept], "draw"),
+                ([draw_grid.click], self.draw_grid, [*seen, *grid, source, *values], [stage, *kept], "grid"),
+                ([page.load, favourites.input], self.history, seen, kept, "history"),
+                ([older.click], self.older, seen, [limit, *kept], "older"),
                 ([stage.click], self.suggest, None, prompt, "suggest"),
                 ([history.click], self.take, None, [stage, *values], "take"),
+                ([history.click], self.keep, seen, kept, "keep"),
                 ([drop.upload], self.recover, drop, [stage, *values], "recover"),
             ):
-                gr.on(said, function, given, answered, api_name=name, **_QUIET)
+                # "multiple": what is pressed while something is drawn is drawn after it.
+                gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
+            page.load(None, values, values, js=restore(list(self.desk.library.models()), 2), queue=False)
+            gr.on([part.change for part in values], None, values, None, js=REMEMBER, queue=False)
             page.load(None, js=ONE_STOP, queue=False)
             # Beside the queue, in which it would wait for what it is to stop.
             stop.click(self.stop, api_name="stop", queue=False, **_QUIET)
@@ -293,7 +345,7 @@ class Page:
         """The prompt, the buttons under it and the planner's line."""
         prompt = gr.Textbox(
             label="Prompt", lines=3, max_lines=12, max_length=self.desk.settings.max_prompt, autofocus=True,
-            placeholder="What is in the picture?", info="Shift and Enter draw.", elem_id="prompt",
+            placeholder="What should the image show?", info="Shift+Enter draws.", elem_id="prompt",
         )  # fmt: skip
         with gr.Row():
             draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
@@ -307,31 +359,29 @@ class Page:
         with gr.Row():
             models = list(desk.library.models())
             model = gr.Dropdown(models, value=desk.library.default, label="Model", min_width=140, scale=2)
-            count = gr.Number(1, label="Pictures", minimum=1, maximum=settings.max_count, precision=0, min_width=90)
+            # Without bounds of its own: a field that has some says so twice, and the desk says it once.
+            count = gr.Number(1, label="Images", precision=0, min_width=90, info=f"up to {settings.max_count}")
+        gr.HTML(show_note(self.better), padding=False, elem_id="better", visible=bool(self.better))
         aspect = gr.Radio(list(ASPECTS), value=OWN, label="Aspect", elem_id="aspect",
-                          info="own: the model's square, or the shape of the picture to start from")  # fmt: skip
-        with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
+                          info="auto: the model's own square, or the shape of the source image")  # fmt: skip
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             negative = gr.Textbox(label="Negative prompt", lines=2, max_length=settings.max_prompt)
             with gr.Row():
-                steps_field = gr.Number(steps, label="Steps", minimum=1, maximum=settings.max_steps, precision=0,
-                                        info="more take longer", min_width=90)  # fmt: skip
-                guidance_field = gr.Number(guidance, label="Guidance", minimum=0, maximum=100, info="1 is none",
-                                           min_width=90)  # fmt: skip
-                seed = gr.Textbox(
-                    label="Seed", placeholder="random", max_length=20, info="blank is random", min_width=90
-                )
+                steps_field = gr.Number(steps, label="Steps", precision=0, info="more take longer", min_width=90)
+                guidance_field = gr.Number(guidance, label="Guidance", info="1 turns it off", min_width=90)
+                seed = gr.Textbox(label="Seed", placeholder="random", max_length=20, info="empty: random", min_width=90)
             with gr.Row():
-                base = gr.Number(side, label="Base size", precision=0, step=16, info="side of the square, pixels",
+                base = gr.Number(side, label="Base size", precision=0, step=16, info="side of a square, pixels",
                                  min_width=140)  # fmt: skip
-                size = gr.Textbox(label="Size", placeholder="WIDTHxHEIGHT", info="instead of aspect and base size",
+                size = gr.Textbox(label="Size", placeholder="WIDTHxHEIGHT", info="overrides aspect and base size",
                                   min_width=140)  # fmt: skip
             loras = gr.Dropdown(
                 sorted(desk.library.loras()), multiselect=True, allow_custom_value=True, value=[], label="LoRAs",
-                info="write name:0.8 for another strength", visible=bool(desk.library.loras()), elem_id="loras",
+                info="name:0.8 sets the strength", visible=bool(desk.library.loras()), elem_id="loras",
             )  # fmt: skip
             # Text, as the seed is: a number field that is left blank says 0 as soon as it is seen.
-            strength = gr.Textbox(label="Strength", placeholder="0.6, with a mask 1", max_length=20,
-                                  info="0 to 1, how far from the picture to start from")  # fmt: skip
+            strength = gr.Textbox(label="Strength", placeholder="0.6, or 1 with a mask", max_length=20,
+                                  info="0 to 1: how far to depart from the source image")  # fmt: skip
         fields = dict(zip(
             Form().__dict__,
             (prompt, negative, model, aspect, base, size, steps_field, guidance_field, seed, count, loras, strength),
@@ -345,10 +395,10 @@ class Page:
         return fields
 
     def _source(self) -> Any:
-        with gr.Accordion("Start from a picture", open=False, elem_id="source"):
-            gr.Markdown("Paint over what is to be drawn anew; without paint all of it is.")
+        with gr.Accordion("Start from an image", open=False, elem_id="source"):
+            gr.Markdown("Paint over the part to change. Without paint, all of it changes.")
             editor: Any = gr.ImageEditor(
-                label="Picture and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
+                label="Source image and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
                 transforms=(), layers=False, brush=gr.Brush(colors=["#e11d48"], color_mode="fixed"), buttons=[],
             )  # fmt: skip
             editor.blob_storage = _Newest()
@@ -356,21 +406,21 @@ class Page:
             return editor
 
     def _grid(self) -> tuple[list[Any], gr.Button]:
-        with gr.Accordion("Compare in a grid", open=False, elem_id="grid"):
+        with gr.Accordion("Compare settings in a grid", open=False, elem_id="grid"):
             names = [("nothing", ""), *((name, name) for name in SETTINGS)]
             parts: list[Any] = []
             for axis, first in (("X", "guidance"), ("Y", "")):
                 with gr.Row():
                     parts.append(gr.Dropdown(names, value=first, label=f"{axis} varies", min_width=120))
-                    parts.append(gr.Textbox(label=f"{axis} values", lines=2, info="one a line", min_width=120))
+                    parts.append(gr.Textbox(label=f"{axis} values", lines=2, info="one per line", min_width=120))
             return parts, gr.Button("Draw the grid", elem_id="draw-grid")
 
 
 def _drop() -> Any:
     """Where a picture is dropped to recover its settings."""
     drop: Any = gr.Image(
-        label="Recover settings", show_label=False, sources=["upload", "clipboard"], image_mode=None, type="filepath",
-        height=140, buttons=[], elem_id="drop", placeholder="Drop a picture here to recover its settings",
+        label="Reuse settings", show_label=False, sources=["upload", "clipboard"], image_mode=None, type="filepath",
+        height=140, buttons=[], elem_id="drop", placeholder="Drop an image here to reuse its settings",
     )  # fmt: skip
     drop.preprocess = _path  # the dropped file as it is, for our own bounded reader
     return drop

@@ -15,7 +15,7 @@ from leanlens.resolution import BUCKETS, sizes_at
 from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.refusal import Refusal
 
-OWN = "own"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
+OWN = "auto"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
 ASPECTS = (OWN, *BUCKETS[1024])
 MAX_CELLS = 64
 _SIZE = re.compile(r"\s*(\d{1,5})\s*[x×*]\s*(\d{1,5})\s*", re.ASCII)
@@ -127,7 +127,7 @@ def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
     except (KeyError, TypeError, ValueError, OverflowError):
         raise Refusal("invalid", "the settings in this picture are damaged") from None
     if started:
-        notes.append("It was started from another picture; give that again below.")
+        notes.append("It started from another image; add that again below.")
     return form, notes
 
 

@@ -49,7 +49,16 @@ def show_welcome() -> str:
         f'<button type="button" data-name="{index}">{escaped(prompt)}</button>'
         for index, prompt in enumerate(SUGGESTIONS)
     )
-    return _wrapped(f'<div class="welcome"><p>Describe a picture and draw it.</p><div>{buttons}</div></div>')
+    return _wrapped(f'<div class="welcome"><p>Describe an image, or try one of these:</p><div>{buttons}</div></div>')
+
+
+def show_queue(prompts: Sequence[str]) -> str:
+    """What this tab draws after what it shows; nothing for nothing."""
+    if not prompts:
+        return ""
+    items = "".join(f"<li>{escaped(prompt[:100] or 'an empty prompt')}</li>" for prompt in prompts)
+    count = "1 more request" if len(prompts) == 1 else f"{len(prompts)} more requests"
+    return f'<div class="leanlens-queue"><p>{count} in the queue:</p><ol>{items}</ol></div>'
 
 
 def show_kept(name: str, record: dict[str, Any], text: str) -> str:
@@ -83,18 +92,18 @@ def show_grid(grid: Grid, jobs: Sequence[Job]) -> str:
     return _wrapped(f'{_progress(jobs, width * len(grid.rows))}<div class="wide">{table}</div>')
 
 
-def show_history(desk: Desk, owner: str, limit: int) -> str:
-    """An owner's newest pictures from the archive, each with a button that brings its settings back."""
-    figures = []
-    for job in desk.archive.recent(owner, limit):
-        figures += [_kept(desk, job, picture["name"]) for picture in job["finished_pictures"]]
+def show_history(desk: Desk, owner: str, limit: int, favourites: bool = False) -> tuple[str, bool]:
+    """An owner's newest pictures, each with what can be done with it; and whether there are more."""
+    kept = desk.archive.kept(owner, limit + 1, favourites)
+    figures = [_kept(desk, picture) for picture in kept[:limit]]
     if not any(figures):
-        return show_note("Pictures you draw stay here, also after a reload.")
-    return _wrapped(f'<div class="leanlens-pictures kept">{"".join(figures[:limit])}</div>')
+        empty = "Mark an image with ☆ to find it here." if favourites else "Your images appear here and stay."
+        return show_note(empty), False
+    return _wrapped(f'<div class="leanlens-pictures kept">{"".join(figures)}</div>'), len(kept) > limit
 
 
-def _kept(desk: Desk, job: dict[str, Any], name: str) -> str:
-    path = desk.archive.picture(name)
+def _kept(desk: Desk, picture: dict[str, Any]) -> str:
+    path = desk.archive.picture(picture["name"])
     if path is None:
         return ""
     try:
@@ -102,10 +111,24 @@ def _kept(desk: Desk, job: dict[str, Any], name: str) -> str:
         prompt, seed, sides = request["prompt"], request["seed"], (request["width"], request["height"])
     except (ValueError, OSError, KeyError):
         return ""
+    name = picture["name"]
     said = f'<span class="said" title="{escaped(prompt[:300])}">{escaped(prompt[:100])}</span>'
-    caption = f"{said}{escaped(job['model'])}, seed {escaped(seed)}"
-    button = f'<button type="button" data-name="{escaped(name)}">use these settings</button>'
-    return f"<figure>{_link(name, prompt, sides)}<figcaption>{caption}</figcaption>{button}</figure>"
+    caption = f"{said}{escaped(picture['model'])}, seed {escaped(seed)}"
+    star, wanted = ("★", "Remove from favourites") if picture["favourite"] else ("☆", "Add to favourites")
+    buttons = (
+        _button(f"use:{name}", "Reuse", "Show this image and reuse its settings")
+        + _button(f"{'unfavour' if picture['favourite'] else 'favour'}:{name}", star, wanted)
+        + _button(f"remove:{name}", "✕", "Delete", "Delete this image? This cannot be undone.")
+    )
+    under = f'<figcaption>{caption}</figcaption><div class="does">{buttons}</div>'
+    return f"<figure>{_link(name, prompt, sides)}{under}</figure>"
+
+
+def _button(name: str, text: str, title: str = "", question: str = "") -> str:
+    """A button that is told to the server by `name`, after a yes to `question` where there is one."""
+    told = f' title="{escaped(title)}" aria-label="{escaped(title)}"' if title else ""
+    asked = f' data-confirm="{escaped(question)}"' if question else ""
+    return f'<button type="button" data-name="{escaped(name)}"{told}{asked}>{text}</button>'
 
 
 def _figure(task: Task) -> str:
@@ -114,19 +137,35 @@ def _figure(task: Task) -> str:
     if task.picture is not None:
         sides = (request.width, request.height)
         return _finished(task.picture.name, request.prompt, sides, request.seed)
-    if task.refusal is not None:
-        return f'<p class="wrong">{escaped(_sentence(task.refusal.message))}</p>'
     snapshot = task.snapshot
+    if task.refusal is not None:
+        why = f'<p class="wrong">{escaped(_sentence(_ending(task)))}</p>'
+        return why if snapshot is None else f"<figure>{_look(task)}{why}</figure>"
     if snapshot is None:
-        return f'<div class="empty" style="aspect-ratio: {request.width} / {request.height}"></div>'
-    look = base64.b64encode(preview_bytes(snapshot, None, "png")).decode("ascii")
-    style = _measures((request.width, request.height))
-    return f'<figure><img alt="half-drawn" style="{style}" src="data:image/png;base64,{look}"></figure>'
+        sides = (request.width, request.height)
+        return f'<div class="empty" style="aspect-ratio: {sides[0]} / {sides[1]}; {_measures(sides)}"></div>'
+    return f"<figure>{_look(task)}</figure>"
+
+
+def _ending(task: Task) -> str:
+    """Why a picture is not finished."""
+    assert task.refusal is not None
+    if task.refusal.kind != "cancelled":
+        return task.refusal.message
+    return f"Stopped at step {task.step} of {task.steps}" if task.step else "Stopped before it began"
+
+
+def _look(task: Task) -> str:
+    """The last look at a picture that is not finished."""
+    assert task.snapshot is not None
+    look = base64.b64encode(preview_bytes(task.snapshot, None, "png")).decode("ascii")
+    style = _measures((task.request.width, task.request.height))
+    return f'<img alt="preview" style="{style}" src="data:image/png;base64,{look}">'
 
 
 def _finished(name: str, prompt: str, sides: tuple[int, int], seed: int) -> str:
-    save = f'<a href="pictures/{escaped(name)}" download="{escaped(name)}">save</a>'
-    caption = f"seed {seed}, {sides[0]}x{sides[1]}, {save}"
+    save = f'<a href="pictures/{escaped(name)}" download="{escaped(name)}">Download</a>'
+    caption = f"Seed {seed}, {sides[0]} × {sides[1]} · {save}"
     return f"<figure>{_link(name, prompt, sides)}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -148,15 +187,15 @@ def _progress(jobs: Sequence[Job], pictures: int) -> str:
     ended = sum(task.is_final for task in tasks)
     if tasks and ended == pictures:
         done = sum(task.picture is not None for task in tasks)
-        words = f"{done} of {pictures} pictures" if pictures > 1 else "done" if done else "no picture"
+        words = f"{done} of {pictures} images done" if pictures > 1 else "Done" if done else "No image"
         return f'<p role="status">{words}</p>'
     share = sum(job.progress * len(job.tasks) for job in jobs) / pictures if pictures else 0.0
     drawing = [task for task in tasks if task.state == "drawing"]
     if drawing:
-        words = f"step {drawing[0].step} of {drawing[0].steps}"
+        words = f"Step {drawing[0].step} of {drawing[0].steps}"
     else:
-        words = "waits for its turn, or for the model to open"
-    words += f", {ended} of {pictures} pictures done" if pictures > 1 else ""
+        words = "Waiting for its turn, or for the model to load"
+    words += f" · {ended} of {pictures} images done" if pictures > 1 else ""
     return f'<progress max="1" value="{share:.4f}">{share:.0%}</progress><p role="status">{words}</p>'
 
 

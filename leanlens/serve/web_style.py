@@ -4,7 +4,9 @@ Comes in: nothing. Goes out: a Gradio theme and texts. Nothing here is loaded fr
 shapes are drawn by the style sheet. Knows nothing of what the page does.
 """
 
+import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from leanlens.serve.web_form import ASPECTS, OWN
@@ -28,10 +30,28 @@ ONE_STOP = """() => {
 PRESSED = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-name]");
-  if (button) trigger("click", {name: button.dataset.name});
+  if (!button || (button.dataset.confirm && !confirm(button.dataset.confirm))) return;
+  trigger("click", {name: button.dataset.name});
 });
 """
-"""Tells the server the `data-name` of a button that is pressed inside a piece of HTML."""
+"""Tells the server the `data-name` of a button that is pressed inside a piece of HTML, once a question is answered."""
+FORM_KEY = "leanlens-form"
+REMEMBER = f"""(...values) => {{
+  try {{ localStorage.setItem("{FORM_KEY}", JSON.stringify(values)); }} catch {{ /* it is full, or switched off */ }}
+}}"""
+"""Keeps the form's fields in the browser."""
+
+
+def restore(models: Sequence[str], place: int) -> str:
+    """The script that gives the fields back after a reload, unless their model, at `place`, is not offered any more."""
+    return f"""(...values) => {{
+  try {{
+    const kept = JSON.parse(localStorage.getItem("{FORM_KEY}"));
+    if (kept.length === values.length && {json.dumps(list(models))}.includes(kept[{place}])) return kept;
+  }} catch {{ /* nothing was kept */ }}
+  return values;
+}}"""
+
 
 _SHAPE = 15.0  # side of the square that a shape of the aspect picker has the area of, pixels
 
@@ -42,12 +62,14 @@ _PAGE = """
 #head h1 small { font-size: .85rem; font-weight: 400; letter-spacing: 0; opacity: .7; margin-left: .5rem }
 #theme { flex: none; min-width: 0; width: auto; padding-inline: .9rem }
 #estimate:not(:has(p)) { display: none }
-#estimate p { font-size: .8rem; opacity: .75; margin: 0 }
+#kept-head { align-items: center; flex-wrap: nowrap }
+#favourites { flex: none; width: auto; min-width: 0 }
+:is(#estimate, #better) p { font-size: .8rem; opacity: .75; margin: 0 }
 #stop { flex-grow: 1 }
 #draw { flex-grow: 3 }
 #prompt textarea { font-size: 1rem; line-height: 1.45 }
 #kept h3 { margin: 0 }
-:is(#head, #stage, #history, #estimate) .html-container { padding: 0 }
+:is(#head, #stage, #history, #estimate, #better) .html-container { padding: 0 }
 :is(#stage, #history) { overflow: visible }
 footer { display: none !important }
 @media (max-width: 760px) {
@@ -71,7 +93,9 @@ _PICTURES = """
 .leanlens figure { margin: 0 }
 .leanlens figure > a { display: block; padding: 0 }
 .leanlens img { display: block; width: 100%; height: auto; border-radius: 8px; margin: 0 }
-.leanlens .one img { width: min(100%, calc(72vh * var(--ratio, 1)), max(24rem, 3px * var(--wide, 1024))) }
+.leanlens .one :is(img, .empty) { margin-inline: auto }
+.leanlens .one figcaption { text-align: center }
+.leanlens .one :is(img, .empty) { width: min(100%, calc(72vh * var(--ratio, 1)), max(24rem, 3px * var(--wide, 1024))) }
 .leanlens .kept img { aspect-ratio: 1; object-fit: cover }
 .leanlens figcaption { font-size: .8rem; line-height: 1.4; margin-top: .35rem; overflow-wrap: anywhere; opacity: .8 }
 .leanlens figcaption .said { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
@@ -79,9 +103,19 @@ _PICTURES = """
 .leanlens button { font: inherit; font-size: .8rem; cursor: pointer; border-radius: 6px; padding: .3rem .6rem }
 .leanlens button { background: none; color: inherit; border: 1px solid var(--border-color-primary) }
 .leanlens button:hover { border-color: var(--color-accent) }
-.leanlens .kept button { width: 100%; margin-top: .3rem; padding: .3rem .2rem }
+.leanlens .does { display: flex; gap: .3rem; margin-top: .3rem }
+.leanlens .does button { padding: .3rem .45rem }
+.leanlens .does button:first-child { flex: 1 }
+.leanlens-queue { font-size: .8rem; margin-top: .75rem; opacity: .8 }
+.leanlens-queue p { margin: 0 }
+.leanlens-queue ol { margin: 0; padding-left: 1.2rem; list-style: decimal }
 .leanlens :is(a, button):focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px }
-.leanlens progress { display: block; width: 100%; height: .5rem; margin: 0 0 .5rem; accent-color: var(--color-accent) }
+.leanlens progress { appearance: none; display: block; width: 100%; height: .375rem; margin: 0 0 .5rem; border: 0 }
+.leanlens progress { border-radius: 99px; overflow: hidden; background: var(--border-color-primary) }
+.leanlens progress::-webkit-progress-bar { background: none }
+.leanlens progress::-webkit-progress-value { background: var(--color-accent); border-radius: 99px }
+.leanlens progress::-webkit-progress-value { transition: width .2s }
+.leanlens progress::-moz-progress-bar { background: var(--color-accent); border-radius: 99px }
 .leanlens .empty { aspect-ratio: 1; border: 1px dashed currentColor; border-radius: 8px; opacity: .3 }
 .leanlens .welcome { display: grid; align-content: center; justify-items: center; gap: .75rem; text-align: center }
 .leanlens .welcome { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: 2rem 1rem }

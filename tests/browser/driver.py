@@ -164,7 +164,7 @@ class PageDriver:
         self.page.click("#draw")
         return self.finished()
 
-    def finished(self, words: str = r"^(done|\d+ of \d+ pictures)$") -> list[str]:
+    def finished(self, words: str = r"^(Done|\d+ of \d+ images done)$") -> list[str]:
         """Wait for what is said at the end of a drawing, or for other words; gives the names of the pictures there."""
         fresh = "#stage .leanlens:not([data-seen])"  # what was waited for before does not count again
         said = self.page.locator(f"{fresh} [role=status], {fresh} [role=alert]").filter(has_text=re.compile(words))
@@ -173,9 +173,9 @@ class PageDriver:
         return self.pictures("#stage")
 
     def drawing(self) -> None:
-        """Wait until a half-drawn picture is shown."""
+        """Wait until a preview picture is shown."""
         self.page.wait_for_selector("#stage progress")
-        self.page.wait_for_selector("#stage img[alt='half-drawn']")
+        self.page.wait_for_selector("#stage img[alt='preview']")
 
     def drop(self, file: Path) -> None:
         """Drop a picture where settings are recovered from one."""

@@ -31,7 +31,7 @@ def test_a_picture_is_drawn_from_the_keyboard_with_looks_on_the_way(site):
     tab.fill("Size", "256x192")
     tab.prompt.press("Shift+Enter")
     tab.drawing()
-    assert "step " in tab.said()
+    assert "Step " in tab.said()
     (name,) = tab.finished()
     assert shape(tab, "#stage img") == (256, 192)
     tab.page.locator(f"#history img[src='pictures/{name}']").wait_for()
@@ -39,7 +39,7 @@ def test_a_picture_is_drawn_from_the_keyboard_with_looks_on_the_way(site):
     request = request_of(site, name)
     assert (request["prompt"], request["num_inference_steps"]) == ("a red fox", 90)
     with tab.page.expect_download() as saved:
-        tab.page.get_by_role("link", name="save").click()
+        tab.page.get_by_role("link", name="Download").click()
     assert saved.value.path().read_bytes() == site.picture(name).read_bytes()
 
 
@@ -52,8 +52,8 @@ def test_stop_stops(site):
     tab.page.click("#draw")
     tab.drawing()
     tab.page.click("#stop")
-    tab.finished("^no picture$")
-    assert "was stopped" in tab.said()
+    tab.finished("^No image$")
+    assert "Stopped at step" in tab.said()
     assert (site.jobs()[0]["state"], tab.pictures("#stage")) == ("cancelled", [])
 
 
@@ -89,8 +89,8 @@ def test_settings_come_back_from_a_dropped_picture_and_from_the_history(site):
         if way == "drop":
             tab.drop(site.picture(name))
         else:
-            tab.page.locator(f"#history button[data-name='{name}']").click()
-        tab.finished("These are the picture's settings")
+            tab.page.locator(f"#history button[data-name='use:{name}']").click()
+        tab.finished("These are the settings of this image")
         assert tab.pictures("#stage") == ([] if way == "drop" else [name])
         assert tab.prompt.input_value() == "a lighthouse"
         assert [tab.value(label) for label in ("Negative prompt", "Steps", "Guidance", "Seed")] == [
@@ -224,14 +224,14 @@ def test_the_keyboard_goes_through_the_page_in_its_order(site):
         tab.page.keyboard.press("Tab")
         order.append(tab.focused())
     assert order == [
-        "draw", "stop", "Model", "Pictures", "own", "Advanced settings", "Start from a picture",
+        "draw", "stop", "Model", "Images", "auto", "Advanced", "Start from an image",
         "Compare in a grid",
     ]  # fmt: skip
-    tab.page.get_by_label("own", exact=True).focus()
+    tab.page.get_by_label("auto", exact=True).focus()
     tab.page.keyboard.press("ArrowRight")
     assert tab.page.get_by_label("1:2", exact=True).is_checked()
     tab.page.keyboard.press("Tab")
-    assert tab.focused() == "Advanced settings"
+    assert tab.focused() == "Advanced"
     tab.page.keyboard.press("Enter")
     tab.field("Seed").wait_for()
     tab.prompt.fill("by keys alone")

@@ -178,3 +178,38 @@ def test_no_file_in_the_folder_keeps_the_server_from_starting(tmp_path, caplog):
     assert (folder / ".ipynb_checkpoints").is_dir()
     again.sweep()
     again.close()
+
+
+def test_favourites_outlive_retention_and_owners_delete_their_own(tmp_path):
+    archive, one = Archive(tmp_path, keep_pictures=1), job(3)
+    archive.begin(one)
+    stored = [store(archive, one, index).name for index in range(3)]
+    archive.finish(one)
+    assert not archive.favour("b", stored[0])
+    assert not archive.remove("b", stored[0])
+    assert archive.favour("a", stored[0])
+    archive.sweep()
+    left = [picture["name"] for picture in archive.kept("a", 9)]
+    assert left[0] == stored[0]
+    assert len(left) == 2  # the favourite, and the newest of the others
+    assert [picture["name"] for picture in archive.kept("a", 9, favourites=True)] == [stored[0]]
+    assert archive.remove("a", stored[0])
+    assert not (tmp_path / "pictures" / stored[0]).exists()
+    assert archive.picture(stored[0]) is None
+    archive.close()
+    assert [picture["favourite"] for picture in Archive(tmp_path).kept("a", 9)] == [False]
+
+
+def test_an_index_from_before_favourites_opens(tmp_path):
+    import sqlite3
+
+    archive, one = Archive(tmp_path), job()
+    archive.begin(one)
+    name = store(archive, one).name
+    archive.close()
+    with sqlite3.connect(tmp_path / "index.sqlite") as index:
+        index.execute("ALTER TABLE pictures DROP COLUMN favourite")
+    index.close()
+    again = Archive(tmp_path)
+    assert again.favour("a", name)
+    assert again.kept("a", 1) == [{"name": name, "model": "toy", "favourite": True}]

@@ -24,6 +24,7 @@ from leanlens.serve.web import Page, mount_page
 from leanlens.serve.web_form import Form, form_from, grid_from, wish_from
 from leanlens.serve.web_show import SUGGESTIONS, escaped, show_history, show_welcome
 
+SEEN = [None, False]  # what the history shows: how many, which the server keeps, and whether only favourites
 SMALL = {"prompt": "a fox", "size": "32x32", "steps": 3, "seed": "7"}
 
 
@@ -46,6 +47,10 @@ def collect(steps):
         return [answer async for answer in steps]
 
     return asyncio.run(gather())
+
+
+async def _collected(steps):
+    return [answer async for answer in steps]
 
 
 def names(text):
@@ -79,34 +84,35 @@ def app_with_page(settings):
 
 
 def test_it_draws_with_looks_and_keeps_a_history(page):
-    answers = collect(page.draw(Visitor(), None, *fields(prompt="a <b>fox</b> ${1}", steps=8)))
-    last, history = answers[-1]
+    answers = collect(page.draw(Visitor(), 24, False, None, *fields(prompt="a <b>fox</b> ${1}", steps=8)))
+    last, history, older = answers[-1]
     (name,) = names(last)
-    assert ">done<" in last
+    assert ">Done<" in last
     assert "<b>" not in last
     assert "${" not in last
-    assert names(history) == [name] == names(show_history(page.desk, "ann", 10))
-    assert f'data-name="{name}"' in history
-    assert names(show_history(page.desk, "bob", 10)) == []
+    assert names(history) == [name] == names(show_history(page.desk, "ann", 10)[0])
+    assert f'data-name="use:{name}"' in history
+    assert names(show_history(page.desk, "bob", 10)[0]) == []
     record = read_record(page.desk.archive.picture(name))
     assert record["request"]["seed"] == 7
     assert record["request"]["guidance_scale"] == page.desk.library.defaults("toy").guidance_scale
     assert page.desk.archive.recent("ann")[0]["door"] == "page"
-    assert page._running == {}
+    assert page._orders == {}
+    assert older.visible is False  # there is nothing more to show
 
 
 def test_a_half_drawn_picture_is_shown(page):
     async def first_look():
-        steps = page.draw(Visitor(), None, *fields(size="256x256", steps=100))
+        steps = page.draw(Visitor(), 24, False, None, *fields(size="256x256", steps=100))
         try:
-            async for stage, _ in steps:
+            async for stage, _, _ in steps:
                 if "data:image/png;base64," in stage:
                     return stage
         finally:
             await steps.aclose()
 
     stage = asyncio.run(first_look())
-    assert re.search(r"step \d+ of 100", stage)
+    assert re.search(r"Step \d+ of 100", stage)
     assert 0 < float(re.search(r'value="([\d.]+)"', stage)[1]) < 1
     assert [job["state"] for job in page.desk.archive.recent("ann")] == ["cancelled"]  # who goes away, stops it
 
@@ -114,15 +120,110 @@ def test_a_half_drawn_picture_is_shown(page):
 def test_stop_ends_only_this_tabs_pictures(page):
     async def stopped():
         answers = []
-        async for answer in page.draw(Visitor(session="a"), None, *fields(size="256x256", steps=100)):
+        async for answer in page.draw(Visitor(session="a"), 24, False, None, *fields(size="256x256", steps=100)):
             answers.append(answer)
             page.stop(Visitor(session="b"))
             assert answers[1:] or page.desk.running()
             page.stop(Visitor(session="a"))
         return answers
 
-    assert "the drawing was stopped." in asyncio.run(stopped())[-1][0]
+    assert "Stopped before it began" in asyncio.run(stopped())[-1][0]
     assert page.desk.running() == []
+
+
+def test_what_is_asked_while_something_is_drawn_is_drawn_after_it(page):
+    async def drawn():
+        first = page.draw(Visitor(), 24, False, None, *fields(prompt="first", size="256x256", steps=60))
+        second = page.draw(Visitor(), 24, False, None, *fields(prompt="<second>"))
+        stages = {"first": [], "second": []}
+
+        async def follow(name, steps):
+            async for stage, *_ in steps:
+                stages[name].append(stage)
+
+        tasks = [asyncio.create_task(follow("first", first))]
+        while not stages["first"]:
+            await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(follow("second", second)))
+        await asyncio.gather(*tasks)
+        return stages
+
+    stages = asyncio.run(drawn())
+    queued = [stage for stage in stages["first"] if "1 more request in the queue" in str(stage)]
+    assert queued
+    assert "<li>&lt;second&gt;</li>" in queued[0]
+    assert stages["first"][-1] == gr.skip()  # the stage is the second one's by then
+    assert names(stages["second"][-1])
+    assert len(page.desk.archive.kept("ann", 9)) == 2
+    assert page._orders == {}
+
+
+def test_stop_stops_what_is_queued_too(page):
+    async def stopped():
+        long = fields(size="256x256", steps=100)
+        tasks = [asyncio.create_task(_collected(page.draw(Visitor(), 24, False, None, *long))) for _ in range(2)]
+        while len(page.desk.running()) < 2:
+            await asyncio.sleep(0.01)
+        page.stop(Visitor())
+        return await asyncio.gather(*tasks)
+
+    asyncio.run(stopped())
+    assert page.desk.running() == []
+    assert {job["state"] for job in page.desk.archive.recent("ann")} == {"cancelled"}
+
+
+def test_a_stopped_picture_keeps_its_last_look(page):
+    async def stopped():
+        stage = ""
+        async for stage, *_ in page.draw(Visitor(), 24, False, None, *fields(size="256x256", steps=100)):
+            if "data:image/png" in str(stage):
+                page.stop(Visitor())
+        return stage
+
+    last = asyncio.run(stopped())
+    assert "data:image/png;base64," in last
+    assert re.search(r"Stopped at step \d+ of 100\.", last)
+
+
+def test_a_refusal_leaves_what_is_being_drawn_on_the_stage(page, monkeypatch):
+    warned = []
+    monkeypatch.setattr(gr, "Warning", warned.append)
+
+    async def both():
+        steps = page.draw(Visitor(), 24, False, None, *fields(size="256x256", steps=40))
+        await anext(steps)
+        refused = await _collected(page.draw(Visitor(), 24, False, None, *fields(size="big")))
+        return refused, await _collected(steps)
+
+    refused, drawn = asyncio.run(both())
+    assert refused == [(gr.skip(), gr.skip(), gr.skip())]
+    assert "give WIDTHxHEIGHT" in warned[0]
+    assert names(drawn[-1][0])
+
+
+def test_pictures_of_the_history_are_favoured_and_deleted(page):
+    ann, bob = Visitor(), Visitor(owner="bob", session="other")
+    drawn = [collect(page.draw(ann, 24, False, None, *fields(seed=str(seed))))[-1][0] for seed in range(2)]
+    first, second = [names(stage)[0] for stage in drawn]
+
+    def press(who, action, name, favourites=False):
+        return names(page.keep(24, favourites, who, gr.EventData(None, {"name": f"{action}:{name}"}))[0])
+
+    assert press(bob, "remove", first) == press(bob, "favour", first) == []  # another's are not touched
+    assert press(ann, "favour", first) == [second, first]
+    assert names(page.history(24, True, ann)[0]) == [first]
+    assert press(ann, "unfavour", first, favourites=True) == []
+    assert press(ann, "remove", second) == [first]
+    assert page.desk.archive.picture(second) is None
+    assert page.keep(24, False, ann, gr.EventData(None, {"name": f"use:{first}"})) == (gr.skip(), gr.skip())
+    for none in ("remove:../index.sqlite", "remove:", "", "favour:%"):
+        page.keep(24, False, ann, gr.EventData(None, {"name": none}))
+    assert names(page.history(24, False, ann)[0]) == [first]
+
+
+def test_the_button_for_more_is_there_where_there_is_more(page):
+    collect(page.draw(Visitor(), 24, False, None, *fields(count=3)))
+    assert [page.history(limit, False, Visitor())[1].visible for limit in (2, 3, 4)] == [True, False, False]
 
 
 def test_what_is_refused_is_said(page):
@@ -136,26 +237,26 @@ def test_what_is_refused_is_said(page):
         ({"aspect": "7:5", "size": ""}, "is not known"),
         ({"aspect": "1:1", "base": 100, "size": ""}, "multiple of 16"),
     ):
-        ((stage, _),) = collect(page.draw(Visitor(), None, *fields(**changed)))
+        ((stage, _, _),) = collect(page.draw(Visitor(), 24, False, None, *fields(**changed)))
         assert 'role="alert"' in stage
         assert words in stage
     assert page.desk.archive.recent("ann") == []
 
 
 def test_settings_come_back_from_a_picture(page, tmp_path, png):
-    drawn = collect(page.draw(Visitor(), None, *fields(seed=str(2**63 - 1), negative_prompt="fog")))[-1][0]
+    drawn = collect(page.draw(Visitor(), 24, False, None, *fields(seed=str(2**63 - 1), negative_prompt="fog")))[-1][0]
     (name,) = names(drawn)
-    taken = page.take(gr.EventData(None, {"name": name}))
+    taken = page.take(gr.EventData(None, {"name": f"use:{name}"}))
     dropped = page.recover(str(page.desk.archive.picture(name)))
     assert taken[1:] == dropped[1:]
     assert (names(taken[0]), names(dropped[0])) == ([name], [])
     form = Form(*taken[1:])
     assert (form.seed, form.negative_prompt, form.steps) == (str(2**63 - 1), "fog", 3)
-    again = collect(page.draw(Visitor(), None, *taken[1:]))[-1][0]
+    again = collect(page.draw(Visitor(), 24, False, None, *taken[1:]))[-1][0]
     first, second = (page.desk.archive.picture(each).read_bytes() for each in (name, *names(again)))
     assert first == second
     for bad in ("../index.sqlite", "0" * 32 + "-0.png", ""):
-        assert 'role="alert"' in page.take(gr.EventData(None, {"name": bad}))[0]
+        assert 'role="alert"' in page.take(gr.EventData(None, {"name": f"use:{bad}"}))[0]
     for data in (png(), b"no picture"):
         (tmp_path / "other.png").write_bytes(data)
         assert 'role="alert"' in page.recover(str(tmp_path / "other.png"))[0]
@@ -210,7 +311,7 @@ def test_sizes_follow_aspect_and_base(desk):
 
 def test_a_grid_varies_two_settings_from_one_seed(page):
     arguments = ["steps", "1, 2", "prompt", "a fox, red\na cat"]
-    stage, _ = collect(page.draw_grid(Visitor(), *arguments, None, *fields(seed="")))[-1]
+    stage, _, _ = collect(page.draw_grid(Visitor(), 24, False, *arguments, None, *fields(seed="")))[-1]
     found = names(stage)
     requests = [read_record(page.desk.archive.picture(name))["request"] for name in found]
     assert [(one["prompt"], one["num_inference_steps"]) for one in requests] == [
@@ -218,7 +319,7 @@ def test_a_grid_varies_two_settings_from_one_seed(page):
     ]  # fmt: skip
     assert len({one["seed"] for one in requests}) == 1
     assert stage.index("steps 1") < stage.index("steps 2") < stage.index("prompt a fox, red")
-    assert "4 of 4 pictures" in stage
+    assert "4 of 4 images done" in stage
 
 
 def test_grids_that_cannot_be_drawn():
@@ -246,14 +347,14 @@ def test_a_picture_to_start_from_and_paint_as_a_mask(page, png):
     sheet.save(buffer, "PNG")
     kept = {}
     for kind, layers in (("plain", [png(64, 48, (0, 0, 0, 0), "RGBA")]), ("mask", [buffer.getvalue()])):
-        stage, _ = collect(page.draw(Visitor(), (picture, layers), *fields(size="", base=128)))[-1]
+        stage, _, _ = collect(page.draw(Visitor(), 24, False, (picture, layers), *fields(size="", base=128)))[-1]
         kept[kind] = read_record(page.desk.archive.picture(*names(stage)))["request"]
     assert (kept["plain"]["mask"], kept["plain"]["strength"]) == (None, 0.6)
     assert kept["mask"]["strength"] == 1.0
     assert (kept["mask"]["width"], kept["mask"]["height"]) == (64, 48)
     with Image.open(kept["mask"]["mask"]) as mask:
         assert mask.getbbox() == (8, 8, 40, 40)
-    assert "no PNG, JPEG or WebP" in collect(page.draw(Visitor(), (b"x", []), *fields()))[-1][0]
+    assert "no PNG, JPEG or WebP" in collect(page.draw(Visitor(), 24, False, (b"x", []), *fields()))[-1][0]
 
 
 def test_the_planners_line(desk):
@@ -266,7 +367,7 @@ def test_the_planners_line(desk):
         return "about 3 s"
 
     page = Page(desk(started=False), estimate)
-    given = ["toy", "own", None, "", 3, 5, 1]
+    given = ["toy", "auto", None, "", 3, 5, 1]
     assert "about 3 s" in page.predict(*given)
     assert asked == [("toy", 128, 128, 3, 5, 1)]
     assert page.predict(*given[:3], "1024x1024", *given[4:]) == page.predict(*given[:3], "x", *given[4:]) == ""
@@ -293,10 +394,10 @@ def test_the_mounted_page_draws_the_same_bytes_as_the_other_doors(site):
     shown = client.get("/")
     assert shown.status_code == 200
     assert "default-src 'self'" in shown.headers["content-security-policy"]
-    assert "(&#x27;toy&#x27;, 128, 64, 3, 5, 2)" in call(client, "predict", ["toy", "own", 128, "128x64", 3, 5, 2])[0]
-    stage, history = call(client, "draw", [None, *fields()])
+    assert "(&#x27;toy&#x27;, 128, 64, 3, 5, 2)" in call(client, "predict", ["toy", "auto", 128, "128x64", 3, 5, 2])[0]
+    stage, history, _ = call(client, "draw", [*SEEN, None, *fields()])
     (name,) = names(stage)
-    assert names(history) == names(call(client, "history", [24])[0]) == [name]
+    assert names(history) == names(call(client, "history", SEEN)[0]) == [name]
     body = {"prompt": "a fox", "size": "32x32", "num_inference_steps": 3, "seed": 7, "response_format": "url"}
     other = client.post("/v1/images/generations", json=body).json()["data"][0]["url"]
     assert client.get(f"/pictures/{name}").content == client.get(other).content
@@ -312,18 +413,18 @@ def test_dropped_pictures_reach_our_own_reader(site, png):
     client = site(max_upload_pixels=10_000)
     sheet = upload(client, png(64, 48, "white", "RGBA"))
     source = {"background": upload(client, png(64, 48)), "layers": [sheet], "composite": None, "id": None}
-    stage, _ = call(client, "draw", [source, *fields(size="")])
+    stage, _, _ = call(client, "draw", [*SEEN, source, *fields(size="")])
     (name,) = names(stage)
     archive = client.app.state.desk.archive
     assert sheet["path"].startswith(str(archive.folder / "page"))
     stored = archive.picture(name)
     assert read_record(stored)["request"]["mask"] is not None
     dropped = call(client, "recover", [upload(client, stored.read_bytes())])
-    taken = call(client, "take", [], {"name": name})
+    taken = call(client, "take", [], {"name": f"use:{name}"})
     assert [dropped[1], dropped[9]] == [taken[1], taken[9]] == ["a fox", "7"]
-    assert "give that again" in dropped[0]
+    assert "add that again" in dropped[0]
     large = {**source, "background": upload(client, png(200, 200))}
-    assert "40,000 pixels" in call(client, "draw", [large, *fields()])[0]
+    assert "40,000 pixels" in call(client, "draw", [*SEEN, large, *fields()])[0]
     assert "40,000 pixels" in call(client, "recover", [upload(client, png(200, 200))])[0]
 
 
@@ -336,8 +437,8 @@ def test_no_file_and_no_address_that_a_client_names_is_opened(site):
             part = {"path": place, "is_stream": stream, "meta": {"_type": "gradio.FileData"}}
             assert call(client, "recover", [part], succeeds=False)
             source = {"background": part, "layers": [], "composite": None, "id": None}
-            assert call(client, "draw", [source, *fields()], succeeds=False)
-        assert call(client, "draw", [None, {**part, "is_stream": False}, *fields()[1:]], succeeds=False)
+            assert call(client, "draw", [*SEEN, source, *fields()], succeeds=False)
+        assert call(client, "draw", [*SEEN, None, {**part, "is_stream": False}, *fields()[1:]], succeeds=False)
     assert client.app.state.desk.archive.recent("testclient") == []
     assert not [path for path in (folder / "page").rglob("*") if path.is_file()]
     for place in (
@@ -409,7 +510,7 @@ def test_the_page_asks_for_the_key(site):
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Basic")
     assert client.post("/gradio_api/queue/join", json={}).status_code == 401
     client.headers["authorization"] = "Basic " + base64.b64encode(b"ann:secret").decode()
-    stage, _ = call(client, "draw", [None, *fields()])
+    stage, _, _ = call(client, "draw", [*SEEN, None, *fields()])
     desk = client.app.state.desk
     assert [job["owner"] for job in desk.archive.recent("user ann")] == ["user ann"]
     assert names(stage)
@@ -434,6 +535,6 @@ def test_a_server_that_starts_anew_shows_the_old_pictures(settings):
     for run in range(2):
         with TestClient(app_with_page(settings())) as client:
             if run == 0:
-                (name,) = names(call(client, "draw", [None, *fields()])[0])
-            assert names(call(client, "history", [24])[0]) == [name]
+                (name,) = names(call(client, "draw", [*SEEN, None, *fields()])[0])
+            assert names(call(client, "history", SEEN)[0]) == [name]
             assert time.time() - client.app.state.desk.started < 60
