@@ -211,7 +211,7 @@ def _page(settings: Any) -> Any:
 
     from leanlens.serve.web import mount_page
 
-    return partial(mount_page, estimate=_estimate(settings))
+    return partial(mount_page, estimate=_estimate(settings), better=_better(settings))
 
 
 def _settled(models: list[str], wishes: Wishes, replicas: int | None) -> list[Settled]:
@@ -241,15 +241,38 @@ def _estimate(settings: Any) -> Any:
     @lru_cache(maxsize=256)
     def estimate(model: str, width: int, height: int, steps: int, guidance: float, count: int) -> str:
         plan = plan_image(machine(), model, f"{width}x{height}", steps, guidance, count, pins)
-        place = "memory" if plan["settings"]["device"] == "cpu" else "memory of the device"
+        place = "memory" if plan["settings"]["device"] == "cpu" else "GPU memory"
         size = plan["peak_ram_gb"] if plan["settings"]["device"] == "cpu" else plan["peak_vram_gb"]
         if not plan["fits"]:
-            return f"Planned: does not fit here; it needs about {size:g} GB of {place}."
+            return f"This does not fit here: it needs about {size:g} GB of {place}."
         each = plan["seconds_per_image"]
-        pace = "" if each is None else f"about {each:.2g} s a picture, "
-        return f"Planned: {pace}{size:g} GB of {place} at the peak. Predicted, not measured."
+        pace = "" if each is None else f"{each:.2g} s per image, "
+        return f"Estimate: {pace}{size:g} GB of {place}."
 
     return estimate
+
+
+def _better(settings: Any) -> str:
+    """A line on larger models that this machine could hold, by the planner; blank where there is none."""
+    from leanlens.cli.plan import find_machine, plan_image
+
+    released = ("turbo", "rl")
+    if {*released, "base"} & set(settings.models):
+        return ""
+    machine = find_machine(None, None, None)
+    plans = {name: plan_image(machine, name, None, None, None, 1, []) for name in released}
+    fitting = {
+        name: f"{name} (about {_spoken(plan['seconds_per_image'])} per image)"
+        for name, plan in plans.items()
+        if plan["fits"] and plan["seconds_per_image"] is not None
+    }
+    if not fitting:
+        return ""
+    return f"This machine can also run {' and '.join(fitting.values())}: leanlens serve --model {next(iter(fitting))}"
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _drawers(settings: Any, replicas: int | None) -> dict[str, Any]:

@@ -71,6 +71,8 @@ _PAGE = """
 #kept h3 { margin: 0 }
 :is(#head, #stage, #history, #estimate, #better) .html-container { padding: 0 }
 :is(#stage, #history) { overflow: visible }
+.dark #source .image-container:has(> .empty) .pixi-target canvas { opacity: .06 }
+.dark #source .empty { color: var(--body-text-color-subdued) }
 footer { display: none !important }
 @media (max-width: 760px) {
   #columns { flex-direction: column; flex-wrap: nowrap }
