@@ -44,7 +44,7 @@ def test_the_planner_speaks_of_this_server(tmp_path):
     from leanlens.serve.settings import ServerSettings
 
     estimate = _estimate(ServerSettings.checked(output=tmp_path, devices=("cpu",), dtype="float32"))
-    assert "s a picture" in estimate("nano", 128, 128, 20, 5.0, 1)
+    assert "s per image" in estimate("nano", 128, 128, 20, 5.0, 1)
     with pytest.raises(ValueError, match="toy"):
         estimate("toy", 128, 128, 4, 5.0, 1)
 

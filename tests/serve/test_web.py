@@ -231,7 +231,7 @@ def test_what_is_refused_is_said(page):
         ({"size": "33x32"}, "width 33"),
         ({"size": "big"}, "give WIDTHxHEIGHT"),
         ({"seed": "x"}, "seed &#x27;x&#x27;"),
-        ({"steps": 101}, "at most 100"),
+        ({"steps": 151}, "at most 150"),
         ({"loras": ["none.such:0.5"]}, "is not offered"),
         ({"model": "other"}, "is not offered"),
         ({"aspect": "7:5", "size": ""}, "is not known"),
