@@ -117,11 +117,12 @@ class _Newest(dict[str, Any]):
 
 @dataclass(eq=False)
 class _Order:
-    """What one press of Draw asks for: the jobs, as far as they have begun, and how they are shown."""
+    """What one press of Draw asks for: the jobs, as far as they have begun, how they are shown, whether it is over."""
 
     prompt: str
     show: Callable[[Sequence[Job]], str]
     jobs: list[Job] = field(default_factory=list)
+    ended: bool = False
 
 
 class Page:
@@ -137,7 +138,7 @@ class Page:
         self.estimate = estimate
         self.better = better
         self._orders: dict[str, list[_Order]] = {}
-        """What each browser tab waits for, the oldest first; the first of them is on its stage."""
+        """What each browser tab asked for since it last waited for nothing. The oldest open one is on its stage."""
 
     # ---------------------------------------------------------------------------------------- what it does
 
@@ -174,27 +175,30 @@ class Page:
         orders, order = self._orders.setdefault(session, []), _Order(wishes[0].prompt, show)
         orders.append(order)
         steps = run(self.desk, wishes, _owner(request), order.jobs)
-        refused: Refusal | None = None
+        refusal: Refusal | None = None
         try:
             async for _ in steps:
-                if orders[0] is order:
-                    waiting = [other.prompt for other in orders[1:]]
-                    stage = await run_in_threadpool(show, order.jobs) + show_queue(waiting)
-                    yield stage, gr.skip(), gr.skip()
-        except Refusal as refusal:
-            refused = refusal
+                first, *waiting = (one for one in orders if not one.ended)
+                if first is order:
+                    queue = show_queue([one.prompt for one in waiting])
+                    yield await run_in_threadpool(show, order.jobs) + queue, gr.skip(), gr.skip()
+        except Refusal as error:
+            refusal = error
         finally:
             await steps.aclose()  # a browser that went away stops its pictures now
-            orders.remove(order)
-            if not orders:
+            order.ended = True
+            is_over = all(one.ended for one in orders)
+            if is_over:
                 self._orders.pop(session, None)
-        history = await run_in_threadpool(self.history, limit, favourites, request)
-        if refused is not None and not order.jobs:
-            yield self._refused(refused, request)[0], *history
-            return
-        # With others waiting, the stage is the next one's; what is finished stands in the history.
-        stage = gr.skip() if orders else await run_in_threadpool(show, order.jobs)
-        yield (stage if refused is None or orders else show_refusal(refused) + stage), *history
+        # While another is open, the stage is its own, and what is finished stands in the history.
+        stage: Any = gr.skip()
+        if is_over:
+            shown = orders[-1]
+            stage = "" if refusal is None else show_refusal(refusal)
+            stage += await run_in_threadpool(shown.show, shown.jobs) if shown.jobs else ""
+        elif refusal is not None:
+            gr.Warning(escaped(refusal.message))
+        yield stage, *await run_in_threadpool(self.history, limit, favourites, request)
 
     def _refused(self, refusal: Refusal, request: gr.Request) -> tuple[Any, Any, Any]:
         """Why nothing is drawn: on the stage, or beside it where something else is being drawn there."""
