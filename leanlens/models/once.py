@@ -40,8 +40,9 @@ class OncePerDrawing:
     def __init__(self, times: Tensor):
         self.times = times
         self.step = 0
-        self._embeddings: Tensor | None = None  # (N, D)
-        self._blocks: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # (N, 6 D) for image and text
+        # Each level has tensors of its own: a compiled block sees what a view is cut from, and would know N.
+        self._embeddings: list[Tensor] = []  # N of (1, D)
+        self._blocks: dict[nn.Module, tuple[list[Tensor], list[Tensor]]] = {}  # N of (1, 6 D) for image and text
         self._texts: dict[int, tuple[Any, Tensor]] = {}
 
     def text(self, transformer: Any, features: list[Tensor]) -> Tensor:
@@ -59,10 +60,9 @@ class OncePerDrawing:
         """
         if self.step >= len(self.times):
             raise IndexError(f"step {self.step} is not one of the {len(self.times)} levels, which count from 0")
-        if self._embeddings is None:
-            embed = transformer.time_text_embed
-            self._embeddings = torch.cat([embed(time, like[:1]) for time in self.times.split(1)])
-        return self._embeddings[self.step : self.step + 1]
+        if not self._embeddings:
+            self._embeddings = [transformer.time_text_embed(time, like[:1]) for time in self.times.split(1)]
+        return self._embeddings[self.step]
 
     def modulation(self, block: Any, embedding: Tensor) -> Modulation:
         """What `block` makes of the level, (1, 6 D) for image and text.
@@ -74,14 +74,13 @@ class OncePerDrawing:
                 return embedding
             self._blocks[block] = self._rows(block.img_mod), self._rows(block.txt_mod)
         image, text = self._blocks[block]
-        return image[self.step : self.step + 1], text[self.step : self.step + 1]
+        return image[self.step], text[self.step]
 
-    def _rows(self, modulation: nn.Sequential) -> Tensor:
-        """(N, 6 D), every row as a call of its own gives it."""
-        assert self._embeddings is not None
+    def _rows(self, modulation: nn.Sequential) -> list[Tensor]:
+        """N of (1, 6 D), each as a call of its own gives it."""
         activation, linear = modulation
-        with _weights_here(linear, self._embeddings.device) as product:
-            return torch.cat([product(activation(row)) for row in self._embeddings.split(1)])
+        with _weights_here(linear, self._embeddings[0].device) as product:
+            return [product(activation(row)) for row in self._embeddings]
 
 
 def _comes_when_it_runs(block: Any) -> bool:

@@ -10,18 +10,28 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE, LoraBaseMixin
 from safetensors.torch import save_file
 from torch import Tensor
 
 from leanlens.files import whole_file
-from leanlens.weights.lora import Lora, apply_lora, as_lora, next_name, peft_config, read_lora, remove_loras
+from leanlens.weights.lora import (
+    Lora,
+    apply_lora,
+    as_lora,
+    next_name,
+    peft_config,
+    read_lora,
+    remove_loras,
+    set_lora_scales,
+)
 
 TRANSFORMER = "transformer"
 
 
 class LensLoraMixin(LoraBaseMixin):
-    """LoRAs of the transformer. `set_adapters`, `enable_lora`, `delete_adapters` and so on are those of diffusers."""
+    """LoRAs of the transformer. `set_adapters`, `enable_lora`, `delete_adapters` and so on come from diffusers."""
 
     _lora_loadable_modules = [TRANSFORMER]  # noqa: RUF012 - read by diffusers as class attributes
     transformer_name = TRANSFORMER
@@ -37,28 +47,40 @@ class LensLoraMixin(LoraBaseMixin):
         low_cpu_mem_usage: bool = False,
         **where: Any,
     ) -> None:
-        """Add a LoRA of any trainer's layout to the transformer, active beside those that are active already.
+        """Add a LoRA in any trainer's layout to the transformer and make it the active one.
+
+        As in diffusers, LoRAs loaded before stay loaded but no longer act; `set_adapters(names, scales)` makes several
+        act together.
 
         Args:
             pretrained_model_name_or_path_or_dict: a file, an adapter folder, a repository id, or tensors by name.
-            adapter_name: what to call it; without one it is `default_0`, then `default_1` and so on.
-            hotswap: put it in the place of the loaded adapter `adapter_name`, which a compiled transformer bears.
-            scale: how strongly it acts; 1 is as it was trained.
-            low_cpu_mem_usage: as diffusers has it; the result is the same.
-            where: `weight_name`, `subfolder`, and of a repository `revision`, `token`, `cache_dir`, `force_download`,
-                `local_files_only`.
+            adapter_name: its name; the default is `default_0`, then `default_1` and so on.
+            hotswap: replace the weights of the loaded adapter `adapter_name`. A compiled transformer stays compiled.
+            scale: how strongly it acts; 1 is as trained.
+            low_cpu_mem_usage: as in diffusers; the result is the same.
+            where: `weight_name`, `subfolder`; for a repository also `revision`, `token`, `cache_dir`,
+                `force_download`, `local_files_only`.
 
         Raises:
-            ValueError: what `weights/lora.py` refuses, an option that is not known, or a file that is not safetensors.
+            ValueError: what `weights/lora.py` refuses, an unknown option, or a file that is not safetensors.
         """
         lora = _lora_of(pretrained_model_name_or_path_or_dict, self.transformer, **where)
         if hotswap and adapter_name is None:
             raise ValueError("hotswap needs adapter_name, the name of the loaded LoRA to replace")
         name = next_name(self.transformer) if adapter_name is None else adapter_name
-        # Hooks that diffusers put on the pipeline are taken off meanwhile; of other placements it knows nothing.
-        pipeline = self if getattr(self, "_offload_device", None) is not None else None
+        pipeline = self if self._is_offloaded_by_diffusers else None
         options = {"low_cpu_mem_usage": low_cpu_mem_usage, "_pipeline": pipeline}
         apply_lora(self.transformer, lora, name, scale, hotswap, **options)
+        if not hotswap:
+            set_lora_scales(self.transformer, {name: scale})
+
+    @property
+    def _is_offloaded_by_diffusers(self) -> bool:
+        """Whether diffusers has to renew its offload hooks, so that they know the layers of a LoRA.
+
+        Handed a pipeline whose hooks are leanlens' own (offload "model"), it would replace them with different ones.
+        """
+        return getattr(self, "_offload_device", None) is not None or _is_group_offload_enabled(self.transformer)
 
     @classmethod
     def lora_state_dict(
@@ -99,6 +121,8 @@ class LensLoraMixin(LoraBaseMixin):
         name = next_name(transformer) if adapter_name is None else adapter_name
         options = {"low_cpu_mem_usage": low_cpu_mem_usage, "_pipeline": _pipeline}
         apply_lora(transformer, as_lora(state_dict, config=config), name, 1.0, hotswap, **options)
+        if not hotswap:
+            set_lora_scales(transformer, {name: 1.0})
 
     @classmethod
     def save_lora_weights(
@@ -165,6 +189,7 @@ class LensLoraMixin(LoraBaseMixin):
         remove_loras(self.transformer)
 
 
+_FILE_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _OF_A_REPOSITORY = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 
@@ -189,7 +214,7 @@ def _lora_of(
     if isinstance(source, Mapping):
         return as_lora(source, transformer=transformer)
     path = Path(source).expanduser()
-    if not path.exists() and not path.suffix:
+    if not path.exists() and path.suffix not in _FILE_SUFFIXES:
         from leanlens.hub import locate_weights
 
         file = "/".join([*([subfolder] if subfolder else []), weight_name or LORA_WEIGHT_NAME_SAFE])

@@ -139,6 +139,7 @@ def _check_group(group: Any, exact: bool) -> None:
 
 def _plain_branches(transformer, grid, positive, negative, scales, times, attention_kwargs, group) -> Velocity:
     texts = {id(text): _as_it_goes_in(text, transformer) for text in (positive, negative)}
+    level_at = _levels(times, transformer)
     once = OncePerDrawing(times)
     sides = (("cond", positive), ("uncond", negative))
 
@@ -148,7 +149,7 @@ def _plain_branches(transformer, grid, positive, negative, scales, times, attent
         rows = latents if lengths is None else latents.flatten(0, 1)[None]  # (B, L, C) or (1, B L, C)
         with transformer.cache_context(name):
             velocity = transformer(
-                rows, layers, mask, times[once.step], grids,
+                rows, layers, mask, level_at(once.step), grids,
                 attention_kwargs=attention_kwargs, text_lengths=lengths, once=once,
             )  # fmt: skip
         return velocity.reshape(*latents.shape[:2], -1)
@@ -190,11 +191,12 @@ def is_compiled(transformer: Any) -> bool:
 
 def _exact_branches(transformer, grid, positive, negative, scales, times, attention_kwargs) -> Velocity:
     both = join([positive, negative])
+    level_at = _levels(times, transformer)
 
     def velocity(latents: Tensor, step: int) -> Tensor:
         with transformer.cache_context("cond_uncond"):
             output = transformer(
-                torch.cat([latents, latents]), both.layers, both.mask, times[step].expand(2 * len(latents)),
+                torch.cat([latents, latents]), both.layers, both.mask, level_at(step, 2 * len(latents)),
                 [(1, *grid)], attention_kwargs=attention_kwargs,
             )  # fmt: skip
         conditional, unconditional = output.chunk(2)
@@ -209,6 +211,21 @@ def _model_times(timesteps: Tensor, latents: Tensor) -> Tensor:
     The released code rounds there, and in bfloat16 the difference is visible: 994.19 becomes 996.
     """
     return timesteps.to(latents.dtype).to(latents.device) / 1000
+
+
+def _levels(times: Tensor, transformer: Any) -> Callable[..., Tensor]:
+    """(step, rows) -> the step's noise level, a scalar or (rows,).
+
+    A compiled transformer gets copies: a graph also sees the tensor that a view is cut from, so that it could be bound
+    to this number of steps.
+    """
+    compiled = is_compiled(transformer)
+
+    def level_at(step: int, rows: int | None = None) -> Tensor:
+        level = times[step] if rows is None else times[step].expand(rows)
+        return level.clone(memory_format=torch.contiguous_format) if compiled else level
+
+    return level_at
 
 
 class _FiniteWatch:

@@ -104,9 +104,9 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        prompt_embeds: list[Tensor] | None = None,
+        prompt_embeds: TextFeatures | list[Tensor] | None = None,
         prompt_mask: Tensor | None = None,
-        negative_prompt_embeds: list[Tensor] | None = None,
+        negative_prompt_embeds: TextFeatures | list[Tensor] | None = None,
         negative_prompt_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -135,9 +135,9 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
             generator: one for the whole batch, or a list with one for each picture, which makes every picture
                 independent of what is drawn beside it.
             latents: noise to start from instead, packed (B, L, C).
-            prompt_embeds: features (B, S, E) of each selected layer; then `prompt` is not read (the original needs one
-                beside them), and neither tokenizer nor text encoder is needed. Without `negative_prompt_embeds` the
-                unconditional branch has no text.
+            prompt_embeds: what `encode_prompt` gives, or features (B, S, E) of each selected layer; then `prompt` is
+                not read (the original needs one beside them), and neither tokenizer nor text encoder is needed.
+                Without `negative_prompt_embeds` the unconditional branch has no text.
             prompt_mask: (B, S) bool, True for real tokens; None means all.
             negative_prompt_embeds, negative_prompt_mask: the same for the negative prompt; one row serves all.
             output_type: "pil", "np" (B, H, W, 3), "pt" (B, 3, H, W), both in 0..1, or "latent" (packed, B, L, C).
@@ -272,15 +272,16 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
     ) -> tuple[TextFeatures, TextFeatures]:
         """Features of prompts and negative prompts, B rows each.
 
-        Their `layers` and `mask` may be kept and passed as `prompt_embeds`, `prompt_mask`, `negative_prompt_embeds`
-        and `negative_prompt_mask` later, when the text encoder is gone.
+        They may be kept and passed as `prompt_embeds` and `negative_prompt_embeds` later, when the text encoder is
+        gone: as they are, or their `layers`, with their `mask` as `prompt_mask` and `negative_prompt_mask`.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = _one_for_each(negative_prompt or "", len(prompts))
         options: dict[str, Any] = {"date": template_date, "max_sequence_length": max_sequence_length}
         with self._encoding():
-            positive = self.text_side(prompts, **options)
-            return positive, self.text_side.negative(negatives, positive, **options)
+            prompt_embeds = self.text_side(prompts, **options)
+            negative_prompt_embeds = self.text_side.negative(negatives, prompt_embeds, **options)
+        return prompt_embeds, negative_prompt_embeds
 
     @contextmanager
     def _encoding(self) -> Iterator[None]:
@@ -389,6 +390,8 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
 
 
 def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:
+    if isinstance(embeds, TextFeatures):
+        embeds, mask = embeds.layers, embeds.mask if mask is None else mask
     layers = list(embeds)
     if not layers or any(layer.ndim != 3 or layer.shape[:2] != layers[0].shape[:2] for layer in layers):
         raise ValueError(

@@ -203,7 +203,10 @@ class OpenedModel:
             self._loras = ()
         try:
             for index, lora in enumerate(loras):
-                self.pipeline.load_lora_weights(lora.path, f"lora_{index}", scale=lora.scale)
+                self.pipeline.load_lora_weights(lora.path, f"lora_{index}")
+            if loras:  # loading one turns the others off
+                names = [f"lora_{index}" for index in range(len(loras))]
+                self.pipeline.set_adapters(names, [lora.scale for lora in loras])
         except BaseException:
             self.pipeline.unload_lora_weights()  # those before the one that failed
             raise

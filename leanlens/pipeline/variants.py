@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from leanlens.models.vae import token_pixels
+from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.image import SourcePicture, each_mask, each_picture, picture_size, to_mask, to_pixels
 from leanlens.pipeline.pipeline import LensPipeline, LensPipelineOutput
 from leanlens.pipeline.request import check_strength
@@ -42,9 +43,9 @@ class LensImg2ImgPipeline(LensPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        prompt_embeds: list[Tensor] | None = None,
+        prompt_embeds: TextFeatures | list[Tensor] | None = None,
         prompt_mask: Tensor | None = None,
-        negative_prompt_embeds: list[Tensor] | None = None,
+        negative_prompt_embeds: TextFeatures | list[Tensor] | None = None,
         negative_prompt_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -114,9 +115,9 @@ class LensInpaintPipeline(LensImg2ImgPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        prompt_embeds: list[Tensor] | None = None,
+        prompt_embeds: TextFeatures | list[Tensor] | None = None,
         prompt_mask: Tensor | None = None,
-        negative_prompt_embeds: list[Tensor] | None = None,
+        negative_prompt_embeds: TextFeatures | list[Tensor] | None = None,
         negative_prompt_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,

@@ -49,7 +49,9 @@ def test_save_and_load_as_diffusers_scripts_do(pipeline, tmp_path):
     assert torch.equal(drawn(pipeline), expected)
     pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors", low_cpu_mem_usage=True)
     assert pipeline.get_list_adapters() == {"transformer": ["default_0", "default_1"]}
-    assert pipeline.get_active_adapters() == ["default_0", "default_1"]  # they add up
+    assert pipeline.get_active_adapters() == ["default_1"]  # the last one alone, as in diffusers
+    assert torch.equal(drawn(pipeline), expected)
+    pipeline.set_adapters(["default_0", "default_1"])
     assert not torch.allclose(drawn(pipeline), expected)
     pipeline.set_adapters("default_1")
     assert torch.equal(drawn(pipeline), expected)
@@ -64,6 +66,37 @@ def test_save_and_load_as_diffusers_scripts_do(pipeline, tmp_path):
     pipeline.set_lora_device(["default_1"], "cpu")
     pipeline.unload_lora_weights()
     assert torch.equal(drawn(pipeline), plain)
+
+
+def test_the_last_one_loaded_acts_alone_also_in_layers_that_it_does_not_change(pipeline):
+    """The same adapters through diffusers' own call give the same."""
+    both, _, _ = trained(pipeline, seed=1, alpha=4)
+    one, _, _ = trained(pipeline, seed=2, alpha=4)
+    one = {name: tensor for name, tensor in one.items() if "img_qkv" in name}
+    pipeline.transformer.load_lora_adapter(dict(both), prefix=None, adapter_name="both")
+    with pytest.warns(UserWarning, match="peft_config"):
+        pipeline.transformer.load_lora_adapter(dict(one), prefix=None, adapter_name="one")
+    assert pipeline.get_active_adapters() == ["one"]
+    expected = drawn(pipeline)
+    pipeline.unload_lora_weights()
+    pipeline.load_lora_weights(both, "both")
+    pipeline.load_lora_weights(one, "one")
+    assert pipeline.get_active_adapters() == ["one"]
+    assert torch.equal(drawn(pipeline), expected)
+
+
+def test_layers_of_a_lora_are_offloaded_in_groups_too(pipeline):
+    tensors, _, _ = trained(pipeline, alpha=4)
+    pipeline.load_lora_weights(tensors)
+    expected = drawn(pipeline)
+    pipeline.unload_lora_weights()
+    cpu = torch.device("cpu")
+    pipeline.transformer.enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    pipeline.load_lora_weights(tensors)
+    added = [module for name, module in pipeline.transformer.named_modules() if name.endswith("lora_A.default_0")]
+    assert added
+    assert all(hasattr(module, "_diffusers_hook") for module in added)
+    assert torch.equal(drawn(pipeline), expected)
 
 
 def test_diffusers_reads_what_is_saved(pipeline, tmp_path):
@@ -151,6 +184,8 @@ def test_each_argument_of_diffusers_is_there(pipeline):
         (({"x": torch.zeros(1)},), {"hotswap": True}, None),
         (("nowhere.safetensors",), {}, "nowhere.safetensors does not exist"),
         (("a b",), {}, "'a b' is not a file or folder here"),
+        (("a b/lens-1.5",), {}, "'a b/lens-1.5' is not a file or folder here"),  # no file suffix
+        (("nowhere.bin",), {}, "nowhere.bin"),
     ],
 )
 def test_what_is_wrong_is_named(pipeline, arguments, options, message):

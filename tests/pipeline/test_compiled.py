@@ -76,9 +76,10 @@ def test_two_graphs_serve_ten_sizes(pipeline, graphs, way):
     for size, expected in zip(SIZES, plain, strict=True):
         torch.testing.assert_close(latents_of(pipeline, size), expected, rtol=0, atol=1e-4)
     assert len(graphs.kept) == 2
-    # Texts of different lengths have a mask; their number, lengths and sizes make no further graphs.
-    for size, prompts in zip(SIZES, (["a cat", "two dogs and a lamp"], ["a", "a red apple", "rain"]) * 5, strict=True):
-        latents_of(pipeline, size, prompts)
+    # Texts of different lengths have a mask; their number and lengths, sizes and steps make no further graphs.
+    batches = [["a cat", "two dogs and a lamp"], ["a", "a red apple", "rain"]] * 5
+    for index, (size, prompts) in enumerate(zip(SIZES, batches, strict=True)):
+        latents_of(pipeline, size, prompts, steps=2 + index % 3)  # first as many steps as pictures
     assert len(graphs.kept) == 4
 
 

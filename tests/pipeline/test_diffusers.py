@@ -44,7 +44,14 @@ def test_prompts_are_encoded_without_a_transformer(pipeline):
     bare = LensPipeline(**{**pipeline.components, "text_encoder": None, "tokenizer": None})
     bare.set_progress_bar_config(disable=True)
     texts = {"prompt_embeds": positive.layers, "negative_prompt_embeds": negative.layers}
-    assert torch.equal(drawn(bare, prompt=None, **texts), drawn(pipeline, negative_prompt="dark"))
+    expected = drawn(pipeline, negative_prompt="dark")
+    assert torch.equal(drawn(bare, prompt=None, **texts), expected)
+    whole = {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+    assert torch.equal(drawn(bare, prompt=None, **whole), expected)
+    padded = text_only.encode_prompt(["a", "a red lamp"])[0]
+    apart = {"prompt_embeds": padded.layers, "prompt_mask": padded.mask}
+    assert not padded.mask.all()
+    assert torch.equal(drawn(bare, prompt=None, prompt_embeds=padded), drawn(bare, prompt=None, **apart))
 
 
 def test_only_safetensors_are_saved_and_opened(pipeline, folder, tmp_path):

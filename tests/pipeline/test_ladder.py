@@ -281,6 +281,25 @@ def test_loras_on_blocks_that_come_and_go(tmp_path, plain):
         picture(opened(offload="disk"), **lora)
 
 
+def test_all_loras_of_a_request_act_together_each_at_its_scale(tmp_path, plain):
+    """As one LoRA whose matrices are those of both, one below the other."""
+    torch.manual_seed(0)
+    layer = "transformer.transformer_blocks.1.attn.img_qkv"
+    downs, ups = torch.randn(2, 4, 128), torch.randn(2, 384, 4)
+
+    def saved(name, down, up):
+        save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, tmp_path / f"{name}.safetensors")
+        return str(tmp_path / f"{name}.safetensors")
+
+    files = [saved(f"{index}", downs[index].contiguous(), ups[index].contiguous()) for index in range(2)]
+    both = saved("both", downs.flatten(0, 1), torch.cat([0.25 * ups[0], 0.5 * ups[1]], dim=1))
+    loras = [{"path": files[0], "scale": 0.25}, {"path": files[1], "scale": 0.5}]
+    drawn = picture(plain, loras=loras)
+    assert decibels(drawn, picture(plain, loras=[{"path": both}])) > 50
+    for one in loras:
+        assert decibels(drawn, picture(plain, loras=[one])) < 40
+
+
 def test_from_pretrained_takes_the_words(tmp_path):
     toy_pipeline().save_pretrained(tmp_path / "toy")
     words = {"quant": "int8", "offload": "encoder", "device": "cpu"}
