@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
-from leanlens.files import read_text
+from leanlens.files import TOML_DEPTH, parse_toml, read_toml
 
 
 class Section(BaseModel):
@@ -61,10 +61,7 @@ def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = (
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"recipe {path} is not a file; give the path of a TOML recipe")
-    try:
-        values = tomllib.loads(read_text(path, f"recipe {path}"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"recipe {path} is not valid TOML: {error}") from error
+    values = read_toml(path, f"recipe {path}")
     for change in changes:
         _apply(values, change)
     return checked(kind, values)
@@ -117,15 +114,28 @@ def _apply(values: dict[str, Any], change: str) -> None:
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise ValueError(f"change {change!r} is not of the form a.b=c, such as optim.lr=1e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+    if len(keys) > TOML_DEPTH:
+        raise ValueError(f"change {change[:60]!r}... goes {len(keys)} tables deep; at most {TOML_DEPTH} are accepted")
+    value = _value(text, f"the value of change {dotted.strip()}")
     for depth, key in enumerate(keys[:-1]):
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise ValueError(f"change {change!r} goes below {'.'.join(keys[: depth + 1])}, which is not a table")
     values[keys[-1]] = value
+
+
+def _value(text: str, what: str) -> Any:
+    """A TOML value, or else a plain string.
+
+    Raises:
+        ValueError: it nests too deep, or holds a number that is too long.
+    """
+    try:
+        return parse_toml(f"value = {text}", what)["value"]
+    except ValueError as error:
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return text.strip()
+        raise
 
 
 def _explain(kind: type[Section], error: Any) -> str:

@@ -1,7 +1,7 @@
-"""Whole-or-nothing writes, checksums, and text and JSON that a stranger may have written.
+"""Whole-or-nothing writes, checksums, and text, JSON and TOML that a stranger may have written.
 
 Comes in: paths and bytes. Goes out: files that exist completely or not at all, hexadecimal SHA-256 sums, text, and
-parsed JSON. Knows nothing of what the bytes mean.
+parsed JSON and TOML. Knows nothing of what the bytes mean.
 """
 
 import hashlib
@@ -11,9 +11,11 @@ import os
 import re
 import shutil
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +23,19 @@ JSON_DEPTH = 64  # arrays and objects inside each other; the deepest file of any
 JSON_VALUES = 2_000_000  # a Python value takes about 100 bytes
 JSON_BYTES = 128 * 2**20  # of one file; the largest published tokenizer.json has 35 MB
 _JSON_DIGITS = 100  # of a whole number; a float holds 308
+TOML_BYTES = 2**20  # of one document; Python's parser takes a second or two for as much
+TOML_DEPTH = 32  # tables and arrays inside each other; the deepest recipe has 4
 _CONVERT = "save it as UTF-8, or convert it: iconv -f {} -t UTF-8 OLD > NEW"
 # A string, closed or not. The two classes begin with different characters, so the search is linear.
 _JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _JSON_BRACKET = re.compile(r"[\[\]{}]")
+# Strings of one line and of several, closed or not, and comments. What follows what it repeats is possessive: linear.
+_TOML_QUIET = re.compile(
+    r""""{3}(?:[^"\\]|\\.|"(?!""))*+(?:"{3})?|'{3}(?:[^']|'(?!''))*+(?:'{3})?"""
+    r"""|"(?:[^"\\\n]|\\[^\n])*+"?|'[^'\n]*+'?|#[^\n]*+""",
+    re.DOTALL,
+)
+_TOML_BARE = re.compile(r"[^.\[\]{}\n,=]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
@@ -301,6 +312,46 @@ def _finite(digits: str) -> float:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that JSON has")
+
+
+def read_toml(path: str | Path, what: str = "") -> dict[str, Any]:
+    """The tables of a TOML file, as `parse_toml` reads them; `what` names it in errors, its path without one.
+
+    Raises:
+        ValueError: it cannot be read, or is not the TOML that `parse_toml` accepts.
+    """
+    return parse_toml(read_text(path, what), what or str(path))
+
+
+def parse_toml(text: str, what: str) -> dict[str, Any]:
+    """The tables of a TOML document that may be hostile.
+
+    Raises:
+        ValueError: not TOML, larger than 1 MiB, or tables and arrays more than 32 deep; the message names `what`.
+    """
+    if len(text) > TOML_BYTES:
+        raise ValueError(f"{what} has {len(text)} characters; TOML of at most {TOML_BYTES} is accepted")
+    # Python's parser has no bounds: brackets take its stack, the dots of a key take memory by their square.
+    bare = _TOML_BARE.sub("", _TOML_QUIET.sub("", text))
+    deep = f"{what} nests tables and arrays more than {TOML_DEPTH} deep, which is not accepted"
+    if "." * TOML_DEPTH in bare or _deepest(_JSON_BRACKET.findall(bare)) > TOML_DEPTH:
+        raise ValueError(deep)
+    try:
+        tables = tomllib.loads(text)
+    except ValueError as error:  # a TOMLDecodeError, or a number with more digits than Python reads
+        raise ValueError(f"{what} is not valid TOML: {error}") from error
+    level: list[Any] = [tables]
+    for _ in range(TOML_DEPTH):
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for values in inner for one in values if isinstance(one, dict | list)]
+    if level:
+        raise ValueError(deep)
+    return tables
+
+
+def _deepest(brackets: list[str]) -> int:
+    """How many brackets stand open at most, whatever their kind."""
+    return max(accumulate((1 if one in "[{" else -1 for one in brackets), initial=0))
 
 
 def _umask() -> int:

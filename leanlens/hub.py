@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import time
-import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,7 +27,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from leanlens.files import read_json, read_text, require_writable, sha256, sync, whole_file
+from leanlens.files import decode_text, read_json, read_text, read_toml, require_writable, sha256, sync, whole_file
 from leanlens.log import logger
 from leanlens.presets import FOLDER_FILES, PRESETS
 
@@ -246,11 +245,7 @@ def _mirrors_in_file(name: str) -> list[str]:
     path = mirrors_file()
     if not path.is_file():
         return []
-    try:
-        table = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    section = table.get(name, {})
+    section = read_toml(path).get(name, {})
     sources = section.get("sources", []) if isinstance(section, dict) else None
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
         raise ValueError(f'{path}: [{name}] must hold sources = ["…", …], a list of mirrors; it holds {section!r}')
@@ -338,9 +333,7 @@ def _copy_folder(folder: Path, partial: Path, patterns: tuple[str, ...]) -> dict
     """Every wanted file of a local folder; a sum that its SHA256SUMS does not state is said not to be checked."""
     if patterns == FOLDER_FILES:
         _require_lens(folder / "model_index.json")
-    listed = (
-        read_sums((folder / SUMS).read_text(encoding="utf-8", errors="replace")) if (folder / SUMS).is_file() else {}
-    )
+    listed = read_sums(read_text(folder / SUMS, SUMS)) if (folder / SUMS).is_file() else {}
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     files = {name: path for name, path in files.items() if _matches(name, patterns)}
     _require_files(files, "it")
@@ -363,7 +356,7 @@ def _fetch_folder(address: str, partial: Path, patterns: tuple[str, ...], progre
     """Every file that SHA256SUMS of an http(s) folder lists and that is wanted."""
     address = address.rstrip("/") + "/"
     with _opened(address + SUMS) as response:
-        listed = read_sums(response.read().decode("utf-8"))
+        listed = read_sums(decode_text(response.read(), SUMS))
     sums = {path: digest for path, digest in listed.items() if _matches(path, patterns)}
     _require_files(sums, SUMS)
     missing = {path: digest for path, digest in sums.items() if not _is_there(partial / path, digest)}

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel
 
 import leanlens
 from leanlens.bounds import check_against_weights, check_config, check_index
+from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.weights.layouts import identify
@@ -132,6 +133,30 @@ def test_the_network_itself_refuses_absurd_sizes():
     with pytest.raises(ValueError, match="attention_head_dim is 200000"):
         LensTransformer2DModel(axes_dims_rope=(2,) * 10**5, attention_head_dim=2 * 10**5)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "key", "value"),
+    [
+        (LensTransformer2DModel, "transformer", "num_layers", 10**6),
+        (LensGptOssEncoder, "text_encoder", "num_hidden_layers", 10**6),
+        (LensGptOssEncoder, "text_encoder", "_attn_implementation", "owner/kernel"),
+        (LensGptOssEncoder, "text_encoder", "auto_map", {"AutoModel": "evil.Model"}),
+    ],
+)
+def test_a_class_that_is_opened_by_itself_refuses_too(kind, part, key, value, folder):
+    path = folder / part / "config.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), key: value}))
+    try:
+        for place, options in ((folder, {"subfolder": part}), (folder / part, {})):
+            with pytest.raises(ValueError, match=f"config.json is not accepted: {key} is "):
+                kind.from_pretrained(place, **options)
+        path.write_text("[" * 100_000)
+        with pytest.raises(ValueError, match=r"config\.json nests arrays and objects more than 64 deep"):
+            kind.from_pretrained(folder / part)
+    finally:
+        path.write_text(before)
 
 
 def test_a_language_model_that_is_larger_than_its_files_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Recipes: strict, changed from the command line, and helpful about wrong keys."""
 
+import re
+
 import pytest
 from pydantic import Field
 
@@ -67,6 +69,20 @@ def test_missing_key_file_and_toml(tmp_path):
     (tmp_path / "bad.toml").write_text("a = [")
     with pytest.raises(ValueError, match="is not valid TOML"):
         read_recipe(Step, tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("steps=" + "[" * 5000, "the value of change steps nests tables and arrays more than 32 deep"),
+        ("steps=" + "{a=" * 5000, "the value of change steps nests"),
+        ("steps=" + "1" * 5000, "the value of change steps is not valid TOML: Exceeds the limit"),
+        ("a" + ".a" * 5000 + "=1", "goes 5001 tables deep; at most 32 are accepted"),
+    ],
+)
+def test_hostile_changes_are_refused_in_a_sentence(path, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_recipe(Step, path, [change])
 
 
 def test_differences_are_dotted():

@@ -12,8 +12,10 @@ from leanlens.files import (
     decode_text,
     fingerprint,
     parse_json,
+    parse_toml,
     read_json,
     read_text,
+    read_toml,
     require_writable,
     sha256,
     whole_file,
@@ -200,3 +202,57 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
         (temporary / "config").write_text("2")
         (temporary / "link").symlink_to(tmp_path / "elsewhere")
     assert done == ["file", "folder", "file", "folder", "rename", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a = [", "x.toml is not valid TOML"),
+        ("a = " + "[" * 50_000, "x.toml nests tables and arrays more than 32 deep, which is not accepted"),
+        ("a = " + "[" * 33 + "]" * 33, "more than 32 deep"),
+        ("a = " + "{a = " * 50_000, "more than 32 deep"),
+        ("a" + ".a" * 200_000 + " = 1", "more than 32 deep"),  # by the parser alone: more memory than there is
+        ("a" + ' . "b.c"' * 33 + " = 1", "more than 32 deep"),
+        ("[" + ".".join("a" * 40) + "]", "more than 32 deep"),
+        ("[" + "a." * 20 + "a]\n" + "b." * 20 + "b = 1", "more than 32 deep"),  # each is short, together they are not
+        ("a = " + "1" * 5000, "x.toml is not valid TOML: Exceeds the limit"),
+        ("a = 1\na = 2", "x.toml is not valid TOML: Cannot overwrite a value"),
+        ("#" * (2**20 + 1), "x.toml has 1048577 characters; TOML of at most 1048576 is accepted"),
+    ],
+)
+def test_hostile_toml_is_refused_in_a_sentence(content, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse_toml(content, "x.toml")
+    assert type(caught.value) is ValueError
+    assert len(str(caught.value)) < 200
+
+
+def test_brackets_and_dots_in_texts_and_comments_do_not_count():
+    quiet = "[" * 99 + "a." * 99
+    content = f'''# {quiet}
+    a = "{quiet} \\" {quiet}"  # "
+    b = \'{quiet}\'
+    "{quiet}" = [[1], [2]]
+    c = """{quiet}
+    "" \\""" {quiet}"""
+    d = \'\'\'{quiet}
+    \' \'\'{quiet}\'\'\'
+    '''
+    assert parse_toml(content, "x.toml")[quiet] == [[1], [2]]
+    assert parse_toml("a = " + "[" * 31 + "]" * 31, "x.toml")["a"][0] == json.loads("[" * 30 + "]" * 30)
+
+
+@pytest.mark.parametrize("piece", ['"', "'", '"""', "'''", '\\"', '"""\\', "a.", "#", '"\n', "a ", " .", "[[a]]\n"])
+def test_hostile_toml_takes_linear_time(piece):
+    text = piece * (200_000 // len(piece))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="toml"):
+        parse_toml(text + "\n=", "x.toml")
+    assert time.perf_counter() - start < 2
+
+
+def test_toml_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    assert read_toml(tmp_path / "x.toml") == {"a": 1}
+    with pytest.raises(ValueError, match=r"y\.toml cannot be read"):
+        read_toml(tmp_path / "y.toml")

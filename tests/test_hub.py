@@ -220,6 +220,18 @@ def test_sums_cannot_write_outside_the_folder(server, tmp_path):
         get(server, tmp_path / "lens")
 
 
+def test_sums_of_a_windows_editor_are_read_and_other_bytes_are_named(server, shared, tmp_path):
+    listed = "".join(f"{digest(FILES[name])}  {name}\r\n" for name in WANTED).encode()
+    server.files["/SHA256SUMS"] = b"\xef\xbb\xbf" + listed
+    (shared / "SHA256SUMS").write_bytes(b"\xef\xbb\xbf" + listed)
+    for number, mirror in enumerate((server.address, str(shared))):
+        folder = fetch("turbo", tmp_path / f"lens{number}", [mirror])
+        assert (folder / "SHA256SUMS").read_text() == "".join(f"{digest(FILES[name])}  {name}\n" for name in WANTED)
+    server.files["/SHA256SUMS"] = listed.decode().encode("utf-16")
+    with pytest.raises(DownloadError, match="SHA256SUMS line 1 is not UTF-8 but UTF-16"):
+        fetch("turbo", tmp_path / "other", [server.address])
+
+
 def test_the_disk_is_measured_before_the_first_byte(server, tmp_path, monkeypatch):
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DownloadError, match="GB are free"):
@@ -440,7 +452,7 @@ def test_mirror_settings(monkeypatch, tmp_path):
         mirrors_for("rl")
     monkeypatch.delenv("LEANLENS_MIRRORS")
     for text, message in [
-        ("[turbo", "is not TOML"),
+        ("[turbo", "is not valid TOML"),
         ("turbo = 3", "a list of mirrors"),
         ("[turbo]\nsources = 'x'", "a list"),
     ]:

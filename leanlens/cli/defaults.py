@@ -10,16 +10,20 @@ import difflib
 import os
 import shlex
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leanlens.files import read_toml
+
 FILE = "leanlens.toml"
 PREFIX = "LEANLENS_"
-# Names code that is run; a folder that somebody else made must not choose it.
-_NOT_FROM_A_FOLDER = ("serve.safety-scorer",)
+# What a folder that somebody else made must not choose, and why.
+_NOT_FROM_A_FOLDER = {
+    "serve.safety-scorer": "names code that is run",
+    "replay.trust": "opens whatever a picture names",
+}
 _SECRET = ("api-key", "user")
 
 
@@ -116,11 +120,7 @@ def _options(command: Any) -> dict[str, Any]:
 
 
 def _of_file(path: Path, commands: dict[tuple[str, ...], Any]) -> Iterator[Default]:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as TOML: {error}") from None
-    yield from _of_table(path, (), tables, commands)
+    yield from _of_table(path, (), read_toml(path), commands)
 
 
 def _of_table(
@@ -150,8 +150,8 @@ def _of_command(path: Path, words: tuple[str, ...], table: dict[str, Any], comma
         if key in seen:
             raise ValueError(f"{path}: [{place}] says {key} twice")
         seen.add(key)
-        if f"{place}.{key}" in _NOT_FROM_A_FOLDER and path == folder_file():
-            raise ValueError(f"{path}: {key} names code that is run; set it on the command line or in {user_file()}")
+        if (reason := _NOT_FROM_A_FOLDER.get(f"{place}.{key}")) and path == folder_file():
+            raise ValueError(f"{path}: {key} {reason}; set it on the command line or in {user_file()}")
         checked = _checked(command, options[key], _plain(options[key], value), f"{path}: [{place}] {written}")
         yield Default(words, options[key].name, key, checked, str(path))
 

@@ -1,6 +1,5 @@
 """`leanlens evaluate`: a model's answers, judged."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from leanlens.cli.auto import Wishes, settle
 from leanlens.cli.options import IMAGE, MODEL, MODELS, OUTPUT, Cfg, Device, Dtype, Steps, flag, option
+from leanlens.files import read_json
 
 app = typer.Typer(no_args_is_help=True, help="Judge a model by what it draws.")
 
@@ -83,9 +83,9 @@ def scenes(
 
 def _read_results(path: Path) -> dict[str, Any]:
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         return {"settings": results["settings"], "rates": results["rates"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"beside {path} is no results.json of an evaluation: {error}") from None
 
 

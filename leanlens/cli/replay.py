@@ -23,7 +23,7 @@ def replay(
     mask: Annotated[Path | None, typer.Option(help="Mask that it was drawn with.")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="LoRA file, in the recorded order; may be repeated.")] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Open the local files that the image names: it is your own.")
+        bool, typer.Option("--trust/--no-trust", help="Open the local files that the image names: it is your own.")
     ] = False,
 ) -> None:
     """Draw an image again from its settings, and compare.

@@ -1,9 +1,13 @@
-"""Opening and saving of a diffusers model, with every format but safetensors refused.
+"""Opening and saving of a diffusers model, with every format but safetensors refused, and absurd configurations too.
 
 Other formats can run any program when they are opened; what they would write could not be opened again.
 """
 
+from pathlib import Path
 from typing import Any
+
+from leanlens.bounds import check_config
+from leanlens.files import read_json
 
 
 class SafetensorsOnlyMixin:
@@ -14,10 +18,11 @@ class SafetensorsOnlyMixin:
         """As in diffusers, but a `.bin` file is never opened.
 
         Raises:
-            ValueError: `use_safetensors=False`.
+            ValueError: `use_safetensors=False`, or a configuration out of bounds.
             OSError: a folder without a safetensors file.
         """
         require_safetensors("use_safetensors", kwargs.pop("use_safetensors", None))
+        require_bounds(pretrained_model_name_or_path, kwargs.get("subfolder"))
         opening: Any = super()
         return opening.from_pretrained(pretrained_model_name_or_path, use_safetensors=True, **kwargs)
 
@@ -75,3 +80,18 @@ def require_safetensors(argument: str, value: bool | None) -> None:
     """Raise a ValueError where an option of diffusers or transformers asks for another format."""
     if value is not None and not value:
         raise ValueError(f"{argument} False is not accepted: leanlens writes and reads safetensors only")
+
+
+def require_bounds(folder: Any, subfolder: str | None = None) -> None:
+    """Check the configuration in a folder before a library builds anything from it; a repository's name passes.
+
+    How weights are packed is left to the library, which may know more ways than `leanlens weights inspect`.
+
+    Raises:
+        ValueError: a size in it is no size or out of bounds, or it names code.
+    """
+    file = Path(folder, subfolder or "", "config.json")
+    if file.is_file():
+        config = read_json(file)
+        packed = isinstance(config, dict) and config.get("quantization_config") is not None
+        check_config({**config, "quantization_config": None} if packed else config, file)

@@ -19,7 +19,7 @@ from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssModel
 
-from leanlens.models.safetensors_only import require_safetensors
+from leanlens.models.safetensors_only import require_bounds, require_safetensors
 
 LENS_LAYERS = (5, 11, 17, 23)
 
@@ -61,9 +61,10 @@ class LensGptOssEncoder(GptOssForCausalLM):
         """As in transformers, of safetensors alone: a `.bin` file is never opened.
 
         Raises:
-            ValueError: `use_safetensors=False`.
+            ValueError: `use_safetensors=False`, or a configuration out of bounds.
         """
         require_safetensors("use_safetensors", kwargs.pop("use_safetensors", None))
+        require_bounds(pretrained_model_name_or_path, kwargs.get("subfolder"))
         return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
 
     @property

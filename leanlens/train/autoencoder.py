@@ -55,6 +55,7 @@ from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
 from leanlens.train.resume import named
 from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
+from leanlens.weights.load import open_vae
 
 BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain
 AHEAD = 4  # steps whose pictures are read ahead
@@ -327,7 +328,8 @@ def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
     if recipe.start is not None:
         if not (Path(recipe.start) / "config.json").is_file():
             raise ValueError(f"start {recipe.start!r} holds no config.json; give the folder of an autoencoder")
-        other = AutoencoderKLFlux2.from_pretrained(recipe.start, torch_dtype=torch.float32)
+        with named("start"):
+            other: Any = open_vae(recipe.start, torch.float32)
         ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, other))
         if ours != theirs or other.config.norm_num_groups != recipe.autoencoder.norm_num_groups:
             raise ValueError(f"start {recipe.start!r} is an autoencoder of other sizes than [autoencoder]")

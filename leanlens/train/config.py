@@ -6,7 +6,6 @@ silent the text says "our choice". Knows nothing of tensors.
 Source: Lens, arXiv 2605.21573, section 3 and appendix.
 """
 
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from leanlens.batches.assign import check_table
 from leanlens.config import Section, is_stored
-from leanlens.files import read_text
+from leanlens.files import read_toml
 from leanlens.resolution import MAX_PIXELS, TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
 
 MOST_SEED = 2**63 - 1
@@ -474,6 +473,6 @@ def kind_of_recipe(path: Path) -> str:
     A file that cannot be read counts as the latter; whoever reads it says what is wrong.
     """
     with suppress(OSError, ValueError):
-        tables = tomllib.loads(read_text(path))
+        tables = read_toml(path)
         return next((kind for kind in ("autoencoder", "language") if kind in tables), "denoiser")
     return "denoiser"

@@ -11,7 +11,6 @@ ComfyUI's files as (E, out, in).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, GptOssConfig, PreTrainedTokenizerFast
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
-from leanlens.files import parse_json
+from leanlens.files import decode_text, parse_json, read_text
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.weights.headers import Entry
@@ -213,11 +212,13 @@ def open_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     if path.suffix == ".json":
         if not path.is_file():
             raise ValueError(f"{path.parent} holds no tokenizer.json; give a tokenizer folder or the file itself")
-        return _tokenizer(path.read_text(encoding="utf-8"), path)
+        return _tokenizer(read_text(path), path)
     entry = identify(path).entries.get("tokenizer_json")
     if entry is None:
         raise ValueError(f"{path} embeds no tokenizer; give a tokenizer folder or a tokenizer.json")
-    return _tokenizer(bytes(read_tensor(entry).view(torch.uint8).numpy()).decode("utf-8"), path)
+    return _tokenizer(
+        decode_text(bytes(read_tensor(entry).view(torch.uint8).numpy()), f"the tokenizer in {path}"), path
+    )
 
 
 def empty_model(layout: Layout, keep_head: bool = False) -> Any:
@@ -532,8 +533,8 @@ def _tokenizer(content: str, path: Path) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, padding_side="right", truncation_side="right", **SPECIAL_TOKENS
     )
-    with suppress(OSError):
-        fast.chat_template = template.read_text(encoding="utf-8")
+    if template.is_file():
+        fast.chat_template = read_text(template)
     return fast
 
 

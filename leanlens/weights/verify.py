@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from leanlens.files import sha256
+from leanlens.files import read_text, sha256
 from leanlens.hub import SUMS, read_sums
 from leanlens.weights.layouts import TITLES, Layout, identify, identify_pipeline
 from leanlens.weights.load import Stored, differences, empty_model, open_tokenizer, read_stored, stored_tensors
@@ -145,7 +145,7 @@ def _checksums(layout: Layout) -> Iterator[Finding]:
     stated: dict[str, str] = {}
     try:
         if (folder / SUMS).is_file():
-            stated = read_sums((folder / SUMS).read_text(encoding="utf-8", errors="replace"))
+            stated = read_sums(read_text(folder / SUMS, SUMS))
     except (OSError, ValueError) as error:
         yield Finding("error", folder, str(error))
     for name, expected in stated.items():

@@ -72,7 +72,8 @@ def test_what_the_command_line_says_another_way_goes_first(leanlens):
         ("[generate]\nencoder-on = 'cpu'\nencoder_on = 'disk'\n", "says encoder-on twice"),
         ("[serve]\nport = 70000\n", "port is 70000"),
         ("[serve]\nsafety-scorer = 'mine:Scorer'\n", "names code that is run"),
-        ("[generate\n", "leanlens.toml cannot be read as TOML"),
+        ("[replay]\ntrust = true\n", "trust opens whatever a picture names; set it on the command line or in "),
+        ("[generate\n", "leanlens.toml is not valid TOML"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_sentence(leanlens, text, said):

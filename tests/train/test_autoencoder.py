@@ -4,6 +4,7 @@ The pictures are smooth random fields, so that there is something to learn in a 
 """
 
 import json
+import re
 import sys
 from importlib.util import find_spec
 from itertools import islice
@@ -240,6 +241,21 @@ def test_a_run_may_start_from_an_autoencoder_of_the_same_sizes(recipe):
     for sizes in ({"block_out_channels": [8, 8, 8, 16]}, {"norm_num_groups": 2}):
         with pytest.raises(ValueError, match="of other sizes"):
             open_autoencoder(recipe(start=folder, autoencoder=sizes))
+
+
+def test_an_absurd_start_is_refused_before_anything_is_built(recipe, tmp_path):
+    opened = open_autoencoder(recipe())
+    for key, value, message in (
+        ("layers_per_block", 10**6, "layers_per_block is 1000000; a whole number from 1 to 16 is accepted"),
+        ("block_out_channels", [2**40], "block_out_channels is"),
+        ("auto_map", {"AutoModel": "evil.Model"}, "leanlens runs no code that a file names"),
+    ):
+        folder = tmp_path / key
+        opened.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            open_autoencoder(recipe(start=str(folder)))
 
 
 def test_a_decoder_alone_learns_noisy_latents_and_leaves_the_rest(recipe, pictures):
