@@ -71,7 +71,7 @@ def held(folder: Path) -> Iterator[None]:
         ValueError: another run is in the folder; the sentence says which process, and where.
     """
     require_folder(folder)
-    lock = FileLock(folder / LOCK)
+    lock, is_new = FileLock(folder / LOCK), not folder.exists()
     fault = _taken(lock, folder) if leads_here() else None
     if faults := [line for line in gathered(fault) if line]:
         raise ValueError(faults[0])
@@ -80,7 +80,13 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         if lock.is_locked:
             (folder / OWNER).unlink(missing_ok=True)
+            with suppress(OSError):  # Windows removes no file that is open
+                if is_new and os.listdir(folder) == [LOCK]:  # a run that could not begin leaves nothing
+                    (folder / LOCK).unlink()
             lock.release()
+            with suppress(OSError):  # it holds a run, or another process has just taken it
+                if is_new:
+                    folder.rmdir()
 
 
 def require_free(folder: Path) -> None:
