@@ -13,6 +13,7 @@ ARG EXTRAS=serve
 WORKDIR /opt/leanlens
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY leanlens leanlens
+COPY recipes recipes
 RUN pip install --no-cache-dir uv==0.13.9 \
     && uv pip install --system --no-cache --torch-backend "$TORCH" --constraint constraints.txt ".[$EXTRAS]" \
     && useradd --create-home --uid 1000 lens \
