@@ -85,19 +85,19 @@ class Bodies:
         has_pictures = path.startswith(_WITH_PICTURES) and path != "/v1/images/generations"
         most = self.settings.max_body if has_pictures else min(self.settings.max_json, self.settings.max_body)
         stated = headers.get("content-length", "0")
-        chunks: list[bytes] = []
+        body = bytearray()  # grows in place: a stranger may send it byte by byte
         size, more = int(stated) if stated.isdecimal() else 0, True
         while more and size <= most:
             message = take(await receive())
             if message["type"] == "http.disconnect":
                 return None
-            chunks.append(message.get("body", b""))
-            size, more = sum(map(len, chunks)), message.get("more_body", False)
+            body += message.get("body", b"")
+            size, more = len(body), message.get("more_body", False)
         if size > most:
             raise Refusal("too_large", f"the request is too large: at most {most:,} bytes are accepted here")
-        body = b"".join(chunks)
-        await (_check(body) if len(body) <= _AT_ONCE else run_in_threadpool(_look_through, body))
-        return body
+        whole = bytes(body)
+        await (_check(whole) if len(whole) <= _AT_ONCE else run_in_threadpool(_look_through, whole))
+        return whole
 
 
 async def _check(body: bytes) -> None:

@@ -11,12 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import h11
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 log = logging.getLogger("leanlens.serve")
+_AT_ONCE = {False: 4 << 10, True: 256 << 10}  # bytes read before others have their turn, by whether they parse fast
+_OVERHEAD = 32 << 10  # bytes of a body's chunk headers; more have to be an eighth of the body or less
+_FOR_WATCHING = 16  # connections beyond the bound, for whoever asks how the server is
+_FULL = "the server has no free connection"
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 5\r\nconnection: close\r\n"
     b"content-length: 33\r\n\r\nthe server has no free connection"
+)
+_CRUMBS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 39\r\n\r\nthe chunks of the request are too small"
 )
 _LATE = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\nconnection: close\r\n"
@@ -52,7 +62,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self.phase: str | None = None
         self.since = 0.0
-        self._came = 0
+        self._came = self._kept = 0
         self._timer: asyncio.TimerHandle | None = None
         self._watch()
         self._find_room()
@@ -64,8 +74,15 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
-        self._came += len(data)
+        cycle, before = self.cycle, len(self.cycle.body) if self.cycle else 0
         super().data_received(data)
+        self._came += len(data)
+        if cycle is not None and cycle is self.cycle:  # nobody has taken from its body meanwhile
+            self._kept += len(cycle.body) - before
+        if self._crumbles():
+            log.info("a connection of %s is closed: the chunks of its body are too small", self._address)
+            self.transport.write(b"" if self.cycle.response_started else _CRUMBS)
+            self.transport.close()
         self._watch()
 
     def on_response_complete(self) -> None:
@@ -73,6 +90,13 @@ class BoundedProtocol(H11Protocol):
         self.phase = None
         super().on_response_complete()
         self._watch()
+
+    def _crumbles(self) -> bool:
+        """Whether a body comes in chunks so small that parsing them is most of the work."""
+        if self.phase != "body" or self.conn.our_state is h11.DONE or self.transport.is_closing():
+            return False
+        overhead = self._came - self._kept
+        return overhead > _OVERHEAD and overhead * 8 > self._kept
 
     # ---------------------------------------------------------------------------------------- in time
 
@@ -83,7 +107,10 @@ class BoundedProtocol(H11Protocol):
         if phase == self.phase or self.transport.is_closing():
             return
         self._stop_timer()
-        self.phase, self.since, self._came = phase, self.loop.time(), 0
+        if hasattr(self.transport, "max_size"):  # 256 KiB of small chunks are half a second of parsing
+            has_length = phase == "body" and any(name == b"content-length" for name, _ in self.headers)
+            self.transport.max_size = _AT_ONCE[has_length]
+        self.phase, self.since, self._came, self._kept = phase, self.loop.time(), 0, 0
         if phase is not None:
             self._timer = self.loop.call_later(getattr(self.bounds, phase), self._look)
 
@@ -119,11 +146,11 @@ class BoundedProtocol(H11Protocol):
         mine = [one for one in everyone if one._address == self._address]
         few = self.bounds.connections // 2
         if self._address not in self.bounds.proxies and len(mine) >= few:
-            self._take_place_of(mine)
+            self._take_place_of(mine, everyone)
         elif len(everyone) >= self.bounds.connections:
-            self._take_place_of(everyone)
+            self._take_place_of(everyone, everyone)
 
-    def _take_place_of(self, others: "list[BoundedProtocol]") -> None:
+    def _take_place_of(self, others: "list[BoundedProtocol]", everyone: "list[BoundedProtocol]") -> None:
         for phase in ("head", "body"):
             waiting = [one for one in others if one.phase == phase]
             if waiting:
@@ -131,8 +158,28 @@ class BoundedProtocol(H11Protocol):
                 self.connections.discard(oldest)
                 oldest.transport.abort()
                 return
+        if sum(isinstance(one.app, WatchOnly) for one in everyone) < _FOR_WATCHING:
+            self.app = WatchOnly(self.app)
+            return
         self.transport.write(_BUSY)
         self.transport.close()
+
+
+class WatchOnly:
+    """An app of which only the routes that watch it are answered.
+
+    Args:
+        app: the whole one.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in ("/health", "/ready"):
+            await self.app(scope, receive, send)
+            return
+        await PlainTextResponse(_FULL, 503, {"retry-after": "5", "connection": "close"})(scope, receive, send)
 
 
 def bounded(bounds: Bounds) -> type[BoundedProtocol]:

@@ -2,7 +2,7 @@
 
 Comes in: an app, its desk, where to listen. Goes out: a server that can be run. SIGTERM, SIGINT and SIGHUP end it:
 whoever waits for a picture is answered with 503, or an event that closes the stream, in the words of the door, what is
-finished is written, and the process is gone within eight seconds whatever the model is doing.
+finished is written, and the process is gone within eight seconds whatever the model is doing. Its exit code is then 0.
 """
 
 import asyncio
@@ -41,22 +41,32 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGHUP too, unless whoever started the server has it ignored, as nohup does."""
-        with super().capture_signals():
-            hangup = getattr(signal, "SIGHUP", None)
-            if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN or not _in_main_thread():
-                yield
-                return
-            before = signal.signal(hangup, self.handle_exit)
+        """SIGHUP too, unless whoever started the server has it ignored, as nohup does.
+
+        uvicorn ends the process by the same signal once more; here the stop that was asked for is a success.
+        """
+        with super().capture_signals(), self._hangup():
             try:
                 yield
             finally:
-                signal.signal(hangup, before)
+                self._captured_signals.clear()
+
+    @contextmanager
+    def _hangup(self) -> Iterator[None]:
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN or not _in_main_thread():
+            yield
+            return
+        before = signal.signal(hangup, self.handle_exit)
+        try:
+            yield
+        finally:
+            signal.signal(hangup, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; from now on the time is counted."""
+        """Begin to stop; from now on the time is counted, and once it is up the process goes with what still runs."""
         if not self.should_exit:
-            last = threading.Timer(_LAST, os._exit, [128 + sig])
+            last = threading.Timer(_LAST, os._exit, [0])
             last.daemon = True
             last.start()
         super().handle_exit(sig, frame)

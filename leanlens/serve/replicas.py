@@ -32,6 +32,7 @@ from leanlens.plan.memory import ModelSizes
 from leanlens.plan.room import Room
 from leanlens.serve.desk import Drawers
 from leanlens.serve.drawer import Drawer, Drawn, LocalDrawer, Opening, first_line
+from leanlens.serve.keeper import Keeper
 from leanlens.serve.library import Library
 from leanlens.serve.preview import Look, Seen
 from leanlens.serve.refusal import Refusal
@@ -49,17 +50,18 @@ def replica_drawers(count: int) -> Drawers:
     """
 
     def make(settings: ServerSettings, library: Library) -> list[Drawer]:
-        _start_ray()
-        device = _device(settings, count)
-        prefix = _prefix(settings)
-        _delete_old(prefix)
+        cluster = Cluster()
         drawers: list[Drawer] = []
+        prefix = _prefix(settings)
         try:
-            for index in range(count):
-                drawers.append(_deploy(f"{prefix}-{index}", settings, library, device, count))
-        except Exception as error:
+            device = _device(settings, count)
             _delete_old(prefix)
-            raise ValueError(f"replica {len(drawers)} cannot be started: {first_line(error)}") from error
+            for index in range(count):
+                drawers.append(_started(f"{prefix}-{index}", settings, library, device, count, cluster))
+        except Exception:
+            _delete_old(prefix)
+            cluster.end()
+            raise
         return drawers
 
     return make
@@ -72,13 +74,15 @@ class ReplicaDrawer:
         name: of its Ray Serve application.
         handle: of the deployment.
         library: what models' names mean; sources are sent along, as the far end has no list of its own.
+        cluster: where it is.
     """
 
-    def __init__(self, name: str, handle: Any, library: Library):
+    def __init__(self, name: str, handle: Any, library: Library, cluster: "Cluster"):
         self.name = name
         self.model: str | None = None
         self._handle = handle
         self._library = library
+        self._cluster = cluster
 
     def open(self, model: str) -> Opening:
         """Have a model open, and no other.
@@ -149,9 +153,7 @@ class ReplicaDrawer:
 
     def close(self) -> None:
         """Take the replica off the cluster."""
-        from ray import serve
-
-        serve.delete(self.name)
+        self._cluster.leave(self.name)
 
     def _named(self, model: str) -> tuple[str, str, ModelSizes | None]:
         return model, self._library.source(model), self._library.sizes(model)
@@ -305,21 +307,64 @@ def _unpacked(answer: tuple[str, Any]) -> Any:
 # ------------------------------------------------------------------------------------------- the cluster
 
 
-def _start_ray() -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports home otherwise
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        from ray import serve
-    except ImportError as error:
-        raise ValueError(f"replicas need the package {error.name}; install it with: {install_extra('scale')}") from None
-    if not ray.is_initialized():
+class Cluster:
+    """The cluster that RAY_ADDRESS names, which stays as it is, or one of this machine, which ends with this process.
+
+    Raises:
+        ValueError: Ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports home otherwise
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-        except ConnectionError as error:
-            raise ValueError(f"the Ray cluster cannot be reached: {first_line(error)}") from None
-    serve.start(proxy_location="Disabled")  # the doors are here; nothing else listens
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+            import ray
+            from ray import serve
+        except ImportError as error:
+            extra = install_extra("scale")
+            raise ValueError(f"replicas need the package {error.name}; install it with: {extra}") from None
+        self._keeper: Keeper | None = None
+        self._names: set[str] = set()
+        if not ray.is_initialized():
+            try:
+                self._connect()
+            except ConnectionError as error:
+                raise ValueError(f"the Ray cluster cannot be reached: {first_line(error)}") from None
+        serve.start(proxy_location="Disabled")  # the doors are here; nothing else listens
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+    def _connect(self) -> None:
+        import ray
+
+        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+        if os.environ.get("RAY_ADDRESS") not in (None, "", "local"):
+            ray.init(**quiet)
+            return
+        self._keeper = Keeper()
+        with self._keeper.marked():
+            ray.init("local", _temp_dir=self._keeper.folder, **quiet)
+
+    def enter(self, name: str) -> None:
+        """A replica has been started."""
+        self._names.add(name)
+
+    def leave(self, name: str) -> None:
+        """Take a replica off; with the last one, a cluster of this server's own ends."""
+        self._names.discard(name)
+        if self._keeper is None:
+            from ray import serve
+
+            serve.delete(name, _blocking=False)  # a stop has seconds; the cluster goes on by itself
+        elif not self._names:
+            self.end()
+
+    def end(self) -> None:
+        """End a cluster of this server's own; another one stays."""
+        if self._keeper is not None:
+            import ray
+
+            ray.shutdown()
+            self._keeper.end()
 
 
 def _device(settings: ServerSettings, count: int) -> str:
@@ -352,7 +397,18 @@ def _delete_old(prefix: str) -> None:
             serve.delete(name)
 
 
-def _deploy(name: str, settings: ServerSettings, library: Library, device: str, count: int) -> ReplicaDrawer:
+def _started(
+    name: str, settings: ServerSettings, library: Library, device: str, count: int, cluster: Cluster
+) -> ReplicaDrawer:
+    try:
+        return _deploy(name, settings, library, device, count, cluster)
+    except Exception as error:
+        raise ValueError(f"replica {name.rpartition('-')[2]} cannot be started: {first_line(error)}") from error
+
+
+def _deploy(
+    name: str, settings: ServerSettings, library: Library, device: str, count: int, cluster: Cluster
+) -> ReplicaDrawer:
     """Start one replica and wait until it answers."""
     from ray import serve
 
@@ -365,6 +421,7 @@ def _deploy(name: str, settings: ServerSettings, library: Library, device: str, 
     }
     deploy = serve.deployment(name="drawer", num_replicas=1, max_ongoing_requests=16, ray_actor_options=options)
     handle = serve.run(deploy(Replica).bind(settings, device), name=name, route_prefix=None)
-    drawer = ReplicaDrawer(name, handle, library)
+    drawer = ReplicaDrawer(name, handle, library, cluster)
+    cluster.enter(name)
     logger.info("%s runs on %s in %s", name, device, drawer._ask("where"))
     return drawer

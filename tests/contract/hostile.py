@@ -307,6 +307,20 @@ def page(chance: random.Random) -> Request:
     return "POST", f"/gradio_api/{path}", JSON, json.dumps(body).encode()
 
 
+def crumbs(chance: random.Random) -> Request:
+    """A body in chunks of a byte or two, or with long extensions."""
+    piece, number = chance.choice(
+        ((b"1\r\n \r\n", 60_000), (b"2;" + b"x" * 500 + b"\r\n{}\r\n", 400), (b"1\r\n[\r\n", 900))
+    )
+    end = chance.choice((b"0\r\n\r\n", b"0\r\na: b\r\n\r\n", b"zz\r\n", b""))
+    return (
+        "POST",
+        chance.choice(_ROUTES),
+        {**JSON, "transfer-encoding": "chunked"},
+        piece * chance.randrange(number) + end,
+    )
+
+
 def target(chance: random.Random) -> Request:
     """A method, a target and headers that go together badly."""
     headers = dict(
@@ -343,6 +357,7 @@ MAKERS: tuple[Callable[[random.Random], Request], ...] = (
     form,
     tool,
     page,
+    crumbs,
     target,
 )
 

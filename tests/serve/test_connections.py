@@ -1,5 +1,6 @@
 """Connections that do not send their request, or send it slowly, and too many of them."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -26,7 +27,7 @@ async def app(scope, receive, send):
 
 
 @contextmanager
-def serving(**fields):
+def serving(app=app, **fields):
     config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", http=bounded(Bounds(**fields)), ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -114,3 +115,57 @@ def test_a_connection_that_is_kept_alive_answers_again_and_is_let_go():
             assert b"200 OK" in answer
             time.sleep(0.3)
         assert is_closed(one, 5)
+
+
+def chunked(pieces: list[bytes]) -> bytes:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answer"),
+    [
+        ([b"a"] * 3000, b"    3000"),  # as a client that writes JSON word by word
+        ([b"a" * 100] * 20_000, b" 2000000"),
+        ([b"a"] * 100_000, b"chunks of the request are too small"),
+        ([b"a" * 100_000, *[b"a"] * 100_000], b"chunks of the request are too small"),
+    ],
+)
+def test_a_body_of_crumbs_is_refused(pieces, answer):
+    with serving() as address, socket.create_connection(address, timeout=10) as one:
+        sender = threading.Thread(target=send_quietly, args=(one, chunked(pieces)))
+        sender.start()
+        with suppress(ConnectionError):
+            assert answer in one.recv(1000) + one.recv(1000)
+        sender.join(10)
+
+
+def send_quietly(one: socket.socket, data: bytes) -> None:
+    with suppress(ConnectionError):
+        one.sendall(data)
+
+
+def test_a_full_server_still_says_how_it_is():
+    body = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
+    waits = threading.Event()
+
+    with serving(connections=8, app=holding(waits)) as address, ExitStack() as stack:
+        for _ in range(4):  # half of 8 may be of one address
+            one = stack.enter_context(socket.create_connection(address))
+            one.sendall(body + b"a")
+        time.sleep(0.3)
+        assert b"503" in ask(address, b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n")
+        for _ in range(30):
+            assert b"200 OK" in ask(address)
+        waits.set()
+
+
+def holding(waits: threading.Event):
+    """An app that answers a POST once `waits` is set."""
+
+    async def hold(scope, receive, send):
+        while scope.get("method") == "POST" and not waits.is_set():
+            await asyncio.sleep(0.02)
+        await app(scope, receive, send)
+
+    return hold

@@ -87,7 +87,7 @@ def far(settings, monkeypatch):
 
         def drawers(given, library):
             handles.append(Handle(given))
-            return [ReplicaDrawer("far", handles[0], library)]
+            return [ReplicaDrawer("far", handles[0], library, None)]
 
         desk = Desk(settings(**fields), drawers)
         desks.append(desk)
@@ -225,7 +225,7 @@ def test_without_the_package_it_says_what_to_install(settings, monkeypatch):
 
 
 def test_a_model_counts_as_opened_until_the_far_end_has_let_it_go(monkeypatch):
-    near, seen = ReplicaDrawer("a", None, None), []
+    near, seen = ReplicaDrawer("a", None, None, None), []
     near.model = "toy"
     monkeypatch.setattr(near, "_ask_if_there", lambda what: seen.append((what, near.model)))
     near.unload()

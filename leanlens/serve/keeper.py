@@ -1,0 +1,93 @@
+"""Ends the Ray cluster that a server has started, however the server ends.
+
+Comes in: nothing. Goes out: a folder for the cluster's files, and a mark for its processes. A small process, the
+keeper, reads a pipe that only the server holds open. When it closes, the server is gone: the keeper ends every process
+that carries the mark in its environment and removes the folder. It is in a session of its own, so a signal to the
+server's process group does not reach it, and it also hears of `kill -9`.
+
+Run as a script this file is the keeper. It imports nothing of leanlens, so that it stays small.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+MARK = "LEANLENS_CLUSTER"
+_ROUNDS = 3  # that find nothing: a process may be between fork and exec, where it has no mark yet
+
+
+class Keeper:
+    """Watches over the processes that are started within `marked`.
+
+    Attributes:
+        folder: for their files; goes with them.
+    """
+
+    def __init__(self) -> None:
+        # The paths of sockets are below it, and may have about 100 bytes; macOS's own folder takes half of them.
+        root = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else None)
+        self.folder = tempfile.mkdtemp(prefix="leanlens-ray-", dir=root)
+        self._token = secrets.token_hex(16)
+        # -P: without it this folder would be searched for modules, and it has a queue.py.
+        command = [sys.executable, "-P", os.path.abspath(__file__), self._token, self.folder]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[None]:
+        """Processes that are started here, and whatever they start, end with this one."""
+        os.environ[MARK] = self._token
+        try:
+            yield
+        finally:
+            del os.environ[MARK]
+
+    def end(self, patience: float = 3.0) -> None:
+        """End them now.
+
+        Args:
+            patience: seconds to wait for that; the keeper goes on if they are not enough.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+
+
+def keep(token: str, folder: str) -> None:
+    """Wait for the end of standard input, then end what carries the token."""
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    while os.read(0, 1024):
+        pass
+    idle = 0
+    while idle < _ROUNDS:
+        idle = 0 if _kill(token) else idle + 1
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill(token: str) -> int:
+    """Kill each process with the token; gives how many there were."""
+    import psutil
+
+    found = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
+                found += 1
+                process.kill()
+    return found
+
+
+if __name__ == "__main__":
+    keep(*sys.argv[1:])

@@ -1,0 +1,68 @@
+"""What was started within `marked` ends with the process that started it, and nothing else does."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from leanlens.serve.keeper import MARK, Keeper
+
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+# Starts a process that starts another one and ends; says which processes there are.
+STARTER = f"""
+import subprocess, sys, time
+from leanlens.serve.keeper import Keeper
+keeper = Keeper()
+with keeper.marked():
+    middle = subprocess.Popen([sys.executable, "-c", '''
+import subprocess
+print(subprocess.Popen({SLEEP!r}, start_new_session=True, stdout=subprocess.DEVNULL).pid, flush=True)
+'''], stdout=subprocess.PIPE, text=True)
+    orphan = middle.stdout.readline().strip()
+    middle.wait()
+print(keeper._process.pid, orphan, keeper.folder, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+
+def test_the_end_takes_what_is_marked_and_leaves_the_rest():
+    keeper = Keeper()
+    with keeper.marked():
+        mine = subprocess.Popen(SLEEP, stdout=subprocess.PIPE)
+    other = subprocess.Popen(SLEEP, stdout=subprocess.PIPE)
+    assert MARK not in os.environ
+    try:
+        for one in (mine, other):
+            assert one.stdout is not None
+            with one.stdout:
+                assert one.stdout.readline() == b"up\n"
+        keeper.end(10)
+        keeper.end()  # which has nothing left to do
+        assert mine.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        assert not os.path.exists(keeper.folder)
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_orphans_of_a_process_group_that_is_ended_go_too(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as starter:
+        assert starter.stdout is not None
+        keeper, orphan, folder = starter.stdout.readline().split()
+        watched = [psutil.Process(int(keeper)), psutil.Process(int(orphan))]
+        os.killpg(starter.pid, number)
+        _, alive = psutil.wait_procs(watched, 10)
+    assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert not os.path.exists(folder)
