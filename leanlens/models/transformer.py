@@ -507,8 +507,8 @@ class LensRotaryEmbedding(nn.Module):
                 f"{text_tokens} text tokens after position {first_text} pass the last rotary position; "
                 f"at most {MAX_TEXT_POSITION - first_text} are accepted for this size"
             )
-        tables = _rotary_tables.__wrapped__ if torch.compiler.is_compiling() else _rotary_tables  # a graph keeps none
-        return tables(self.axes_dims, grid, text_tokens, device)
+        make = _make_rotary_tables if torch.compiler.is_compiling() else _rotary_tables  # a graph keeps nothing
+        return make(self.axes_dims, grid, text_tokens, device)
 
 
 @lru_cache(maxsize=32)
@@ -518,13 +518,19 @@ def _rotary_tables(
     # Cached tables outlive the call that made them, so they must not be inference-mode tensors: training would refuse
     # to save those for its backward pass.
     with torch.inference_mode(False), torch.no_grad():
-        height, width = grid
-        rows = torch.arange(-(height - height // 2), height // 2, device=device)
-        columns = torch.arange(-(width - width // 2), width // 2, device=device)
-        frame = torch.zeros(height * width, dtype=rows.dtype, device=device)
-        image = (frame, rows.repeat_interleave(width), columns.repeat(height))  # row-major
-        text = torch.arange(text_tokens, device=device) + max(height // 2, width // 2)
-        return _angles(axes_dims, image), _angles(axes_dims, (text,) * len(axes_dims))
+        return _make_rotary_tables(axes_dims, grid, text_tokens, device)
+
+
+def _make_rotary_tables(
+    axes_dims: tuple[int, ...], grid: tuple[int, int], text_tokens: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    height, width = grid
+    rows = torch.arange(-(height - height // 2), height // 2, device=device)
+    columns = torch.arange(-(width - width // 2), width // 2, device=device)
+    frame = torch.zeros(height * width, dtype=rows.dtype, device=device)
+    image = (frame, rows.repeat_interleave(width), columns.repeat(height))  # row-major
+    text = torch.arange(text_tokens, device=device) + max(height // 2, width // 2)
+    return _angles(axes_dims, image), _angles(axes_dims, (text,) * len(axes_dims))
 
 
 def _angles(axes_dims: tuple[int, ...], positions: tuple[Tensor, ...]) -> Tensor:

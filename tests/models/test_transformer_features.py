@@ -438,6 +438,15 @@ def graphs():
     torch._dynamo.reset()
 
 
+@torch.no_grad()
+def test_the_model_can_be_exported(model):
+    """Without a switch of gradients in the graph, which compilers ahead of time take for training."""
+    inputs = make_inputs()
+    exported = torch.export.export(model, (), inputs)
+    assert not [node for node in exported.graph.nodes if "set_grad_enabled" in str(node.target)]
+    torch.testing.assert_close(exported.module()(**inputs), model(**inputs))
+
+
 def test_blocks_compile_into_one_graph(model, graphs):
     keep, kept = graphs
     plain = model(**make_inputs())
