@@ -134,6 +134,8 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         """What the framework itself refuses: an unknown path, a wrong method, a broken form."""
+        if error.status_code == 405 and request.method == "OPTIONS":  # how some clients ask whether a route is there
+            return Response(status_code=204, headers={"allow": f"{(error.headers or {}).get('Allow', '')}, OPTIONS"})
         kinds = {looks.status: kind for kind, looks in reversed(KINDS.items())}
         words = {404: "there is no such route", 405: "this method is not accepted here"}
         refusal = Refusal(kinds.get(error.status_code, "invalid"), words.get(error.status_code, str(error.detail)))

@@ -19,7 +19,7 @@ from PIL import Image
 from leanlens.log import logger
 from leanlens.pictures.decode import suffix_of
 from leanlens.pipeline.draw import DrawnPicture
-from leanlens.pipeline.request import MAX_SEED, ImageRequest, resolve_seed
+from leanlens.pipeline.request import MAX_SEED, ImageRequest, LatentResize, resolve_seed
 from leanlens.resolution import require_whole_tokens
 from leanlens.serve.drawer import Drawer, LocalDrawer
 from leanlens.serve.jobs import Archive
@@ -53,6 +53,7 @@ class Wish:
         image: a picture to start from, with the bytes it came as; without bytes it is kept as PNG.
         mask: white is repainted; of the same size as `image`.
         loras: names and scales.
+        latent_resize: as in `ImageRequest`; a picture of another size is brought to the one to draw in that way.
         iteration: how many of the pictures belong together, for clients that count in batches.
         source: puts `image`, `image_bytes` and `mask` in; called once all that is known without them is accepted, so
             that nothing is unpacked for a request that is refused anyway.
@@ -76,6 +77,7 @@ class Wish:
     iteration: int = 1
     source: "Callable[[Wish], None] | None" = None
     identity: str | None = None
+    latent_resize: LatentResize | None = None
 
 
 Drawers = Callable[[ServerSettings, Library], Sequence[Drawer]]
@@ -370,7 +372,7 @@ class Desk:
         image = self.archive.keep_input(given, f".{suffix_of(given)}")
         mask = None if wish.mask is None else str(self.archive.keep_input(to_png(wish.mask), ".png"))
         strength = default if wish.strength is None else wish.strength
-        return {"image": str(image), "mask": mask, "strength": strength}
+        return {"image": str(image), "mask": mask, "strength": strength, "latent_resize": wish.latent_resize}
 
     def _check_rate(self, owner: str) -> None:
         most = self.settings.requests_per_minute

@@ -22,6 +22,9 @@ from leanlens.serve.settings import ServerSettings
 from leanlens.serve.uploads import from_base64
 
 QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
+# Names of the hosted service's models, which answer in one form; other names are answered in both.
+_LINKED = ("dall-e",)
+_NEVER_LINKED = ("gpt-image", "chatgpt-image")
 _PICTURE_PART = re.compile(r"(image|mask)(?:\[\d{0,3}\])?")
 _MOST_NAMED = 20  # names of unknown fields in one answer
 # Fields that would make it another picture than the one that is drawn, and why they are refused.
@@ -58,9 +61,6 @@ class ImageBody(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
     elsewhere: ClassVar[dict[str, str]] = {}
     """Fields that another route takes, and which."""
-
-    is_variation: ClassVar[bool] = False
-    """Of the one route that the hosted service has for dall-e alone; without a model both forms are answered there."""
 
     prompt: str = ""
     model: str | None = None
@@ -143,23 +143,22 @@ class ImageBody(BaseModel):
         """Our names of fields -> those that this body used."""
         steps = "steps" if self.num_inference_steps is None and self.steps is not None else "num_inference_steps"
         cfg = "cfg_scale" if self.guidance_scale is None and self.cfg_scale is not None else "guidance_scale"
-        return {"num_inference_steps": steps, "guidance_scale": cfg}
+        names = {"num_inference_steps": steps, "guidance_scale": cfg}
+        return names if self.width is None and self.height is None else names | {"size": "width x height"}
 
     @property
     def wants_links(self) -> bool:
-        """Whether `url` is answered: as asked, else what the hosted service answers for the name of the model."""
+        """Whether `url` is answered: as asked, else unless the hosted service does not for the name of the model."""
         if self.response_format is not None:
             return self.response_format == "url"
-        return self._is_dalle or (self.is_variation and self.model is None)
+        return not (self.model or "").lower().startswith(_NEVER_LINKED)
 
     @property
     def wants_base64(self) -> bool:
-        """Whether `b64_json` is answered: as asked, else unless the name of the model means links."""
-        return self.response_format == "b64_json" or (self.response_format is None and not self._is_dalle)
-
-    @property
-    def _is_dalle(self) -> bool:
-        return (self.model or "").lower().startswith("dall-e")
+        """Whether `b64_json` is answered: as asked, else unless the hosted service links for the name of the model."""
+        if self.response_format is not None:
+            return self.response_format == "b64_json"
+        return not (self.model or "").lower().startswith(_LINKED)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -179,12 +178,6 @@ _SAID: dict[str, tuple[tuple[str | None, ...], str]] = {
     "input_fidelity": ((None, "low"), "strength says how much of the picture stays"),
     "complexity": ((None,), "nothing is planned before the drawing"),
 }
-
-
-class VariationBody(ImageBody):
-    """The fields of `/v1/images/variations`."""
-
-    is_variation: ClassVar[bool] = True
 
 
 class GenerationBody(ImageBody):
@@ -233,7 +226,7 @@ async def read_edit(request: Request, settings: ServerSettings) -> Edit:
         edit = _from_json(await request.body(), settings)
         edit.body.check()
         return edit
-    return await _read_form(request, settings, ImageBody, "multipart/form-data or application/json")
+    return await _read_form(request, settings, "multipart/form-data or application/json")
 
 
 async def read_variation(request: Request, settings: ServerSettings) -> Edit:
@@ -242,7 +235,7 @@ async def read_variation(request: Request, settings: ServerSettings) -> Edit:
     Raises:
         Refusal: another content type, or whatever is wrong inside.
     """
-    return await _read_form(request, settings, VariationBody, "multipart/form-data")
+    return await _read_form(request, settings, "multipart/form-data")
 
 
 def _content_type(request: Request) -> str:
@@ -252,7 +245,7 @@ def _content_type(request: Request) -> str:
 # ------------------------------------------------------------------------------------------- forms
 
 
-async def _read_form(request: Request, settings: ServerSettings, model: type[ImageBody], wanted: str) -> Edit:
+async def _read_form(request: Request, settings: ServerSettings, wanted: str) -> Edit:
     if (kind := _content_type(request)) != "multipart/form-data":
         raise Refusal("invalid", f"content type {kind[:40]!r} is not accepted; send {wanted}")
     async with request.form(max_files=20, max_fields=100) as form:
@@ -273,7 +266,7 @@ async def _read_form(request: Request, settings: ServerSettings, model: type[Ima
     if image is None:
         raise Refusal("missing", "image is missing", "image")
     try:
-        edit = Edit(model.model_validate(fields), image, mask)
+        edit = Edit(ImageBody.model_validate(fields), image, mask)
     except ValidationError as error:
         raise first_complaint(error.errors()) from None
     edit.body.check()

@@ -15,7 +15,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 import leanlens
@@ -28,6 +27,7 @@ from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
 from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
 from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting
+from leanlens.serve.sdapi_resize import resize_source
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
 
@@ -167,22 +167,8 @@ def _add_source(desk: Desk, body: PictureBody, wish: Wish) -> list[str]:
             notes.append("inpainting_fill is ignored: the part to repaint starts from the picture, noised")
     wish.image, wish.image_bytes, wish.mask = picture, data, mask
     if wish.width and wish.height:
-        _resize(body.resize_mode or 0, wish, wish.width, wish.height)
+        resize_source(body.resize_mode or 0, wish, (wish.width, wish.height), desk.settings.max_pixels)
     return notes
-
-
-def _resize(mode: int, wish: Wish, width: int, height: int) -> None:
-    """Bring picture and mask to a shape as `resize_mode` says: 0 stretches; 1 crops, which the pipeline does."""
-    if mode not in (0, 1):
-        raise Refusal("invalid", f"resize_mode {mode} is not offered; use 0 (stretch) or 1 (crop)", "resize_mode")
-    assert wish.image is not None
-    if mode == 1 or wish.image.width * height == wish.image.height * width:
-        return
-    if not (0 < width <= 8192 and 0 < height <= 8192):
-        return  # refused by the desk, with the sizes that are accepted
-    wish.image, wish.image_bytes = wish.image.resize((width, height), Image.Resampling.LANCZOS), None
-    if wish.mask is not None:
-        wish.mask = wish.mask.resize((width, height), Image.Resampling.LANCZOS)
 
 
 # ------------------------------------------------------------------------------------------- answering

@@ -92,7 +92,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "s_churn": (0,), "s_tmax": (0, math.inf), "s_tmin": (0,), "s_noise": (1,), "s_min_uncond": (0,),
     "seed_resize_from_w": (-1, 0), "seed_resize_from_h": (-1, 0), "refiner_checkpoint": ("None",),
     "disable_extra_networks": (False,), "infotext": (), "image_cfg_scale": (), "initial_noise_multiplier": (1,),
-    "latent_mask": (), "mask_blur_x": (4,), "mask_blur_y": (4,), "distilled_cfg_scale": (3.5,),
+    "clip_skip": (0, 1), "latent_mask": (), "mask_blur_x": (4,), "mask_blur_y": (4,), "distilled_cfg_scale": (3.5,),
     "hr_checkpoint_name": ("Use same checkpoint", "None"), "hr_cfg": (0,), "hr_distilled_cfg": (3.5,),
 }  # fmt: skip
 # What bears on no picture, or only beside another field that is said.

@@ -84,8 +84,10 @@ def sdapi_extras_router(desk: Desk) -> APIRouter:
     return router
 
 
-def find_upscaler(name: str | None, field: str) -> Image.Resampling | None:
+def find_upscaler(name: str | None, field: str, beside: tuple[str, ...] = ()) -> Image.Resampling | None:
     """A way to enlarge by its name; None leaves a picture as it is.
+
+    `beside` are further names that this field takes.
 
     Raises:
         Refusal: one that is not offered.
@@ -93,7 +95,9 @@ def find_upscaler(name: str | None, field: str) -> Image.Resampling | None:
     for known, method in UPSCALERS.items():
         if (name or "None").lower() == known.lower():
             return method
-    raise Refusal("invalid", f"{field} {str(name)[:40]!r} is not offered; use {', '.join(UPSCALERS)}", field)
+    raise Refusal(
+        "invalid", f"{field} {str(name)[:40]!r} is not offered; use {', '.join((*UPSCALERS, *beside))}", field
+    )
 
 
 def _enlarged(desk: Desk, body: ExtrasBody, given: dict[str, str]) -> list[str]:

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from leanlens.pipeline.image import open_picture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve.desk import Desk, Wish
-from leanlens.serve.refusal import refused_because
+from leanlens.serve.prompts import read_prompt
+from leanlens.serve.refusal import Refusal, in_the_clients_words, refused_because
 from leanlens.serve.sdapi_bodies import TextBody, in_whole_tokens
 from leanlens.serve.sdapi_extras import LATENT_MODES, encoded, find_upscaler
 from leanlens.serve.tasks import Job, Task
@@ -45,7 +46,7 @@ def plan_second_pass(desk: Desk, body: TextBody, wish: Wish) -> tuple[SecondPass
     width, height, notes = _final_size(desk, body, wish)
     name = body.hr_upscaler or "Latent"
     latent = next((mode for known, mode in LATENT_MODES.items() if known.lower() == name.lower()), None)
-    resampling = find_upscaler(name, "hr_upscaler") if latent is None else None
+    resampling = find_upscaler(name, "hr_upscaler", tuple(LATENT_MODES)) if latent is None else None
     if latent is None and resampling is None:
         resampling = Image.Resampling.LANCZOS
     strength = _STRENGTH if body.denoising_strength is None else body.denoising_strength
@@ -53,10 +54,34 @@ def plan_second_pass(desk: Desk, body: TextBody, wish: Wish) -> tuple[SecondPass
         latent, resampling = None, resampling or Image.Resampling.LANCZOS
         notes.append("denoising_strength 0 leaves the second pass out: the picture is only enlarged, by its pixels")
     steps = body.hr_second_pass_steps or None
-    found = SecondPass(width, height, latent, resampling, strength, steps, body.hr_prompt or None,
-                       body.hr_negative_prompt or None)  # fmt: skip
-    desk.check(replace(wish, width=width, height=height, num_inference_steps=steps or wish.num_inference_steps))
-    return found, notes
+    prompt, said = _prompt(body.hr_prompt or "")
+    negative_prompt = body.hr_negative_prompt or ""
+    with in_the_clients_words(_names(steps, prompt, negative_prompt)):
+        desk.check(replace(
+            wish, width=width, height=height, num_inference_steps=steps or wish.num_inference_steps,
+            prompt=prompt or wish.prompt, negative_prompt=negative_prompt or wish.negative_prompt,
+        ))  # fmt: skip
+    found = SecondPass(width, height, latent, resampling, strength, steps, prompt or None, negative_prompt or None)
+    return found, notes + said
+
+
+def _prompt(written: str) -> tuple[str, list[str]]:
+    """The text of `hr_prompt`, and what of it is not done."""
+    try:
+        read = read_prompt(written)
+    except ValueError as error:
+        raise Refusal("invalid", f"hr_{error}", "hr_prompt") from None
+    notes = [f"hr_prompt: {note}" for note in read.notes]
+    if read.loras:
+        notes.append("hr_prompt: its LoRAs are ignored: the second pass is drawn with those of prompt")
+    return read.text, notes
+
+
+def _names(steps: int | None, prompt: str, negative_prompt: str) -> dict[str, str]:
+    """Our names of fields -> those of the second pass, of what the client gave for it."""
+    given = {"num_inference_steps": (steps, "hr_second_pass_steps"), "prompt": (prompt, "hr_prompt"),
+             "negative_prompt": (negative_prompt, "hr_negative_prompt")}  # fmt: skip
+    return {ours: theirs for ours, (value, theirs) in given.items() if value} | {"size": "hires size"}
 
 
 def _final_size(desk: Desk, body: TextBody, wish: Wish) -> tuple[int, int, list[str]]:

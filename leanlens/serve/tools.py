@@ -26,7 +26,7 @@ from leanlens.serve.encode import picture_bytes
 from leanlens.serve.follow import follow
 from leanlens.serve.jobs import NAME
 from leanlens.serve.openai import share_done
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.tasks import Job, Task
 
 DOOR = "mcp"
@@ -36,6 +36,8 @@ _INSTRUCTIONS = (
     "leave steps, guidance and size out unless the user asks for them. Every picture has a seed, which with the same "
     "settings gives the same picture again."
 )
+# Our names of fields -> those of the tool.
+_NAMES = {"num_inference_steps": "steps", "n": "count", "image": "start_from"}
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
@@ -61,7 +63,9 @@ def tool_server(desk: Desk) -> MCPServer:
         loras: Annotated[list[str] | None, Field(description="Names from list_models, at their full strength.")] = None,
     ) -> CallToolResult:
         """Draw pictures from a description, or alter one that was drawn before."""
-        with _told():
+        with _told(), in_the_clients_words(_NAMES if size is not None else _NAMES | {"size": "width x height"}):
+            if not prompt.strip():
+                raise Refusal("missing", "prompt is empty; say what is to be seen", "prompt")
             if size is not None and width is None and height is None:
                 width, height = named_size(size)
             wish = Wish(

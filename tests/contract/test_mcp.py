@@ -79,7 +79,9 @@ def test_over_pipes_an_assistant_draws_alters_and_asks(tmp_path):
                 wrong = [
                     await client.call_tool("draw", {"prompt": "a", **fields})
                     for fields in ({"width": 100, "height": 100}, {"model": "other"}, {"start_from": "../../x.png"},
-                                   {"strength": 0.5}, {"loras": ["x"]}, {"count": 99})
+                                   {"strength": 0.5}, {"loras": ["x"]}, {"count": 99}, {"count": 0}, {"steps": 1000},
+                                   {"steps": 0}, {"guidance_scale": -1}, {"seed": -5}, {"prompt": ""},
+                                   {"prompt": " \n"}, {"width": 64}, {"prompt": "", "start_from": "x"})
                 ]  # fmt: skip
                 return names, models, drawn, altered, jobs, one, wrong
 
@@ -101,8 +103,12 @@ def test_over_pipes_an_assistant_draws_alters_and_asks(tmp_path):
     assert all(answer.is_error for answer in wrong)
     texts = [answer.content[0].text for answer in wrong]
     for text, part in zip(texts, ("multiple of 16", "not offered", "no picture of this server", "start_from is missing",
-                                  "loras 'x' is not offered", "n 99 is not accepted"), strict=True):  # fmt: skip
+                                  "loras 'x' is not offered", "count 99 is not accepted", "count 0 is not accepted",
+                                  "steps 1000 is not accepted", "steps 0 is not accepted", "guidance_scale",
+                                  "seed -5", "prompt is empty", "prompt is empty", "height is missing",
+                                  "prompt is empty"), strict=True):  # fmt: skip
         assert part in text
+        assert "num_inference_steps" not in text
 
 
 def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
@@ -124,7 +130,9 @@ def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
     same = httpx.post(f"{live.url}/v1/images/generations", json=body, headers={"Authorization": f"Bearer {KEY}"})
     assert file == base64.b64decode(same.json()["data"][0]["b64_json"])
     assert all(answer.is_error for answer in refused)
-    assert "at most 65,536 pixels are, such as 256x256" in refused[0].content[0].text
+    assert "width x height 1024x1024 is not accepted: at most 65,536 pixels are, such as 256x256" in (
+        refused[0].content[0].text
+    )
     assert "safety filter" in refused[1].content[0].text
     assert "there is no such job" in refused[2].content[0].text
     assert "size 250x250: width 250 is not a positive multiple of 16" in refused[4].content[0].text

@@ -125,6 +125,32 @@ def test_a_job_is_cancelled_wherever_it_is_drawn(client):
     assert time.monotonic() - began < 30
 
 
+def wait_until_two_are_drawn(client) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        (job, *_) = client.get("/v1/jobs").json()["data"]
+        if job["state"] == "drawing" and job["progress"] > 0.05:
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing was drawn")
+
+
+@pytest.mark.parametrize(("how", "least", "most"), [("interrupt", 2, 2), ("skip", 2, 3)])
+def test_what_is_interrupted_or_skipped_ends_on_both_devices(client, how, least, most):
+    """Two devices draw two pictures of four at a time: an interrupt ends both, a skip drops one and draws the rest."""
+    answers: list = []
+    body = {"prompt": "a", "width": 256, "height": 256, "steps": 60, "seed": 1, "n_iter": 4}
+    drawing = threading.Thread(target=lambda: answers.append(client.post("/sdapi/v1/txt2img", json=body)))
+    drawing.start()
+    wait_until_two_are_drawn(client)
+    assert client.post(f"/sdapi/v1/{how}").status_code == 200
+    drawing.join(180)
+    told = json.loads(answers[0].json()["info"])
+    assert least <= len(answers[0].json()["images"]) <= most
+    assert all(("Stopped after: " in text) == (how == "interrupt") for text in told["infotexts"])
+    assert pictures(client.post(DRAW, json=SMALL))
+
+
 def test_a_replica_that_is_killed_while_it_draws_loses_no_picture(live, client):
     alone = pictures(client.post(DRAW, json=LONG))[0]
     process = int(re.findall(r"runs on cpu in process (\d+)", live.log.read_text())[0])

@@ -144,6 +144,31 @@ def test_a_cancelled_picture_stops_at_the_far_end_and_the_next_is_drawn(far):
     assert "stop" in handle.asked
 
 
+def test_an_interrupted_picture_comes_back_as_it_was_expected_to_become(far):
+    server, handle = far(max_batch=1)
+    wish = Wish("a", num_inference_steps=100, width=64, height=64, seed=5, count=2)
+    job = server.prepare(wish, "a", "test")
+    ended = threading.Event()
+
+    def on_event(event) -> None:
+        if event.kind == "step" and event.task.step == 3:
+            server.end_early(job)
+        if job.is_final:
+            ended.set()
+
+    job.listen(on_event)
+    server.start(job)
+    assert ended.wait(60)
+    first, second = job.tasks
+    record = read_record(first.picture.path)
+    assert 3 <= record["stopped_after"] < 100
+    assert record["request"]["num_inference_steps"] == 100
+    assert (first.state, second.state, second.picture) == ("done", "cancelled", None)
+    assert "end_early" in handle.asked
+    (after,) = finish(server, Wish("b", **SMALL))
+    assert "stopped_after" not in read_record(after.tasks[0].picture.path)
+
+
 def test_a_lost_replica_is_asked_again_and_one_that_is_lost_twice_is_told(far):
     server, handle = far()
     (first,) = finish(server, Wish("a", seed=1, **SMALL))
