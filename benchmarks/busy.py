@@ -15,7 +15,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from machine import describe_machine
@@ -91,9 +93,8 @@ def seconds_of_a_step(way: str, folder: Path) -> dict[str, Any]:
     subprocess.run(
         [sys.executable, "-c", TRAIN, way, *words], check=True, capture_output=True, env=environment(), timeout=900
     )
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = sorted(line["seconds"] for line in lines[8:] if "seconds" in line)
-    return {"step": steps[len(steps) // 2]}
+    ends = [json.loads(line)["seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {"step": median(end - begin for begin, end in pairwise(ends[8:]))}
 
 
 def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
