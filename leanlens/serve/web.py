@@ -49,6 +49,9 @@ Estimate = Callable[[str, int, int, int, float, int], str]
 """What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
 
 _HISTORY = 24  # pictures, and how many more at a time
+_SESSIONS = (
+    500  # open tabs whose state is kept, about 100 KB each; Gradio's 10,000 would let a stranger fill a gigabyte
+)
 # Programs have the other doors; how many draw at once is the desk's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
@@ -67,9 +70,11 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None, bette
     os.environ.setdefault("GRADIO_TEMP_DIR", str(desk.archive.folder / "page"))
     log_briefly()
     doors = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
+    page = Page(desk, estimate, better).build()
+    page.state_session_capacity = _SESSIONS
     gr.mount_gradio_app(
         app,
-        Page(desk, estimate, better).build(),
+        page,
         path="/",
         footer_links=[],
         run_history=False,

@@ -539,3 +539,10 @@ def test_a_server_that_starts_anew_shows_the_old_pictures(settings):
                 (name,) = names(call(client, "draw", [*SEEN, None, *fields()])[0])
             assert names(call(client, "history", SEEN)[0]) == [name]
             assert time.time() - client.app.state.desk.started < 60
+
+
+def test_strangers_sessions_are_few_enough_to_be_kept(site):
+    holder = site().app.router.routes[-1].app.app.state_holder
+    for number in range(600):
+        holder[f"stranger{number}"]
+    assert len(holder.session_data) == holder.capacity == 500
