@@ -106,7 +106,7 @@ def test_a_picture_without_settings_and_what_is_no_picture_are_refused(site, tmp
     tab = site.visit()
     Image.new("RGB", (32, 32), "red").save(tmp_path / "other.png")
     tab.drop(tmp_path / "other.png")
-    tab.finished("carries no settings")
+    tab.finished("carries no leanlens settings")
     tab.prompt.fill("x")
     tab.unfold("advanced")
     tab.fill("Strength", "much")
@@ -130,7 +130,7 @@ def test_a_grid_varies_two_settings(site):
     tab.fill("Y values", "1:1\n2:1")
     tab.prompt.fill("a fox")
     tab.page.click("#draw-grid")
-    found = tab.finished("4 of 4 pictures")
+    found = tab.finished("4 of 4 images")
     requests = [request_of(site, name) for name in found]
     assert [request["num_inference_steps"] for request in requests] == [1, 3, 1, 3]
     assert [request["width"] > request["height"] for request in requests] == [False, False, True, True]
@@ -195,7 +195,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(site, tmp_path):
     tab.choose("X varies", "steps")
     tab.fill("X values", "1,2,3,4")
     tab.page.click("#draw-grid")
-    tab.finished("4 of 4 pictures")
+    tab.finished("4 of 4 images")
     assert tab.overflowing() == []
     assert tab.page.locator("#stage .wide").evaluate("(part) => part.scrollWidth > part.clientWidth")
 
@@ -225,7 +225,7 @@ def test_the_keyboard_goes_through_the_page_in_its_order(site):
         order.append(tab.focused())
     assert order == [
         "draw", "stop", "Model", "Images", "auto", "Advanced", "Start from an image",
-        "Compare in a grid",
+        "Compare settings in a grid",
     ]  # fmt: skip
     tab.page.get_by_label("auto", exact=True).focus()
     tab.page.keyboard.press("ArrowRight")
