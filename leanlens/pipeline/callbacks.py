@@ -1,11 +1,12 @@
-"""The tensors that a callback sees after a step, and what it may change.
+"""What a callback sees of the running drawing, and what it may change.
 
-Comes in: latents and text features. Goes out: the same, or those that the callback gives back. Knows nothing of loops.
+Comes in: latents and text features after a step. Goes out: the same, or those that the callback gives back. Knows
+nothing of loops.
 
 Shapes: B pictures, N selected layers, S text tokens, E text width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,58 @@ from leanlens.pipeline.features import TextFeatures
 
 EMBEDS = ("prompt_embeds", "prompt_mask", "negative_prompt_embeds", "negative_prompt_mask")
 Texts = tuple[TextFeatures, TextFeatures]
+
+
+class DrawingStateMixin:
+    """What a pipeline tells of its running drawing, by diffusers' names.
+
+    A callback may write `_guidance_scale`, as those of diffusers do, and `interrupt`.
+    """
+
+    _guidance_scale: float = 1.0
+    _num_timesteps: int = 0
+    _current_timestep: Tensor | None = None
+    _attention_kwargs: dict[str, Any] | None = None
+    _interrupt: bool = False
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the running drawing, or of the last one."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the unconditional branch is computed."""
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the running drawing, or of the last one; below strength 1 fewer than `num_inference_steps`."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Where the running drawing is, in 0..1000; None while nothing is drawn."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """Those of the running drawing, or of the last one."""
+        return self._attention_kwargs
+
+    @property
+    def joint_attention_kwargs(self) -> dict[str, Any] | None:
+        """`attention_kwargs`, by the name that some pipelines of diffusers have for it."""
+        return self._attention_kwargs
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipeline.interrupt = True` from another thread or a callback to stop after the running step."""
+        return self._interrupt
+
+    @interrupt.setter
+    def interrupt(self, value: bool) -> None:
+        self._interrupt = value
 
 
 def call_back(
@@ -32,19 +85,34 @@ def call_back(
         The latents to go on with, and the texts: the same object where they were not changed.
 
     Raises:
-        ValueError: a tensor of another shape in place of one that was given.
+        ValueError: an answer that is no mapping from known names to tensors, or a tensor of another shape than before.
     """
     given = {"latents": latents, **_stacked(texts, names)}
     given = {name: given[name] for name in names}
     versions = {name: tensor._version for name, tensor in given.items()}
     kept = dict(given)
-    returned = {**given, **(callback(pipeline, index, timestep, given) or {})}
+    answer = callback(pipeline, index, timestep, given)
+    _check_answer(answer)
+    returned = {**given, **(answer or {})}
     changed = {
         name: returned[name]
         for name in EMBEDS
-        if name in kept and not _is_same(kept[name], returned[name], versions[name])
+        if name in returned and not (name in kept and _is_same(kept[name], returned[name], versions[name]))
     }
     return returned.get("latents", latents), _replaced(texts, changed) if changed else texts
+
+
+def _check_answer(answer: Any) -> None:
+    if answer is None:
+        return
+    if not isinstance(answer, Mapping):
+        raise ValueError(f"callback_on_step_end gave a {type(answer).__name__}; a dict of tensors or None is accepted")
+    for name, tensor in answer.items():
+        if name not in ("latents", *EMBEDS) or not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"callback_on_step_end gave {name!r}, a {type(tensor).__name__}; tensors called latents, "
+                f"{', '.join(EMBEDS)} are accepted"
+            )
 
 
 def _stacked(texts: Texts, names: Sequence[str]) -> dict[str, Tensor]:

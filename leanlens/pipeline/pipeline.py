@@ -2,7 +2,7 @@
 
 Comes in: a prompt, or text features. Goes out: pictures, or latents. Each step is a file of this room: `tokens` and
 `features` (text), `start` (noise and its levels), `denoise` (the loop), `image` (pixels); `folder` opens and saves,
-`variants` starts from a picture instead of noise.
+`adapters` loads LoRAs, `callbacks` is what a callback sees, `variants` starts from a picture instead of noise.
 
 Shapes: B pictures, L = H / 16 * W / 16 image tokens, C packed latent channels (128), S text tokens, E text width.
 
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from leanlens.models import vae as autoencoder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.adapters import LensLoraMixin
-from leanlens.pipeline.callbacks import EMBEDS, call_back
+from leanlens.pipeline.callbacks import EMBEDS, DrawingStateMixin, call_back
 from leanlens.pipeline.denoise import Changed, StepHook, Stop, denoise
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.folder import OfficialFolderMixin
@@ -45,7 +45,7 @@ class LensPipelineOutput(BaseOutput):
     images: Any
 
 
-class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
+class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, DiffusionPipeline):
     """Text to image with any Lens checkpoint.
 
     Args:
@@ -84,11 +84,6 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
         """Brings the text encoder in and lets it go again, where the pipeline does not hold it (`ladder.py`)."""
         self.guidance_group: Any = None
         """A `torch.distributed` group of two processes that draw each picture together, a branch of guidance each."""
-        self._interrupt = False
-        self._guidance_scale = 1.0
-        self._num_timesteps = 0
-        self._current_timestep: Tensor | None = None
-        self._attention_kwargs: dict[str, Any] | None = None
 
     @torch.no_grad()
     def __call__(
@@ -177,12 +172,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
                 enable_reasoner, date=template_date, max_sequence_length=max_sequence_length,
             )  # fmt: skip
         if source is not None:
-            if source.rows > 1 and len(positive.mask) == 1:
-                positive, negative = positive.repeat(source.rows), negative.repeat(source.rows)
-            if source.rows not in (1, len(positive.mask)):
-                raise ValueError(
-                    f"image holds {source.rows} pictures for {len(positive.mask)} prompts; give one, or one for each"
-                )
+            positive, negative = _one_row_for_each(source, positive, negative)
             source = source.repeat(num_images_per_prompt)
         positive, negative = positive.repeat(num_images_per_prompt), negative.repeat(num_images_per_prompt)
 
@@ -222,45 +212,6 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DiffusionPipeline):
             )
         device = compute_device(self.text_encoder)
         return TextSide(self.tokenizer, self.text_encoder, layers, self.config.get("text_template"), device)
-
-    @property
-    def guidance_scale(self) -> float:
-        """That of the running drawing, or of the last one."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether the unconditional branch is computed."""
-        return self._guidance_scale > 1
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the running drawing, or of the last one; below strength 1 fewer than `num_inference_steps`."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """Where the running drawing is, in 0..1000; None while nothing is drawn."""
-        return self._current_timestep
-
-    @property
-    def attention_kwargs(self) -> dict[str, Any] | None:
-        """Those of the running drawing, or of the last one."""
-        return self._attention_kwargs
-
-    @property
-    def joint_attention_kwargs(self) -> dict[str, Any] | None:
-        """`attention_kwargs`, by the name that some pipelines of diffusers have for it."""
-        return self._attention_kwargs
-
-    @property
-    def interrupt(self) -> bool:
-        """Set `pipeline.interrupt = True` from another thread or a callback to stop after the running step."""
-        return self._interrupt
-
-    @interrupt.setter
-    def interrupt(self, value: bool) -> None:
-        self._interrupt = value
 
     def encode_prompt(
         self,
@@ -407,9 +358,24 @@ def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeat
     return TextFeatures(layers, mask.bool())
 
 
+def _one_row_for_each(
+    source: SourcePicture, positive: TextFeatures, negative: TextFeatures
+) -> tuple[TextFeatures, TextFeatures]:
+    """As many rows of text as pictures to start from; one picture serves any number of rows, and one row any number."""
+    if source.rows > 1 and len(positive.mask) == 1:
+        positive, negative = positive.repeat(source.rows), negative.repeat(source.rows)
+    if source.rows not in (1, len(positive.mask)):
+        raise ValueError(
+            f"image holds {source.rows} pictures for {len(positive.mask)} prompts; give one, or one for each"
+        )
+    return positive, negative
+
+
 def _one_for_each(text: str | list[str], count: int) -> list[str]:
     if isinstance(text, str):
         return [text] * count
     if len(text) != count:
         raise ValueError(f"negative_prompt holds {len(text)} texts for {count} prompts; give one, or one for each")
+    if wrong := [one for one in text if not isinstance(one, str)]:
+        raise ValueError(f"negative_prompt holds {wrong[0]!r}; texts are accepted, of which one may be blank")
     return list(text)

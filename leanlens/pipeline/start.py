@@ -32,7 +32,7 @@ def draw_noise(
     """Standard normal noise (B, L, C) in packed order, in the transformer's dtype and on its device; or `given`.
 
     Raises:
-        ValueError: `given` of another shape, or a list of generators that is not one for each picture.
+        ValueError: `given` of another shape, or generators that are none, or not one for each picture.
     """
     shape = (batch, grid[0] * grid[1], transformer.config.in_channels)
     device, dtype = compute_device(transformer), transformer.dtype
@@ -40,8 +40,13 @@ def draw_noise(
         if tuple(given.shape) != shape:
             raise ValueError(f"latents has shape {tuple(given.shape)}; {shape} is accepted for this size and batch")
         return given.to(device, dtype)
-    if isinstance(generator, list) and len(generator) != batch:
-        raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
+    if isinstance(generator, list | tuple):
+        generator = list(generator)
+        if len(generator) != batch:
+            raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
+    for one in generator if isinstance(generator, list) else [generator]:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise ValueError(f"generator {one!r} is not accepted; give a torch.Generator, or a list of them")
     return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
 
 

@@ -130,6 +130,31 @@ def test_texts_that_do_not_fit_are_refused(pipeline):
         drawn(pipeline, callback_on_step_end=wrong, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.zeros(1), "gave a Tensor; a dict of tensors or None is accepted"),
+        (False, "gave a bool"),
+        ({"latent": torch.zeros(1)}, "gave 'latent', a Tensor; tensors called latents, prompt_embeds"),
+        ({"latents": None}, "gave 'latents', a NoneType"),
+    ],
+)
+def test_an_answer_that_would_be_ignored_is_refused(pipeline, answer, message):
+    with pytest.raises(ValueError, match=message):
+        drawn(pipeline, callback_on_step_end=lambda *_: answer)
+
+
+def test_a_text_that_was_not_asked_for_is_used_too(pipeline):
+    other = torch.stack(pipeline.encode_prompt("a dog")[0].layers, dim=1)
+    answers = {"prompt_embeds": other}
+    swapped = drawn(pipeline, callback_on_step_end=lambda *_: answers)
+    asked = drawn(
+        pipeline, callback_on_step_end=lambda *_: answers, callback_on_step_end_tensor_inputs=["prompt_embeds"]
+    )
+    assert torch.equal(swapped, asked)
+    assert not torch.equal(swapped, drawn(pipeline))
+
+
 def test_ones_own_callback_class(pipeline):
     class Halfway(PipelineCallback):
         tensor_inputs = ["latents"]  # noqa: RUF012

@@ -118,6 +118,18 @@ def test_outputs_of_each_kind(pipeline):
     assert tuple(kinds["latent"].shape) == (1, 16, 128)
 
 
+def test_generators_one_for_each(pipeline):
+    both = drawn(pipeline, prompt=["a", "b"], generator=(torch.Generator().manual_seed(1), torch.Generator()))
+    first = drawn(pipeline, generator=[torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(both[:1], first, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="generator 42 is not accepted"):
+        drawn(pipeline, generator=42)
+    with pytest.raises(ValueError, match="generator holds 1 generators for 2 pictures"):
+        drawn(pipeline, prompt=["a", "b"], generator=(torch.Generator(),))
+    with pytest.raises(ValueError, match="negative_prompt holds None; texts are accepted"):
+        drawn(pipeline, prompt=["a", "b"], negative_prompt=["x", None])
+
+
 def test_slicing_of_attention_changes_nothing(pipeline):
     plain = drawn(pipeline)
     pipeline.enable_attention_slicing()
