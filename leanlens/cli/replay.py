@@ -1,5 +1,6 @@
 """`leanlens replay`: a picture that leanlens saved, drawn again from the settings it carries."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ def replay(
     if not picture.is_file():
         raise ValueError(f"picture {picture} does not exist; give a file that leanlens saved")
     record = read_record(picture)
+    _require_form(picture, record)
     with Image.open(picture) as given:
         held = given.format
     suffix = picture.suffix  # unless the file is named as what it is not
@@ -60,7 +62,7 @@ def replay(
     from leanlens.threads import check_threads
 
     run, recorded = record["run"], record["model"]
-    parts = recorded["parts"] if model is None else None
+    parts = recorded.get("parts") if model is None else None
     opened = open_model(
         model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"],
         Holding.of_record(run), speed=Speed.of_record(run),
@@ -71,7 +73,7 @@ def replay(
             f"(fingerprint {opened.fingerprint[:12]}, recorded {recorded['fingerprint'][:12]}); "
             "give the same one with --model"
         )
-    plan = run.get("step_threads", ())
+    plan = run.get("step_threads") or ()
     if opened.device.type == "cpu" and "threads" in run:  # sums are taken in another order with another number
         check_threads(run["threads"], plan)
         torch.set_num_threads(run["threads"])
@@ -95,6 +97,58 @@ def replay(
     raise typer.Exit(1)
 
 
+def _require_form(picture: Path, record: dict[str, Any]) -> None:
+    """Check that the settings have the form that leanlens writes: whoever made the picture may have written others.
+
+    Raises:
+        ValueError: they do not; the sentence names the first field.
+    """
+    from pydantic import BaseModel, ValidationError
+
+    from leanlens.pipeline.ladder import Holding
+    from leanlens.pipeline.speed import Speed
+
+    class Lora(BaseModel):
+        path: str
+
+    class Request(BaseModel):
+        loras: list[Lora]
+        image: str | None = None
+        mask: str | None = None
+
+    class Model(BaseModel):
+        name: str
+        fingerprint: str
+        parts: dict[str, str] | None = None
+
+    class Run(BaseModel):
+        device: str
+        dtype: str
+        compiled: bool
+        threads: int = 1
+        step_threads: list[tuple[int, int]] = []
+
+    class Form(BaseModel):
+        request: Request
+        model: Model
+        run: Run
+        inputs: dict[str, Any]
+        stopped_after: int | None = None
+        marking: str | None = None
+        safety: dict[str, Any] | None = None
+
+    damaged = f"the leanlens settings in {picture} are not of a form this version knows"
+    try:
+        Form.model_validate_json(json.dumps(record), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{damaged}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    try:
+        Holding.of_record(record["run"]), Speed.of_record(record["run"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{damaged}: run") from None
+
+
 def _files_named(record: dict[str, Any], model: str | None, image: Any, mask: Any, lora: Any) -> dict[str, str]:
     """What the settings would have opened beyond what is installed here and what the user named: option -> name."""
     from leanlens.hub import is_here
@@ -106,7 +160,7 @@ def _files_named(record: dict[str, Any], model: str | None, image: Any, mask: An
             if not Path(name).expanduser().exists():  # a picture never makes this machine download anything
                 raise ValueError(f"the model {name[:120]!r} of the picture is not here; give it with --model")
             named["--model"] = name
-        named |= {f"its {part}": str(path) for part, path in (recorded["parts"] or {}).items()}
+        named |= {f"its {part}": str(path) for part, path in (recorded.get("parts") or {}).items()}
     for option, given in (("image", image), ("mask", mask)):
         if given is None and request.get(option):
             named[f"--{option}"] = str(request[option])

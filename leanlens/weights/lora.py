@@ -303,7 +303,7 @@ def _assembled(
         shown = ", ".join(strange[:20]) + (", ..." if len(strange) > 20 else "")
         logger.warning("%s: %d keys name no Lens layer and are left out: %s", file, len(strange), shown)
     if transformer is not None:
-        _check_sizes(transformer, _fused_sizes(sorted_parts))
+        _check_sizes(transformer, _fused_sizes(sorted_parts), f"the LoRA {file}")
     layers = {}
     for name, parts in sorted_parts.items():
         stored = {part: read(key) for part, key in parts.keys.items()}
@@ -425,17 +425,19 @@ def _without_false_alarms() -> Iterator[None]:
         library.setLevel(level)
 
 
-def _check_sizes(transformer: LensTransformer2DModel, sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
+def _check_sizes(
+    transformer: LensTransformer2DModel, sizes: Iterable[tuple[str, tuple[int, int]]], what: str = "the LoRA"
+) -> None:
     modules = dict(transformer.named_modules())
     for name, found in sizes:
         if name not in modules:
             raise ValueError(
-                f"the LoRA changes {name}, which this transformer of {transformer.config.num_layers} blocks lacks"
+                f"{what} changes {name}, which this transformer of {transformer.config.num_layers} blocks lacks"
             )
         wanted = (modules[name].out_features, modules[name].in_features)
         if found != wanted:
             raise ValueError(
-                f"the LoRA changes {name} as a weight {found}, but here it is {wanted}; give one for this model"
+                f"{what} changes {name} as a weight {found}, but here it is {wanted}; give one for this model"
             )
 
 

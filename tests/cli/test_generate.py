@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLFlux2
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
 from leanlens.pipeline.metadata import read_record, save_picture
@@ -419,3 +419,34 @@ def test_a_strangers_picture_opens_nothing_that_only_it_names(leanlens, monkeypa
         save_picture(own, "hostile.png", {**record, "run": {**record["run"], "attention": "_flash_3_hub"}})
         assert "is code to be downloaded" in leanlens("replay", "hostile.png", "--trust").err
     assert opened == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("request",), [1], "request: "),
+        (("request", "loras"), [{"path": 3}], "request.loras.0.path: "),
+        (("request", "image"), ["a"], "request.image: "),
+        (("model", "fingerprint"), 1, "model.fingerprint: "),
+        (("model", "name"), None, "model.name: "),
+        (("model", "parts"), {"vae": 3}, "model.parts.vae: "),
+        (("run",), "I8", "run: "),
+        (("run", "threads"), "2", "run.threads: "),
+        (("run", "step_threads"), [[1, 2, 3]], "run.step_threads.0"),
+        (("inputs",), None, "inputs: "),
+        (("stopped_after",), "x", "stopped_after: "),
+    ],
+)
+def test_settings_of_another_form_are_refused_by_their_name(leanlens, place, value, said):
+    assert leanlens("generate", "a", "--model", "toy", "--size", "32x32", "--steps", "1", "-o", "own.png").code == 0
+    record = read_record("own.png")
+    holder = record
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    info = PngImagePlugin.PngInfo()
+    info.add_text("leanlens", json.dumps(record))
+    Image.new("RGB", (32, 32)).save("other.png", pnginfo=info)
+    refused = leanlens("replay", "other.png", "--trust")
+    assert refused.code == 2
+    assert f"the leanlens settings in other.png are not of a form this version knows: {said}" in refused.err
