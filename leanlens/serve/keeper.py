@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 MARK = "LEANLENS_CLUSTER"
 _ROUNDS = 3  # that find nothing: a process may be between fork and exec, where it has no mark yet
@@ -83,10 +84,22 @@ def _kill(token: str) -> int:
     found = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == token and process.status() != psutil.STATUS_ZOMBIE:
+            if _has(process, token) and process.status() != psutil.STATUS_ZOMBIE:
                 found += 1
                 process.kill()
     return found
+
+
+def _has(process: Any, token: str) -> bool:
+    """Whether a process was started with the token.
+
+    Ray's processes write their titles over the beginning of their environment, so that psutil finds nothing behind it.
+    """
+    try:
+        with open(f"/proc/{process.pid}/environ", "rb") as file:
+            return f"{MARK}={token}".encode() in file.read().split(b"\0")
+    except FileNotFoundError:  # no Linux
+        return process.environ().get(MARK) == token
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ def marked() -> dict[int, str]:
     """Processes that a server's cluster has started, with what they are."""
     found = {}
     for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if "LEANLENS_CLUSTER" in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
+        with suppress(psutil.Error, OSError), open(f"/proc/{process.pid}/environ", "rb") as file:
+            if b"\0LEANLENS_CLUSTER=" in file.read() and process.status() != psutil.STATUS_ZOMBIE:
                 found[process.pid] = " ".join(process.cmdline())[:100]
     return found
 
