@@ -124,10 +124,10 @@ def read_address(text: str) -> str:
     Raises:
         ServerError: no host, another scheme than http and https, or a port that is none.
     """
-    address = text.strip().rstrip("/")
+    address = text.strip()
     if "://" not in address:
         address = f"http://{address}"
-    address = address.removesuffix("/v1").removesuffix("/sdapi").rstrip("/")
+    address = address.rstrip("/").removesuffix("/v1").removesuffix("/sdapi").rstrip("/")
     try:
         parts = urlsplit(address)
         known = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0

@@ -174,10 +174,10 @@ def read_address(text: str) -> str:
     Raises:
         ValueError: no host, another scheme than http and https, or a port that is none.
     """
-    address = text.strip().rstrip("/")
+    address = text.strip()
     if "://" not in address:
         address = f"http://{address}"
-    address = address.removesuffix("/v1").rstrip("/")
+    address = address.rstrip("/").removesuffix("/v1").rstrip("/")
     try:
         parts = urlsplit(address)
         known = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0

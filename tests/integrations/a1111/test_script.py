@@ -186,7 +186,7 @@ def test_sizes_are_the_librarys(webui, base):
 
 
 def test_what_the_server_refuses_is_told(webui):
-    with pytest.raises(webui.ServerError, match="404: model 'rl' is not offered"):
+    with pytest.raises(webui.ServerError, match="404: sd_model_checkpoint 'rl' is not offered"):
         press(webui, processing(), model="rl")
     webui.shared.opts.data["leanlens_key"] = "wrong"
     with pytest.raises(webui.ServerError, match="the server answered 401"):

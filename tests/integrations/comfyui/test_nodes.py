@@ -187,7 +187,7 @@ def test_an_address_is_understood_as_people_write_it(comfy, written, read):
 
 def test_a_seed_is_as_wide_as_comfyuis_own(comfy, model):
     inputs = {one.id: one for one in comfy.nodes["LeanLensDrawHere"].define_schema().inputs}
-    assert inputs["seed"].max == 2**64 - 1
+    assert inputs["seed"].given["max"] == 2**64 - 1
 
 
 def test_the_plan_is_the_command_lines(comfy):
