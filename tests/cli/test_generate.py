@@ -71,7 +71,7 @@ def test_a_picture_is_marked_as_made_by_a_model_unless_that_is_turned_off(leanle
         assert read_record(name)["marking"] == marking
         assert data.count(f'digitalsourcetype/{marking}"'.encode()) == (marking is not None)
         assert (b"DigitalSourceType" in data) == (marking is not None)
-        assert leanlens("replay", name).code == 0
+        assert leanlens("replay", name, "--trust").code == 0
         again = Path(name).with_stem(f"{Path(name).stem}-replay")
         assert again.read_bytes() == data
 
@@ -358,8 +358,8 @@ def test_what_is_wrong_with_inputs_is_said_before_the_model_is_opened(leanlens, 
     Path("text.png").write_text("no picture")
     Path("broken.safetensors").write_bytes(b"junk")
     cases = {
-        ("--image", "text.png"): "--image text.png is not a picture",
-        ("--image", "in.png", "--mask", "text.png"): "--mask text.png is not a picture",
+        ("--image", "text.png"): "--image text.png cannot be opened: it is no picture file",
+        ("--image", "in.png", "--mask", "text.png"): "--mask text.png cannot be opened: it is no picture file",
         ("--image", "in.png", "--mask", "black.png"): "black everywhere",
         ("--lora", "broken.safetensors"): "broken.safetensors",
         ("--lora", "in.png:abc"): "'abc' is no number; give FILE or FILE:SCALE",
