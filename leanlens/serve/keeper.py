@@ -72,34 +72,36 @@ def keep(token: str, folder: str) -> None:
         pass
     idle = 0
     while idle < _ROUNDS:
-        idle = 0 if _kill(token) else idle + 1
+        idle = 0 if _kill(token, folder) else idle + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill(token: str) -> int:
-    """Kill each process with the token; gives how many there were."""
+def _kill(token: str, folder: str) -> int:
+    """Kill each process that belongs here; gives how many there were."""
     import psutil
 
     found = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if _has(process, token) and process.status() != psutil.STATUS_ZOMBIE:
+            if (_has(process, token) or _writes(process, folder)) and process.status() != psutil.STATUS_ZOMBIE:
                 found += 1
                 process.kill()
     return found
 
 
 def _has(process: Any, token: str) -> bool:
-    """Whether a process was started with the token.
-
-    Ray's processes write their titles over the beginning of their environment, so that psutil finds nothing behind it.
-    """
+    """Whether a process was started with the token."""
     try:
-        with open(f"/proc/{process.pid}/environ", "rb") as file:
+        with open(f"/proc/{process.pid}/environ", "rb") as file:  # psutil stops at the first gap in it
             return f"{MARK}={token}".encode() in file.read().split(b"\0")
     except FileNotFoundError:  # no Linux
         return process.environ().get(MARK) == token
+
+
+def _writes(process: Any, folder: str) -> bool:
+    """Whether a process has a file in the folder open: some of Ray's write their title over their environment."""
+    return any(file.path.startswith(folder + os.sep) for file in process.open_files())
 
 
 if __name__ == "__main__":

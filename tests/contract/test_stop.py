@@ -147,6 +147,7 @@ def test_no_process_of_ray_is_left(how):
             assert server.poll() is None, log.read()
         assert len(set(marked()) - before) > 3  # Ray's own processes, two replicas
         keeper = next(one for one in psutil.Process(server.pid).children() if "keeper.py" in " ".join(one.cmdline()))
+        family = psutil.Process(server.pid).children(recursive=True)  # also those that have lost their mark
         began = time.monotonic()
         if how.startswith("KILL"):
             server.kill()
@@ -158,5 +159,7 @@ def test_no_process_of_ray_is_left(how):
         assert time.monotonic() - began < 8
         assert code == (-signal.SIGKILL if how.startswith("KILL") else 0)
         keeper.wait(10)
+        _, alive = psutil.wait_procs(family, 2)
+        assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
         assert {pid: what for pid, what in marked().items() if pid not in before} == {}
         assert [one.name for one in os.scandir(folder) if one.name.startswith("leanlens-ray-")] == []
