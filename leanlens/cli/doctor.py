@@ -71,10 +71,10 @@ def _machine() -> dict[str, Any]:
 
     from leanlens.pipeline.placement import resolve_device, resolve_dtype
 
-    device = resolve_device(None)
+    device, threads = resolve_device(None), torch.get_num_threads()
     rows: dict[str, Any] = {
         "system": platform.platform(),
-        "processor": f"{_processor()}, {os.cpu_count()} logical cores, {torch.get_num_threads()} threads used",
+        "processor": f"{_processor()}, {os.cpu_count()} logical cores, {threads} thread{'s' * (threads > 1)} used",
         "vector units": torch.backends.cpu.get_cpu_capability(),
         "memory": _memory(),
         "disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free",

@@ -36,6 +36,7 @@ from leanlens.cli.options import (
     option,
 )
 
+MOST_FOR_A_PROMPT, MOST_IMAGES = 10_000, 1_000_000
 # What a request calls it -> what this command calls it.
 _OPTIONS = {
     "num_inference_steps": "--steps",
@@ -155,7 +156,7 @@ def generate(
         device = str(group.device)
         if share == "tensor":
             offload, quant = _undivided("--offload", offload), _undivided("--quant", quant)
-    count = _positive("number", number)
+    count = _checked_number(number, len(texts))
     jobs = [(text, first + index) for text, first in zip(texts, seeds, strict=True) for index in range(count)]
 
     from leanlens.presets import preset_for
@@ -475,9 +476,16 @@ def _steps_bar(request: Any) -> Any:
     return tqdm(total=walked, unit="step", leave=False, disable=None, file=sys.stderr)
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"--{name} {value} is not accepted; give a whole number from 1")
+def _checked_number(value: int, prompts: int) -> int:
+    """Images for each prompt. Bounded, because every image is named and checked before the first one is drawn."""
+    if not 1 <= value <= MOST_FOR_A_PROMPT:
+        raise ValueError(
+            f"--number {str(value)[:20]} is not accepted; give a whole number from 1 to {MOST_FOR_A_PROMPT}"
+        )
+    if value * prompts > MOST_IMAGES:
+        raise ValueError(
+            f"--number {value} for {prompts} prompts makes {value * prompts} images; at most {MOST_IMAGES} are accepted"
+        )
     return value
 
 

@@ -227,7 +227,8 @@ def cpu(cores: int, instructions: str = "AVX2", memory: float = 32) -> Device:
         raise ValueError(f"cores {cores} is not accepted; give a whole number from 1")
     half, single, attention = (rate * cores for rate in _CORE[instructions])
     return Device(
-        f"CPU {cores} cores {instructions}", "cpu", memory, _CORE_BANDWIDTH * cores, half, single, _CORE_WATTS * cores,
+        f"CPU {cores} core{'s' * (cores > 1)} {instructions}",
+        "cpu", memory, _CORE_BANDWIDTH * cores, half, single, _CORE_WATTS * cores,
         bfloat16=half > 0, unified=True, attention=attention, cores=cores,
     )  # fmt: skip
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from leanlens.batches.survey import large_batches, survey, survey_lines
 from leanlens.dist import Group
-from leanlens.log import logger
 from leanlens.train.alone import is_begun
 from leanlens.train.autoencoder import AutoencoderRecipe, Heads, open_autoencoder, pictures_of_sources
 from leanlens.train.config import Scenes, TrainRecipe
@@ -48,13 +47,16 @@ def _surveyed(recipe: TrainRecipe, group: Group) -> Iterator[str]:
     lenient = recipe
     if data.missing_caption == "error":  # count all of it before refusing
         lenient = recipe.model_copy(update={"data": data.model_copy(update={"missing_caption": "skip"})})
+    refused = False
     try:
         stream = learnt_stream(lenient, sources, group)
         yield from survey_lines(survey(stream), stream.batch_sizes)
         yield from (f"{'note':12} {sentence}" for sentence in large_batches(stream, recipe.train.micro_batches))
+        refused = lenient is not recipe and bool(stream.uncaptioned)
     except ValueError:
-        logger.debug("the stream below says what is wrong")
-    learnt_stream(recipe, sources, group)
+        refused = True
+    if refused:
+        learnt_stream(recipe, sources, group)  # says why; where nothing is refused, it would only repeat its warnings
     if recipe.validate_.every and data.validation:
         held_out = open_held_out(recipe, data.validation)
         yield f"{'held out':12} {len(held_out)} pictures"

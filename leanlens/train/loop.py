@@ -266,7 +266,8 @@ def _say_where(done: int, steps: int, metrics: MetricsFile) -> None:
     if done >= steps:
         logger.info("the run has done %d steps already, train.steps is %d", done, steps)
     else:
-        logger.info("going on after step %d; every step has a line in %s", done, metrics.path)
+        begun = f"continuing after step {done}" if done else "starting"
+        logger.info("%s; every step has a line in %s", begun, metrics.path)
 
 
 def _words(line: dict[str, Any]) -> str:

@@ -37,7 +37,8 @@ def outline(recipe: TrainRecipe) -> str:
         "run": f"{recipe.run.dir}, seed {recipe.run.seed}, {start}",
         "denoiser": f"{denoiser_parameters(recipe.model):,} parameters, {recipe.model.num_layers} blocks of width "
         f"{recipe.model.width}; parts {recipe.model.parts}",
-        "step": f"{recipe.train.micro_batches} micro-batches over {processes} processes, about {images:.0f} images, "
+        "step": f"{recipe.train.micro_batches} micro-batch{'es' * (recipe.train.micro_batches > 1)} over "
+        f"{processes} process{'es' * (processes > 1)}, about {images:.0f} images, "
         f"{per_step:.3g} FLOP with {TEXT_TOKENS} text tokens",
         "stops": f"after {recipe.train.steps} steps: {recipe.train.steps * images:.3g} images, "
         f"{recipe.train.steps * per_step:.3g} FLOP, encoders apart",

@@ -126,7 +126,7 @@ def _sign(folder: Path) -> None:
 def _owner(folder: Path) -> str:
     try:
         owner = read_json(folder / OWNER)
-        return f"process {owner['pid']} on {owner['host']}, which trains there since {owner['since']}"
+        return f"process {owner['pid']} on {owner['host']}, which has been training there since {owner['since']}"
     except (ValueError, KeyError, TypeError):  # it has the lock and has not signed yet
         return "another process"
 

@@ -196,6 +196,7 @@ def test_aspect_and_base(leanlens):
         (["--steps", "0"], "error: --steps 0 is not accepted: give a whole number from 1 to 1000"),
         (["-n", "0"], "error: --number 0 is not accepted"),
         (["-n", "-2"], "error: --number -2 is not accepted"),
+        (["-n", "99999999"], "error: --number 99999999 is not accepted; give a whole number from 1 to 10000"),
         (["--seed", "-2"], "error: --seed -2 is not accepted"),
         (["--cfg", "nan"], "error: --cfg nan is not accepted"),
         (["--image", "none.png"], "error: --image none.png is not a file"),
@@ -322,6 +323,14 @@ def test_a_file_in_a_comfyui_tree_finds_its_parts(leanlens, tmp_path):
     changed = {name: value + 1 for name, value in vae.state_dict().items()}
     save_file(changed, tmp_path / "models" / "vae" / "flux2-vae.safetensors")
     assert "is another model than the one that drew x.png" in leanlens("replay", "x.png", "--trust").err
+
+
+def test_more_images_than_anyone_draws_are_refused_before_they_are_counted_out(leanlens):
+    Path("many.txt").write_text("a cat\n" * 200)
+    run = leanlens("generate", "--prompts", "many.txt", "-n", "9000", *TOY)
+    assert (run.code, run.err) == (
+        2, "error: --number 9000 for 200 prompts makes 1800000 images; at most 1000000 are accepted\n",
+    )  # fmt: skip
 
 
 def test_as_many_prompts_as_pictures_have_their_own_names(leanlens):

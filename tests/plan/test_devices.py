@@ -45,6 +45,11 @@ def test_unknown_and_ambiguous_names_are_told():
         find_device("CPU 8 cores AVX9")
 
 
+def test_one_core_is_one_core():
+    assert cpu(1).name == "CPU 1 core AVX2"
+    assert find_device(cpu(1).name) == cpu(1)
+
+
 @pytest.mark.parametrize(
     ("driver", "gib", "name"),
     [

@@ -87,6 +87,11 @@ def test_uncaptioned_pictures_are_all_named_and_refused(tmp_path, pictures):
         train_run(wanted, CPU)
 
 
+def test_what_is_left_out_is_told_once(tmp_path, pictures, caplog):
+    assert list(dry_run(recipe(tmp_path / "run", pictures), CPU))
+    assert sum("pictures are left out" in said for said in caplog.messages) == 1
+
+
 def test_uncaptioned_pictures_learnt_without_text(tmp_path, pictures):
     wanted = recipe(tmp_path / "run", pictures, data={"missing_caption": "empty", "caption_dropout": 0.0})
     stream = open_data(wanted, open_models(wanted)[1], CPU).stream

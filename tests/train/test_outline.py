@@ -37,6 +37,10 @@ def test_sizes_of_a_folder_are_read_from_its_files(tmp_path):
     assert "denoiser" in outline(tiny_recipe(tmp_path / "run", model={"parts": "someone/elsewhere"}))
 
 
+def test_one_is_not_several(tmp_path):
+    assert "1 micro-batch over 1 process," in outline(tiny_recipe(tmp_path, train={"micro_batches": 1}))
+
+
 def test_a_run_dir_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

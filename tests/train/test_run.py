@@ -34,7 +34,9 @@ def test_two_runs_in_one_folder(tmp_path):
     """The second is refused in a sentence that names the first; a killed one blocks nobody."""
     process = holder(tmp_path)
     try:
-        who = rf"process {process.pid} on {re.escape(socket.gethostname())}, which trains there since \d{{4}}-"
+        who = (
+            rf"process {process.pid} on {re.escape(socket.gethostname())}, which has been training there since \d{{4}}-"
+        )
         with pytest.raises(ValueError, match=rf"run\.dir {tmp_path} is in use by {who}"), held(tmp_path):
             pass
         with pytest.raises(ValueError, match=who):
