@@ -212,13 +212,16 @@ def generate(
         from leanlens.pipeline.share import share_drawing
 
         share_drawing(opened.pipeline, share, group)
-    size_of = _size(size, aspect, base, int(opened.pipeline.vae.config.sample_size), image)
+    own = int(opened.pipeline.vae.config.sample_size)
+    size_of = _size(size, aspect, base, own, image)
     say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
         f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
         f"guidance {fields['guidance_scale']:g}{settled.sentence()}; opened in {time.monotonic() - started:.1f} s"
     )
-    if model != "toy" and (advice := preset.advice_on(size_of["width"], size_of["height"])):
+    # A folder of one's own may be taken for a preset; at the size that it states itself there is nothing to warn of.
+    fits = model == "toy" or size_of["width"] * size_of["height"] == own * own
+    if not fits and (advice := preset.advice_on(size_of["width"], size_of["height"])):
         say(f"warning: {advice}")
     requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
     opened.prepare(requests)

@@ -221,7 +221,7 @@ def _go_back(state: RunState, checkpoints: Checkpoints, metrics: MetricsFile | N
             + (f", {latest} is the last good state" if latest else "; there is no checkpoint")
         )
     state.restore(latest, rewind=False)
-    logger.warning("%s; restored the state after step %d, and go on with new data", fault, state.progress.step)
+    logger.warning("%s; restored the state after step %d and continuing with new data", fault, state.progress.step)
     if metrics is not None:
         with spare_file(metrics.path):
             metrics.rewind(state.progress.step)

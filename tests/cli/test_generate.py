@@ -333,6 +333,14 @@ def test_more_images_than_anyone_draws_are_refused_before_they_are_counted_out(l
     )  # fmt: skip
 
 
+def test_a_model_of_ones_own_is_not_warned_of_at_its_own_size(leanlens, tmp_path):
+    from leanlens.pipeline.toy import toy_pipeline
+
+    toy_pipeline().save_pretrained(tmp_path / "mine")
+    drawn = leanlens("generate", "a cat", "--model", tmp_path / "mine", "--steps", "1", "--device", "cpu")
+    assert (drawn.code, "warning" in drawn.err) == (0, False), drawn.err
+
+
 def test_as_many_prompts_as_pictures_have_their_own_names(leanlens):
     Path("p.txt").write_text("a cat\na dog\n")
     run = leanlens("generate", "--prompts", "p.txt", "-n", "2", *TOY)
