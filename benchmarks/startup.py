@@ -18,7 +18,7 @@ from pathlib import Path
 
 from machine import describe_machine
 
-# Imports what the command imports, wraps `open_model` and `draw`, runs the command, and leaves the times in a file.
+# Imports what the command imports, wraps `open_model` and `draw_together`, runs the command, and leaves the times in a file.
 CHILD = """
 import json, sys, time
 times = {"python": time.time()}
@@ -41,7 +41,7 @@ def timed(module, name):
     setattr(module, name, wrapped)
 
 timed(placement, "open_model")
-timed(draw, "draw")
+timed(draw, "draw_together")
 times["imported"] = time.time()
 target, sys.argv = sys.argv[1], ["leanlens", *sys.argv[2:]]
 try:
@@ -64,13 +64,13 @@ def run_once(words: list[str], folder: Path) -> dict[str, float]:
         "interpreter": at["python"] - began,
         "imports": at["imported"] - at["python"],
         "open": at["open_model_ends"] - at["open_model_begins"],
-        "draw": at["draw_ends"] - at["draw_begins"],
+        "draw": at["draw_together_ends"] - at["draw_together_begins"],
         "words and file": at["open_model_begins"]
         - at["imported"]
-        + at["draw_begins"]
+        + at["draw_together_begins"]
         - at["open_model_ends"]
         + at["done"]
-        - at["draw_ends"],
+        - at["draw_together_ends"],
         "exit": ended - at["done"],
     }
     return {name: round(seconds, 3) for name, seconds in stages.items()} | {"total": round(ended - began, 3)}
