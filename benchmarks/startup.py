@@ -18,7 +18,7 @@ from pathlib import Path
 
 from machine import describe_machine
 
-# Imports what the command imports, wraps `open_model` and `draw_together`, runs the command, and leaves the times in a file.
+# Imports what the command imports, wraps what opens and what draws, runs the command, and leaves the times in a file.
 CHILD = """
 import json, sys, time
 times = {"python": time.time()}

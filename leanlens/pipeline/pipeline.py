@@ -12,6 +12,7 @@ Source: Lens, arXiv 2605.21573; call signature and every number are those of the
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -255,7 +256,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(f"callback_on_step_end_tensor_inputs {unknown} are not known; known are {known}")
-        if not isinstance(images, int) or images < 1:
+        if not isinstance(images, Integral) or images < 1:
             raise ValueError(f"num_images_per_prompt {images!r} is not accepted; give a whole number from 1")
 
     def _encode(

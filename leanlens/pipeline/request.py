@@ -6,6 +6,7 @@ choice is made, so that the same request gives the same picture wherever it came
 
 import math
 import random
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -148,7 +149,7 @@ def describe(error: ValidationError) -> str:
 
 def check_steps(steps: int) -> None:
     """Raise a ValueError unless `steps` is a whole number from 1 to 1000."""
-    if not isinstance(steps, int) or not 1 <= steps <= 1000:
+    if not isinstance(steps, Integral) or not 1 <= steps <= 1000:
         raise ValueError(f"num_inference_steps {steps!r} is not accepted: give a whole number from 1 to 1000")
 
 

@@ -129,6 +129,11 @@ class _Order:
     jobs: list[Job] = field(default_factory=list)
     ended: bool = False
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether there is a picture of it, finished or as far as it came."""
+        return any(task.picture or task.snapshot for job in self.jobs for task in job.tasks)
+
 
 class Page:
     """The page's parts and what they do; one for all who look at it.
@@ -198,7 +203,7 @@ class Page:
         # While another is open, the stage is its own, and what is finished stands in the history.
         stage: Any = gr.skip()
         if is_over:
-            shown = orders[-1]
+            shown = next((one for one in reversed(orders) if one.is_seen), orders[-1])
             stage = "" if refusal is None else show_refusal(refusal)
             stage += await run_in_threadpool(shown.show, shown.jobs) if shown.jobs else ""
         elif refusal is not None:

@@ -42,6 +42,8 @@ def test_outputs(toy):
 
 def test_default_size_is_the_autoencoders_and_buckets_are_width_to_height(toy):
     assert toy("a", num_inference_steps=1, guidance_scale=1).images[0].size == (128, 128)
+    counted = toy("a", num_inference_steps=np.int64(1), guidance_scale=1, num_images_per_prompt=np.int32(2)).images
+    assert len(counted) == 2
     wide = toy("a", num_inference_steps=1, guidance_scale=1, base_resolution=128, aspect_ratio="2:1").images[0]
     assert wide.width > wide.height
 
