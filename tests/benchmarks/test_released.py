@@ -66,6 +66,7 @@ def test_the_page_shows_the_prompts_of_the_sheet(released, pages):
     assert len(released.SHEET) == 12
 
 
+@pytest.mark.long
 def test_a_sheet_of_noise_stays_below_a_megabyte(released, tmp_path):
     """Noise is what compresses worst."""
     paths = []

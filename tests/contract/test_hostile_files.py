@@ -112,6 +112,7 @@ def test_the_page_says_what_is_wrong_with_a_lora(desk, tmp_path):
     assert ">Done<" in last
 
 
+@pytest.mark.long
 def test_a_hostile_model_is_refused_and_the_server_lives(server, tmp_path):
     models = tmp_path / "models"
     for name, key, value in (

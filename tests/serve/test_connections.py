@@ -128,7 +128,9 @@ def chunked(pieces: list[bytes]) -> bytes:
         ([b"a"] * 3000, b"    3000"),  # as a client that writes JSON word by word
         ([b"a" * 100] * 20_000, b" 2000000"),
         ([b"a"] * 100_000, b"chunks of the request are too small"),
-        ([b"a" * 100_000, *[b"a"] * 100_000], b"chunks of the request are too small"),
+        pytest.param(
+            [b"a" * 100_000, *[b"a"] * 100_000], b"chunks of the request are too small", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_body_of_crumbs_is_refused(pieces, answer):

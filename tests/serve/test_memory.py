@@ -113,7 +113,8 @@ def test_each_door_says_so_in_its_own_shape(server, one_picture, door):
     assert answer.status_code == 400
     if door.startswith("/v1"):
         error = answer.json()["error"]
-        assert (error["code"], error["param"], error["type"]) == ("out_of_memory", "size", "invalid_request_error")
+        named = "width x height"  # the fields that were sent
+        assert (error["code"], error["param"], error["type"]) == ("out_of_memory", named, "invalid_request_error")
         said = error["message"]
         streamed = client.post(door, json={**small, "width": 512, "height": 512, "stream": True})
         assert (streamed.status_code, streamed.json()["error"]["code"]) == (400, "out_of_memory")

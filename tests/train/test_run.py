@@ -208,7 +208,7 @@ def until_step(folder, process, step=3):
     raise AssertionError("no step was made in two minutes")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_saves_says_how_to_go_on_and_ends_with_75(tmp_path, pictures, number):
     words = train_words(tmp_path / "run", pictures, "train.steps=100000")
     process = started(words)

@@ -64,6 +64,8 @@ class Script(scripts.Script):
                 show_progress,
                 lambda: shared.state.interrupted or shared.state.skipped,
             )
+            if shared.state.skipped and not shared.state.interrupted:
+                answer["images"] = []  # of a skipped iteration nothing is kept, as of the web UI's own
             drawn.add(p, answer)
             shared.state.skipped = False
             shared.state.nextjob()
