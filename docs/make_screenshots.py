@@ -55,7 +55,7 @@ def take_all(browser, url: str) -> None:
         ("page-phone", 0, {"size": PHONE, "scale": 2.0}),
     ):
         tab = PageDriver(browser, url, **given)
-        tab.page.locator("#history button[data-name]").nth(index).click()
+        tab.page.locator("#history button[data-name^='use:']").nth(index).click()
         tab.finished("These are the settings of this image")
         take(tab, name)
         tab.close()
@@ -75,7 +75,7 @@ def take_grid(browser, url: str) -> None:
     tab.fill("Y values", "1\n5")
     tab.prompt.fill(PROMPTS[1])
     tab.page.click("#draw-grid")
-    tab.finished("6 of 6 pictures")
+    tab.finished("6 of 6 images done")
     take(tab, "page-grid")
     tab.close()
 
