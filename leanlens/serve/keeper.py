@@ -64,7 +64,13 @@ class Keeper:
 
 
 def keep(token: str, folder: str) -> None:
-    """Wait for the end of standard input, then end what carries the token."""
+    """Wait for the end of standard input, then end what carries the token, or has a file in the folder open.
+
+    The server is such a process too, as the cluster's driver; on its way out it is left to end by itself.
+    """
+    import psutil
+
+    server = psutil.Process(os.getppid())
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -72,19 +78,20 @@ def keep(token: str, folder: str) -> None:
         pass
     idle = 0
     while idle < _ROUNDS:
-        idle = 0 if _kill(token, folder) else idle + 1
+        idle = 0 if _kill(token, folder, server) else idle + 1
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill(token: str, folder: str) -> int:
-    """Kill each process that belongs here; gives how many there were."""
+def _kill(token: str, folder: str, server: Any) -> int:
+    """Kill each process that belongs here but `server`; gives how many there were."""
     import psutil
 
     found = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if (_has(process, token) or _writes(process, folder)) and process.status() != psutil.STATUS_ZOMBIE:
+            belongs = process != server and (_has(process, token) or _writes(process, folder))
+            if belongs and process.status() != psutil.STATUS_ZOMBIE:
                 found += 1
                 process.kill()
     return found
