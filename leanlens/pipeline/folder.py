@@ -107,7 +107,7 @@ class OfficialFolderMixin:
             if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in _LIBRARIES
             else entry
             for name, entry in kept.items()
-            if not (name == "text_template" and entry is None)
+            if not (name in ("text_template", "caption_style") and entry is None)
         }
         try:
             self._internal_dict = official

@@ -57,6 +57,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         tokenizer: its tokenizer, or None.
         transformer: the denoiser.
         text_template: "harmony" or "plain"; None takes harmony for GPT-OSS and plain for any other language model.
+        caption_style: the captions that it was trained on, by name, so that prompts can be rewritten into their kind.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -71,6 +72,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         tokenizer: PreTrainedTokenizerBase,
         transformer: LensTransformer2DModel,
         text_template: str | None = None,
+        caption_style: str | None = None,
     ):
         super().__init__()
         if text_template is not None and text_template not in TEMPLATES:
@@ -78,7 +80,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         self.register_modules(
             scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
         )
-        self.register_to_config(text_template=text_template)
+        self.register_to_config(text_template=text_template, caption_style=caption_style)
         self.reasoner: Callable[[list[str]], list[str]] | None = None
         """Rewrites prompts when a call asks for it with `enable_reasoner=True`."""
         self.encoder_home: EncoderHome | None = None

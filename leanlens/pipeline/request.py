@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
 from leanlens.resolution import require_whole_tokens
 
@@ -76,6 +77,8 @@ class ImageRequest(BaseModel):
     """Text tokens, the template's included."""
     exact: bool = False
     """Compute both guidance branches in one masked batch, as the released code does."""
+    reasoner: Reasoned | None = None
+    """How the prompt came about, where a reasoner wrote it; decides no pixel."""
 
     @classmethod
     def checked(cls, **fields: Any) -> "ImageRequest":
@@ -91,8 +94,9 @@ class ImageRequest(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_rarely_asked(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Records of pictures without a latent resize stay as they were before there was one."""
-        return {name: value for name, value in write(self).items() if name != "latent_resize" or value is not None}
+        """Records of pictures without a latent resize, or a reasoner, stay as they were before there was one."""
+        rare = ("latent_resize", "reasoner")
+        return {name: value for name, value in write(self).items() if name not in rare or value is not None}
 
     @field_validator("template_date")
     @classmethod

@@ -1,0 +1,72 @@
+"""What a reasoner made of a prompt: the record that stands in the request, and so in the image's settings.
+
+A reasoner turns a person's prompt into a caption of the kind that the model learnt. The request's `prompt` is that
+caption; what the person wrote, what was understood and what was not stand beside it, so that drawing again asks nobody.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FactKind = Literal["thing", "number", "color", "size", "place", "relation", "background", "style", "text"]
+
+
+class Fact(BaseModel):
+    """One thing that the caption says.
+
+    Attributes:
+        key: its name within the prompt, as `fixed` takes it: "thing 1", "number 1", "color 1", "relation 1",
+            "background", "style", "text 1". The number is that of the thing; relations and texts count up.
+        value: in the words of the model: "apple", "3", "red", "left of", "navy blue", "flat", the quoted string.
+        label: for people: "red apple left of blue teapot".
+        stated: the prompt says so, or whoever edited it; False for a choice that the seed made.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    kind: FactKind
+    value: str
+    label: str
+    stated: bool = True
+
+
+class Unknown(BaseModel):
+    """A word that the model does not know, and the known thing nearest to it with how near that is, 0 to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    word: str
+    nearest: str | None = None
+    nearness: float = Field(0.0, ge=0, le=1)
+
+    def sentence(self, model: str) -> str:
+        """ "nano does not know 'lighthouse'; nearest: house (0.62)"."""
+        near = f"; nearest: {self.nearest} ({self.nearness:.2f})" if self.nearest else ""
+        return f"{model} does not know {self.word!r}{near}"
+
+
+class Reasoned(BaseModel):
+    """A prompt and what a reasoner made of it.
+
+    Attributes:
+        original: the prompt as it was given.
+        prompt: what is drawn; the same as `original` where it was left alone.
+        facts: what the caption says, things first.
+        not_understood: words that nothing is known of.
+        language: of the prompt, as a two-letter code.
+        source: the reasoner and its version, such as "scenes 1".
+        seconds: that it took.
+        left_alone: why the prompt was not rewritten; empty where it was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    original: str
+    prompt: str
+    facts: tuple[Fact, ...] = ()
+    not_understood: tuple[Unknown, ...] = ()
+    language: str = "en"
+    source: str
+    seconds: float = Field(0.0, ge=0)
+    left_alone: str = ""
