@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -60,8 +61,9 @@ def test_stated_truth_reads_numbers_colors_and_relations():
     assert stated_truth(truth, "two ducks, one of them on a red carpet")["objects"] == []
 
 
-def test_people_wrote_a_hundred_prompts():
-    rows = [json.loads(line) for line in PEOPLE.read_text(encoding="utf-8").splitlines()]
+@pytest.mark.parametrize("path", [PEOPLE, PEOPLE.with_name("people_development.jsonl")], ids=lambda path: path.stem)
+def test_people_wrote_a_hundred_prompts(path):
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len({row["prompt"] for row in rows}) == len(rows) == 100
     for row in rows:
         truth = row["truth"]
@@ -76,6 +78,14 @@ def test_people_wrote_a_hundred_prompts():
             is_background_color((0, 0, 0), name, background["kind"], place)
         for (text,) in truth.get("texts", []):
             assert text in row["prompt"]
+
+
+def test_no_prompt_for_development_is_one_of_the_test():
+    test, development = (
+        {re.sub(r"[^a-z0-9 ]", "", json.loads(line)["prompt"].lower()) for line in path.read_text().splitlines()}
+        for path in (PEOPLE, PEOPLE.with_name("people_development.jsonl"))
+    )
+    assert not test & development
 
 
 def test_no_more_people_prompts_than_there_are():
