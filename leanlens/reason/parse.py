@@ -6,13 +6,14 @@ words do not make a whole, the meaning says that it is unsure.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leanlens.reason.meaning import Backdrop, Meaning, Noun, Written
 from leanlens.reason.words import SIGNS, Tag, Words
 from leanlens.scenes.shapes import CONTAINERS
 
 MOST_KINDS = 6  # of things that one caption holds
+COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
 SHADES = 2  # colours that a pattern or a gradient has
 Lookup = Callable[[str], str | None]
 
@@ -25,6 +26,8 @@ class Phrase:
     number: int | None = None
     several: bool = False
     pair: bool = False
+    pairs: int | None = None
+    pronoun: bool = False  # "a red one"
     quality: bool = False  # it ends in a word such as "mood"
     colors: list[Tag] = field(default_factory=list)
     size: str | None = None
@@ -84,7 +87,9 @@ class _Reader:
         self.since = self.clause = 0
         self.asked = False  # the sentence before was a question
         self.joined = False
-        self.no = False
+        self.replaces = False  # "but": colours that follow go before those said already
+        self.fresh = 0  # the first thing since the last mark or "and"
+        self.early: str | None = None  # a colour said before any thing
         self.each = False
         self.host: int | None = None  # "with": the thing that what follows stands on, in or beside
         self.shared: list[Phrase] = []  # phrases without a head, for "a red and a blue ball"
@@ -105,7 +110,7 @@ class _Reader:
         tag = self.tags[at]
         if not tag.readings:
             return True
-        kinds = ("article", "number", "color", "plain color", "thing", "size", "pattern", "ground", "sky", "name")
+        kinds = ("article", "number", "thing", "name", "size", "pattern", "ground", "sky", *COLORS)
         return tag.has(*kinds, "background noun", "background plain") and tag.get("article") not in ("it", "each")
 
     def read(self) -> Meaning:
@@ -128,7 +133,7 @@ class _Reader:
         for kind, do in self._actions():
             if tag.has(kind) and do(tag):
                 return
-        if tag.has("filler") and not tag.has("article", "number", "color", "thing", "size"):
+        if tag.has("filler", "person") and not tag.has("article", "number", "color", "thing", "size"):
             self.at += 1
             return
         if self._starts_here(tag):
@@ -145,6 +150,7 @@ class _Reader:
             ("adverb", self._adverb), ("side", self._place), ("background on", self._ground_on),
             ("not", self._negate), ("purpose", self._skip_clause), ("wants", self._wants), ("article", self._pronoun),
             ("and", self._join), ("but", self._but), ("of", self._pass_over), ("qualities", self._pass_over),
+            ("preposition", self._pass_over),
         ]  # fmt: skip
 
     def _pass_over(self, tag: Tag) -> bool:
@@ -164,14 +170,14 @@ class _Reader:
         if mark == ":" and self.says is not None:
             return True
         if tag.has("end"):
-            self.since_before = self.since
             self.asked = mark in "?？" and len(self.meaning.things) > self.since
             if not self.asked:
                 self.since = len(self.meaning.things)
             self.host = None
             self.each = False
         self.clause = len(self.meaning.things)
-        self.relation, self.no, self.says, self.joined = None, False, None, False
+        self.relation, self.replaces, self.says, self.joined = None, False, None, False
+        self.fresh = len(self.meaning.things)
         return True
 
     def _join(self, tag: Tag) -> bool:
@@ -179,14 +185,18 @@ class _Reader:
             return False
         self.at += 1
         self.joined = True
-        self.host = self.subject
+        self.host, self.fresh = self.subject, len(self.meaning.things)
+        if self._is_sign(self.subject) and tag.has("part") and (capitals := self._capitals(self.at)):
+            self.says = self.at
+            self.at += len(capitals)
+            self._write(" ".join(capitals))
         return True
 
     def _but(self, tag: Tag) -> bool:
         if tag.has("sorry"):
             return False
         self.at += 1
-        self.no = False
+        self.replaces = True
         return True
 
     def _pronoun(self, tag: Tag) -> bool:
@@ -210,7 +220,7 @@ class _Reader:
         elif tag.has("not"):
             return False
         self.at += 1
-        self.no = False
+        self.replaces = True
         return True
 
     def _wish(self, tag: Tag) -> bool:
@@ -316,8 +326,9 @@ class _Reader:
         if kind == "gradient" or (phrase.head in ("pattern", "background") and self._from_to(phrase)):
             colors += [name for name in self._from_to_colors() if name not in colors]
             kind = kind or "gradient"
-        if phrase.head == "background" and not colors and not kind:
-            colors, kind, turned = self._colors_after()
+        if not colors and (phrase.head == "pattern" or not kind):
+            colors, after, turned = self._colors_after()
+            kind = kind or after
             phrase.turned = turned if phrase.turned is None else phrase.turned
         if not colors and not kind:
             return phrase.head == "background"
@@ -355,15 +366,18 @@ class _Reader:
         start = self.at
         tag = self.tag()
         while tag is not None and (tag.get("break") in (":", "=", "-", "：") or tag.has("of", "filler", "relation")):
-            if tag.has("thing", "color"):
+            if tag.has("thing", "color", "background from"):
                 break
             self.at += 1
             tag = self.tag()
+        if tag is not None and tag.has("background from"):
+            return self._from_to_colors(), "gradient", None
         if tag is None or not self.starts_phrase(self.at):
             self.at = start
             return [], "", None
         phrase = self._read_phrase(surface=True)
-        if phrase.head in ("", "pattern") and (phrase.colors or phrase.pattern or phrase.head):
+        squares = phrase.head == "thing" and phrase.name == "square" and phrase.plural
+        if (phrase.head in ("", "pattern") or squares) and (phrase.colors or phrase.pattern or phrase.head):
             kind = phrase.name if phrase.head == "pattern" else phrase.pattern or ""
             return phrase.colors_as("plain color"), kind, phrase.turned
         self.at = start
@@ -373,13 +387,25 @@ class _Reader:
         known = self.meaning.background
         ground, sky = known.colors if known is not None and known.kind == "ground" else (None, None)
         kind = f"{phrase.head} color"
-        named = [tag.readings[kind] for tag in phrase.colors if tag.has(kind)]
+        named = [tag.readings[kind] for tag in phrase.colors if tag.has(kind)] or self._color_after(kind)
         color = named[0] if named else None if phrase.name == "any" else phrase.name
         if phrase.head == "ground":
             ground = color or ground
         else:
             sky = color or sky
         self.meaning.background = Backdrop("ground", (ground, sky))
+
+    def _color_after(self, kind: str) -> list[str]:
+        """ "the sky is orange"."""
+        start = self.at
+        while (tag := self.tag()) is not None and tag.has("of", "filler", "background in") and not tag.has(*COLORS):
+            self.at += 1
+        found = []
+        while self.at > start and (tag := self.tag()) is not None and tag.has(kind, "color"):
+            found.append(tag.get(kind) or tag.text.lower())
+            self.at += 1
+        self.at = self.at if found else start
+        return found
 
     # -- phrases
 
@@ -409,7 +435,7 @@ class _Reader:
             return False
         if tag.has("and"):
             return True
-        if tag.has("color", "plain color", "sky color", "ground color") and self._is_color(tag, phrase, surface):
+        if tag.has(*COLORS) and self._is_color(tag, phrase, surface):
             phrase.colors.append(tag)
         elif tag.has("thing", "name") or (tag.has("background noun", "sky", "ground") and not tag.has("pattern")):
             return False
@@ -418,9 +444,12 @@ class _Reader:
                 return False
             phrase.article = tag.readings["article"]
         elif tag.has("number"):
-            if phrase.number is not None and phrase.colors:
-                return False
             value = tag.readings["number"]
+            if phrase.colors:
+                phrase.pronoun = value == 1 and not self._colors_follow(self.at + 1)
+                return phrase.pronoun
+            if value == "pair":
+                phrase.pairs = phrase.number
             phrase.several, phrase.pair = value == "several", value == "pair"
             phrase.number = {"several": None, "pair": 2}.get(value, value)
         elif tag.has("size"):
@@ -435,6 +464,9 @@ class _Reader:
         elif tag.has("other style"):
             self._other_style(tag)
             self.at -= 1
+        elif tag.has("person"):
+            self.meaning.unread.append(tag.text)
+            phrase.quality = True
         elif tag.has("filler", "background plain", "qualities"):
             if tag.has("side", "of", "not", "but", "sorry", "purpose"):
                 return False
@@ -510,7 +542,7 @@ class _Reader:
     def _take_following(self, phrase: Phrase) -> None:
         """Adjectives that stand after their noun: "una manzana roja"."""
         while (tag := self.tag()) is not None:
-            if tag.has("color", "plain color", "sky color", "ground color") and not tag.has("thing", "break"):
+            if tag.has(*COLORS) and not tag.has("thing", "break"):
                 phrase.colors.append(tag)
             elif tag.has("size"):
                 phrase.size = tag.readings["size"]
@@ -541,9 +573,8 @@ class _Reader:
         if self.since < len(self.meaning.things) == self.clause and not self._is_list():
             return False
         before = self.tags[phrase.first - 1] if phrase.first else None
-        after = self.tag()
         opens = before is None or before.has("break", "and", "relation", "filler", "style", "side")
-        return opens and (after is None or after.has("break", "and", "relation", "side", "adverb", "row"))
+        return opens and not ((after := self.tag()) is not None and after.has("wants", "quote"))
 
     def _is_list(self) -> bool:
         """Whether the sentence so far is a bare list, "sun, cloud"."""
@@ -553,7 +584,8 @@ class _Reader:
     def _is_title(self) -> bool:
         """Whether a colon follows: "toolbox essentials: saw, wrench"."""
         tag = self.tag()
-        return tag is not None and tag.get("break") in (":", "：") and self.at + 1 < len(self.tags)
+        after = self.tag(1)
+        return tag is not None and after is not None and tag.get("break") in (":", "：") and not after.has("color")
 
     def _take_of(self, phrase: Phrase) -> None:
         """ "cup of coffee": an unknown name of two words."""
@@ -618,8 +650,10 @@ class _Reader:
         number, plural = phrase.number, phrase.plural or phrase.several
         if number is None and phrase.article == "one":
             number = 1
-        if phrase.name.startswith("pair of ") and (number == 2 or phrase.several):  # "two socks", "a pair of socks"
-            number, plural = 1, False
+        if phrase.name.startswith("pair of ") and (number == 2 or phrase.several) and not phrase.plural:  # "two socks", "a pair of socks"
+            number, plural = phrase.pairs or 1, False
+        elif phrase.pairs:
+            number = 2 * phrase.pairs
         elif " of " in phrase.name and phrase.several:
             plural = phrase.plural
         noun = Noun(
@@ -698,6 +732,10 @@ class _Reader:
         texts = [text for text in self.meaning.texts if text.on is None]
         if word == "on" and texts and self.says is None and self._sign_follows():
             return True
+        if self._refers(self.at) and self.subject is not None and len(self.meaning.things) == self.fresh:
+            self.fronted = (word, self.subject)
+            self.at += 1
+            return True
         subject = self.subject if self._has_subject() else None
         self.relation = (word, subject)
         self.says = None
@@ -757,7 +795,12 @@ class _Reader:
         if tag.has("side") and (self.host is None or self.host == self.subject):
             return self._place(tag)
         self.at += 1
+        if self.subject is not None and len(self.meaning.things) == self.fresh and self.starts_phrase(self.at):
+            self.fronted = (word, self.subject)  # "and behind it a tree"
+            return True
         host, subject = self.host, self.subject
+        if word == "on" and any(text.on == subject for text in self.meaning.texts):  # "a label with TEA on it"
+            return True
         if subject is None or host is None or host == subject:
             host = subject - 1 if subject else None
         if subject is None or host is None:
@@ -816,15 +859,23 @@ class _Reader:
             self.shared.append(phrase)
             return
         color = phrase.object_color()
+        if not things:
+            self.early = self.early or color
         if not things or (color is None and not (phrase.size or phrase.number)):
             return
         if color and (phrase.number or phrase.article == "one") and self._split_colors(phrase, color):
             return
+        if color and self.joined and phrase.pronoun and things[-1].color not in (None, color):
+            count = phrase.number or 1  # "two green apples and a red one"
+            things.append(replace(things[-1], number=count, plural=count > 1, color=color, side=None))
+            return
         target = len(things) - 1 if self.subject is None else self.subject
         targets = range(self.since, len(things)) if self.each and self.since < len(things) else [target]
         for index in targets:
-            if color and things[index].color is None:
+            if color and (things[index].color is None or self.replaces):
                 self.meaning.change(index, color=color)
+            if phrase.number and things[index].number is None and not color:
+                self.meaning.change(index, number=phrase.number)
             if phrase.size and things[index].size is None:
                 self.meaning.change(index, size=phrase.size)
 
@@ -953,6 +1004,8 @@ class _Reader:
     def _settle(self) -> None:
         meaning = self.meaning
         self._merge_repeated()
+        if self.early and len(meaning.things) == 1 and meaning.things[0].color is None:
+            meaning.change(0, color=self.early)
         for phrase in self.shared:
             meaning.unread += [tag.text for tag in phrase.colors]
         if self.fronted is not None and self.fronted[1] > 0:

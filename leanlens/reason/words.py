@@ -225,7 +225,7 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
         elif token.isdigit():
             yield Tag({"number": int(token)}, token, len(token) > 1, glued[at])
         elif re.match(r"\w", token) or not token.isascii():
-            readings = {"filler": "filler"} if _has_suffix(tokens, glued, at + 1, words) else {}
+            readings = {"filler": "filler"} if "'" in token or _has_suffix(tokens, glued, at + 1, words) else {}
             yield Tag(readings, kept[at], _is_capital(kept[at]), glued[at])
         at += 1
 
