@@ -181,7 +181,12 @@ class _Reader:
         return True
 
     def _join(self, tag: Tag) -> bool:
-        if tag.has("relation") and self.starts_phrase(self.at + 1) and self.subject is not None and not tag.has("joins"):
+        if (
+            tag.has("relation")
+            and self.starts_phrase(self.at + 1)
+            and self.subject is not None
+            and not tag.has("joins")
+        ):
             return False
         self.at += 1
         self.joined = True
@@ -340,7 +345,9 @@ class _Reader:
         if known is not None and known.kind not in ("plain", "") and not kind and len(colors) == 1:
             kind = known.kind
             colors = list(dict.fromkeys([*colors, *(name for name in known.colors if name)]))[:SHADES]
-        self.meaning.background = Backdrop(kind or "plain", tuple(colors[:SHADES]) if kind else (colors[0],), phrase.turned)
+        self.meaning.background = Backdrop(
+            kind or "plain", tuple(colors[:SHADES]) if kind else (colors[0],), phrase.turned
+        )
         return True
 
     def _from_to(self, phrase: Phrase) -> bool:
@@ -431,7 +438,9 @@ class _Reader:
 
     def _take_modifier(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
         """Whether a tag belongs to the phrase, before its head."""
-        if tag.has("break", "quote", "relation", "and", "adverb", "row", "says") and not self._is_color_and(tag, phrase):
+        if tag.has("break", "quote", "relation", "and", "adverb", "row", "says") and not self._is_color_and(
+            tag, phrase
+        ):
             return False
         if tag.has("and"):
             return True
@@ -485,9 +494,13 @@ class _Reader:
         if not following.has("color", "plain color") or following.has("thing"):
             return False
         rest = self.at + 2
-        while rest < len(self.tags) and self.tags[rest].has("color", "filler", "pattern") and not self.tags[rest].has("break"):
+        while (
+            rest < len(self.tags)
+            and self.tags[rest].has("color", "filler", "pattern")
+            and not self.tags[rest].has("break")
+        ):
             rest += 1
-        return rest < len(self.tags) and self.tags[rest].has("thing", "background noun", "pattern", "name") or (
+        return (rest < len(self.tags) and self.tags[rest].has("thing", "background noun", "pattern", "name")) or (
             rest > 0 and self.tags[rest - 1].has("pattern")
         )
 
@@ -639,7 +652,12 @@ class _Reader:
         color = phrase.object_color()
         for index, noun in enumerate(self.meaning.things):
             same = noun.name == (phrase.name if phrase.head == "thing" else phrase.name.lower())
-            if same and phrase.article == "the" and color in (None, noun.color) and phrase.number in (None, noun.number):
+            if (
+                same
+                and phrase.article == "the"
+                and color in (None, noun.color)
+                and phrase.number in (None, noun.number)
+            ):
                 return index
         for index, noun in enumerate(self.meaning.things):  # "the apple is red"; "a sign ... write it on the sign"
             if noun.name == phrase.name and noun.name in SIGNS and not phrase.colors and not phrase.number:
@@ -650,7 +668,9 @@ class _Reader:
         number, plural = phrase.number, phrase.plural or phrase.several
         if number is None and phrase.article == "one":
             number = 1
-        if phrase.name.startswith("pair of ") and (number == 2 or phrase.several) and not phrase.plural:  # "two socks", "a pair of socks"
+        if (
+            phrase.name.startswith("pair of ") and (number == 2 or phrase.several) and not phrase.plural
+        ):  # "two socks", "a pair of socks"
             number, plural = phrase.pairs or 1, False
         elif phrase.pairs:
             number = 2 * phrase.pairs
@@ -756,7 +776,9 @@ class _Reader:
             return False
         known = self._spoken_of(phrase)
         index = self._add(phrase) if known is None else known
-        self.meaning.texts = [Written(text.string, index if text.on is None else text.on) for text in self.meaning.texts]
+        self.meaning.texts = [
+            Written(text.string, index if text.on is None else text.on) for text in self.meaning.texts
+        ]
         self.subject = index
         return True
 
@@ -824,9 +846,7 @@ class _Reader:
         fresh = len(self.meaning.things) > self.clause and not self.joined
         if self.joined and self.subject is not None and self.meaning.things and self.tags[self.at - 2].has("and"):
             fresh = False
-        elif self.joined and len(self.meaning.things) > self.clause:
-            fresh = True
-        elif self._refers_back():
+        elif (self.joined and len(self.meaning.things) > self.clause) or self._refers_back():
             fresh = True
         if fresh and self.subject is not None and self.meaning.things[self.subject].side is None:
             self.meaning.change(self.subject, side=side)
@@ -926,7 +946,9 @@ class _Reader:
     def _write(self, string: str) -> None:
         """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""
         on = self.tag()
-        comes = on is not None and "on" in (on.get("relation"), on.get("background on")) and self._names_sign(self.at + 1)
+        comes = (
+            on is not None and "on" in (on.get("relation"), on.get("background on")) and self._names_sign(self.at + 1)
+        )
         owner = self.subject if self.says is not None or self._is_sign(self.subject) else None
         if comes and not self._is_sign(self.subject):
             self.meaning.texts = [text for text in self.meaning.texts if text.string != string]
@@ -1024,7 +1046,11 @@ class _Reader:
         for last in range(len(things) - 1, 0, -1):
             for first in range(last):
                 one, other = things[first], things[last]
-                if (one.name, one.color, one.side) == (other.name, other.color, other.side) and not self.meaning.relations:
+                if (one.name, one.color, one.side) == (
+                    other.name,
+                    other.color,
+                    other.side,
+                ) and not self.meaning.relations:
                     things[first] = other
                     del things[last]
                     break

@@ -1,0 +1,313 @@
+"""What a prompt leaves open, chosen by the seed: background, style, sizes, places. Never against what was said.
+
+Comes in: a `Meaning`, a seed, the canvas. Goes out: a `Plan` in which every thing has a place and a size. A light plain
+background that things stand out from, large things, no overlap: what the model draws best.
+"""
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from leanlens.reason.looks import contrasts
+from leanlens.reason.meaning import Backdrop, Meaning, Noun
+from leanlens.scenes.icons import COLORS
+from leanlens.scenes.scene import GROUND_COLORS, PLAIN_COLORS, SKY_COLORS
+
+LIGHT = (
+    "white",
+    "cream",
+    "light grey",
+    "light blue",
+    "pale pink",
+    "mint green",
+    "lavender",
+    "pale yellow",
+    "peach",
+    "beige",
+)
+STYLES = {"fluent-emoji-flat": 3, "twemoji": 3, "noto": 2, "fluent-3d": 2}  # how often each is chosen
+ATTACHED = ("on", "inside", "in front of")  # relations of two things that share a place
+SIDE_CELLS = {
+    "left": (-1, None), "right": (1, None), "top": (None, -1), "bottom": (None, 1), "centre": (0, 0),
+    "upper left": (-1, -1), "upper right": (1, -1), "lower left": (-1, 1), "lower right": (1, 1),
+}  # fmt: skip
+
+
+class Contradiction(ValueError):
+    """Relations that no arrangement meets."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing with everything decided. `x` and `y` are the middle of its place in parts of the canvas."""
+
+    noun: Noun
+    count: int
+    size: str
+    x: float
+    y: float
+    arrangement: str = ""  # of several: "row", "column" or "group"
+
+    @property
+    def place(self) -> str:
+        """Where it is, by thirds of the canvas, in the words of dense captions."""
+        column, row = min(2, int(3 * self.x)), min(2, int(3 * self.y))
+        return (
+            ("in the upper left", "at the top", "in the upper right"),
+            ("on the left", "in the centre", "on the right"),
+            ("in the lower left", "at the bottom", "in the lower right"),
+        )[row][column]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the caption says."""
+
+    things: tuple[Placed, ...]
+    relations: tuple[tuple[int, str, int], ...]
+    background: Backdrop
+    style: str
+    chosen_style: bool
+    chosen_background: bool
+
+
+def choose(meaning: Meaning, seed: int, width: int, height: int) -> Plan:
+    """Decide what is open.
+
+    Raises:
+        Contradiction: the relations cannot all hold.
+    """
+    style_rng, rng = Random(f"style {seed}"), Random(f"places {seed}")
+    style = meaning.style or style_rng.choices(list(STYLES), list(STYLES.values()))[0]
+    background = _choose_background(meaning, Random(f"background {seed}"))
+    things, relations = _arrange(meaning, width / height, rng)
+    return Plan(
+        tuple(things), tuple(relations), background, style,
+        meaning.style is None, meaning.background is None,
+    )  # fmt: skip
+
+
+def _choose_background(meaning: Meaning, rng: Random) -> Backdrop:
+    said = meaning.background
+    if said is None:
+        return Backdrop("plain", (_contrasting(meaning, list(LIGHT), rng),))
+    if said.kind == "ground":
+        ground, sky = said.colors
+        return Backdrop("ground", (ground or rng.choice(("green", "sandy")), sky or "light blue"))
+    if said.kind == "plain":
+        return said
+    colors = [color for color in said.colors if color]
+    while len(colors) < 2:
+        others = [name for name in LIGHT if name not in colors]
+        colors.append(_contrasting(meaning, others, rng))
+    turned = said.turned if said.turned is not None else rng.random() < 0.5
+    return Backdrop(said.kind, tuple(colors), turned)
+
+
+def _contrasting(meaning: Meaning, names: list[str], rng: Random) -> str:
+    """One of the background colours that every thing stands out from; any where there is none."""
+    good = [
+        name for name in names if all(contrasts(noun.name, noun.color, PLAIN_COLORS[name]) for noun in meaning.things)
+    ]
+    return rng.choice(good or names)
+
+
+# -- places
+
+
+def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed], list[tuple[int, str, int]]]:
+    things = meaning.things
+    relations = [row for row in meaning.relations if row[1] != "beside"]
+    relations += _sides_as_relations(things)
+    hosts = {a: (word, b) for a, word, b in relations if word in ATTACHED}
+    units = [index for index in range(len(things)) if _root(index, hosts) == index]
+    xs = _ranks(units, _pairs(relations, hosts, "left of", "right of", things))
+    ys = _ranks(units, _pairs(relations, hosts, "above", "below", things))
+    for index in units:
+        _apply_side(things[index].side, index, xs, ys)
+    cells = _fill(units, xs, ys, meaning, aspect, _neighbours(meaning, hosts))
+    placed: list[Placed] = [None] * len(things)  # type: ignore[list-item]
+    columns, rows = 1 + max(x for x, _ in cells.values()), 1 + max(y for _, y in cells.values())
+    for index in units:
+        column, row = cells[index]
+        in_row = [other for other in units if cells[other][1] == row]
+        x = (
+            _middle(column, columns)
+            if len(in_row) == columns or _is_bound(index, xs, things)
+            else _centred(index, in_row, cells)
+        )
+        y = _middle(row, rows)
+        family = [index, *(other for other in range(len(things)) if other != index and _root(other, hosts) == index)]
+        _place_family(family, hosts, things, x, y, max(columns, rows), len(units), meaning.row, placed)
+    for a, word, b in relations:
+        if word == "between":
+            placed[a] = replace(placed[a], x=0.5, y=0.5)
+            placed[b] = replace(placed[b], arrangement="sides")
+    return placed, relations
+
+
+def _sides_as_relations(things: list[Noun]) -> list[tuple[int, str, int]]:
+    """ "violin at the left, drum at the right" as a relation of the two."""
+    found = []
+    for low, high, word in (("left", "right", "left of"), ("top", "bottom", "above")):
+        first = [index for index, noun in enumerate(things) if noun.side == low]
+        second = [index for index, noun in enumerate(things) if noun.side == high]
+        found += [(a, word, b) for a in first for b in second]
+    return found
+
+
+def _root(index: int, hosts: dict[int, tuple[str, int]]) -> int:
+    seen = set()
+    while index in hosts:
+        if index in seen:
+            raise Contradiction("things that stand on each other")
+        seen.add(index)
+        index = hosts[index][1]
+    return index
+
+
+def _pairs(
+    relations: list[tuple[int, str, int]],
+    hosts: dict[int, tuple[str, int]],
+    word: str,
+    inverse: str,
+    things: list[Noun],
+) -> list[tuple[int, int]]:
+    """(first, second) of units for a direction; "between two trees" has none."""
+    found = []
+    for a, said, b in relations:
+        one, other = _root(a, hosts), _root(b, hosts)
+        if one == other:
+            continue
+        if said == word:
+            found.append((one, other))
+        elif said == inverse:
+            found.append((other, one))
+    return found
+
+
+def _ranks(units: list[int], pairs: list[tuple[int, int]]) -> dict[int, int]:
+    """Unit -> how far it is along a direction, for those that a relation orders."""
+    ranks = {index: 0 for pair in pairs for index in pair}
+    for _ in range(len(units) + 1):
+        changed = False
+        for first, second in pairs:
+            if ranks[second] <= ranks[first]:
+                ranks[second] = ranks[first] + 1
+                changed = True
+        if not changed:
+            return ranks
+    raise Contradiction("relations that go round in a circle")
+
+
+def _apply_side(side: str | None, index: int, xs: dict[int, int], ys: dict[int, int]) -> None:
+    """A place that the prompt gives becomes a rank far out in its direction."""
+    if side is None:
+        return
+    x, y = SIDE_CELLS[side]
+    if x is not None and index not in xs:
+        xs[index] = 10 * x
+    if y is not None and index not in ys:
+        ys[index] = 10 * y
+
+
+def _neighbours(meaning: Meaning, hosts: dict[int, tuple[str, int]]) -> list[tuple[int, int]]:
+    return [(_root(a, hosts), _root(b, hosts)) for a, word, b in meaning.relations if word in ("beside", "between")]
+
+
+def _fill(
+    units: list[int], xs: dict[int, int], ys: dict[int, int], meaning: Meaning, aspect: float,
+    neighbours: list[tuple[int, int]],
+) -> dict[int, tuple[int, int]]:  # fmt: skip
+    """Unit -> (column, row), none twice."""
+    tall = aspect < 0.8 and not xs
+    as_column = meaning.row == "column" or (bool(ys) and not xs) or (meaning.row is None and tall)
+    if ys and xs:
+        return _two_directions(units, xs, ys)
+    order = sorted(units, key=lambda index: ((ys if as_column else xs).get(index, 0), index))
+    if as_column and len(order) <= 3:
+        return {index: (0, at) for at, index in enumerate(order)}
+    if len(order) <= 3 or (meaning.row == "row" and len(order) <= 4) or (aspect > 1.6 and len(order) <= 4):
+        return {index: (at, 0) for at, index in enumerate(order)}
+    columns = -(-len(order) // 2)
+    return {index: (at % columns, at // columns) for at, index in enumerate(order)}
+
+
+def _two_directions(units: list[int], xs: dict[int, int], ys: dict[int, int]) -> dict[int, tuple[int, int]]:
+    """A cell by the ranks in both directions; what has no rank in one shares the first free cell."""
+    columns = {rank: at for at, rank in enumerate(sorted(set(xs.values())))}
+    rows = {rank: at for at, rank in enumerate(sorted(set(ys.values())))}
+    cells: dict[int, tuple[int, int]] = {}
+    for index in sorted(units, key=lambda one: -((one in xs) + (one in ys))):
+        wide, high = range(max(len(columns), 1)), range(max(len(rows), 1))
+        options = [
+            (x, y)
+            for y in ([rows[ys[index]]] if index in ys else high)
+            for x in ([columns[xs[index]]] if index in xs else wide)
+        ]
+        free = [cell for cell in options if cell not in cells.values()]
+        if not free:
+            x, y = options[0]
+            free = [(x, y + 1)] if index not in ys else [(x + 1, y)]
+            if free[0] in cells.values():
+                raise Contradiction("too many things for one place")
+        cells[index] = free[0]
+    return cells
+
+
+def _middle(at: int, of: int) -> float:
+    return (at + 0.5) / of
+
+
+def _is_bound(index: int, xs: dict[int, int], things: list[Noun]) -> bool:
+    return index in xs
+
+
+def _centred(index: int, in_row: list[int], cells: dict[int, tuple[int, int]]) -> float:
+    """A short row stands in the middle."""
+    ordered = sorted(in_row, key=lambda one: cells[one][0])
+    return _middle(ordered.index(index), len(ordered))
+
+
+def _place_family(
+    family: list[int], hosts: dict[int, tuple[str, int]], things: list[Noun], x: float, y: float, across: int, units: int,
+    row: str | None, placed: list[Placed],
+) -> None:  # fmt: skip
+    """A thing, and what stands on, in or before it."""
+    root = family[0]
+    share = len(family) > 1 and any(hosts[other][0] == "on" for other in family[1:])
+    for index in family:
+        noun = things[index]
+        size = noun.size or _size(noun.count, across, units, index != root)
+        up = 0.18 / max(1, across) if share and index != root else -0.16 / max(1, across) if share else 0.0
+        side = noun.side if units == 1 and len(family) == 1 else None
+        place_x, place_y = _at_side(side, x, y - up)
+        placed[index] = Placed(noun, noun.count, size, place_x, place_y, _arrangement(noun.count, across, row))
+
+
+def _at_side(side: str | None, x: float, y: float) -> tuple[float, float]:
+    if side is None:
+        return x, y
+    column, row = SIDE_CELLS[side]
+    return (x if column is None else 0.5 + column / 3, y if row is None else 0.5 + row / 3)
+
+
+def _size(count: int, across: int, units: int, attached: bool) -> str:
+    """How large a thing is that has its place to itself."""
+    if count > 3 or units > 4:
+        return "small"
+    if count > 1 or attached or units > 2 or across > 2:
+        return "medium"
+    return "large"
+
+
+def _arrangement(count: int, across: int, row: str | None) -> str:
+    if count == 1:
+        return ""
+    if row is not None and across == 1:
+        return row
+    if count <= 3 and across == 1:
+        return "row"
+    return "row" if count == 2 else "group"
+
+
+__all__ = ["COLORS", "GROUND_COLORS", "SKY_COLORS", "Contradiction", "Placed", "Plan", "choose"]
