@@ -38,7 +38,7 @@ class Unknown(BaseModel):
 
     word: str
     nearest: str | None = None
-    nearness: float = Field(0.0, ge=0, le=1)
+    nearness: float = Field(default=0.0, ge=0, le=1)
 
     def sentence(self, model: str) -> str:
         """ "nano does not know 'lighthouse'; nearest: house (0.62)"."""
@@ -71,5 +71,5 @@ class Reasoned(BaseModel):
     not_understood: tuple[Unknown, ...] = ()
     language: str = "en"
     source: str
-    seconds: float = Field(0.0, ge=0)
+    seconds: float = Field(default=0.0, ge=0)
     left_alone: str = ""

@@ -120,8 +120,8 @@ def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed]
     relations += _sides_as_relations(things)
     hosts = {a: (word, b) for a, word, b in relations if word in ATTACHED}
     units = [index for index in range(len(things)) if _root(index, hosts) == index]
-    xs = _ranks(units, _pairs(relations, hosts, "left of", "right of", things))
-    ys = _ranks(units, _pairs(relations, hosts, "above", "below", things))
+    xs = _ranks(units, _pairs(relations, hosts, "left of", "right of"))
+    ys = _ranks(units, _pairs(relations, hosts, "above", "below"))
     for index in units:
         _apply_side(things[index].side, index, xs, ys)
     cells = _fill(units, xs, ys, meaning, aspect, _neighbours(meaning, hosts))
@@ -130,11 +130,8 @@ def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed]
     for index in units:
         column, row = cells[index]
         in_row = [other for other in units if cells[other][1] == row]
-        x = (
-            _middle(column, columns)
-            if len(in_row) == columns or _is_bound(index, xs, things)
-            else _centred(index, in_row, cells)
-        )
+        fills = len(in_row) == columns or index in xs
+        x = _middle(column, columns) if fills else _centred(index, in_row, cells)
         y = _middle(row, rows)
         family = [index, *(other for other in range(len(things)) if other != index and _root(other, hosts) == index)]
         _place_family(family, hosts, things, x, y, max(columns, rows), len(units), meaning.row, placed)
@@ -166,11 +163,7 @@ def _root(index: int, hosts: dict[int, tuple[str, int]]) -> int:
 
 
 def _pairs(
-    relations: list[tuple[int, str, int]],
-    hosts: dict[int, tuple[str, int]],
-    word: str,
-    inverse: str,
-    things: list[Noun],
+    relations: list[tuple[int, str, int]], hosts: dict[int, tuple[str, int]], word: str, inverse: str
 ) -> list[tuple[int, int]]:
     """(first, second) of units for a direction; "between two trees" has none."""
     found = []
@@ -258,10 +251,6 @@ def _middle(at: int, of: int) -> float:
     return (at + 0.5) / of
 
 
-def _is_bound(index: int, xs: dict[int, int], things: list[Noun]) -> bool:
-    return index in xs
-
-
 def _centred(index: int, in_row: list[int], cells: dict[int, tuple[int, int]]) -> float:
     """A short row stands in the middle."""
     ordered = sorted(in_row, key=lambda one: cells[one][0])
@@ -269,8 +258,8 @@ def _centred(index: int, in_row: list[int], cells: dict[int, tuple[int, int]]) -
 
 
 def _place_family(
-    family: list[int], hosts: dict[int, tuple[str, int]], things: list[Noun], x: float, y: float, across: int, units: int,
-    row: str | None, placed: list[Placed],
+    family: list[int], hosts: dict[int, tuple[str, int]], things: list[Noun], x: float, y: float, across: int,
+    units: int, row: str | None, placed: list[Placed],
 ) -> None:  # fmt: skip
     """A thing, and what stands on, in or before it."""
     root = family[0]

@@ -6,56 +6,15 @@ words do not make a whole, the meaning says that it is unsure.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from leanlens.reason.meaning import Backdrop, Meaning, Noun, Written
+from leanlens.reason.letters import LetterReader
+from leanlens.reason.meaning import Meaning, Noun, Written
+from leanlens.reason.phrases import Lookup, Phrase
 from leanlens.reason.words import SIGNS, Tag, Words
 from leanlens.scenes.shapes import CONTAINERS
 
 MOST_KINDS = 6  # of things that one caption holds
-COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
-SHADES = 2  # colours that a pattern or a gradient has
-Lookup = Callable[[str], str | None]
-
-
-@dataclass
-class Phrase:
-    """A noun phrase: its modifiers, and the head that it has."""
-
-    article: str | None = None
-    number: int | None = None
-    several: bool = False
-    pair: bool = False
-    pairs: int | None = None
-    pronoun: bool = False  # "a red one"
-    quality: bool = False  # it ends in a word such as "mood"
-    colors: list[Tag] = field(default_factory=list)
-    size: str | None = None
-    adjectives: list[str] = field(default_factory=list)
-    pattern: str | None = None
-    turned: bool | None = None
-    head: str = ""  # thing, unknown, background, ground, sky, pattern, or nothing
-    name: str = ""
-    plural: bool = False
-    first: int = 0  # tag it starts at
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.head or self.colors or self.adjectives or self.number or self.article or self.size)
-
-    def object_color(self) -> str | None:
-        """The colours as those of a thing: one of the twelve, or two in words."""
-        named = list(dict.fromkeys(tag.get("color") for tag in self.colors if tag.has("color")))
-        return " and ".join(named) or None
-
-    def colors_as(self, kind: str) -> list[str]:
-        """The colours as those of a background, a sky or a ground, in the order given."""
-        found = []
-        for tag in self.colors:
-            name = tag.get(kind) or tag.text.lower()
-            if name not in found:
-                found.append(name)
-        return found
 
 
 def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> Meaning:
@@ -67,51 +26,10 @@ def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> 
     return _Reader(tags, words, lookup).read()
 
 
-class _Reader:
-    """The state of one pass.
-
-    `subject` is the thing that a relation or a place that follows belongs to; `since` the first thing of the sentence,
-    `clause` of the clause.
-    """
-
-    def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
-        self.tags, self.words, self.lookup = tags, words, lookup
-        self.at = 0
-        self.meaning = Meaning()
-        self.subject: int | None = None
-        self.relation: tuple[str, int | None] | None = None  # waits for what it is to
-        self.fronted: tuple[str, int] | None = None  # "on a table": waits for what is there
-        self.between: list[int] = []  # first the thing that is, then the one that it is beside
-        self.side: str | None = None
-        self.says: int | None = None  # tag number after which words are letters
-        self.since = self.clause = 0
-        self.asked = False  # the sentence before was a question
-        self.joined = False
-        self.replaces = False  # "but": colours that follow go before those said already
-        self.fresh = 0  # the first thing since the last mark or "and"
-        self.early: str | None = None  # a colour said before any thing
-        self.each = False
-        self.host: int | None = None  # "with": the thing that what follows stands on, in or beside
-        self.shared: list[Phrase] = []  # phrases without a head, for "a red and a blue ball"
-        self.known_heads = 0
+class _Reader(LetterReader):
+    """One pass: each tag, or each noun phrase, does what its reading says."""
 
     # -- looking around
-
-    def tag(self, ahead: int = 0) -> Tag | None:
-        at = self.at + ahead
-        return self.tags[at] if 0 <= at < len(self.tags) else None
-
-    def starts_phrase(self, at: int) -> bool:
-        """Whether a noun phrase may start at a tag."""
-        while at < len(self.tags) and set(self.tags[at].readings) == {"filler"}:
-            at += 1
-        if at >= len(self.tags):
-            return False
-        tag = self.tags[at]
-        if not tag.readings:
-            return True
-        kinds = ("article", "number", "thing", "name", "size", "pattern", "ground", "sky", *COLORS)
-        return tag.has(*kinds, "background noun", "background plain") and tag.get("article") not in ("it", "each")
 
     def read(self) -> Meaning:
         while (tag := self.tag()) is not None:
@@ -122,10 +40,6 @@ class _Reader:
                 self.at += 1
         self._settle()
         return self.meaning
-
-    def _leave_out(self, tag: Tag) -> None:
-        if not tag.readings:
-            self.meaning.unread.append(tag.text)
 
     # -- one tag, or one phrase
 
@@ -279,34 +193,6 @@ class _Reader:
             self.meaning.without.append(phrase.name)
         return True
 
-    # -- style, background
-
-    def _style(self, tag: Tag) -> bool:
-        if tag.has("background plain", "color") and self._colors_follow(self.at + 1):
-            return False
-        self.meaning.style = tag.readings["style"]
-        self.meaning.other_style = None
-        self.at += 1
-        return True
-
-    def _other_style(self, tag: Tag) -> bool:
-        if tag.has("plain color", "color") and (self.relation or self._colors_follow(self.at)):
-            return False
-        if self.meaning.style is None:
-            self.meaning.other_style = tag.text.lower()
-        self.at += 1
-        return True
-
-    def _colors_follow(self, at: int) -> bool:
-        kinds = ("color", "plain color", "background noun", "pattern", "background plain")
-        return at < len(self.tags) and self.tags[at].has(*kinds) and not self.tags[at].has("style")
-
-    def _night(self, tag: Tag) -> bool:
-        if self.meaning.background is None:
-            self.meaning.background = Backdrop("plain", ("navy blue",))
-        self.at += 1
-        return True
-
     def _ground_on(self, tag: Tag) -> bool:
         """ "against charcoal", "on a light blue backdrop"."""
         self.at += 1
@@ -319,293 +205,7 @@ class _Reader:
             self._bare(phrase)
         return True
 
-    def _set_background(self, phrase: Phrase, bare: bool = False) -> bool:
-        """Take a phrase for the background, where it can be."""
-        if phrase.head in ("ground", "sky"):
-            self._set_landscape(phrase)
-            return True
-        if phrase.head not in ("background", "pattern") and not bare:
-            return False
-        kind = phrase.pattern or phrase.name if phrase.head == "pattern" else phrase.pattern or ""
-        colors = [name for name in phrase.colors_as("plain color")]
-        if kind == "gradient" or (phrase.head in ("pattern", "background") and self._from_to(phrase)):
-            colors += [name for name in self._from_to_colors() if name not in colors]
-            kind = kind or "gradient"
-        if not colors and (phrase.head == "pattern" or not kind):
-            colors, after, turned = self._colors_after()
-            kind = kind or after
-            phrase.turned = turned if phrase.turned is None else phrase.turned
-        if not colors and not kind:
-            return phrase.head == "background"
-        known = self.meaning.background
-        if kind and known is not None and known.kind == "plain" and len(colors) == 1 and known.colors != (colors[0],):
-            colors = [*(name for name in known.colors if name), colors[0]]  # "a blue background with white dots"
-        if not kind and len(colors) > 1:
-            kind = "gradient" if phrase.head == "background" else ""
-        if known is not None and known.kind not in ("plain", "") and not kind and len(colors) == 1:
-            kind = known.kind
-            colors = list(dict.fromkeys([*colors, *(name for name in known.colors if name)]))[:SHADES]
-        self.meaning.background = Backdrop(
-            kind or "plain", tuple(colors[:SHADES]) if kind else (colors[0],), phrase.turned
-        )
-        return True
-
-    def _from_to(self, phrase: Phrase) -> bool:
-        tag = self.tag()
-        return tag is not None and tag.has("background from")
-
-    def _from_to_colors(self) -> list[str]:
-        """ "from pale pink to lavender", "of blue and green" after "gradient"."""
-        found: list[str] = []
-        at = self.at
-        while at < len(self.tags) and len(found) < SHADES:
-            tag = self.tags[at]
-            if tag.has("plain color"):
-                found.append(tag.readings["plain color"])
-                self.at = at + 1
-            elif not tag.has("background from", "background to", "of", "and", "article", "filler", "relation", "side"):
-                break
-            at += 1
-        return found
-
-    def _colors_after(self) -> tuple[list[str], str, bool | None]:
-        """ "background: light blue", "the background is white with red dots"."""
-        start = self.at
-        tag = self.tag()
-        while tag is not None and (tag.get("break") in (":", "=", "-", "：") or tag.has("of", "filler", "relation")):
-            if tag.has("thing", "color", "background from"):
-                break
-            self.at += 1
-            tag = self.tag()
-        if tag is not None and tag.has("background from"):
-            return self._from_to_colors(), "gradient", None
-        if tag is None or not self.starts_phrase(self.at):
-            self.at = start
-            return [], "", None
-        phrase = self._read_phrase(surface=True)
-        squares = phrase.head == "thing" and phrase.name == "square" and phrase.plural
-        if (phrase.head in ("", "pattern") or squares) and (phrase.colors or phrase.pattern or phrase.head):
-            kind = phrase.name if phrase.head == "pattern" else phrase.pattern or ""
-            return phrase.colors_as("plain color"), kind, phrase.turned
-        self.at = start
-        return [], "", None
-
-    def _set_landscape(self, phrase: Phrase) -> None:
-        known = self.meaning.background
-        ground, sky = known.colors if known is not None and known.kind == "ground" else (None, None)
-        kind = f"{phrase.head} color"
-        named = [tag.readings[kind] for tag in phrase.colors if tag.has(kind)] or self._color_after(kind)
-        color = named[0] if named else None if phrase.name == "any" else phrase.name
-        if phrase.head == "ground":
-            ground = color or ground
-        else:
-            sky = color or sky
-        self.meaning.background = Backdrop("ground", (ground, sky))
-
-    def _color_after(self, kind: str) -> list[str]:
-        """ "the sky is orange"."""
-        start = self.at
-        while (tag := self.tag()) is not None and tag.has("of", "filler", "background in") and not tag.has(*COLORS):
-            self.at += 1
-        found = []
-        while self.at > start and (tag := self.tag()) is not None and tag.has(kind, "color"):
-            found.append(tag.get(kind) or tag.text.lower())
-            self.at += 1
-        self.at = self.at if found else start
-        return found
-
-    # -- phrases
-
-    def _read_phrase(self, surface: bool = False) -> Phrase:
-        """The noun phrase that starts here; `surface` where a background may be meant."""
-        phrase = Phrase(first=self.at)
-        while (tag := self.tag()) is not None:
-            if self._take_modifier(tag, phrase, surface):
-                self.at += 1
-                continue
-            self._take_head(tag, phrase, surface)
-            break
-        if not phrase.head and phrase.pattern:
-            phrase.head, phrase.name = "pattern", phrase.pattern
-        if not phrase.head and phrase.adjectives and self._is_noun(phrase):
-            phrase.head, phrase.name = "unknown", " ".join(phrase.adjectives).lower()
-            phrase.adjectives = []
-            phrase.plural = phrase.several or (phrase.number or 1) > 1
-            self._take_of(phrase)
-        if self.words.adjectives != "before" and phrase.head:
-            self._take_following(phrase)
-        return phrase
-
-    def _take_modifier(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
-        """Whether a tag belongs to the phrase, before its head."""
-        if tag.has("break", "quote", "relation", "and", "adverb", "row", "says") and not self._is_color_and(
-            tag, phrase
-        ):
-            return False
-        if tag.has("and"):
-            return True
-        if tag.has(*COLORS) and self._is_color(tag, phrase, surface):
-            phrase.colors.append(tag)
-        elif tag.has("thing", "name") or (tag.has("background noun", "sky", "ground") and not tag.has("pattern")):
-            return False
-        elif tag.has("article") and tag.readings["article"] in ("one", "the"):
-            if phrase.colors or phrase.adjectives or phrase.number:
-                return False
-            phrase.article = tag.readings["article"]
-        elif tag.has("number"):
-            value = tag.readings["number"]
-            if phrase.colors:
-                phrase.pronoun = value == 1 and not self._colors_follow(self.at + 1)
-                return phrase.pronoun
-            if value == "pair":
-                phrase.pairs = phrase.number
-            phrase.several, phrase.pair = value == "several", value == "pair"
-            phrase.number = {"several": None, "pair": 2}.get(value, value)
-        elif tag.has("size"):
-            phrase.size = tag.readings["size"]
-        elif tag.has("pattern"):
-            phrase.pattern = tag.readings["pattern"]
-        elif tag.has("background vertical", "background horizontal"):
-            phrase.turned = tag.has("background vertical")
-        elif tag.has("style"):
-            self._style(tag)
-            self.at -= 1
-        elif tag.has("other style"):
-            self._other_style(tag)
-            self.at -= 1
-        elif tag.has("person"):
-            self.meaning.unread.append(tag.text)
-            phrase.quality = True
-        elif tag.has("filler", "background plain", "qualities"):
-            if tag.has("side", "of", "not", "but", "sorry", "purpose"):
-                return False
-            phrase.quality = tag.has("qualities")
-        elif not tag.readings:
-            phrase.adjectives.append(tag.text)
-        else:
-            return False
-        return True
-
-    def _is_color_and(self, tag: Tag, phrase: Phrase) -> bool:
-        """ "red and blue ball": an "and" between two colours of one thing."""
-        if not (tag.has("and") and phrase.colors and self.at + 1 < len(self.tags)):
-            return False
-        following = self.tags[self.at + 1]
-        if not following.has("color", "plain color") or following.has("thing"):
-            return False
-        rest = self.at + 2
-        while (
-            rest < len(self.tags)
-            and self.tags[rest].has("color", "filler", "pattern")
-            and not self.tags[rest].has("break")
-        ):
-            rest += 1
-        return (rest < len(self.tags) and self.tags[rest].has("thing", "background noun", "pattern", "name")) or (
-            rest > 0 and self.tags[rest - 1].has("pattern")
-        )
-
-    def _is_color(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
-        """Whether a word that may also be a thing ("orange", "peach") is a colour here."""
-        if not tag.has("thing"):
-            if tag.has("color"):
-                return True
-            return surface or self._heads_background(self.at + 1)
-        following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
-        if surface and phrase.article is None and (following is None or following.has("break")):
-            return True
-        if following is None:
-            return False
-        if following.has("thing", "name", "background noun", "pattern", "color", "filler") and not following.has("of"):
-            return True
-        return not following.readings and not tag.glued
-
-    def _heads_background(self, at: int) -> bool:
-        """Whether the words from here on run into a background."""
-        while at < len(self.tags):
-            tag = self.tags[at]
-            if tag.has("background noun", "pattern", "sky", "ground", "background to", "background from"):
-                return True
-            if not tag.has("color", "plain color", "and", "background plain", "filler") or tag.has("thing"):
-                return False
-            at += 1
-        return False
-
-    def _take_head(self, tag: Tag, phrase: Phrase, surface: bool) -> None:
-        if tag.has("thing"):
-            if phrase.adjectives and (better := self.lookup(" ".join([*phrase.adjectives, tag.text]))):
-                phrase.head, phrase.name, phrase.adjectives = "thing", better, []
-            else:
-                phrase.head = "thing"
-                phrase.name, phrase.plural = tag.readings["thing"]
-            self.at += 1
-        elif tag.has("name"):
-            phrase.head = "unknown"
-            phrase.name, phrase.plural = tag.readings["name"]
-            self.at += 1
-        elif tag.has("background noun"):
-            phrase.head, phrase.name = "background", "background"
-            self.at += 1
-        elif tag.has("sky"):
-            phrase.head, phrase.name = "sky", tag.readings["sky"]
-            self.at += 1
-        elif tag.has("ground"):
-            phrase.head, phrase.name = "ground", tag.readings["ground"]
-            self.at += 1
-
-    def _take_following(self, phrase: Phrase) -> None:
-        """Adjectives that stand after their noun: "una manzana roja"."""
-        while (tag := self.tag()) is not None:
-            if tag.has(*COLORS) and not tag.has("thing", "break"):
-                phrase.colors.append(tag)
-            elif tag.has("size"):
-                phrase.size = tag.readings["size"]
-            elif tag.has("pattern") and phrase.head == "background":
-                phrase.pattern = tag.readings["pattern"]
-            elif not (tag.has("filler", "background plain") and not tag.has("of", "relation", "side", "and", "break")):
-                break
-            self.at += 1
-
-    def _is_noun(self, phrase: Phrase) -> bool:
-        """Whether unknown words without a known head are the name of a thing."""
-        words = phrase.adjectives
-        if phrase.quality or self._is_title():
-            return False
-        known = self.lookup(" ".join(words)) or self.lookup(words[-1])
-        if known:
-            phrase.adjectives = [known]
-            return True
-        if len(words) > 3:
-            return False
-        if phrase.article or phrase.number or phrase.colors or phrase.size or phrase.several:
-            return True
-        last = words[-1].lower()
-        if last.endswith(("ing", "ly", "ed")) or len(words) > 2:
-            return False
-        if len(self.meaning.things) > self.clause and not (self.relation or self.joined):
-            return False
-        if self.since < len(self.meaning.things) == self.clause and not self._is_list():
-            return False
-        before = self.tags[phrase.first - 1] if phrase.first else None
-        opens = before is None or before.has("break", "and", "relation", "filler", "style", "side")
-        return opens and not ((after := self.tag()) is not None and after.has("wants", "quote"))
-
-    def _is_list(self) -> bool:
-        """Whether the sentence so far is a bare list, "sun, cloud"."""
-        tags = self.tags[: self.at]
-        return len(self.meaning.things) > 1 + self.since and not any(tag.has("article", "relation") for tag in tags)
-
-    def _is_title(self) -> bool:
-        """Whether a colon follows: "toolbox essentials: saw, wrench"."""
-        tag = self.tag()
-        after = self.tag(1)
-        return tag is not None and after is not None and tag.get("break") in (":", "：") and not after.has("color")
-
-    def _take_of(self, phrase: Phrase) -> None:
-        """ "cup of coffee": an unknown name of two words."""
-        of, last = self.tag(), self.tag(1)
-        if of is not None and last is not None and of.text.lower() == "of" and not last.readings:
-            phrase.name += f" of {last.text.lower()}"
-            self.at += 2
+    # -- things
 
     def _noun_phrase(self) -> None:
         phrase = self._read_phrase()
@@ -651,7 +251,7 @@ class _Reader:
         """The thing that "the cat" means, where there is one already."""
         color = phrase.object_color()
         for index, noun in enumerate(self.meaning.things):
-            same = noun.name == (phrase.name if phrase.head == "thing" else phrase.name.lower())
+            same = noun.name == phrase.name
             if (
                 same
                 and phrase.article == "the"
@@ -677,14 +277,14 @@ class _Reader:
         elif " of " in phrase.name and phrase.several:
             plural = phrase.plural
         noun = Noun(
-            phrase.name if phrase.head == "thing" else phrase.name.lower(),
+            phrase.name,
             phrase.head == "thing",
             number,
             plural,
             phrase.object_color(),
             phrase.size,
             self.side,
-            tuple(word.lower() for word in phrase.adjectives),
+            tuple(phrase.adjectives),
         )
         self.side = None
         self.meaning.things.append(noun)
@@ -798,9 +398,6 @@ class _Reader:
             return True
         self.at = start
         return False
-
-    def _has_background_colors(self, phrase: Phrase) -> bool:
-        return all(tag.has("plain color", "color") for tag in phrase.colors)
 
     def _after_phrase(self, tag: Tag) -> bool:
         """A relation that nothing follows: an adverb, a side, or nothing."""
@@ -936,87 +533,10 @@ class _Reader:
             self.meaning.things.append(Noun(noun.name, noun.known, count, count > 1, name, noun.size))
         return True
 
-    # -- words on things
-
-    def _quote(self, tag: Tag) -> bool:
-        self.at += 1
-        self._write(tag.readings["quote"])
-        return True
-
-    def _write(self, string: str) -> None:
-        """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""
-        on = self.tag()
-        comes = (
-            on is not None and "on" in (on.get("relation"), on.get("background on")) and self._names_sign(self.at + 1)
-        )
-        owner = self.subject if self.says is not None or self._is_sign(self.subject) else None
-        if comes and not self._is_sign(self.subject):
-            self.meaning.texts = [text for text in self.meaning.texts if text.string != string]
-            owner = None
-        for index, text in enumerate(self.meaning.texts):
-            if text.string == string:  # said twice: the later place counts
-                self.meaning.texts[index] = Written(string, text.on if owner is None else owner)
-                self.says = None
-                return
-        self.meaning.texts.append(Written(string, owner))
-        self.says = None
-
-    def _names_sign(self, at: int) -> bool:
-        """Whether the noun phrase from here on is a sign."""
-        while at < len(self.tags) and not self.tags[at].has("break", "relation", "and"):
-            if self.tags[at].has("thing"):
-                return self.tags[at].readings["thing"][0] in SIGNS
-            at += 1
-        return False
-
-    def _is_sign(self, index: int | None) -> bool:
-        return index is not None and self.meaning.things[index].name in SIGNS
-
-    def _says(self, tag: Tag) -> bool:
-        at = self.at + 1
-        while at < len(self.tags) and (self.tags[at].has("says") or self.tags[at].get("break") == ":"):
-            at += 1
-        if at >= len(self.tags) or self.tags[at].has("quote"):
-            self.says, self.at = at, at
-            return True
-        capitals = self._capitals(at)
-        if capitals:
-            self.says, self.at = at, at + len(capitals)
-            self._write(" ".join(capitals))
-            return True
-        letters = self._letters(at) if self._is_sign(self.subject) or tag.has("of") else []
-        if letters:
-            self.says, self.at = at, at + len(letters)
-            self._write(" ".join(letters))
-            return True
-        if tag.has("thing", "color", "filler"):
-            return False
-        self.at += 1
-        return True
-
-    def _capitals(self, at: int) -> list[str]:
-        """Words in capitals, or a number, from a tag on."""
-        found = []
-        while at < len(self.tags):
-            tag = self.tags[at]
-            if not (tag.capital or (tag.text.isdigit() and not found) or (found and tag.text.isupper())):
-                break
-            found.append(tag.text)
-            at += 1
-        return found
-
-    def _letters(self, at: int) -> list[str]:
-        """Up to three words that are no sentence."""
-        found: list[str] = []
-        while at < len(self.tags) and len(found) < 3:
-            tag = self.tags[at]
-            if tag.has("break", "relation", "and", "article", "side", "adverb", "quote"):
-                break
-            found.append(tag.text)
-            at += 1
-        return found
-
     def _trigger(self, tag: Tag) -> bool:
+        """A LoRA's word: a thing or beside one where a phrase holds it, else said at the end, as styles are."""
+        if self.clause == len(self.meaning.things) == 0 or self._is_named(self.at + 1):
+            return False
         self.at += 1
         self.meaning.triggers.append(tag.text)
         return True
@@ -1054,17 +574,3 @@ class _Reader:
                     things[first] = other
                     del things[last]
                     break
-
-    def _give_signs(self) -> None:
-        """A sign for each string that nothing bears: one that is there already, or a new one."""
-        meaning = self.meaning
-        taken = {text.on for text in meaning.texts}
-        free = [index for index, noun in enumerate(meaning.things) if noun.name in SIGNS and index not in taken]
-        for at, text in enumerate(meaning.texts):
-            if text.on is None:
-                if free:
-                    index = free.pop(0)
-                else:
-                    meaning.things.append(Noun("sign", True, 1))
-                    index = len(meaning.things) - 1
-                meaning.texts[at] = Written(text.string, index)

@@ -1,16 +1,26 @@
 """The embedded reasoner for models that learnt the captions of `scenes/describe.py`: rules, no weights."""
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from leanlens.pipeline.reasoned import Reasoned
+from leanlens.pipeline.reasoned import Reasoned, Unknown
 from leanlens.reason.choose import Contradiction, choose
+from leanlens.reason.facts import fix, list_facts
+from leanlens.reason.meaning import Meaning
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
 from leanlens.reason.words import tag, words_of
 from leanlens.reason.write import write
 
 SOURCE = "scenes 1"
+MOST_UNKNOWN = 12  # words that are named in a record
+# A dense caption: that many whole sentences and words, and words a sentence.
+LEAST_SENTENCES, LEAST_WORDS, LEAST_LENGTH = 3, 25, 5.0
+_REQUEST = re.compile(
+    r"\b(please|draw|want|wants|can you|could you|make me|make it|give me|thanks|hi|hello|i'd|i|me|my)\b", re.IGNORECASE
+)
 
 
 class SceneReasoner:
@@ -24,14 +34,50 @@ class SceneReasoner:
 
     def _reason(self, ask: Ask) -> Reasoned:
         began = time.perf_counter()
-        words = words_of("en")
-        meaning = parse(tag(ask.prompt, words), words)
-        prompt, left = ask.prompt, meaning.unsure
-        if not left:
-            try:
-                prompt = write(choose(meaning, ask.seed, ask.width, ask.height), meaning, ask.seed)
-            except Contradiction as error:
-                left = str(error)
+        answer = self._read(ask)
+        return answer.model_copy(update={"seconds": time.perf_counter() - began})
+
+    def _read(self, ask: Ask) -> Reasoned:
+        language = "en"
+        words = words_of(language)
+        left_alone = partial(Reasoned, original=ask.prompt, prompt=ask.prompt, language=language, source=self.source)
+        if is_dense(ask.prompt):
+            return left_alone(left_alone="it is a dense caption already")
+        meaning = parse(tag(ask.prompt, words, ask.triggers), words)
+        fixed = fix(meaning, ask.fixed)
+        unknown = tuple(unknown_words(meaning))
+        if meaning.unsure:
+            return left_alone(left_alone=meaning.unsure, not_understood=unknown)
+        try:
+            plan = choose(meaning, ask.seed, ask.width, ask.height)
+        except Contradiction as error:
+            return left_alone(left_alone=f"it asks for {error}", not_understood=unknown)
         return Reasoned(
-            original=ask.prompt, prompt=prompt, source=self.source, seconds=time.perf_counter() - began, left_alone=left
+            original=ask.prompt,
+            prompt=write(plan, meaning, ask.seed),
+            facts=list_facts(meaning, plan),
+            fixed=fixed,
+            not_understood=unknown,
+            language=language,
+            source=self.source,
         )
+
+
+def is_dense(prompt: str) -> bool:
+    """Whether a prompt is a caption of several whole sentences that asks nobody for anything."""
+    sentences = [part.split() for part in re.split(r"[.!?]+(?:\s|$)", prompt) if part.strip()]
+    words = sum(map(len, sentences))
+    if len(sentences) < LEAST_SENTENCES or words < LEAST_WORDS or words / len(sentences) < LEAST_LENGTH:
+        return False
+    return not _REQUEST.search(prompt)
+
+
+def unknown_words(meaning: Meaning) -> Iterator[Unknown]:
+    """Things, looks and styles that the model does not know, and words that were left out."""
+    said = [noun.name for noun in meaning.things if not noun.known]
+    said += [word for noun in meaning.things for word in noun.adjectives]
+    said += [noun.part for noun in meaning.things if noun.part]
+    said += [meaning.other_style] if meaning.other_style else []
+    said += [word.lower() for word in meaning.unread if len(word) > 2]
+    for word in list(dict.fromkeys(said))[:MOST_UNKNOWN]:
+        yield Unknown(word=word)

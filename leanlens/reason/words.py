@@ -160,8 +160,11 @@ def _add_names(words: Words) -> None:
         words.add(pluralize(name), "name", (name, True))
 
 
-def tag(prompt: str, words: Words) -> list[Tag]:
+def tag(prompt: str, words: Words, triggers: Sequence[str] = ()) -> list[Tag]:
     """A prompt's words and phrases, its quoted strings and its marks, in order.
+
+    Args:
+        triggers: words that are known beside the table's, kept as they are typed; they have the reading "trigger".
 
     A quoted string is a tag with the reading "quote"; a mark that ends a clause has the reading "break", "?" and "."
     and a new line also "end".
@@ -169,17 +172,31 @@ def tag(prompt: str, words: Words) -> list[Tag]:
     found: list[Tag] = []
     at = 0
     for match in _QUOTED.finditer(prompt):
-        found += _tag_plain(prompt[at : match.start()], words)
+        found += _tag_outside_quotes(prompt[at : match.start()], words, triggers)
         string = next(group for group in match.groups() if group is not None)
         found.append(Tag({"quote": string}, string))
         at = match.end()
-    return found + _tag_plain(prompt[at:], words)
+    return found + _tag_outside_quotes(prompt[at:], words, triggers)
+
+
+def _tag_outside_quotes(text: str, words: Words, triggers: Sequence[str]) -> list[Tag]:
+    known = sorted((one.strip() for one in triggers if one.strip()), key=len, reverse=True)
+    if not known:
+        return _tag_plain(text, words)
+    found: list[Tag] = []
+    at = 0
+    for match in re.finditer(rf"(?<!\w)(?:{'|'.join(map(re.escape, known))})(?!\w)", text, re.IGNORECASE):
+        found += [*_tag_plain(text[at : match.start()], words), Tag({"trigger": match[0]}, match[0])]
+        at = match.end()
+    return found + _tag_plain(text[at:], words)
 
 
 def _tag_plain(text: str, words: Words) -> list[Tag]:
     raw = [match[0] for match in _TOKEN.finditer(text.replace("\n", " ; "))]
     spaced = _spaced_hyphens(text)
-    tokens, kept, glued = [], [], []
+    tokens: list[str] = []
+    kept: list[str] = []
+    glued: list[bool] = []
     hyphen = 0
     for token in raw:
         if token in _JOINED:

@@ -42,7 +42,11 @@ def write(plan: Plan, meaning: Meaning, seed: int) -> str:
     sentences += [_relation(plan, *row) for row in plan.relations]
     sentences += [_thing(plan, index) for index in range(len(plan.things))]
     sentences.append("nothing else appears in the picture")
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+    sentences += meaning.triggers  # word for word
+    return " ".join(
+        f"{sentence[0].upper()}{sentence[1:]}." if sentence not in meaning.triggers else f"{sentence}."
+        for sentence in sentences
+    )
 
 
 def noun_words(placed: Placed, article: str = "a", bare: bool = False) -> str:

@@ -85,6 +85,16 @@ class BoundedProtocol(H11Protocol):
             self.transport.close()
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP: say so once, and let whoever answers the request know that the connection is over."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer is on its way already
+            self.transport.close()
+
     def on_response_complete(self) -> None:
         """The next request may come."""
         self.phase = None

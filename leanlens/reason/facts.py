@@ -1,0 +1,260 @@
+"""Facts of a caption for people and programs, and facts that whoever asks has decided, put into a meaning.
+
+A fact's key names it within the prompt ("color 1"), so that an editor can send it back with another value. Values are
+read by the same grammar as prompts, in English.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from leanlens.pipeline.reasoned import Fact
+from leanlens.reason.choose import SIDE_CELLS, STYLES, Plan
+from leanlens.reason.meaning import Backdrop, Meaning, Noun, Written
+from leanlens.reason.parse import parse
+from leanlens.reason.words import tag, words_of
+from leanlens.reason.write import SIZES, noun_words
+from leanlens.scenes.describe import NUMBERS, STYLE_PHRASES
+from leanlens.scenes.icons import COLORS
+
+RELATION_WORDS = ("left of", "right of", "above", "below", "on", "inside", "in front of", "behind", "beside", "between")
+MOST = 12  # of one thing
+
+
+def list_facts(meaning: Meaning, plan: Plan) -> tuple[Fact, ...]:
+    """Everything that the caption says: of each thing, then relations, background, style, texts."""
+    found: list[Fact] = []
+    for number, placed in enumerate(plan.things, 1):
+        noun = placed.noun
+        found.append(Fact(key=f"thing {number}", kind="thing", value=_named(noun), label=noun_words(placed)))
+        said = noun.number is not None
+        found.append(
+            Fact(key=f"number {number}", kind="number", value=str(placed.count), label=str(placed.count), stated=said)
+        )
+        if noun.color:
+            found.append(Fact(key=f"color {number}", kind="color", value=noun.color, label=noun.color))
+        if placed.count == 1:
+            size, place = placed.size, placed.place
+            found.append(
+                Fact(key=f"size {number}", kind="size", value=size, label=SIZES[size], stated=noun.size is not None)
+            )
+            found.append(
+                Fact(key=f"place {number}", kind="place", value=place, label=place, stated=noun.side is not None)
+            )
+    found += _relations(meaning, plan)
+    background = background_phrase(plan.background)
+    found.append(
+        Fact(
+            key="background",
+            kind="background",
+            value=background,
+            label=background,
+            stated=meaning.background is not None,
+        )
+    )
+    style = meaning.other_style or STYLE_PHRASES[plan.style]
+    stated = bool(meaning.style or meaning.other_style)
+    found.append(Fact(key="style", kind="style", value=style, label=style, stated=stated))
+    for number, text in enumerate(meaning.texts, 1):
+        found.append(Fact(key=f"text {number}", kind="text", value=text.string, label=f'"{text.string}"'))
+    return tuple(found)
+
+
+def _named(noun: Noun) -> str:
+    return " ".join([*noun.adjectives, noun.name])
+
+
+def _relations(meaning: Meaning, plan: Plan) -> list[Fact]:
+    found = []
+    for number, (a, word, b) in enumerate(meaning.relations, 1):
+        label = f"{_short(plan, a)} {word} {_short(plan, b)}"
+        found.append(Fact(key=f"relation {number}", kind="relation", value=word, label=label))
+    return found
+
+
+def _short(plan: Plan, index: int) -> str:
+    noun = plan.things[index].noun
+    return f"{noun.color} {noun.name}" if noun.color else noun.name
+
+
+def background_phrase(background: Backdrop) -> str:
+    """A background in words that the grammar reads back."""
+    first, second = background.colors[0], background.colors[-1]
+    turned = "vertical" if background.turned else "horizontal"
+    return {
+        "plain": f"{first}",
+        "gradient": f"{turned} gradient from {first} to {second}",
+        "ground": f"{first} ground, {second} sky",
+        "dots": f"{first} with {second} dots",
+        "stripes": f"{turned} {first} and {second} stripes",
+        "checks": f"{first} and {second} checks",
+    }[background.kind]
+
+
+# -- decided beforehand
+
+
+def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
+    """Put decided facts into a meaning; those that had an effect are returned.
+
+    A key of a thing, a relation or a text that the prompt does not have has none.
+
+    Raises:
+        ValueError: a key that is none, or a value that is not accepted for it.
+    """
+    applied = {}
+    for key, value in sorted(fixed.items(), key=lambda item: _order(item[0])):
+        kind, _, number = key.partition(" ")
+        if (
+            kind not in _FIXES
+            or (number and not number.isdigit())
+            or (bool(number) != (kind not in ("background", "style")))
+        ):
+            raise ValueError(
+                f"fixed {key[:40]!r} is not a fact; facts are {', '.join(_FIXES)}, with a number but for the last two"
+            )
+        if _FIXES[kind](meaning, int(number or 1) - 1, value.strip()):
+            applied[key] = value
+    meaning.texts = [text for text in meaning.texts if text.string]
+    for index in sorted((at for at, noun in enumerate(meaning.things) if not noun.name), reverse=True):
+        _drop(meaning, index)
+    if not (meaning.things or meaning.background):
+        meaning.unsure = meaning.unsure or "nothing is left of it"
+    return applied
+
+
+def _order(key: str) -> tuple[int, str]:
+    """Things last, so that numbers mean the same until all are changed."""
+    return (key.startswith("thing"), key)
+
+
+def _fix_thing(meaning: Meaning, index: int, value: str) -> bool:
+    if not 0 <= index < len(meaning.things):
+        return False
+    if not value:
+        meaning.change(index, name="")
+        return True
+    nouns = _read(value).things
+    if len(nouns) != 1:
+        raise ValueError(f"fixed thing {value[:40]!r} is not accepted; give one thing, such as red apple")
+    (noun,) = nouns
+    old = meaning.things[index]
+    number, color, size = noun.number or old.number, noun.color or old.color, noun.size or old.size
+    meaning.things[index] = replace(noun, number=number, plural=old.plural, color=color, size=size, side=old.side)
+    return True
+
+
+def _fix_number(meaning: Meaning, index: int, value: str) -> bool:
+    number = int(value) if value.isdigit() else NUMBERS.index(value.lower()) if value.lower() in NUMBERS else 0
+    if value and not 1 <= number <= MOST:
+        raise ValueError(f"fixed number {value[:40]!r} is not accepted; give 1 to {MOST}")
+    if not 0 <= index < len(meaning.things):
+        return False
+    meaning.change(index, number=number or None, plural=number > 1)
+    return True
+
+
+def _fix_color(meaning: Meaning, index: int, value: str) -> bool:
+    color = None
+    if value:
+        tags = tag(value, words_of("en"))
+        named = [one.get("color") for one in tags if one.has("color")]
+        if len(named) != len([one for one in tags if not one.has("and")]) or not named:
+            raise ValueError(f"fixed color {value[:40]!r} is not accepted; give one of {', '.join(COLORS)}")
+        color = " and ".join(named)
+    if not 0 <= index < len(meaning.things):
+        return False
+    meaning.change(index, color=color)
+    return True
+
+
+def _fix_size(meaning: Meaning, index: int, value: str) -> bool:
+    if value and value not in SIZES:
+        raise ValueError(f"fixed size {value[:40]!r} is not accepted; give {', '.join(SIZES)}")
+    if not 0 <= index < len(meaning.things):
+        return False
+    meaning.change(index, size=value or None)
+    return True
+
+
+def _fix_place(meaning: Meaning, index: int, value: str) -> bool:
+    side = value
+    if value and value not in SIDE_CELLS:
+        sides = [one.get("side") for one in tag(value, words_of("en")) if one.has("side")]
+        if len(sides) != 1:
+            raise ValueError(f"fixed place {value[:40]!r} is not accepted; give {', '.join(SIDE_CELLS)}")
+        side = sides[0]
+    if not 0 <= index < len(meaning.things):
+        return False
+    meaning.change(index, side=side or None)
+    return True
+
+
+def _fix_relation(meaning: Meaning, index: int, value: str) -> bool:
+    if value and value not in RELATION_WORDS:
+        raise ValueError(f"fixed relation {value[:40]!r} is not accepted; give {', '.join(RELATION_WORDS)}")
+    if not 0 <= index < len(meaning.relations):
+        return False
+    a, _, b = meaning.relations[index]
+    word = value or "beside"
+    meaning.relations[index] = (b, "in front of", a) if word == "behind" else (a, word, b)
+    return True
+
+
+def _fix_text(meaning: Meaning, index: int, value: str) -> bool:
+    if len(value) > 80:
+        raise ValueError(f"fixed text {value[:40]!r} has {len(value)} characters; at most 80 are accepted")
+    if not 0 <= index < len(meaning.texts):
+        return False
+    meaning.texts[index] = Written(value, meaning.texts[index].on if value else None)
+    return True
+
+
+def _fix_background(meaning: Meaning, index: int, value: str) -> bool:
+    if not value:
+        meaning.background = None
+        return True
+    ways = (f"on {value}", f"{value} background", value)
+    found = next((background for way in ways if (background := _read(way).background)), None)
+    if found is None:
+        kinds = "a colour, stripes, dots, checks, a gradient, or ground and sky"
+        raise ValueError(f"fixed background {value[:40]!r} is not accepted; give {kinds}")
+    meaning.background = found
+    return True
+
+
+def _fix_style(meaning: Meaning, index: int, value: str) -> bool:
+    if not value:
+        meaning.style = meaning.other_style = None
+        return True
+    read = _read(f"{value} style") if not _read(value).style else _read(value)
+    if read.style is None and read.other_style is None:
+        styles = ", ".join(STYLE_PHRASES[name] for name in STYLES)
+        raise ValueError(f"fixed style {value[:40]!r} is not accepted; give one of {styles}")
+    meaning.style, meaning.other_style = read.style, read.other_style
+    return True
+
+
+_FIXES = {
+    "thing": _fix_thing, "number": _fix_number, "color": _fix_color, "size": _fix_size, "place": _fix_place,
+    "relation": _fix_relation, "text": _fix_text, "background": _fix_background, "style": _fix_style,
+}  # fmt: skip
+
+
+def _read(value: str) -> Meaning:
+    words = words_of("en")
+    return parse(tag(value, words), words)
+
+
+def _drop(meaning: Meaning, index: int) -> None:
+    """Take a thing away, with its relations and texts."""
+
+    def moved(at: int) -> int:
+        return at - (at > index)
+
+    del meaning.things[index]
+    meaning.relations = [
+        (moved(a), word, moved(b)) for a, word, b in meaning.relations if index not in (a, b)
+    ]  # fmt: skip
+    meaning.texts = [
+        Written(text.string, None if text.on is None else moved(text.on)) for text in meaning.texts if text.on != index
+    ]

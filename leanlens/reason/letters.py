@@ -1,0 +1,104 @@
+"""Letters read from tags: what is written on a thing, in quotation marks, in capitals, or after "that says".
+
+Comes in: tags. Goes out: the meaning's texts, each on the thing that bears it, or on a sign of its own.
+"""
+
+from leanlens.reason.backgrounds import BackgroundReader
+from leanlens.reason.meaning import Noun, Written
+from leanlens.reason.words import SIGNS, Tag
+
+
+class LetterReader(BackgroundReader):
+    """Sets the texts of the meaning."""
+
+    def _quote(self, tag: Tag) -> bool:
+        self.at += 1
+        self._write(tag.readings["quote"])
+        return True
+
+    def _write(self, string: str) -> None:
+        """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""
+        on = self.tag()
+        comes = (
+            on is not None and "on" in (on.get("relation"), on.get("background on")) and self._names_sign(self.at + 1)
+        )
+        owner = self.subject if self.says is not None or self._is_sign(self.subject) else None
+        if comes and not self._is_sign(self.subject):
+            self.meaning.texts = [text for text in self.meaning.texts if text.string != string]
+            owner = None
+        for index, text in enumerate(self.meaning.texts):
+            if text.string == string:  # said twice: the later place counts
+                self.meaning.texts[index] = Written(string, text.on if owner is None else owner)
+                self.says = None
+                return
+        self.meaning.texts.append(Written(string, owner))
+        self.says = None
+
+    def _names_sign(self, at: int) -> bool:
+        """Whether the noun phrase from here on is a sign."""
+        while at < len(self.tags) and not self.tags[at].has("break", "relation", "and"):
+            if self.tags[at].has("thing"):
+                return self.tags[at].readings["thing"][0] in SIGNS
+            at += 1
+        return False
+
+    def _is_sign(self, index: int | None) -> bool:
+        return index is not None and self.meaning.things[index].name in SIGNS
+
+    def _says(self, tag: Tag) -> bool:
+        at = self.at + 1
+        while at < len(self.tags) and (self.tags[at].has("says") or self.tags[at].get("break") == ":"):
+            at += 1
+        if at >= len(self.tags) or self.tags[at].has("quote"):
+            self.says, self.at = at, at
+            return True
+        capitals = self._capitals(at)
+        if capitals:
+            self.says, self.at = at, at + len(capitals)
+            self._write(" ".join(capitals))
+            return True
+        letters = self._letters(at) if self._is_sign(self.subject) or tag.has("of") else []
+        if letters:
+            self.says, self.at = at, at + len(letters)
+            self._write(" ".join(letters))
+            return True
+        if tag.has("thing", "color", "filler"):
+            return False
+        self.at += 1
+        return True
+
+    def _capitals(self, at: int) -> list[str]:
+        """Words in capitals, or a number, from a tag on."""
+        found: list[str] = []
+        while at < len(self.tags):
+            tag = self.tags[at]
+            if not (tag.capital or (tag.text.isdigit() and not found) or (found and tag.text.isupper())):
+                break
+            found.append(tag.text)
+            at += 1
+        return found
+
+    def _letters(self, at: int) -> list[str]:
+        """Up to three words that are no sentence."""
+        found: list[str] = []
+        while at < len(self.tags) and len(found) < 3:
+            tag = self.tags[at]
+            if tag.has("break", "relation", "and", "article", "side", "adverb", "quote"):
+                break
+            found.append(tag.text)
+            at += 1
+        return found
+
+    def _give_signs(self) -> None:
+        """A sign for each string that nothing bears: one that is there already, or a new one."""
+        meaning = self.meaning
+        taken = {text.on for text in meaning.texts}
+        free = [index for index, noun in enumerate(meaning.things) if noun.name in SIGNS and index not in taken]
+        for at, text in enumerate(meaning.texts):
+            if text.on is None:
+                if free:
+                    index = free.pop(0)
+                else:
+                    meaning.things.append(Noun("sign", True, 1))
+                    index = len(meaning.things) - 1
+                meaning.texts[at] = Written(text.string, index)

@@ -1,0 +1,329 @@
+"""Noun phrases read from tags: what stands before a noun, the noun, and which reading of a word holds.
+
+Comes in: tags. Goes out: `Phrase`s, each with its modifiers and its head. Knows nothing of relations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from leanlens.reason.meaning import Meaning
+from leanlens.reason.words import Tag, Words
+
+COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
+Lookup = Callable[[str], str | None]
+
+
+@dataclass
+class Phrase:
+    """A noun phrase: its modifiers, and the head that it has."""
+
+    article: str | None = None
+    number: int | None = None
+    several: bool = False
+    pair: bool = False
+    pairs: int | None = None
+    pronoun: bool = False  # "a red one"
+    quality: bool = False  # it ends in a word such as "mood"
+    colors: list[Tag] = field(default_factory=list)
+    size: str | None = None
+    adjectives: list[str] = field(default_factory=list)
+    pattern: str | None = None
+    turned: bool | None = None
+    head: str = ""  # thing, unknown, background, ground, sky, pattern, or nothing
+    name: str = ""
+    plural: bool = False
+    first: int = 0  # tag it starts at
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.head or self.colors or self.adjectives or self.number or self.article or self.size)
+
+    def object_color(self) -> str | None:
+        """The colours as those of a thing: one of the twelve, or two in words."""
+        named = list(dict.fromkeys(tag.get("color") for tag in self.colors if tag.has("color")))
+        return " and ".join(named) or None
+
+    def colors_as(self, kind: str) -> list[str]:
+        """The colours as those of a background, a sky or a ground, in the order given."""
+        found = []
+        for tag in self.colors:
+            name = tag.get(kind) or tag.text.lower()
+            if name not in found:
+                found.append(name)
+        return found
+
+
+class PhraseReader:
+    """The state of one pass over the tags, and noun phrases read from it.
+
+    Attributes:
+        at: the tag that is read next.
+        subject: the thing that a relation or a place that follows belongs to.
+        since, clause, fresh: number of the first thing of the sentence, of the clause, since the last mark or "and".
+        relation: waits for the thing that it is to; fronted waits for the thing that is there: "on a table, a cat".
+        between: first the thing that is between, then the one that it is beside.
+        says: number of the tag after which words are letters.
+        host: "with": the thing that what follows stands on, in or beside.
+        shared: phrases without a head, for "a red and a blue ball".
+    """
+
+    def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
+        self.tags, self.words, self.lookup = tags, words, lookup
+        self.at = 0
+        self.meaning = Meaning()
+        self.subject: int | None = None
+        self.relation: tuple[str, int | None] | None = None  # waits for what it is to
+        self.fronted: tuple[str, int] | None = None  # "on a table": waits for what is there
+        self.between: list[int] = []  # first the thing that is, then the one that it is beside
+        self.side: str | None = None
+        self.says: int | None = None  # tag number after which words are letters
+        self.since = self.clause = 0
+        self.asked = False  # the sentence before was a question
+        self.joined = False
+        self.replaces = False  # "but": colours that follow go before those said already
+        self.fresh = 0  # the first thing since the last mark or "and"
+        self.early: str | None = None  # a colour said before any thing
+        self.each = False
+        self.host: int | None = None  # "with": the thing that what follows stands on, in or beside
+        self.shared: list[Phrase] = []  # phrases without a head, for "a red and a blue ball"
+        self.known_heads = 0
+
+    def tag(self, ahead: int = 0) -> Tag | None:
+        at = self.at + ahead
+        return self.tags[at] if 0 <= at < len(self.tags) else None
+
+    def starts_phrase(self, at: int) -> bool:
+        """Whether a noun phrase may start at a tag."""
+        while at < len(self.tags) and set(self.tags[at].readings) == {"filler"}:
+            at += 1
+        if at >= len(self.tags):
+            return False
+        tag = self.tags[at]
+        if not tag.readings:
+            return True
+        kinds = ("article", "number", "thing", "name", "trigger", "size", "pattern", "ground", "sky", *COLORS)
+        return tag.has(*kinds, "background noun", "background plain") and tag.get("article") not in ("it", "each")
+
+    def _leave_out(self, tag: Tag) -> None:
+        if not tag.readings:
+            self.meaning.unread.append(tag.text)
+
+    def _style(self, tag: Tag) -> bool:
+        if tag.has("background plain", "color") and self._colors_follow(self.at + 1):
+            return False
+        self.meaning.style = tag.readings["style"]
+        self.meaning.other_style = None
+        self.at += 1
+        return True
+
+    def _other_style(self, tag: Tag) -> bool:
+        if tag.has("plain color", "color") and (self.relation or self._colors_follow(self.at)):
+            return False
+        if self.meaning.style is None:
+            self.meaning.other_style = tag.text.lower()
+        self.at += 1
+        return True
+
+    def _colors_follow(self, at: int) -> bool:
+        kinds = ("color", "plain color", "background noun", "pattern", "background plain")
+        return at < len(self.tags) and self.tags[at].has(*kinds) and not self.tags[at].has("style")
+
+    def _read_phrase(self, surface: bool = False) -> Phrase:
+        """The noun phrase that starts here; `surface` where a background may be meant."""
+        phrase = Phrase(first=self.at)
+        while (tag := self.tag()) is not None:
+            if self._take_modifier(tag, phrase, surface):
+                self.at += 1
+                continue
+            self._take_head(tag, phrase, surface)
+            break
+        if not phrase.head and phrase.pattern:
+            phrase.head, phrase.name = "pattern", phrase.pattern
+        if not phrase.head and phrase.adjectives and self._is_noun(phrase):
+            phrase.head, phrase.name = "unknown", " ".join(phrase.adjectives)
+            phrase.adjectives = []
+            phrase.plural = phrase.several or (phrase.number or 1) > 1
+            self._take_of(phrase)
+        if self.words.adjectives != "before" and phrase.head:
+            self._take_following(phrase)
+        return phrase
+
+    def _take_modifier(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
+        """Whether a tag belongs to the phrase, before its head."""
+        if tag.has("break", "quote", "relation", "and", "adverb", "row", "says") and not self._is_color_and(
+            tag, phrase
+        ):
+            return False
+        if tag.has("and"):
+            return True
+        if tag.has(*COLORS) and self._is_color(tag, phrase, surface):
+            phrase.colors.append(tag)
+        elif tag.has("thing", "name") or (tag.has("background noun", "sky", "ground") and not tag.has("pattern")):
+            return False
+        elif tag.has("article") and tag.readings["article"] in ("one", "the"):
+            if phrase.colors or phrase.adjectives or phrase.number:
+                return False
+            phrase.article = tag.readings["article"]
+        elif tag.has("number"):
+            value = tag.readings["number"]
+            if phrase.colors:
+                phrase.pronoun = value == 1 and not self._colors_follow(self.at + 1)
+                return phrase.pronoun
+            if value == "pair":
+                phrase.pairs = phrase.number
+            phrase.several, phrase.pair = value == "several", value == "pair"
+            phrase.number = {"several": None, "pair": 2}.get(value, value)
+        elif tag.has("size"):
+            phrase.size = tag.readings["size"]
+        elif tag.has("pattern"):
+            phrase.pattern = tag.readings["pattern"]
+        elif tag.has("background vertical", "background horizontal"):
+            phrase.turned = tag.has("background vertical")
+        elif tag.has("style"):
+            self._style(tag)
+            self.at -= 1
+        elif tag.has("other style"):
+            self._other_style(tag)
+            self.at -= 1
+        elif tag.has("person"):
+            self.meaning.unread.append(tag.text)
+            phrase.quality = True
+        elif tag.has("filler", "background plain", "qualities"):
+            if tag.has("side", "of", "not", "but", "sorry", "purpose"):
+                return False
+            phrase.quality = tag.has("qualities")
+        elif not tag.readings:
+            phrase.adjectives.append(tag.text.lower())
+        elif tag.has("trigger") and self._is_named(self.at + 1):
+            phrase.adjectives.append(tag.text)
+        else:
+            return False
+        return True
+
+    def _is_color_and(self, tag: Tag, phrase: Phrase) -> bool:
+        """ "red and blue ball": an "and" between two colours of one thing."""
+        if not (tag.has("and") and phrase.colors and self.at + 1 < len(self.tags)):
+            return False
+        following = self.tags[self.at + 1]
+        if not following.has("color", "plain color") or following.has("thing"):
+            return False
+        rest = self.at + 2
+        while (
+            rest < len(self.tags)
+            and self.tags[rest].has("color", "filler", "pattern")
+            and not self.tags[rest].has("break")
+        ):
+            rest += 1
+        return (rest < len(self.tags) and self.tags[rest].has("thing", "background noun", "pattern", "name")) or (
+            rest > 0 and self.tags[rest - 1].has("pattern")
+        )
+
+    def _is_color(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
+        """Whether a word that may also be a thing ("orange", "peach") is a colour here."""
+        if not tag.has("thing"):
+            if tag.has("color"):
+                return True
+            return surface or self._heads_background(self.at + 1)
+        following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
+        if surface and phrase.article is None and (following is None or following.has("break")):
+            return True
+        if following is None:
+            return False
+        if following.has("thing", "name", "background noun", "pattern", "color", "filler") and not following.has("of"):
+            return True
+        return not following.readings and not tag.glued
+
+    def _heads_background(self, at: int) -> bool:
+        """Whether the words from here on run into a background."""
+        while at < len(self.tags):
+            tag = self.tags[at]
+            if tag.has("background noun", "pattern", "sky", "ground", "background to", "background from"):
+                return True
+            if not tag.has("color", "plain color", "and", "background plain", "filler") or tag.has("thing"):
+                return False
+            at += 1
+        return False
+
+    def _take_head(self, tag: Tag, phrase: Phrase, surface: bool) -> None:
+        if tag.has("trigger"):
+            phrase.head, phrase.name = "thing", tag.text
+            self.at += 1
+        elif tag.has("thing"):
+            if phrase.adjectives and (better := self.lookup(" ".join([*phrase.adjectives, tag.text]))):
+                phrase.head, phrase.name, phrase.adjectives = "thing", better, []
+            else:
+                phrase.head = "thing"
+                phrase.name, phrase.plural = tag.readings["thing"]
+            self.at += 1
+        elif tag.has("name"):
+            phrase.head = "unknown"
+            phrase.name, phrase.plural = tag.readings["name"]
+            self.at += 1
+        elif tag.has("background noun"):
+            phrase.head, phrase.name = "background", "background"
+            self.at += 1
+        elif tag.has("sky"):
+            phrase.head, phrase.name = "sky", tag.readings["sky"]
+            self.at += 1
+        elif tag.has("ground"):
+            phrase.head, phrase.name = "ground", tag.readings["ground"]
+            self.at += 1
+
+    def _take_following(self, phrase: Phrase) -> None:
+        """Adjectives that stand after their noun: "una manzana roja"."""
+        while (tag := self.tag()) is not None:
+            if tag.has(*COLORS) and not tag.has("thing", "break"):
+                phrase.colors.append(tag)
+            elif tag.has("size"):
+                phrase.size = tag.readings["size"]
+            elif tag.has("pattern") and phrase.head == "background":
+                phrase.pattern = tag.readings["pattern"]
+            elif not (tag.has("filler", "background plain") and not tag.has("of", "relation", "side", "and", "break")):
+                break
+            self.at += 1
+
+    def _is_noun(self, phrase: Phrase) -> bool:
+        """Whether unknown words without a known head are the name of a thing."""
+        words = phrase.adjectives
+        if phrase.quality or self._is_title():
+            return False
+        known = self.lookup(" ".join(words)) or self.lookup(words[-1])
+        if known:
+            phrase.adjectives = [known]
+            return True
+        if len(words) > 3:
+            return False
+        if phrase.article or phrase.number or phrase.colors or phrase.size or phrase.several:
+            return True
+        last = words[-1].lower()
+        if last.endswith(("ing", "ly", "ed")) or len(words) > 2:
+            return False
+        if len(self.meaning.things) > self.clause and not (self.relation or self.joined):
+            return False
+        if self.since < len(self.meaning.things) == self.clause and not self._is_list():
+            return False
+        before = self.tags[phrase.first - 1] if phrase.first else None
+        opens = before is None or before.has("break", "and", "relation", "filler", "style", "side")
+        return opens and not ((after := self.tag()) is not None and after.has("wants", "quote"))
+
+    def _is_named(self, at: int) -> bool:
+        """Whether a known thing is named right after."""
+        return at < len(self.tags) and self.tags[at].has("thing", "name")
+
+    def _is_list(self) -> bool:
+        """Whether the sentence so far is a bare list, "sun, cloud"."""
+        tags = self.tags[: self.at]
+        return len(self.meaning.things) > 1 + self.since and not any(tag.has("article", "relation") for tag in tags)
+
+    def _is_title(self) -> bool:
+        """Whether a colon follows: "toolbox essentials: saw, wrench"."""
+        tag = self.tag()
+        after = self.tag(1)
+        return tag is not None and after is not None and tag.get("break") in (":", "：") and not after.has("color")
+
+    def _take_of(self, phrase: Phrase) -> None:
+        """ "cup of coffee": an unknown name of two words."""
+        of, last = self.tag(), self.tag(1)
+        if of is not None and last is not None and of.text.lower() == "of" and not last.readings:
+            phrase.name += f" of {last.text.lower()}"
+            self.at += 2
