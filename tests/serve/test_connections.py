@@ -147,6 +147,29 @@ def send_quietly(one: socket.socket, data: bytes) -> None:
         one.sendall(data)
 
 
+@pytest.mark.parametrize("pause", [0, 0.3], ids=["at once", "in the middle of the answer"])
+def test_what_turns_out_to_be_no_http_is_answered_once(pause):
+    failed = []
+
+    async def answers_anyway(scope, receive, send):
+        try:
+            await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"2")]})
+            await asyncio.sleep(2 * pause)
+            await send({"type": "http.response.body", "body": b"no"})
+        except Exception as error:
+            failed.append(error)
+
+    with serving(answers_anyway) as address, socket.create_connection(address, timeout=10) as one:
+        one.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"zz\r\n" * (not pause))
+        time.sleep(pause)
+        if pause:
+            one.sendall(b"zz\r\nno chunk\r\n")
+        with suppress(ConnectionError):
+            assert (one.recv(1000) + one.recv(1000)).count(b"HTTP/1.1") == 1
+        time.sleep(pause)
+    assert not failed
+
+
 def test_a_full_server_still_says_how_it_is():
     body = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n"
     waits = threading.Event()
