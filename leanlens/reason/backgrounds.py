@@ -32,7 +32,7 @@ class BackgroundReader(PhraseReader):
             colors += [name for name in self._from_to_colors() if name not in colors]
             kind = kind or "gradient"
         if not colors and (phrase.head == "pattern" or not kind):
-            colors, after, turned = self._colors_after()
+            colors, after, turned = self._colors_after(kind)
             kind = kind or after
             phrase.turned = turned if phrase.turned is None else phrase.turned
         if not colors and not kind:
@@ -68,11 +68,12 @@ class BackgroundReader(PhraseReader):
             at += 1
         return found
 
-    def _colors_after(self) -> tuple[list[str], str, bool | None]:
+    def _colors_after(self, kind: str = "") -> tuple[list[str], str, bool | None]:
         """ "background: light blue", "the background is white with red dots"."""
         start = self.at
         tag = self.tag()
-        while tag is not None and (tag.get("break") in (":", "=", "-", "：") or tag.has("of", "filler", "relation")):
+        marks = (":", "=", "-", "：", ",") if kind else (":", "=", "-", "：")
+        while tag is not None and (tag.get("break") in marks or tag.has("of", "filler", "relation")):
             if tag.has("thing", "color", "background from"):
                 break
             self.at += 1
@@ -86,7 +87,10 @@ class BackgroundReader(PhraseReader):
         squares = phrase.head == "thing" and phrase.name == "square" and phrase.plural
         if (phrase.head in ("", "pattern") or squares) and (phrase.colors or phrase.pattern or phrase.head):
             kind = phrase.name if phrase.head == "pattern" else phrase.pattern or ""
-            return phrase.colors_as("plain color"), kind, phrase.turned
+            colors = phrase.colors_as("plain color")
+            if (tag := self.tag()) is not None and tag.has("background to"):  # "purple to pink"
+                colors, kind = colors + self._from_to_colors(), "gradient"
+            return colors, kind, phrase.turned
         self.at = start
         return [], "", None
 

@@ -85,7 +85,8 @@ class _Reader(LetterReader):
             return True
         if tag.has("end"):
             self.asked = mark in "?？" and len(self.meaning.things) > self.since
-            if not self.asked:
+            if not self.asked and len(self.meaning.things) > self.since:
+                self.since_before = self.since
                 self.since = len(self.meaning.things)
             self.host = None
             self.each = False
@@ -165,8 +166,9 @@ class _Reader(LetterReader):
 
     def _take_back(self) -> None:
         """Forget the things of this sentence, or of the question before it."""
-        first = self.since
+        first = self.since if self.since < len(self.meaning.things) else self.since_before
         taken = self.meaning.things[first:]
+        self.taken = taken[-1] if taken else None
         del self.meaning.things[first:]
         self.meaning.without += [noun.name for noun in taken]
         self.meaning.relations = [row for row in self.meaning.relations if max(row[0], row[2]) < first]
@@ -237,14 +239,20 @@ class _Reader(LetterReader):
 
     def _is_part(self, phrase: Phrase) -> bool:
         """Whether an unknown thing is one of a known one, "a gift box with a ribbon"; it is then said beside that."""
-        before = self.tags[phrase.first - 1] if phrase.first else None
         host = self.subject
-        if before is None or not before.has("part") or self.relation or self.side or host is None:
+        before = self.tags[phrase.first - 1] if phrase.first else None
+        within = self.relation is not None and self.relation[0] == "inside" and phrase.article != "one"
+        if before is None or host is None or self.side or not (within or (before.has("part") and not self.relation)):
+            return False
+        if phrase.colors or phrase.number:
             return False
         if not self.meaning.things[host].known or self.meaning.things[host].part:
             return False
+        while (tag := self.tag()) is not None and not tag.readings:  # "with a rainbow mane"
+            self.at += 1
         words = " ".join(tag.text.lower() for tag in self.tags[phrase.first - 1 : self.at])
         self.meaning.change(host, part=words)
+        self.relation = None
         return True
 
     def _spoken_of(self, phrase: Phrase) -> int | None:
@@ -288,6 +296,8 @@ class _Reader(LetterReader):
         )
         self.side = None
         self.meaning.things.append(noun)
+        if phrase.capitals:
+            self.meaning.texts.append(Written(" ".join(phrase.capitals), len(self.meaning.things) - 1))
         return len(self.meaning.things) - 1
 
     def _reach(self, index: int) -> None:
@@ -472,17 +482,22 @@ class _Reader(LetterReader):
         self.meaning.unread += phrase.adjectives
         following = self.tag()
         things = self.meaning.things
-        if phrase.colors and following is not None and following.has("and") and self._head_follows():
+        counted = phrase.article == "one" or phrase.number is not None
+        goes_on = following is not None and (following.has("and") or following.get("break") in (",", "，", "、"))
+        if phrase.colors and counted and goes_on and self._head_follows():
             self.shared.append(phrase)
             return
         color = phrase.object_color()
+        if not things and phrase.pronoun and self.taken is not None:  # "a pink elephant! no, a blue one"
+            things.append(replace(self.taken, color=color))
+            return
         if not things:
             self.early = self.early or color
         if not things or (color is None and not (phrase.size or phrase.number)):
             return
         if color and (phrase.number or phrase.article == "one") and self._split_colors(phrase, color):
             return
-        if color and self.joined and phrase.pronoun and things[-1].color not in (None, color):
+        if color and phrase.pronoun and things and things[-1].color not in (None, color) and not self.replaces:
             count = phrase.number or 1  # "two green apples and a red one"
             things.append(replace(things[-1], number=count, plural=count > 1, color=color, side=None))
             return
@@ -498,9 +513,12 @@ class _Reader(LetterReader):
 
     def _head_follows(self) -> bool:
         at = self.at + 1
-        while at < len(self.tags) and not self.tags[at].has("break", "relation"):
+        while at < len(self.tags) and not self.tags[at].has("end", "relation"):
             if self.tags[at].has("thing", "name"):
                 return not self.tags[at].has("color") or at + 1 == len(self.tags)
+            if self.tags[at].has("and") or self.tags[at].get("break") in (",", "，", "、"):
+                at += 1
+                continue
             if not (self.tags[at].has("article", "number", "color", "filler", "size") or not self.tags[at].readings):
                 return False
             at += 1
@@ -509,7 +527,7 @@ class _Reader(LetterReader):
     def _split_colors(self, phrase: Phrase, color: str) -> bool:
         """ "two hearts, one red one blue": as many things as colours."""
         found = [(phrase.number or 1, color)]
-        start = self.at
+        first = start = self.at
         while (tag := self.tag()) is not None and not tag.has("end"):
             if tag.has("and", "break") or tag.has("filler"):
                 self.at += 1
@@ -527,6 +545,7 @@ class _Reader(LetterReader):
         last = len(self.meaning.things) - 1
         noun = self.meaning.things[last]
         if len(found) < 2 or noun.count not in (sum(count for count, _ in found), 2) or noun.color is not None:
+            self.at = first
             return False
         self.meaning.change(last, number=found[0][0], color=found[0][1], plural=found[0][0] > 1)
         for count, name in found[1:]:

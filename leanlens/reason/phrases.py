@@ -6,8 +6,8 @@ Comes in: tags. Goes out: `Phrase`s, each with its modifiers and its head. Knows
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leanlens.reason.meaning import Meaning
-from leanlens.reason.words import Tag, Words
+from leanlens.reason.meaning import Meaning, Noun
+from leanlens.reason.words import SIGNS, Tag, Words
 
 COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
 Lookup = Callable[[str], str | None]
@@ -27,6 +27,7 @@ class Phrase:
     colors: list[Tag] = field(default_factory=list)
     size: str | None = None
     adjectives: list[str] = field(default_factory=list)
+    capitals: list[str] = field(default_factory=list)  # letters of a sign: "a STOP sign"
     pattern: str | None = None
     turned: bool | None = None
     head: str = ""  # thing, unknown, background, ground, sky, pattern, or nothing
@@ -37,6 +38,23 @@ class Phrase:
     @property
     def is_empty(self) -> bool:
         return not (self.head or self.colors or self.adjectives or self.number or self.article or self.size)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an article, a number or a colour says that one thing follows."""
+        return bool(self.article or self.number or self.colors)
+
+    def add_word(self, tag: Tag) -> None:
+        """An unknown word before the head."""
+        if tag.capital:
+            self.capitals.append(tag.text)
+        else:
+            self.adjectives.append(tag.text.lower())
+
+    def lower_capitals(self) -> None:
+        """What is in capitals is a word as others are."""
+        self.adjectives += [word.lower() for word in self.capitals]
+        self.capitals = []
 
     def object_color(self) -> str | None:
         """The colours as those of a thing: one of the twelve, or two in words."""
@@ -84,6 +102,8 @@ class PhraseReader:
         self.fresh = 0  # the first thing since the last mark or "and"
         self.early: str | None = None  # a colour said before any thing
         self.each = False
+        self.since_before = 0
+        self.taken: Noun | None = None  # what was taken back
         self.host: int | None = None  # "with": the thing that what follows stands on, in or beside
         self.shared: list[Phrase] = []  # phrases without a head, for "a red and a blue ball"
         self.known_heads = 0
@@ -137,6 +157,8 @@ class PhraseReader:
                 continue
             self._take_head(tag, phrase, surface)
             break
+        if not phrase.head:
+            phrase.lower_capitals()
         if not phrase.head and phrase.pattern:
             phrase.head, phrase.name = "pattern", phrase.pattern
         if not phrase.head and phrase.adjectives and self._is_noun(phrase):
@@ -158,6 +180,12 @@ class PhraseReader:
             return True
         if tag.has(*COLORS) and self._is_color(tag, phrase, surface):
             phrase.colors.append(tag)
+        elif (
+            tag.has("thing", "name")
+            and self._is_named(self.at + 1)
+            and (phrase.article or phrase.number or phrase.colors)
+        ):
+            phrase.adjectives.append(tag.text.lower())  # "a lemon tree"
         elif tag.has("thing", "name") or (tag.has("background noun", "sky", "ground") and not tag.has("pattern")):
             return False
         elif tag.has("article") and tag.readings["article"] in ("one", "the"):
@@ -193,7 +221,9 @@ class PhraseReader:
                 return False
             phrase.quality = tag.has("qualities")
         elif not tag.readings:
-            phrase.adjectives.append(tag.text.lower())
+            (phrase.capitals if tag.capital else phrase.adjectives).append(
+                tag.text if tag.capital else tag.text.lower()
+            )
         elif tag.has("trigger") and self._is_named(self.at + 1):
             phrase.adjectives.append(tag.text)
         else:
@@ -220,18 +250,24 @@ class PhraseReader:
 
     def _is_color(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
         """Whether a word that may also be a thing ("orange", "peach") is a colour here."""
+        if not tag.has("color"):
+            alone = surface and not tag.has("thing")
+            return alone or self._ends_surface(surface, phrase) or self._heads_background(self.at + 1)
         if not tag.has("thing"):
-            if tag.has("color"):
-                return True
-            return surface or self._heads_background(self.at + 1)
+            return True
         following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
-        if surface and phrase.article is None and (following is None or following.has("break")):
+        if self._ends_surface(surface, phrase):
             return True
         if following is None:
             return False
         if following.has("thing", "name", "background noun", "pattern", "color", "filler") and not following.has("of"):
             return True
         return not following.readings and not tag.glued
+
+    def _ends_surface(self, surface: bool, phrase: Phrase) -> bool:
+        """ "on peach", where nothing follows."""
+        following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
+        return surface and phrase.article is None and (following is None or following.has("break"))
 
     def _heads_background(self, at: int) -> bool:
         """Whether the words from here on run into a background."""
@@ -245,6 +281,8 @@ class PhraseReader:
         return False
 
     def _take_head(self, tag: Tag, phrase: Phrase, surface: bool) -> None:
+        if not (tag.has("thing") and tag.readings["thing"][0] in SIGNS):
+            phrase.lower_capitals()
         if tag.has("trigger"):
             phrase.head, phrase.name = "thing", tag.text
             self.at += 1
