@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from leanlens.batches.stream import Batch
 from leanlens.models import vae as autoencoder
 from leanlens.pipeline.features import TextFeatures, TextSide, join
-from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date, template_named
+from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
+from leanlens.pipeline.tokens import template_named
 from leanlens.store import Store, content_key
 
 ENCODING = ("encoder", "quant_conv", "bn")  # the parts of an autoencoder that latents depend on

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from leanlens.models.text_encoder import LensGptOssEncoder, layer_features
-from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, template_named, tokenize
+from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
+from leanlens.pipeline.tokens import template_named, tokenize
 
 
 @dataclass(frozen=True)

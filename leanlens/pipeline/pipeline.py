@@ -35,7 +35,8 @@ from leanlens.pipeline.placement import compute_device, tiled_decoding
 from leanlens.pipeline.request import check_guidance, check_steps
 from leanlens.pipeline.speed import check_guided_share
 from leanlens.pipeline.start import Keep, begin_from, draw_noise, set_levels
-from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, TEMPLATES
+from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
+from leanlens.pipeline.tokens import TEMPLATES
 from leanlens.resolution import resolve_size
 
 

@@ -1,10 +1,12 @@
-"""What a reasoner made of a prompt: the record that stands in the request, and so in the image's settings.
+"""What a reasoner is asked, and what it made of a prompt: the record that stands in an image's settings.
 
 A reasoner turns a person's prompt into a caption of the kind that the model learnt. The request's `prompt` is that
 caption; what the person wrote, what was understood and what was not stand beside it, so that drawing again asks nobody.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -73,3 +75,31 @@ class Reasoned(BaseModel):
     source: str
     seconds: float = Field(default=0.0, ge=0)
     left_alone: str = ""
+
+
+def asked_prompt(request: Mapping[str, Any]) -> str:
+    """The prompt as it was given, of a request as an image's settings hold it.
+
+    Raises:
+        KeyError, TypeError: settings of another form.
+    """
+    return str(request["reasoner"]["original"] if request.get("reasoner") else request["prompt"])
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt to rewrite.
+
+    Attributes:
+        seed: decides what the prompt leaves open; the same seed makes the same choices.
+        width, height: of the image, pixels.
+        triggers: words that a LoRA listens to; known things, kept word for word.
+        fixed: key of a fact -> its value, before anything that the prompt says; "" takes the fact away.
+    """
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    triggers: tuple[str, ...] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)

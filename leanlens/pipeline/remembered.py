@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leanlens.pipeline.features import TextFeatures
-from leanlens.pipeline.tokens import resolve_date
+from leanlens.pipeline.template_date import resolve_date
 from leanlens.store import Store, content_key
 
 Pair = tuple[TextFeatures, TextFeatures]

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from leanlens.pipeline.reasoned import Reasoned
-from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
+from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
 from leanlens.resolution import require_whole_tokens
 
 MAX_PROMPT_CHARACTERS = 32_000
@@ -92,11 +92,22 @@ class ImageRequest(BaseModel):
         except ValidationError as error:
             raise ValueError(describe(error)) from None
 
+    @property
+    def asked(self) -> str:
+        """The prompt as it was given, before any reasoner."""
+        return self.prompt if self.reasoner is None else self.reasoner.original
+
     @model_serializer(mode="wrap")
     def _without_what_is_rarely_asked(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Records of pictures without a latent resize, or a reasoner, stay as they were before there was one."""
+        """Records of pictures without a latent resize, or a reasoner, stay as they were before there was one.
+
+        The time that a reasoner took is left out, so that the same drawing gives the same file.
+        """
         rare = ("latent_resize", "reasoner")
-        return {name: value for name, value in write(self).items() if name not in rare or value is not None}
+        written = {name: value for name, value in write(self).items() if name not in rare or value is not None}
+        if isinstance(written.get("reasoner"), dict):
+            written["reasoner"] = {name: value for name, value in written["reasoner"].items() if name != "seconds"}
+        return written
 
     @field_validator("template_date")
     @classmethod

@@ -6,8 +6,6 @@ the wrapping and carry no feature. Knows nothing of encoders or features.
 Source: the Harmony conversation of the released Lens code, byte for byte; the length rules are its own.
 """
 
-import datetime
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -17,9 +15,8 @@ import torch
 from torch import Tensor
 
 from leanlens.log import logger
+from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
 
-DEFAULT_DATE = "2026-05-23"  # the day before the release; other ports froze it too
-MAX_SEQUENCE_LENGTH = 512  # with the prefix, as the released pipeline counts
 TEMPLATES = ("harmony", "plain")
 
 _SYSTEM = (
@@ -126,22 +123,6 @@ def template_named(name: str, date: str = DEFAULT_DATE) -> Template:
         raise ValueError(f"text template {name!r} is not known; use one of {', '.join(TEMPLATES)}")
     date = resolve_date(date)
     return HarmonyTemplate(date) if name == "harmony" else PlainTemplate(date)
-
-
-def resolve_date(date: str) -> str:
-    """`date` as YYYY-MM-DD; "today" is the current day.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if date == "today":
-        return datetime.date.today().isoformat()
-    try:
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
-            raise ValueError
-        return datetime.date.fromisoformat(date).isoformat()
-    except ValueError:
-        raise ValueError(f"template_date {date!r} is not accepted; give YYYY-MM-DD, or today") from None
 
 
 @dataclass(frozen=True)

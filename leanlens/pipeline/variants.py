@@ -21,7 +21,7 @@ from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.image import SourcePicture, each_mask, each_picture, picture_size, to_mask, to_pixels
 from leanlens.pipeline.pipeline import LensPipeline, LensPipelineOutput
 from leanlens.pipeline.request import check_strength
-from leanlens.pipeline.tokens import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
+from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
 
 
 class LensImg2ImgPipeline(LensPipeline):

@@ -6,34 +6,15 @@ negative prompts, empty prompts, and requests that carry a record already.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from leanlens.files import read_json
-from leanlens.pipeline.reasoned import Reasoned
+from leanlens.hub import locate
+from leanlens.pipeline.reasoned import Ask, Reasoned
 from leanlens.pipeline.request import ImageRequest
 
 WORDS = ("default", "off")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A prompt to rewrite.
-
-    Attributes:
-        seed: decides what the prompt leaves open; the same seed makes the same choices.
-        width, height: of the image, pixels.
-        triggers: words that a LoRA listens to; known things, kept word for word.
-        fixed: key of a fact -> its value, before anything that the prompt says; "" takes the fact away.
-    """
-
-    prompt: str
-    seed: int
-    width: int
-    height: int
-    triggers: tuple[str, ...] = ()
-    fixed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reasoner(Protocol):
@@ -47,6 +28,12 @@ class Reasoner(Protocol):
     def __call__(self, asks: Sequence[Ask]) -> list[Reasoned]: ...
 
 
+def check_word(word: str) -> None:
+    """Raise a ValueError unless `word` is one of `WORDS`."""
+    if word not in WORDS:
+        raise ValueError(f"reason {word[:40]!r} is not accepted; use {' or '.join(WORDS)}")
+
+
 def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
     """The reasoner of a model folder: the one for the style of captions that its `model_index.json` states.
 
@@ -56,8 +43,7 @@ def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
     Raises:
         ValueError: the word is neither, or the folder states a style of captions that is not known.
     """
-    if word not in WORDS:
-        raise ValueError(f"reason {word!r} is not accepted; use {' or '.join(WORDS)}")
+    check_word(word)
     index = Path(folder) / "model_index.json"
     if word == "off" or not index.is_file():
         return None
@@ -69,6 +55,17 @@ def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
     from leanlens.reason.scenes import SceneReasoner
 
     return SceneReasoner()
+
+
+def reasoner_of_model(model: str, word: str = "default") -> Reasoner | None:
+    """The reasoner of a model by its name, as `reasoner_for` has it of its folder; None for a single file, and for toy.
+
+    Raises:
+        ValueError: as `reasoner_for`, or the model is not known.
+        OSError: it is not here and cannot be downloaded.
+    """
+    check_word(word)
+    return None if word == "off" or model == "toy" else reasoner_for(locate(model), word)
 
 
 def reason_request(
