@@ -11,6 +11,7 @@ from leanlens.cli.options import (
     LoraFolders,
     Marking,
     OfferedModels,
+    Reason,
     option,
 )
 
@@ -18,6 +19,7 @@ from leanlens.cli.options import (
 def mcp(
     model: OfferedModels = None,
     loras: LoraFolders = None,
+    reason: Reason = "default",
     device: Device = "auto",
     dtype: Dtype = "auto",
     idle_unload: Annotated[
@@ -44,6 +46,7 @@ def mcp(
     settings = ServerSettings.checked(
         models=tuple(model or ["nano"]),
         lora_folders=tuple(loras or ()),
+        reason=reason,
         output=Path.home() / "leanlens-pictures" if output is None else output,
         devices=(device,),
         dtype=dtype,

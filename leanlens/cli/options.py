@@ -48,6 +48,13 @@ Features = Annotated[
 Compile = Annotated[bool, flag(SPEED, "compile", "Compile the transformer: a slow start, then faster steps.")]
 Steps = Annotated[int | None, option(IMAGE, "Number of denoising steps. Default: the model's own.")]
 Cfg = Annotated[float | None, option(IMAGE, "Guidance scale; 1 turns guidance off. Default: the model's own.")]
+Reason = Annotated[
+    str,
+    option(
+        MODEL, "Rewrite prompts into captions of the kind that the model learnt: default (where it states their kind) "
+        "or off.", metavar="WORD",
+    ),
+]  # fmt: skip
 Marking = Annotated[bool, flag(OUTPUT, "marking", "Mark files as made by a model (IPTC, in XMP).")]
 AsJson = Annotated[bool, flag(OUTPUT, "json", "Print JSON instead of text.")]
 OfferedModels = Annotated[

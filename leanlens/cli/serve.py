@@ -22,6 +22,7 @@ from leanlens.cli.options import (
     OfferedModels,
     Offload,
     Quant,
+    Reason,
     TileVae,
     flag,
     option,
@@ -36,6 +37,7 @@ def serve(
     model: OfferedModels = None,
     models: Annotated[list[Path] | None, option(MODEL, "Folder of models to offer by name. Repeatable.")] = None,
     loras: LoraFolders = None,
+    reason: Reason = "default",
     host: Annotated[str, option(NETWORK, "Address to listen on; 0.0.0.0 is every address.")] = "127.0.0.1",
     port: Annotated[int, option(NETWORK, "Port to listen on.", min=0, max=65535)] = 8000,
     api_key: Annotated[
@@ -136,6 +138,7 @@ def serve(
         features=features_folder(features),
         model_folders=tuple(models or ()),
         lora_folders=tuple(loras or ()),
+        reason=reason,
         output=output,
         devices=tuple(device or ["auto"]),
         dtype=dtype,

@@ -35,6 +35,7 @@ _SEGMENT = 65_533  # bytes that one segment of a JPEG holds
 _PART = 60_000
 _ELSEWHERE = "The leanlens settings stand in this file's comments."
 _LEAST_TEXT = 2_000  # bytes that the text keeps beside JSON
+ORIGINAL = "Original prompt"  # what a person wrote, in the text of AUTOMATIC1111
 
 DRAWN, EDITED = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 MARKINGS = (DRAWN, EDITED)
@@ -136,17 +137,28 @@ def parameters_text(record: dict[str, Any]) -> str:
             for lora, digest in zip(request["loras"], record["inputs"]["loras"], strict=True)
         )
         or None,
+        **reasoner_settings(request),
         "Version": f"leanlens {record['leanlens']}",
     }
     lines = [request["prompt"]]
     if request["negative_prompt"].strip():
         lines.append(f"Negative prompt: {request['negative_prompt']}")
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items() if value is not None))
+    lines.append(", ".join(f"{key}: {_quoted(value, key)}" for key, value in settings.items() if value is not None))
     return "\n".join(lines)
 
 
-def _quoted(value: Any) -> str:
+def reasoner_settings(request: dict[str, Any]) -> dict[str, str]:
+    """What a person wrote and which reasoner made a caption of it, by names of that text; nothing for other prompts."""
+    record = request.get("reasoner")
+    if not record or record["prompt"] == record["original"]:
+        return {}
+    return {ORIGINAL: record["original"], "Reasoner": record["source"]}
+
+
+def _quoted(value: Any, key: str) -> str:
     text = str(value)
+    if key == ORIGINAL:  # for people, so its letters stay as they are
+        return json.dumps(text, ensure_ascii=False)
     return json.dumps(text) if any(mark in text for mark in ",:\n") else text
 
 
@@ -221,13 +233,19 @@ def _comment(record: dict[str, Any], most: int | None) -> bytes:
 
 def _shortened(record: dict[str, Any], most: int) -> str:
     """The `parameters` text of at most `most` bytes in UTF-16: prompts are cut, settings are not."""
-    request = record["request"]
+    request, reasoner = record["request"], record["request"].get("reasoner") or {}
+
+    def text_with(prompt: str, negative: str, original: str) -> str:
+        told = {"reasoner": {**reasoner, "original": original}} if reasoner else {}
+        short = {**request, "prompt": prompt, "negative_prompt": negative, **told}
+        return parameters_text({**record, "request": short}) + note
+
     note = ", Shortened: the leanlens settings hold the whole prompt"
-    bare = parameters_text({**record, "request": {**request, "prompt": "", "negative_prompt": "n"}}) + note
-    room = max(0, most - _utf16_bytes(bare) - 16)
+    room = max(0, most - _utf16_bytes(text_with("", "n", "o")) - 16)
+    original = _cut(reasoner.get("original", ""), room // 4)
     negative = _cut(request["negative_prompt"], room // 4)
-    prompt = _cut(request["prompt"], room - _utf16_bytes(negative))
-    text = parameters_text({**record, "request": {**request, "prompt": prompt, "negative_prompt": negative}}) + note
+    prompt = _cut(request["prompt"], room - _utf16_bytes(negative) - _utf16_bytes(json.dumps(original)))
+    text = text_with(prompt, negative, original)
     return text if _utf16_bytes(text) <= most else _cut(text, most)
 
 

@@ -9,9 +9,9 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -19,6 +19,7 @@ from PIL import Image
 from leanlens.log import logger
 from leanlens.pictures.decode import suffix_of
 from leanlens.pipeline.draw import DrawnPicture
+from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import MAX_SEED, ImageRequest, LatentResize, resolve_seed
 from leanlens.resolution import require_whole_tokens
 from leanlens.serve.drawer import Drawer, LocalDrawer
@@ -28,6 +29,7 @@ from leanlens.serve.library import Library, Sizes
 from leanlens.serve.memory import refuse_what_cannot_fit
 from leanlens.serve.metrics import server_metrics
 from leanlens.serve.queue import FairQueue
+from leanlens.serve.reasoning import Reasoning
 from leanlens.serve.refusal import Refusal, refused_because
 from leanlens.serve.safety import SafetyFilter
 from leanlens.serve.settings import ServerSettings
@@ -54,6 +56,9 @@ class Wish:
         mask: white is repainted; of the same size as `image`.
         loras: names and scales.
         latent_resize: as in `ImageRequest`; a picture of another size is brought to the one to draw in that way.
+        reason: "off" draws the prompt as it is; None and "default" leave that to the server.
+        fixed: what the caption is to say: key of a fact -> value, as in `leanlens.reason`.
+        reasoned: the record of a prompt that a reasoner has written already; then nothing is rewritten.
         iteration: how many of the pictures belong together, for clients that count in batches.
         source: puts `image`, `image_bytes` and `mask` in; called once all that is known without them is accepted, so
             that nothing is unpacked for a request that is refused anyway.
@@ -78,6 +83,9 @@ class Wish:
     source: "Callable[[Wish], None] | None" = None
     identity: str | None = None
     latent_resize: LatentResize | None = None
+    reason: str | None = None
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    reasoned: Reasoned | None = None
 
 
 Drawers = Callable[[ServerSettings, Library], Sequence[Drawer]]
@@ -104,6 +112,7 @@ class Desk:
     def __init__(self, settings: ServerSettings, drawers: Drawers = local_drawers, sizes: Sizes | None = None):
         self.settings = settings
         self.library = Library(settings, sizes)
+        self.reasoning = Reasoning(settings, self.library)
         self.safety = SafetyFilter(settings)
         self.archive = Archive(settings.output, settings.keep_days, settings.keep_pictures)
         self.queue = FairQueue(settings.max_queue, settings.switch_patience)
@@ -182,6 +191,20 @@ class Desk:
         """
         try:
             self._fields(wish)
+        except ValueError as error:
+            raise refused_because(error, _FIELDS) from None
+
+    def reason(self, wish: Wish) -> tuple[ImageRequest, str]:
+        """What `prepare` would draw first, with its caption and record, and the model's name; nothing is kept.
+
+        Raises:
+            Refusal: whatever is not accepted, in one sentence.
+        """
+        try:
+            fields, seed, model = self._fields(wish)
+            request = ImageRequest.checked(**fields, seed=seed)
+            starts_from_an_image = wish.image is not None or wish.source is not None
+            return request if starts_from_an_image else self._rewritten([request], model, wish)[0], model
         except ValueError as error:
             raise refused_because(error, _FIELDS) from None
 
@@ -276,21 +299,30 @@ class Desk:
             if wish.image is not None or wish.mask is not None or wish.source is not None:
                 with self._unpacking:
                     fields |= self._unpacked(wish, model, fields, seed)
-            return [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)], model
+            requests = [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)]
+            return self._rewritten(requests, model, wish), model
         except ValueError as error:
             raise refused_because(error, _FIELDS) from None
         finally:
             wish.image = wish.image_bytes = wish.mask = wish.source = None
 
+    def _rewritten(self, requests: list[ImageRequest], model: str, wish: Wish) -> list[ImageRequest]:
+        """Each request with its own caption; what a caption says in other words is held against the filter too."""
+        found = self.reasoning.rewrite(requests, model, wish.reason, wish.fixed)
+        for request in found:
+            if request.reasoner is not None:
+                self.safety.check_prompt(request.prompt)
+        return found
+
     def _fields(self, wish: Wish) -> tuple[dict[str, Any], int, str]:
         """Everything but picture and mask, within the operator's bounds; the first seed; the model."""
         settings = self.settings
         model = self.library.find_model(wish.model)
-        for field, text in (("prompt", wish.prompt), ("negative_prompt", wish.negative_prompt)):
+        for name, text in (("prompt", wish.prompt), ("negative_prompt", wish.negative_prompt)):
             if len(text) > settings.max_prompt:
                 raise Refusal(
-                    "invalid", f"{field} has {len(text):,} characters; at most {settings.max_prompt:,} are accepted",
-                    field,
+                    "invalid", f"{name} has {len(text):,} characters; at most {settings.max_prompt:,} are accepted",
+                    name,
                 )  # fmt: skip
         self.safety.check_prompt(wish.prompt)
         if not 1 <= wish.count <= settings.max_count:
@@ -307,6 +339,7 @@ class Desk:
             "num_inference_steps": steps,
             "guidance_scale": defaults.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
             "loras": [self.library.find_lora(name, scale) for name, scale in wish.loras],
+            "reasoner": wish.reasoned,
         }
         self._check_steps(steps)
         self._check(wish, model, fields, seed)

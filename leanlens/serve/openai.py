@@ -2,7 +2,8 @@
 
 Comes in: their JSON bodies and forms. Goes out: their answers, event streams and error bodies. Fields of our own stand
 beside the standard ones: seed, num_inference_steps (or steps), guidance_scale (or cfg_scale), negative_prompt, loras,
-width, height, strength. A field that is left out takes the model's default. What is sent is read in `openai_bodies`.
+width, height, strength, reason, fixed. A field that is left out takes the model's default. What is sent is read in
+`openai_bodies`. `/v1/prompts/reason` says what would be drawn for a prompt, before it is drawn.
 
 Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` says what is accepted.
 """
@@ -25,7 +26,16 @@ from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
 from leanlens.serve.follow import finished, follow
 from leanlens.serve.jobs import NAME
-from leanlens.serve.openai_bodies import Edit, GenerationBody, ImageBody, form_description, read_edit, read_variation
+from leanlens.serve.openai_bodies import (
+    Edit,
+    GenerationBody,
+    ImageBody,
+    PromptBody,
+    form_description,
+    read_edit,
+    read_variation,
+)
+from leanlens.serve.reasoning import not_understood
 from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.tasks import Event, Job, StoredPicture, Task
 from leanlens.serve.uploads import mask_from_transparency, open_upload
@@ -53,6 +63,11 @@ def openai_router(desk: Desk) -> APIRouter:
     @router.post("/images/variations", openapi_extra=form_description("image"))
     async def variations(request: Request) -> Response:
         return await _answer_edit(desk, await read_variation(request, desk.settings), request)
+
+    @router.post("/prompts/reason")
+    async def reason(body: PromptBody) -> dict[str, Any]:
+        with in_the_clients_words({} if body.size else {"size": "width x height"}):
+            return await run_in_threadpool(_reasoned, desk, body)
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
@@ -127,7 +142,28 @@ def _wish(desk: Desk, body: ImageBody) -> Wish:
         count=1 if body.n is None else body.n,
         strength=body.strength,
         loras=[(lora.name, lora.scale) for lora in body.loras or []],
+        reason=body.reason,
+        fixed=body.fixed or {},
     )
+
+
+def _reasoned(desk: Desk, body: PromptBody) -> dict[str, Any]:
+    """What would be drawn for a prompt: its caption and the record; no record where nothing is rewritten."""
+    width, height = _size(body)
+    request, model = desk.reason(Wish(
+        body.prompt, model=body.model, width=width, height=height, seed=body.seed, reason=body.reason,
+        fixed=body.fixed or {}, loras=[(lora.name, lora.scale) for lora in body.loras or []],
+    ))  # fmt: skip
+    record = request.reasoner
+    return {
+        "model": model,
+        "seed": request.seed,
+        "width": request.width,
+        "height": request.height,
+        "prompt": request.prompt,
+        "reasoner": None if record is None else record.model_dump(mode="json"),
+        "warnings": not_understood([record], model),
+    }
 
 
 def _steps_for(desk: Desk, model: str, quality: str) -> int | None:
@@ -140,7 +176,7 @@ def _steps_for(desk: Desk, model: str, quality: str) -> int | None:
     return max(own.num_inference_steps, min(50, 2 * own.num_inference_steps))
 
 
-def _size(body: ImageBody) -> tuple[int | None, int | None]:
+def _size(body: ImageBody | PromptBody) -> tuple[int | None, int | None]:
     if body.width is not None or body.height is not None:
         return body.width, body.height
     if body.size in (None, "", "auto"):
@@ -176,14 +212,14 @@ async def _answer(desk: Desk, body: ImageBody, wish: Wish, request: Request, kin
     tasks = await finished(desk, job, request)
     data = [await run_in_threadpool(_datum, desk, body, task, request) for task in tasks]
     answer = {"created": int(time.time()), "data": data, **_description(body, tasks), "usage": _usage(tasks)}
-    if warnings := body.warnings():
+    if warnings := _warnings(body, tasks):
         answer["warnings"] = warnings
     return JSONResponse(answer, headers=headers)
 
 
-def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[str, str]:
+def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[str, Any]:
     assert task.picture is not None
-    found: dict[str, str] = {}
+    found = _rewriting(task)
     if body.wants_links:
         name = Path(task.picture.name).with_suffix(SUFFIXES[body.output_format or "png"]).name
         quality = "" if body.output_compression is None else f"?quality={body.output_compression}"
@@ -191,6 +227,17 @@ def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[st
     if body.wants_base64:
         found["b64_json"] = _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))
     return found
+
+
+def _rewriting(task: Task) -> dict[str, Any]:
+    """The caption that was drawn and the reasoner's record, where there is one."""
+    record = task.request.reasoner
+    return {} if record is None else {"revised_prompt": record.prompt, "reasoner": record.model_dump(mode="json")}
+
+
+def _warnings(body: ImageBody, tasks: list[Task]) -> list[str]:
+    """What of the body is not done, and words of the prompt that the model does not know."""
+    return body.warnings() + not_understood([task.request.reasoner for task in tasks], tasks[0].model)
 
 
 async def _events(
@@ -239,9 +286,10 @@ def _completed(body: ImageBody, task: Task, kind: str) -> str:
     assert task.picture is not None
     data = picture_bytes(task.picture, body.output_format or "png", _quality(body))
     name = f"{kind}.completed"
-    said = {"warnings": warnings} if (warnings := body.warnings()) else {}
+    said = {"warnings": warnings} if (warnings := _warnings(body, [task])) else {}
     return _frame(name, {"type": name, "b64_json": _base64(data), "created_at": int(time.time()),
-                         **_description(body, [task]), "usage": _usage([task]), **said})  # fmt: skip
+                         **_description(body, [task]), "usage": _usage([task]), **_rewriting(task),
+                         **said})  # fmt: skip
 
 
 def _frame(event: str, data: dict[str, Any]) -> str:

@@ -9,14 +9,16 @@ Source: the OpenAI Images API as its Python client 3.54 speaks it.
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from leanlens.files import parse_json
+from leanlens.reason import WORDS
 from leanlens.serve.encode import SUFFIXES
+from leanlens.serve.reasoning import Fixed
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.uploads import from_base64
@@ -55,6 +57,19 @@ class LoraWish(BaseModel):
     scale: float = Field(1.0, allow_inf_nan=False)
 
 
+def _as_wishes(value: Any) -> Any:
+    """Forms carry LoRAs as JSON text; a bare name is one at its full strength."""
+    if isinstance(value, str):
+        try:
+            value = parse_json(value, "the text")
+        except ValueError as error:
+            raise ValueError(f"is no JSON list of {{name, scale}}: {error}") from None
+    return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+
+
+LoraWishes = Annotated[list[LoraWish], Field(max_length=16), BeforeValidator(_as_wishes)]
+
+
 class ImageBody(BaseModel):
     """What all three kinds of requests share; null is left out, and unknown fields are kept to be named."""
 
@@ -88,18 +103,9 @@ class ImageBody(BaseModel):
     width: int | None = None
     height: int | None = None
     strength: float | None = Field(None, allow_inf_nan=False)
-    loras: list[LoraWish] | None = Field(None, max_length=16)
-
-    @field_validator("loras", mode="before")
-    @classmethod
-    def _loras(cls, value: Any) -> Any:
-        """Forms carry them as JSON text; a bare name is one at its full strength."""
-        if isinstance(value, str):
-            try:
-                value = parse_json(value, "the text")
-            except ValueError as error:
-                raise ValueError(f"is no JSON list of {{name, scale}}: {error}") from None
-        return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+    loras: LoraWishes | None = None
+    reason: str | None = None
+    fixed: Fixed | None = None
 
     def check(self) -> None:
         """Refuse values that no field takes, and fields that cannot be done.
@@ -170,6 +176,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "moderation": ("auto", "low"),
     "input_fidelity": ("low", "high"),
     "complexity": ("low", "medium", "high"),
+    "reason": WORDS,
 }
 # Fields that are accepted and not done -> the values that ask for nothing, and why.
 _SAID: dict[str, tuple[tuple[str | None, ...], str]] = {
@@ -187,6 +194,22 @@ class GenerationBody(ImageBody):
     elsewhere: ClassVar[dict[str, str]] = dict.fromkeys(
         ("image", "image[]", "images", "mask"), "this route starts from words; send pictures to /v1/images/edits"
     )
+
+
+class PromptBody(BaseModel):
+    """The body of `/v1/prompts/reason`: what of a drawing bears on its caption."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str
+    model: str | None = None
+    seed: int | None = None
+    size: str | None = None
+    width: int | None = None
+    height: int | None = None
+    loras: LoraWishes | None = None
+    reason: str | None = None
+    fixed: Fixed | None = None
 
 
 class PictureReference(BaseModel):

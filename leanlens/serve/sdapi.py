@@ -18,11 +18,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 import leanlens
-from leanlens.pipeline.metadata import parameters_text
+from leanlens.pipeline.metadata import parameters_text, reasoner_settings
 from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.encode import picture_bytes, preview_bytes
 from leanlens.serve.follow import finished
 from leanlens.serve.prompts import read_prompt
+from leanlens.serve.reasoning import not_understood
 from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
 from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
@@ -97,6 +98,7 @@ def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[
         read = read_prompt(body.prompt or "")
     except ValueError as error:
         raise Refusal("invalid", str(error), "prompt") from None
+    settings = choices.read(owner, desk) | (body.override_settings or {})
     chosen = (body.override_settings or {}).get("sd_model_checkpoint")
     model = choices.model(owner) if not chosen else checkpoint(desk, str(chosen))
     most = desk.settings.max_count
@@ -115,6 +117,8 @@ def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[
         count=(body.batch_size or 1) * (body.n_iter or 1),
         iteration=body.batch_size or 1,
         loras=read.loras,
+        reason=str(settings["reason"]) if body.reason is None else body.reason,
+        fixed=body.fixed or {},
         identity=body.force_task_id if re.fullmatch(r"[0-9a-f]{32}", body.force_task_id or "") else None,
     )
     return wish, [*read.notes, *comments_on(body)]
@@ -256,11 +260,12 @@ def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str
     shown = tasks or job.tasks[:1]
     request = shown[0].request
     records = [task.picture.record for task in tasks if task.picture is not None]
-    notes = notes + [f"a picture is missing: {task.refusal.message}" for task in job.tasks if task.refusal is not None]
+    notes = notes + not_understood([task.request.reasoner for task in shown], job.model)
+    notes += [f"a picture is missing: {task.refusal.message}" for task in job.tasks if task.refusal is not None]
     count = len(shown)
     return {
         "prompt": request.prompt,
-        "all_prompts": [request.prompt] * count,
+        "all_prompts": [task.request.prompt for task in shown],
         "negative_prompt": request.negative_prompt,
         "all_negative_prompts": [request.negative_prompt] * count,
         "seed": request.seed,
@@ -283,7 +288,7 @@ def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": request.strength,
-        "extra_generation_params": {},
+        "extra_generation_params": reasoner_settings(request.model_dump(mode="json")),
         "index_of_first_image": 0,
         "infotexts": [parameters_text(record) for record in records],
         "styles": [],

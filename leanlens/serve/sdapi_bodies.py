@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from leanlens.serve.reasoning import Fixed
 from leanlens.serve.refusal import Refusal
 
 _MOST_NAMED = 20  # names of unknown fields in one answer
@@ -53,6 +54,8 @@ class DrawingBody(BaseModel):
     alwayson_scripts: dict[str, Any] | None = None
     send_images: bool | None = True
     force_task_id: str | None = None
+    reason: str | None = None
+    fixed: Fixed | None = None
 
 
 class TextBody(DrawingBody):
@@ -104,7 +107,7 @@ _SILENT = {
 _SAMPLERS = ("euler", "k_euler", "automatic", "use same sampler", "none", "")
 _SCHEDULERS = ("automatic", "lens", "use same scheduler", "none", "")
 # Settings of the web UI that can be overridden for one request, and are done.
-DONE_SETTINGS = ("sd_model_checkpoint", "samples_format", "jpeg_quality")
+DONE_SETTINGS = ("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason")
 _PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
     "sd_vae": ("Automatic", "None", None, ""), "CLIP_stop_at_last_layers": (1,), "enable_pnginfo": (True,),
 }  # fmt: skip

@@ -118,6 +118,7 @@ def _request(desk: Desk, task: Task, plan: SecondPass) -> ImageRequest:
         "latent_resize": plan.latent,
         "num_inference_steps": plan.steps or task.request.num_inference_steps,
         "prompt": plan.prompt or task.request.prompt,
+        "reasoner": None if plan.prompt else task.request.reasoner,
         "negative_prompt": plan.negative_prompt or task.request.negative_prompt,
     }
     try:

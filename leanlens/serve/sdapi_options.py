@@ -7,6 +7,7 @@ before anything is written.
 import threading
 from typing import Any
 
+from leanlens.reason import WORDS
 from leanlens.serve.desk import Desk
 from leanlens.serve.refusal import Refusal
 
@@ -44,7 +45,8 @@ class Choices:
 
     def read(self, owner: str, desk: Desk) -> dict[str, Any]:
         """Every setting as this client has it."""
-        own = {"sd_model_checkpoint": desk.library.default, "samples_format": "png", "jpeg_quality": 95}
+        own = {"sd_model_checkpoint": desk.library.default, "samples_format": "png", "jpeg_quality": 95,
+               "reason": desk.settings.reason}  # fmt: skip
         fixed = {name: accepted[0] for name, accepted in _FIXED.items()}
         return own | fixed | _OF_THE_PAGE | self._chosen.get(owner, {})
 
@@ -75,10 +77,13 @@ def check_setting(name: str, value: Any) -> None:
     elif name == "jpeg_quality":
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
             raise Refusal("invalid", f"{name} {shown!r} is not accepted: give 0 to 100", name)
+    elif name == "reason":
+        if value not in WORDS:
+            raise Refusal("invalid", f"{name} {shown!r} is not accepted; use {' or '.join(WORDS)}", name)
     elif name in _OF_THE_PAGE:
         if type(value) is not type(_OF_THE_PAGE[name]) or len(str(value)) > 100:
             kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_OF_THE_PAGE[name])]
             raise Refusal("invalid", f"{name} {shown!r} is not accepted: give {kind}", name)
     elif name != "sd_model_checkpoint":
-        known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", *_FIXED, *_OF_THE_PAGE))
+        known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason", *_FIXED, *_OF_THE_PAGE))
         raise Refusal("invalid", f"{name[:60]} is not known; known are {known}", name[:60])

@@ -42,6 +42,9 @@ class ServerSettings(BaseModel):
     """What `open_model` takes -> how that model is held instead."""
     features: Path | None = None
     """A folder that keeps the text features of prompts."""
+    reason: Literal["default", "off"] = "default"
+    """default rewrites prompts into the captions that a model learnt, where its folder states their style, unless a
+    request says off; off draws all prompts as they are, whatever a request says."""
 
     max_batch: int = Field(8, ge=1)
     """Pictures of the same model, size, steps, guidance and LoRAs that are drawn together; 1 turns batching off."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leanlens.pipeline.metadata import read_record
+from leanlens.pipeline.reasoned import asked_prompt
 from leanlens.serve.desk import Desk
 from leanlens.serve.encode import preview_bytes
 from leanlens.serve.refusal import Refusal
@@ -65,7 +66,7 @@ def show_kept(name: str, record: dict[str, Any], text: str) -> str:
     """A picture of the archive with a sentence above it; `record` is its own, and has been read before."""
     request = record["request"]
     sides = (int(request["width"]), int(request["height"]))
-    figure = _finished(name, str(request["prompt"]), sides, int(request["seed"]))
+    figure = _finished(name, asked_prompt(request), sides, int(request["seed"]))
     return _wrapped(f'<p role="status">{escaped(text)}</p><div class="leanlens-pictures one">{figure}</div>')
 
 
@@ -108,8 +109,8 @@ def _kept(desk: Desk, picture: dict[str, Any]) -> str:
         return ""
     try:
         request = read_record(path)["request"]
-        prompt, seed, sides = request["prompt"], request["seed"], (request["width"], request["height"])
-    except (ValueError, OSError, KeyError):
+        prompt, seed, sides = asked_prompt(request), request["seed"], (request["width"], request["height"])
+    except (ValueError, OSError, KeyError, TypeError):
         return ""
     name = picture["name"]
     said = f'<span class="said" title="{escaped(prompt[:300])}">{escaped(prompt[:100])}</span>'
@@ -136,7 +137,7 @@ def _figure(task: Task) -> str:
     request = task.request
     if task.picture is not None:
         sides = (request.width, request.height)
-        return _finished(task.picture.name, request.prompt, sides, request.seed)
+        return _finished(task.picture.name, request.asked, sides, request.seed)
     snapshot = task.snapshot
     if task.refusal is not None:
         why = f'<p class="wrong">{escaped(_sentence(_ending(task)))}</p>'

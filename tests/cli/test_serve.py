@@ -19,6 +19,7 @@ import pytest
         (["--model", "toy", "--replicas", "2", "--device", "cpu", "--device", "cuda"], "give one --device"),
         (["--model", "toy", "--port", "70000"], "65535"),
         (["--model", "toy", "--log", "xml"], "--log 'xml' is not accepted"),
+        (["--model", "toy", "--reason", "on"], "reason 'on' is not accepted: Input should be 'default' or 'off'"),
     ],
 )
 def test_wrong_words_are_refused_before_it_listens(leanlens, words, said):
@@ -54,6 +55,7 @@ def test_the_planner_speaks_of_this_server(tmp_path):
     [
         (["--model", "/nowhere/x"], "model '/nowhere/x' is not a file or folder here"),
         (["--model", "toy", "--safety", "some"], "safety 'some' is not accepted"),
+        (["--model", "toy", "--reason", "on"], "reason 'on' is not accepted"),
         (["--model", "toy", "--idle-unload", "-1"], "idle_unload -1.0 is not accepted"),
         (["--model", "toy", "-o", "taken"], "output taken is in use by another server"),
     ],
