@@ -260,7 +260,9 @@ class PhraseReader:
             return True
         if following is None:
             return False
-        if following.has("thing", "name", "background noun", "pattern", "color", "filler") and not following.has("of"):
+        if following.has(
+            "thing", "name", "background noun", "pattern", "sky", "ground", "color", "filler"
+        ) and not following.has("of"):
             return True
         return not following.readings and not tag.glued
 

@@ -11,10 +11,11 @@ from leanlens.reason.facts import fix, list_facts
 from leanlens.reason.meaning import Meaning
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
-from leanlens.reason.words import tag, words_of
+from leanlens.reason.words import QUOTED, tag, words_of
 from leanlens.reason.write import write
 
 SOURCE = "scenes 1"
+MOST_UNREAD = 5  # unknown words that a prompt may have, and two more for each known thing
 MOST_UNKNOWN = 12  # words that are named in a record
 # A dense caption: that many whole sentences and words, and words a sentence.
 LEAST_SENTENCES, LEAST_WORDS, LEAST_LENGTH = 3, 25, 5.0
@@ -43,9 +44,13 @@ class SceneReasoner:
         left_alone = partial(Reasoned, original=ask.prompt, prompt=ask.prompt, language=language, source=self.source)
         if is_dense(ask.prompt):
             return left_alone(left_alone="it is a dense caption already")
-        meaning = parse(tag(ask.prompt, words, ask.triggers), words)
+        tags = tag(ask.prompt, words, ask.triggers)
+        meaning = parse(tags, words)
         fixed = fix(meaning, ask.fixed)
         unknown = tuple(unknown_words(meaning))
+        known = sum(noun.known for noun in meaning.things)
+        if not meaning.unsure and sum(not tag.readings for tag in tags) > MOST_UNREAD + 2 * known:
+            meaning.unsure = "most of its words are not understood"
         if meaning.unsure:
             return left_alone(left_alone=meaning.unsure, not_understood=unknown)
         try:
@@ -65,6 +70,7 @@ class SceneReasoner:
 
 def is_dense(prompt: str) -> bool:
     """Whether a prompt is a caption of several whole sentences that asks nobody for anything."""
+    prompt = QUOTED.sub("", prompt)
     sentences = [part.split() for part in re.split(r"[.!?]+(?:\s|$)", prompt) if part.strip()]
     words = sum(map(len, sentences))
     if len(sentences) < LEAST_SENTENCES or words < LEAST_WORDS or words / len(sentences) < LEAST_LENGTH:

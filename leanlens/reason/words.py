@@ -24,7 +24,7 @@ _TOKEN = re.compile(
     r"\d+|[぀-ヿ㐀-鿿豈-﫿]|[^\W\d_぀-ヿ㐀-鿿豈-﫿]+(?:['’][^\W\d_]+)*"
     r"|[^\w\s]"
 )
-_QUOTED = re.compile(
+QUOTED = re.compile(
     r'"([^"]{1,80})"|“([^”]{1,80})”|„([^“”]{1,80})[“”]|«\s*([^»]{1,80}?)\s*»|「([^」]{1,80})」|『([^』]{1,80})』'
     r"|(?<![\w])'([^']{1,80})'(?!\w)|(?<!\w)‘([^’]{1,80})’(?!\w)"
 )
@@ -171,7 +171,7 @@ def tag(prompt: str, words: Words, triggers: Sequence[str] = ()) -> list[Tag]:
     """
     found: list[Tag] = []
     at = 0
-    for match in _QUOTED.finditer(prompt):
+    for match in QUOTED.finditer(prompt):
         found += _tag_outside_quotes(prompt[at : match.start()], words, triggers)
         string = next(group for group in match.groups() if group is not None)
         found.append(Tag({"quote": string}, string))

@@ -1,0 +1,190 @@
+"""The embedded reasoner: what it keeps, what it fills in, what it leaves alone, and what can be decided beforehand."""
+
+import time
+from random import Random
+
+import pytest
+
+from leanlens.reason import Ask
+from leanlens.reason.scenes import SceneReasoner, is_dense
+from leanlens.scenes.describe import brief, dense
+from leanlens.scenes.icons import library
+from leanlens.scenes.scene import sample_scene
+
+
+def reason(prompt, seed=0, width=256, height=256, **fields):
+    return SceneReasoner()([Ask(prompt, seed, width, height, **fields)])[0]
+
+
+def facts(answer):
+    return {fact.key: fact.value for fact in answer.facts}
+
+
+def test_a_caption_says_what_was_asked_and_fills_in_the_rest():
+    answer = reason("a red apple to the left of a blue teapot, flat style, light blue background")
+    assert answer.prompt.split(". ", 1)[1] == (
+        "A single even light blue tone fills the background. The red apple is to the left of the blue teapot. "
+        "The red apple is large in the frame and sits on the left. The blue teapot is large in the frame and sits on "
+        "the right. Nothing else appears in the picture."
+    )
+    assert "a red apple and a blue teapot" in answer.prompt
+    assert not answer.left_alone
+    assert answer.original.startswith("a red apple")
+    stated = {fact.key for fact in answer.facts if fact.stated}
+    assert {"thing 1", "color 1", "thing 2", "color 2", "relation 1", "background", "style"} <= stated
+    assert not {"size 1", "place 1", "size 2", "place 2"} & stated
+
+
+def test_the_seed_chooses_what_is_open_and_nothing_else():
+    answers = [reason("three yellow ducks", seed) for seed in range(12)]
+    assert all("three yellow ducks" in answer.prompt for answer in answers)
+    assert len({facts(answer)["background"] for answer in answers}) > 3
+    assert len({facts(answer)["style"] for answer in answers}) > 1
+    assert reason("three yellow ducks", 5).prompt == answers[5].prompt
+
+
+def test_chosen_backgrounds_set_things_off():
+    white = {facts(reason("a white ghost", seed))["background"] for seed in range(40)}
+    assert not white & {"white", "cream"}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "places"),
+    [(256, 256, ("on the left", "on the right")), (192, 320, ("at the top", "at the bottom"))],
+)
+def test_two_things_stand_where_the_canvas_has_room(width, height, places):
+    found = facts(reason("a cat and a dog", width=width, height=height))
+    assert (found["place 1"], found["place 2"]) == places
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a sun at the top, a tree at the bottom", "The sun is above the tree."),
+        ("a dog between two trees", "The dog is between the two trees."),
+        ("a cat behind a chair", "The chair is in front of the cat."),
+        ("four tulips in a row", "The four tulips are arranged side by side"),
+        ("an owl on a branch", "The owl is on top of the branch."),
+        ("gradient from pale pink to lavender, one rocket", "fades smoothly from pale pink"),
+        ("a camel, sandy ground, orange sky", "The ground is sandy and the sky above it is orange."),
+    ],
+)
+def test_arrangements_and_backgrounds_are_said(prompt, said):
+    assert said in reason(prompt).prompt
+
+
+def test_a_dense_caption_is_left_alone():
+    icons = library("sample")
+    for seed in range(60):
+        caption = dense(sample_scene(seed, icons), Random(seed), facts_first=0.5).text
+        answer = reason(caption)
+        assert answer.prompt == caption, caption
+        assert answer.left_alone == "it is a dense caption already"
+
+
+def test_what_was_rewritten_is_not_rewritten_again():
+    icons = library("sample")
+    for seed in range(40):
+        answer = reason(brief(sample_scene(seed, icons), Random(seed)).text, seed)
+        assert answer.left_alone or is_dense(answer.prompt), answer.prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("hello there!", "nothing in it is known"),
+        (
+            "once upon a midnight dreary while i pondered weak and weary over many a quaint and curious volume of lore",
+            "most of its words are not understood",
+        ),
+        ("a cat left of a dog, and the dog left of the cat", "it asks for relations that go round in a circle"),
+        ("a cat, a dog, a cow, a fox, an owl, a bee and an ant", "it names 7 kinds of things; at most 6 are arranged"),
+    ],
+)
+def test_where_it_is_unsure_the_prompt_is_left_alone(prompt, why):
+    answer = reason(prompt)
+    assert (answer.prompt, answer.left_alone) == (prompt, why)
+
+
+def test_triggers_are_kept_word_for_word():
+    answer = reason("a photo of a zwx cat on a stool, TOKstyle", triggers=("zwx", "TOKstyle"))
+    assert "a zwx cat" in answer.prompt
+    assert answer.prompt.endswith("TOKstyle.")
+    assert facts(answer)["thing 1"] == "zwx cat"
+    assert "a Zwx" in reason("Zwx", triggers=("zwx",)).prompt
+    assert "zwx" not in reason("a cat", triggers=("zwx",)).prompt
+
+
+def test_facts_can_be_decided_beforehand():
+    fixed = {
+        "color 2": "navy",
+        "background": "pink and white stripes",
+        "style": "3d",
+        "number 1": "3",
+        "relation 1": "above",
+    }
+    answer = reason("a red apple to the left of a teapot", fixed=fixed)
+    assert "three red apples" in answer.prompt
+    assert "The three red apples are above the blue teapot." in answer.prompt
+    assert "stripes in pale pink and white" in answer.prompt
+    assert "glossy 3D" in answer.prompt
+    assert answer.fixed == fixed
+
+
+def test_every_fact_can_be_sent_back():
+    prompt = 'two red apples left of a big sign that says "OPEN", horizontal pale pink and white stripes, flat style'
+    answer = reason(prompt)
+    assert reason(prompt, fixed=facts(answer)).prompt == answer.prompt
+
+
+def test_a_fact_can_be_taken_away():
+    answer = reason("a cat and a green dog", fixed={"thing 1": "", "color 2": ""})
+    assert "cat" not in answer.prompt
+    assert "green" not in answer.prompt
+    assert facts(answer)["thing 1"] == "dog"
+    assert reason("a cat", fixed={"thing 1": ""}).left_alone == "nothing is left of it"
+
+
+def test_what_is_decided_for_a_thing_that_is_not_there_has_no_effect():
+    answer = reason("a cat", fixed={"color 3": "red", "text 1": "NO", "background": "mint green"})
+    assert answer.fixed == {"background": "mint green"}
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {"colour 1": "red"}, {"color": "red"}, {"color x": "red"}, {"background 1": "white"}, {"color 1": "loud"},
+        {"number 1": "99"}, {"number 1": "many"}, {"size 1": "giant"}, {"place 1": "somewhere"}, {"relation 1": "near"},
+        {"background": "elephant"}, {"style": "banana"}, {"thing 1": "a cat and a dog"}, {"": "x"},
+    ],
+)  # fmt: skip
+def test_what_is_no_fact_is_refused_by_name(fixed):
+    ((key, value),) = fixed.items()
+    with pytest.raises(ValueError, match="fixed") as error:
+        reason("a cat on a table", fixed=fixed)
+    assert repr(key) in str(error.value) or repr(value) in str(error.value)
+
+
+def test_unknown_things_are_said_and_asked_for():
+    answer = reason("a lighthouse and a red boat with a wooden mast")
+    assert "a lighthouse" in answer.prompt
+    assert "lighthouse" in {unknown.word for unknown in answer.not_understood}
+
+
+def test_it_answers_while_one_types():
+    reason("a cat")
+    began = time.perf_counter()
+    for seed in range(50):
+        reason("three red and two green apples on a brown table between a cat and a dog, pink and white stripes", seed)
+    assert (time.perf_counter() - began) / 50 < 0.02
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", " ", ".", "!!!", "?" * 1000, "a " * 5000, '"', '""', "((((", "🍎" * 200, "-", "\x00\x07", "a" * 30000],
+)
+def test_odd_prompts_do_no_harm(prompt):
+    began = time.perf_counter()
+    answer = reason(prompt)
+    assert answer.prompt == prompt or answer.facts
+    assert time.perf_counter() - began < 1
