@@ -9,8 +9,7 @@ from random import Random
 
 from leanlens.reason.looks import contrasts
 from leanlens.reason.meaning import Backdrop, Meaning, Noun
-from leanlens.scenes.icons import COLORS
-from leanlens.scenes.scene import GROUND_COLORS, PLAIN_COLORS, SKY_COLORS
+from leanlens.scenes.scene import PLAIN_COLORS
 
 LIGHT = (
     "white",
@@ -25,6 +24,7 @@ LIGHT = (
     "beige",
 )
 STYLES = {"fluent-emoji-flat": 3, "twemoji": 3, "noto": 2, "fluent-3d": 2}  # how often each is chosen
+LARGE_UNITS = 1  # places up to which a thing is large
 ATTACHED = ("on", "inside", "in front of")  # relations of two things that share a place
 SIDE_CELLS = {
     "left": (-1, None), "right": (1, None), "top": (None, -1), "bottom": (None, 1), "centre": (0, 0),
@@ -56,6 +56,16 @@ class Placed:
             ("on the left", "in the centre", "on the right"),
             ("in the lower left", "at the bottom", "in the lower right"),
         )[row][column]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How places are arranged; `said` is how the prompt says that all things stand."""
+
+    columns: int
+    rows: int
+    units: int
+    said: str | None
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,7 @@ def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed]
     cells = _fill(units, xs, ys, meaning, aspect, _neighbours(meaning, hosts))
     placed: list[Placed] = [None] * len(things)  # type: ignore[list-item]
     columns, rows = 1 + max(x for x, _ in cells.values()), 1 + max(y for _, y in cells.values())
+    grid = _Grid(columns, rows, len(units), meaning.row)
     for index in units:
         column, row = cells[index]
         in_row = [other for other in units if cells[other][1] == row]
@@ -134,7 +145,8 @@ def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed]
         x = _middle(column, columns) if fills else _centred(index, in_row, cells)
         y = _middle(row, rows)
         family = [index, *(other for other in range(len(things)) if other != index and _root(other, hosts) == index)]
-        _place_family(family, hosts, things, x, y, max(columns, rows), len(units), meaning.row, placed)
+        for member, decided in _place_family(family, hosts, things, x, y, grid).items():
+            placed[member] = decided
     for a, word, b in relations:
         if word == "between":
             placed[a] = replace(placed[a], x=0.5, y=0.5)
@@ -258,19 +270,20 @@ def _centred(index: int, in_row: list[int], cells: dict[int, tuple[int, int]]) -
 
 
 def _place_family(
-    family: list[int], hosts: dict[int, tuple[str, int]], things: list[Noun], x: float, y: float, across: int,
-    units: int, row: str | None, placed: list[Placed],
-) -> None:  # fmt: skip
+    family: list[int], hosts: dict[int, tuple[str, int]], things: list[Noun], x: float, y: float, grid: _Grid
+) -> dict[int, Placed]:
     """A thing, and what stands on, in or before it."""
-    root = family[0]
-    share = len(family) > 1 and any(hosts[other][0] == "on" for other in family[1:])
+    root, found = family[0], {}
+    carries = any(hosts[other][0] == "on" for other in family[1:])
     for index in family:
-        noun = things[index]
-        size = noun.size or _size(noun.count, across, units, index != root)
-        up = 0.18 / max(1, across) if share and index != root else -0.16 / max(1, across) if share else 0.0
-        side = noun.side if units == 1 and len(family) == 1 else None
-        place_x, place_y = _at_side(side, x, y - up)
-        placed[index] = Placed(noun, noun.count, size, place_x, place_y, _arrangement(noun.count, across, row))
+        noun, how = things[index], hosts[index][0] if index != root else ""
+        size = noun.size or _size(noun.count, grid, index != root)
+        # How far below the middle of the place, for the whole canvas: a base, what is on it, what is in front.
+        down = 0.16 if carries and index == root else {"on": -0.18, "in front of": 0.2}.get(how, 0.0)
+        side = noun.side if grid.units == 1 and len(family) == 1 else None
+        place = _at_side(side, x, y + down / max(grid.columns, grid.rows))
+        found[index] = Placed(noun, noun.count, size, *place, _arrangement(noun.count, grid))
+    return found
 
 
 def _at_side(side: str | None, x: float, y: float) -> tuple[float, float]:
@@ -280,23 +293,19 @@ def _at_side(side: str | None, x: float, y: float) -> tuple[float, float]:
     return (x if column is None else 0.5 + column / 3, y if row is None else 0.5 + row / 3)
 
 
-def _size(count: int, across: int, units: int, attached: bool) -> str:
+def _size(count: int, grid: _Grid, attached: bool) -> str:
     """How large a thing is that has its place to itself."""
-    if count > 3 or units > 4:
+    if count > 3 or grid.units > 4:
         return "small"
-    if count > 1 or attached or units > 2 or across > 2:
-        return "medium"
-    return "large"
+    return "large" if count == 1 and not attached and grid.units <= LARGE_UNITS else "medium"
 
 
-def _arrangement(count: int, across: int, row: str | None) -> str:
+def _arrangement(count: int, grid: _Grid) -> str:
+    """How several alike stand: across the direction in which other things stand beside them."""
     if count == 1:
         return ""
-    if row is not None and across == 1:
-        return row
-    if count <= 3 and across == 1:
-        return "row"
-    return "row" if count == 2 else "group"
-
-
-__all__ = ["COLORS", "GROUND_COLORS", "SKY_COLORS", "Contradiction", "Placed", "Plan", "choose"]
+    if grid.units == 1:
+        return grid.said or ("row" if count <= 3 else "group")
+    if min(grid.columns, grid.rows) > 1:
+        return "row" if count == 2 else "group"
+    return "column" if grid.columns > 1 else "row"
