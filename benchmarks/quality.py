@@ -5,9 +5,14 @@ the true pictures (how far the scorer can be trusted) and the true pictures afte
 denoiser could do), and the model's pictures judged against things of the same kind that nobody asked for, which the
 scorer should not confirm. Needs the extra `eval`; with the extra `ocr` texts are judged too.
 
-    python benchmarks/quality.py --model nano [--num 200] [--seed 0] [--prompts dense|brief|human] [--sources sample]
-        [--size 256] [--steps 20] [--cfg 5]
+    python benchmarks/quality.py --model nano [--num 200] [--seed 0] [--prompts dense|brief|human|FILE]
+        [--sources sample] [--size 256] [--steps 20] [--cfg 5] [--reason default]
+    python benchmarks/quality.py --model nano --compare [--prompts human] [--seeds 3] [--kept FOLDER]
     python benchmarks/quality.py --scorer [--num 200] [--seed 0] [--sources sample]
+
+With --compare prompts as they are typed stand beside prompts that the model's reasoner has rewritten, with paired
+intervals: one process for each way of asking, each on one thread and on a core of its own where there are two. With
+--kept the pictures stay in a folder once they are drawn, and the same command goes on from there.
 
 With --scorer the scorer itself is measured, without a model: true pictures against their own truths, which it should
 confirm; against those of other scenes with as many things, none of which they show, which it should not; and against
@@ -17,29 +22,42 @@ hold and whose names do not.
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from machine import describe_machine
 
 from leanlens.evaluate.questions import held_out_questions
-from leanlens.evaluate.scenes import evaluate_scenes
-from leanlens.evaluate.table import count_rates, rates_as_json, render_table
+from leanlens.evaluate.rates import compare, count_rates, differences_as_json, rates_as_json
+from leanlens.evaluate.scenes import evaluate_scenes, results_of
+from leanlens.evaluate.table import render_table
+from leanlens.hub import locate
 from leanlens.pipeline.placement import open_model
+from leanlens.reason import reasoner_for
 from leanlens.scenes.icons import Library, library
 from leanlens.score.scene import SceneScorer
 
+WAYS = ("off", "default")  # of asking
 FLOORS = {"background": 0.95, "color": 0.80, "object": 0.70, "two_objects": 0.45}  # planned for a small model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--num", type=int, default=200)
+    parser.add_argument("--num", type=int, help="200 scenes, or all prompts of a file, without it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prompts", default="dense", choices=("dense", "brief", "human"))
+    parser.add_argument("--prompts", default="dense", help="dense, brief, human or a file of prompts")
+    parser.add_argument("--reason", default="off", choices=WAYS)
+    parser.add_argument("--compare", action="store_true", help="prompts as they are, beside rewritten ones")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of each prompt")
+    parser.add_argument("--kept", type=Path, help="folder for the pictures")
     parser.add_argument("--size", type=int, help="base of the pictures in pixels; the model's own without it")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--cfg", type=float)
@@ -48,7 +66,8 @@ def main() -> None:
     parser.add_argument("--scorer", action="store_true", help="measure the scorer instead of a model")
     given = parser.parse_args()
     began, machine = time.time(), describe_machine()
-    measured = measure_scorer(given) if given.scorer else measure_model(given)
+    measure = measure_scorer if given.scorer else measure_reasoner if given.compare else measure_model
+    measured = measure(given)
     result = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine,
@@ -62,7 +81,7 @@ def measure_scorer(given: argparse.Namespace) -> dict[str, Any]:
     """Rates on true pictures, against true truths and those of others and of kin."""
     icons = library(given.sources)
     scorer = SceneScorer(icons)
-    questions = held_out_questions(given.num, given.seed, icons)
+    questions = held_out_questions(given.num or 200, given.seed, icons)
     pictures = [question.picture for question in questions if question.picture is not None]
     truths, prompts = [question.truth for question in questions], [question.prompt for question in questions]
     others = [other_truth(truths, index) for index in range(len(truths))]
@@ -102,17 +121,19 @@ def truth_of_kin(truth: dict[str, Any], index: int, icons: Library) -> dict[str,
 def measure_model(given: argparse.Namespace) -> dict[str, Any]:
     """Rates of a model, of the true pictures and of these after the model's autoencoder."""
     icons = library(given.sources)
-    scorer, has_truth = SceneScorer(icons), given.prompts != "human"
+    scorer, has_truth = SceneScorer(icons), given.prompts in ("dense", "brief")
     done = evaluate_scenes(
         open_model(given.model, given.device), given.num, given.seed, icons, scorer, given.prompts,
         steps=given.steps, guidance=given.cfg, size=given.size, real=has_truth, reconstruction=has_truth,
-        say=lambda text: print(text, file=sys.stderr),
+        say=lambda text: print(text, file=sys.stderr), seeds=given.seeds, kept=given.kept,
+        reasoners={given.reason: reasoner_for(locate(given.model), given.reason)},
     )  # fmt: skip
     own, rows = done.rates[given.model], dict(done.rates)
     if has_truth:
         kin = [truth_of_kin(question.truth, index, icons) for index, question in enumerate(done.questions)]
         texts = [question.prompt for question in done.questions]
-        rows["asked for kin"] = count_rates(scorer(done.pictures[given.model], texts, kin), scorer.criteria)
+        first = done.pictures[given.model][:: given.seeds]
+        rows["asked for kin"] = count_rates(scorer(first, texts, kin), scorer.criteria)
     print(render_table(rows, done.fid), file=sys.stderr)
     return {
         "settings": done.settings,
@@ -123,6 +144,46 @@ def measure_model(given: argparse.Namespace) -> dict[str, Any]:
             for name, floor in FLOORS.items()
         },
     }
+
+
+def measure_reasoner(given: argparse.Namespace) -> dict[str, Any]:
+    """Rates with prompts as they are and with rewritten ones, and how much the second are better."""
+    SceneScorer(library(given.sources))  # what names things is learnt once, not by both
+    cores = sorted(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(WAYS), spawn) as pool:
+        off, default = pool.map(partial(judge_row, given), WAYS, (cores[0], cores[-1]))
+    rows = {"off": off["rates"], "default": default["rates"]}
+    criteria = list(off["rates"])
+    differences = compare(off["scores"], default["scores"], criteria, off["settings"]["num"], given.seed)
+    print(render_table(rows, None, differences), file=sys.stderr)
+    records = default["reasoned"]
+    return {
+        "settings": off["settings"] | {"reason": {**off["settings"]["reason"], **default["settings"]["reason"]}},
+        "rates": {name: rates_as_json(rates) for name, rates in rows.items()},
+        "differences": differences_as_json(differences),
+        "left_alone": sum(bool(record["left_alone"]) for record in records),
+        "rewritten": sum(not record["left_alone"] for record in records),
+        "reasoner_ms": round(1000 * sum(record["seconds"] for record in records) / max(1, len(records)), 2),
+    }
+
+
+def judge_row(given: argparse.Namespace, way: str, core: int) -> dict[str, Any]:
+    """One way of asking, on one core: settings, rates, the score and the record of each picture."""
+    import torch
+
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    icons = library(given.sources)
+    done = evaluate_scenes(
+        open_model(given.model, given.device), given.num, given.seed, icons, SceneScorer(icons), given.prompts,
+        steps=given.steps, guidance=given.cfg, size=given.size, seeds=given.seeds, kept=given.kept,
+        reasoners={way: reasoner_for(locate(given.model), way)},
+        say=lambda text: print(f"{way}: {text}", file=sys.stderr, flush=True),
+    )  # fmt: skip
+    (rates,), (scores,) = done.rates.values(), done.scores.values()
+    reasoned = [row["reasoned"][given.model] for row in results_of(done)["pictures"] if "reasoned" in row]
+    return {"settings": done.settings, "rates": rates, "scores": scores, "reasoned": reasoned}
 
 
 if __name__ == "__main__":

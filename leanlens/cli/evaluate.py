@@ -25,11 +25,27 @@ def scenes(
         str,
         option(MODEL, f"Model: {MODELS}.", "-m", "--model"),
     ] = "nano",
-    num: Annotated[int, option(IMAGE, "Number of prompts; one image for each.", "-n", "--num")] = 200,
+    num: Annotated[
+        int | None,
+        option(IMAGE, "Number of prompts. Default: 200 scenes, or all lines of a file.", "-n", "--num"),
+    ] = None,
+    seeds: Annotated[int, option(IMAGE, "Images of each prompt, with a seed each; rates are means over them.")] = 1,
     seed: Annotated[int, option(IMAGE, "Seed of the prompts and of the images.")] = 0,
     prompts: Annotated[
-        str, option(IMAGE, "Prompts to use: dense or brief captions of held-out scenes, or human, written by people.")
+        str,
+        option(
+            IMAGE,
+            "Prompts to use: dense or brief captions of held-out scenes, human, written by people, or a file with a "
+            "JSON object of prompt and truth on each line.",
+        ),
     ] = "dense",
+    reason: Annotated[
+        list[str] | None,
+        option(
+            IMAGE,
+            "Rewriting of the prompts before they are drawn: off or default. Give both to compare them. Default: off.",
+        ),
+    ] = None,
     real: Annotated[bool, flag(IMAGE, "real", "Score the true images too.")] = False,
     reconstruction: Annotated[
         bool, flag(IMAGE, "reconstruction", "Score the true images after the autoencoder too.")
@@ -47,44 +63,74 @@ def scenes(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Draw held-out prompts and score them: objects, counts, colours, positions, style, text, background.
+    """Draw held-out or people's prompts and score them: objects, counts, colours, positions, style, text, background.
 
-    Needs the extra `eval`; `text` is judged with the extra `ocr`.
+    Needs the extra `eval`; `text` is judged with the extra `ocr`. Images that are drawn are kept beside --out until all
+    are; the same command goes on from them.
     """
-    from leanlens.evaluate.table import rates_from_json, render_table
+    from leanlens.evaluate.table import render_table
     from leanlens.files import require_writable
 
-    others: dict[str, Any] = {}
-    for path in beside or []:
-        results = _read_results(path)
-        name = results["settings"]["model"]["name"]
-        others[f"{name}, {results['settings']['prompts']} prompts"] = rates_from_json(results["rates"][name])
+    others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out {out} exists already; give a path that does not exist, or an empty folder")
     require_writable(out)
+    kept = out.with_name(f"{out.name}.drawn")
 
     from leanlens.evaluate.scenes import evaluate_scenes, write_evaluation
     from leanlens.pipeline.placement import open_model
     from leanlens.scenes.icons import library
     from leanlens.score.scene import SceneScorer
 
+    settled = settle(model, Wishes(device, dtype, steps=steps, cfg=cfg), _say)
+    reasoners = _reasoners(settled.model, reason or ["off"])
     icons = library(sources)
     scorer = SceneScorer(icons)
-    settled = settle(model, Wishes(device, dtype, steps=steps, cfg=cfg), _say)
     opened = open_model(settled.model, device, dtype, holding=settled.holding)
     done = evaluate_scenes(
         opened, num, seed, icons, scorer, prompts,
         steps=steps, guidance=cfg, size=size, real=real, reconstruction=reconstruction, say=_say,
+        seeds=seeds, reasoners=reasoners, kept=kept,
     )  # fmt: skip
-    write_evaluation(done, out, others)
-    print(render_table({**done.rates, **others}, done.fid), end="")
+    write_evaluation(done, out, others, kept)
+    print(render_table({**done.rates, **others}, done.fid, done.differences), end="")
     print(f"\n{out}")
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def _reasoners(model: str, words: list[str]) -> dict[str, Any]:
+    """Word -> the reasoner of a model; None for "off".
+
+    Raises:
+        ValueError: a word that is not known or is given twice, or a model that has no reasoner.
+    """
+    from leanlens.hub import locate
+    from leanlens.reason import reasoner_for
+
+    found: dict[str, Any] = {}
+    for word in words:
+        if word in found:
+            raise ValueError(f"reason {word!r} is given twice; give off, default or both")
+        folder = Path(model) if model == "toy" else locate(model)  # toy is made, not opened from a folder
+        found[word] = reasoner_for(folder, word)
+        if word != "off" and found[word] is None:
+            raise ValueError(
+                f"reason {word!r} is not accepted for {model}, which no reasoner writes captions for; use off"
+            )
+    return found
+
+
+def _read_beside(path: Path) -> dict[str, Any]:
+    """The model's rates in another evaluation's results, by the name of their column."""
+    from leanlens.evaluate.rates import rates_from_json
+
     try:
         results = read_json(path)
-        return {"settings": results["settings"], "rates": results["rates"]}
+        settings, rates = results["settings"], results["rates"]
+        name = f"{settings['model']['name']}, {settings['prompts']} prompts"
+        words = [word for word in settings.get("reason", ()) if word in rates]
+        if words:
+            return {f"{name}, {word}": rates_from_json(rates[word]) for word in words}
+        return {name: rates_from_json(rates[settings["model"]["name"]])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"beside {path} is no results.json of an evaluation: {error}") from None
 

@@ -3,7 +3,6 @@
 Comes in: how many, a seed, a library. Goes out: `Question`s. Knows nothing of models or scores.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from leanlens.evaluate.truth import read_prompts
 from leanlens.scenes.describe import NUMBERS, RELATION_PHRASES, STYLE_PHRASES, brief, dense
 from leanlens.scenes.icons import Library
 from leanlens.scenes.names import pluralize, read_vocabulary
@@ -105,14 +105,17 @@ def _has(text: str, words: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(words.lower())}(?![\w-])", text) is not None
 
 
-def people_questions(num: int, size: int = 256) -> list[Question]:
-    """The first `num` of the prompts that people wrote, with the facts that can be checked; square.
+def people_questions(num: int | None = None, size: int = 256, path: str | Path = PEOPLE) -> list[Question]:
+    """The first `num` prompts of a file, all of them without it, with the facts that can be checked; square.
+
+    Args:
+        path: a file as `truth.read_prompts` reads it; the prompts that people wrote without it.
 
     Raises:
-        ValueError: more are asked for than there are.
+        ValueError: more are asked for than there are, or a line is not as it should be.
     """
-    lines = PEOPLE.read_text(encoding="utf-8").splitlines()
-    if num > len(lines):
-        raise ValueError(f"num {num} is not accepted; {len(lines)} prompts are written by people")
-    rows = [json.loads(line) for line in lines[:num]]
-    return [Question(row["prompt"], row["truth"], index, (size, size)) for index, row in enumerate(rows)]
+    rows = read_prompts(path)
+    if num is not None and num > len(rows):
+        whose = "people wrote" if path == PEOPLE else f"{path} has"
+        raise ValueError(f"num {num} is not accepted; {whose} {len(rows)} prompts")
+    return [Question(prompt, truth, index, (size, size)) for index, (prompt, truth) in enumerate(rows[:num])]

@@ -1,29 +1,5 @@
-import pytest
-
-from leanlens.evaluate.table import count_rates, rates_as_json, rates_from_json, render_table, wilson
-
-
-def test_wilson_agrees_with_published_values():
-    # Newcombe 1998, table I: 81 of 263, and 0 of 20
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=2e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=2e-4)
-    assert wilson(20, 20)[1] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="yes 3 of num 2 is not accepted"):
-        wilson(3, 2)
-
-
-def test_only_pictures_that_a_criterion_applies_to_count():
-    scores = [{"object": 1.0, "count": None}, {"object": 0.0, "count": None}, {"object": 0.5, "count": None}]
-    rates = count_rates(scores, ("object", "count"))
-    assert rates["count"] is None
-    assert (rates["object"].yes, rates["object"].num, rates["object"].mean) == (1, 3, 0.5)
-    assert rates["object"].low < 1 / 3 < rates["object"].high
-
-
-def test_rates_survive_json():
-    rates = count_rates([{"object": 1.0, "text": None}], ("object", "text"))
-    rows = rates_as_json(rates)
-    assert rates_as_json(rates_from_json(rows)) == rows
+from leanlens.evaluate.rates import compare, count_rates
+from leanlens.evaluate.table import render_table
 
 
 def test_the_table_has_a_column_for_each_row_of_results():
@@ -36,3 +12,22 @@ def test_the_table_has_a_column_for_each_row_of_results():
         "| FID (fid-helper) | 31.3 |  |",
     ]
     assert "FID" not in render_table({"nano": first}, {"nano": None})
+
+
+def test_two_ways_of_asking_stand_side_by_side_with_their_difference():
+    off, default = (
+        [{"object": value} for value in (0.0, 1.0, 0.0, 0.0)],
+        [{"object": value} for value in (1.0, 1.0, 0.0, 1.0)],
+    )
+    rows = {name: count_rates(row, ("object",), 2) for name, row in (("off", off), ("default", default))}
+    text = render_table({**rows, "other": rows["off"]}, None, compare(off, default, ("object",), 2))
+    assert text.splitlines()[0] == "| criterion | off | default | difference | other |"
+    assert text.splitlines()[2].split(" | ")[:4] == [
+        "| object",
+        "0.25 (0.03 to 0.80), 0.5 of 2",
+        "0.75 (0.20 to 0.97), 1.5 of 2",
+        "+0.50 (+0.50 to +0.50)",
+    ]
+    assert render_table(rows, {"off": 3.0, "default": 2.0}, {"object": None}).splitlines()[-1] == (
+        "| FID (fid-helper) | 3.0 | 2.0 |  |"
+    )

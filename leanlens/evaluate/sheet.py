@@ -1,0 +1,57 @@
+"""A contact sheet: pictures under one another's prompts, with their verdicts; two ways of asking side by side.
+
+Comes in: rows of pictures, questions, scores. Goes out: one picture.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw
+
+from leanlens.evaluate.questions import Question
+from leanlens.score.protocol import Score
+
+SHOWN = 24  # prompts on the sheet
+COLUMNS = 6
+CELL = 200  # pixels of its cells
+LINES = 60  # pixels below each for three lines of text
+INK, GOOD, BAD, RULE = (40, 40, 40), (0, 120, 40), (190, 20, 20), (205, 205, 205)
+
+
+def draw_sheet(
+    rows: Mapping[str, Sequence[Image.Image]], questions: Sequence[Question], scores: Mapping[str, Sequence[Score]]
+) -> Image.Image:
+    """The first prompts with the first picture of each row, what it meets in green and what it does not in red.
+
+    Args:
+        rows: name -> pictures, prompt by prompt and seed by seed; those of several rows stand side by side.
+        scores: of the same names, one for each picture.
+    """
+    shown = min(SHOWN, len(questions))
+    columns = min(COLUMNS, shown * len(rows)) // len(rows) * len(rows)
+    lines = -(-shown * len(rows) // columns)
+    sheet = Image.new("RGB", (columns * CELL, lines * (CELL + LINES)), (255, 255, 255))
+    pen = ImageDraw.Draw(sheet)
+    for index in range(shown):
+        for at, (name, pictures) in enumerate(rows.items()):
+            seeds, cell = len(pictures) // len(questions), index * len(rows) + at
+            x, y = cell % columns * CELL, cell // columns * (CELL + LINES)
+            _paste(sheet, pictures[index * seeds], x, y)
+            caption = questions[index].prompt if at == 0 else name
+            pen.text((x + 4, y + CELL), caption[:32].replace("\n", " "), INK)
+            _write_verdicts(pen, scores[name][index * seeds], x + 4, y + CELL + 16)
+            if at == 0 and x and len(rows) > 1:
+                pen.line((x, y + 4, x, y + CELL + LINES - 6), RULE)
+    return sheet
+
+
+def _paste(sheet: Image.Image, picture: Image.Image, x: int, y: int) -> None:
+    small = picture.copy()
+    small.thumbnail((CELL - 8, CELL - 8))
+    sheet.paste(small, (x + (CELL - small.width) // 2, y + (CELL - small.height) // 2))
+
+
+def _write_verdicts(pen: ImageDraw.ImageDraw, score: Score, x: int, y: int) -> None:
+    judged = {name: value for name, value in score.items() if value is not None}
+    for line, (met, ink) in enumerate(((True, GOOD), (False, BAD))):
+        names = ", ".join(name.replace("_", " ") for name, value in judged.items() if (value >= 1) == met)
+        pen.text((x, y + 16 * line), names[:33], ink)
