@@ -70,14 +70,17 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the caption says."""
+    """What the caption says.
+
+    Attributes:
+        order: numbers of the things as they are listed: by their places, what others stand on, in or before first.
+    """
 
     things: tuple[Placed, ...]
+    order: tuple[int, ...]
     relations: tuple[tuple[int, str, int], ...]
     background: Backdrop
     style: str
-    chosen_style: bool
-    chosen_background: bool
 
 
 def choose(meaning: Meaning, seed: int, width: int, height: int) -> Plan:
@@ -89,11 +92,8 @@ def choose(meaning: Meaning, seed: int, width: int, height: int) -> Plan:
     style_rng, rng = Random(f"style {seed}"), Random(f"places {seed}")
     style = meaning.style or style_rng.choices(list(STYLES), list(STYLES.values()))[0]
     background = _choose_background(meaning, Random(f"background {seed}"))
-    things, relations = _arrange(meaning, width / height, rng)
-    return Plan(
-        tuple(things), tuple(relations), background, style,
-        meaning.style is None, meaning.background is None,
-    )  # fmt: skip
+    things, relations, order = _arrange(meaning, width / height, rng)
+    return Plan(tuple(things), tuple(order), tuple(relations), background, style)
 
 
 def _choose_background(meaning: Meaning, rng: Random) -> Backdrop:
@@ -124,7 +124,9 @@ def _contrasting(meaning: Meaning, names: list[str], rng: Random) -> str:
 # -- places
 
 
-def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed], list[tuple[int, str, int]]]:
+def _arrange(
+    meaning: Meaning, aspect: float, rng: Random
+) -> tuple[list[Placed], list[tuple[int, str, int]], list[int]]:
     things = meaning.things
     relations = [row for row in meaning.relations if row[1] != "beside"]
     relations += _sides_as_relations(things)
@@ -138,20 +140,22 @@ def _arrange(meaning: Meaning, aspect: float, rng: Random) -> tuple[list[Placed]
     placed: list[Placed] = [None] * len(things)  # type: ignore[list-item]
     columns, rows = 1 + max(x for x, _ in cells.values()), 1 + max(y for _, y in cells.values())
     grid = _Grid(columns, rows, len(units), meaning.row)
-    for index in units:
+    order: list[int] = []
+    for index in sorted(units, key=lambda one: cells[one][::-1]):
         column, row = cells[index]
         in_row = [other for other in units if cells[other][1] == row]
         fills = len(in_row) == columns or index in xs
         x = _middle(column, columns) if fills else _centred(index, in_row, cells)
         y = _middle(row, rows)
         family = [index, *(other for other in range(len(things)) if other != index and _root(other, hosts) == index)]
+        order += family
         for member, decided in _place_family(family, hosts, things, x, y, grid).items():
             placed[member] = decided
     for a, word, b in relations:
         if word == "between":
             placed[a] = replace(placed[a], x=0.5, y=0.5)
             placed[b] = replace(placed[b], arrangement="sides")
-    return placed, relations
+    return placed, relations, order
 
 
 def _sides_as_relations(things: list[Noun]) -> list[tuple[int, str, int]]:

@@ -117,7 +117,7 @@ def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
     meaning.texts = [text for text in meaning.texts if text.string]
     for index in sorted((at for at, noun in enumerate(meaning.things) if not noun.name), reverse=True):
         _drop(meaning, index)
-    if not (meaning.things or meaning.background):
+    if not meaning.things:
         meaning.unsure = meaning.unsure or "nothing is left of it"
     return applied
 

@@ -574,8 +574,8 @@ class _Reader(LetterReader):
         if any(text.on is None for text in meaning.texts):
             self._give_signs()
         meaning.relations = [row for row in meaning.relations if max(row[0], row[2]) < len(meaning.things)]
-        if not (meaning.things or meaning.background):
-            meaning.unsure = "nothing in it is known"
+        if not meaning.things:
+            meaning.unsure = "no thing to draw is found in it"
         elif len(meaning.things) > MOST_KINDS:
             meaning.unsure = f"it names {len(meaning.things)} kinds of things; at most {MOST_KINDS} are arranged"
 

@@ -33,14 +33,14 @@ def write(plan: Plan, meaning: Meaning, seed: int) -> str:
     """The caption of a plan."""
     rng = Random(f"words {seed}")
     style = meaning.other_style or STYLE_PHRASES[plan.style]
-    shown = join([_full(plan, meaning, index) for index in range(len(plan.things))])
+    shown = join([_full(plan, meaning, index) for index in plan.order])
     sentences = [rng.choice(OPENINGS).format(style=style, styled=add_article(style), shown=shown)]
     sentences.append(background_words(plan.background))
     sentences += [
         f'{_noun(plan, text.on, "the")} says "{text.string}"' for text in meaning.texts if text.on is not None
     ]
     sentences += [_relation(plan, *row) for row in plan.relations]
-    sentences += [_thing(plan, index) for index in range(len(plan.things))]
+    sentences += [_thing(plan, index) for index in plan.order]
     sentences.append("nothing else appears in the picture")
     sentences += meaning.triggers  # word for word
     return " ".join(

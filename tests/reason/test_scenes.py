@@ -92,7 +92,8 @@ def test_what_was_rewritten_is_not_rewritten_again():
 @pytest.mark.parametrize(
     ("prompt", "why"),
     [
-        ("hello there!", "nothing in it is known"),
+        ("pale pink and white stripes", "no thing to draw is found in it"),
+        ("hello there!", "no thing to draw is found in it"),
         (
             "once upon a midnight dreary while i pondered weak and weary over many a quaint and curious volume of lore",
             "most of its words are not understood",
