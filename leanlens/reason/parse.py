@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from leanlens.reason.letters import LetterReader
 from leanlens.reason.meaning import Meaning, Noun, Written
+from leanlens.reason.order import put_relations_first
 from leanlens.reason.phrases import Lookup, Phrase
 from leanlens.reason.words import SIGNS, Tag, Words
 from leanlens.scenes.shapes import CONTAINERS
@@ -23,6 +24,8 @@ def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> 
     Args:
         lookup: an unknown word or two -> the known thing that it means, or None.
     """
+    if words.localisers:
+        tags = put_relations_first(tags)
     return _Reader(tags, words, lookup).read()
 
 

@@ -182,6 +182,7 @@ class PhraseReader:
             phrase.colors.append(tag)
         elif (
             tag.has("thing", "name")
+            and self.words.adjectives == "before"
             and self._is_named(self.at + 1)
             and (phrase.article or phrase.number or phrase.colors)
         ):
@@ -312,8 +313,11 @@ class PhraseReader:
     def _take_following(self, phrase: Phrase) -> None:
         """Adjectives that stand after their noun: "una manzana roja"."""
         while (tag := self.tag()) is not None:
-            if tag.has(*COLORS) and not tag.has("thing", "break"):
+            kinds = ("plain color",) if phrase.head == "background" else ("color",)
+            if not tag.has("break") and tag.has(*(kinds if tag.has("thing") else COLORS)):
                 phrase.colors.append(tag)
+            elif tag.has("and") and phrase.colors and self._ends_in_color(self.at + 1):
+                pass
             elif tag.has("size"):
                 phrase.size = tag.readings["size"]
             elif tag.has("pattern") and phrase.head == "background":
@@ -321,6 +325,12 @@ class PhraseReader:
             elif not (tag.has("filler", "background plain") and not tag.has("of", "relation", "side", "and", "break")):
                 break
             self.at += 1
+
+    def _ends_in_color(self, at: int) -> bool:
+        """Whether a colour is at a tag, and nothing that it could belong to after it: "una mela rossa e bianca"."""
+        following = self.tags[at + 1] if at + 1 < len(self.tags) else None
+        alone = following is None or not (following.has("thing", "name", "color") or not following.readings)
+        return at < len(self.tags) and self.tags[at].has("color") and alone
 
     def _is_noun(self, phrase: Phrase) -> bool:
         """Whether unknown words without a known head are the name of a thing."""

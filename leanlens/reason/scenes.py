@@ -8,6 +8,7 @@ from functools import partial
 from leanlens.pipeline.reasoned import Reasoned, Unknown
 from leanlens.reason.choose import Contradiction, choose
 from leanlens.reason.facts import fix, list_facts
+from leanlens.reason.language import find_language
 from leanlens.reason.meaning import Meaning
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
@@ -39,13 +40,15 @@ class SceneReasoner:
         return answer.model_copy(update={"seconds": time.perf_counter() - began})
 
     def _read(self, ask: Ask) -> Reasoned:
-        language = "en"
+        language = find_language(ask.prompt)
         words = words_of(language)
         left_alone = partial(Reasoned, original=ask.prompt, prompt=ask.prompt, language=language, source=self.source)
         if is_dense(ask.prompt):
             return left_alone(left_alone="it is a dense caption already")
         tags = tag(ask.prompt, words, ask.triggers)
         meaning = parse(tags, words)
+        if language != "en":
+            keep_english(meaning)
         fixed = fix(meaning, ask.fixed)
         unknown = tuple(unknown_words(meaning))
         known = sum(noun.known for noun in meaning.things)
@@ -76,6 +79,13 @@ def is_dense(prompt: str) -> bool:
     if len(sentences) < LEAST_SENTENCES or words < LEAST_WORDS or words / len(sentences) < LEAST_LENGTH:
         return False
     return not _REQUEST.search(prompt)
+
+
+def keep_english(meaning: Meaning) -> None:
+    """Take unknown words out of what will be said of a thing: the model learnt English captions."""
+    for index, noun in enumerate(meaning.things):
+        meaning.unread += [*noun.adjectives, *noun.part.split()]
+        meaning.change(index, adjectives=(), part="")
 
 
 def unknown_words(meaning: Meaning) -> Iterator[Unknown]:

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from leanlens.reason import lexicon
+from leanlens.reason.spelling import fold, is_unspaced, nearest_form, without_ending
 from leanlens.scenes.icons import PARTS
 from leanlens.scenes.names import pluralize, read_vocabulary
 from leanlens.scenes.shapes import CONTAINERS, SUPPORTS
@@ -20,15 +22,21 @@ LANGUAGES = Path(__file__).parent / "languages"
 NAMES = Path(__file__).parent / "names.txt"  # of drawable things that the model does not know, one a line
 SIGNS = ("sign", "label")
 # A word, a number, a mark, or one letter of a script that is written without spaces.
-_TOKEN = re.compile(
-    r"\d+|[぀-ヿ㐀-鿿豈-﫿]|[^\W\d_぀-ヿ㐀-鿿豈-﫿]+(?:['’][^\W\d_]+)*"
-    r"|[^\w\s]"
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+# Signs that are a part of a word: accents, Hebrew and Arabic points, the vowels of Indic scripts.
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0981-\u0983"
+    "\u09bc-\u09d7\u0a01-\u0a4d\u0a70\u0a71\u0a81-\u0a83\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bd7"
+    "\u0c00-\u0c04\u0c3e-\u0c56\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d57\u0d82-\u0d83\u0dca-\u0df3"
 )
+_WORD = f"(?:[^\\W\\d_{_UNSPACED}]|[{_MARKS}])"
+_TOKEN = re.compile(rf"\d+|[{_UNSPACED}]|{_WORD}+(?:['’]{_WORD}+)*|[^\w\s]")
+_ELISION = re.compile(r"(?<=[^\W\d_])['’](?=\w)")  # "l'ours", "d'une"
 QUOTED = re.compile(
     r'"([^"]{1,80})"|“([^”]{1,80})”|„([^“”]{1,80})[“”]|«\s*([^»]{1,80}?)\s*»|「([^」]{1,80})」|『([^』]{1,80})』'
     r"|(?<![\w])'([^']{1,80})'(?!\w)|(?<!\w)‘([^’]{1,80})’(?!\w)"
 )
-_BREAKS = ".,;:!?)]}/|\n…-–—。，、；：！？）"
+_BREAKS = ".,;:!?)]}/|\n…-–—。，、；：！？）¿¡"
 _JOINED = {"-", "‐", "‑"}
 
 
@@ -59,15 +67,28 @@ class Tag:
 
 @dataclass
 class Words:
-    """A language's phrases: first token -> (tokens, readings), the longest first."""
+    """A language's phrases: first token -> (tokens, readings), the longest first.
+
+    Attributes:
+        adjectives: "before" the noun, "after" it or "both".
+        localisers: what a place is of comes before it, as in Chinese.
+        elided: an article may be joined to its noun by an apostrophe.
+        endings: that words take on, for words that are not found: as in Korean; "*" for any.
+    """
 
     code: str
     adjectives: str
+    localisers: bool = False
+    elided: bool = False
+    endings: tuple[str, ...] = ()
     phrases: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = field(default_factory=dict)
+    stems: dict[str, list[str]] = field(default_factory=dict)  # first three letters -> known words
 
     def add(self, phrase: str, kind: str, value: Any) -> None:
         """Give a phrase a reading; the first value of a kind stays."""
-        tokens = tuple(split(phrase))
+        tokens = tuple(split(phrase, self.elided))
+        if not tokens:
+            return
         row = self.phrases.setdefault(tokens[0], [])
         for known, readings in row:
             if known == tokens:
@@ -75,22 +96,41 @@ class Words:
                 return
         row.append((tokens, {kind: value}))
 
+    def knows(self, phrase: str) -> bool:
+        """Whether the phrase has a reading."""
+        tokens = tuple(split(phrase, self.elided))
+        return any(known == tokens for known, _ in self.phrases.get(tokens[0] if tokens else "", ()))
+
     def longest(self, tokens: Sequence[str], start: int) -> tuple[int, dict[str, Any]] | None:
         """How many tokens the longest phrase at `start` has, and its readings."""
         for phrase, readings in self.phrases.get(tokens[start], ()):
             if tuple(tokens[start : start + len(phrase)]) == phrase:
                 return len(phrase), readings
-        return None
+        return self._inflected(tokens[start]) if self.endings else None
+
+    def _inflected(self, token: str) -> tuple[int, dict[str, Any]] | None:
+        """A word that is found without its ending, or that begins as a known one does."""
+        for stem in without_ending(token, self.endings):
+            for phrase, readings in self.phrases.get(stem, ()):
+                if len(phrase) == 1:
+                    return 1, readings
+        known = nearest_form(token, self.stems.get(token[:3], ())) if "*" in self.endings else None
+        return None if known is None else (1, self.phrases[known][-1][1])
 
     def finish(self) -> "Words":
-        for row in self.phrases.values():
+        for first, row in self.phrases.items():
             row.sort(key=lambda entry: -len(entry[0]))
+            if "*" in self.endings and len(row[-1][0]) == 1 and len(first) > 2:
+                self.stems.setdefault(first[:3], []).append(first)
         return self
 
 
-def split(phrase: str) -> list[str]:
-    """Tokens of a phrase, hyphens left out."""
-    return [token for token in _TOKEN.findall(phrase.lower()) if token not in _JOINED]
+def split(phrase: str, elided: bool = False) -> list[str]:
+    """Tokens of a phrase as they are looked up, hyphens left out."""
+    if phrase.isascii() and phrase.isalpha():
+        return [phrase.lower()]
+    text = _ELISION.sub("' ", phrase) if elided else phrase
+    return [fold(token) for token in _TOKEN.findall(text) if token not in _JOINED]
 
 
 @cache
@@ -108,16 +148,51 @@ def words_of(code: str) -> Words:
         ValueError: there is none.
     """
     path = LANGUAGES / f"{code}.toml"
-    if not path.is_file():
-        raise ValueError(f"language {code!r} has no table; there are {', '.join(sorted(languages()))}")
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
-    words = Words(code, table["adjectives"])
+    if not path.is_file() and code not in lexicon.languages():
+        raise ValueError(f"language {code!r} has no words; there are {', '.join(sorted(lexicon.languages()))}")
+    table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    words = Words(
+        code,
+        table.get("adjectives", "both"),
+        table.get("order") == "localisers",
+        table.get("elided", False),
+        tuple(table.get("stripped", ())) if table else ("*",),
+    )
     if code == "en":
         _add_names(words)
     for kind, value, phrases in _entries(table):
         for phrase in phrases:
-            words.add(phrase, kind, value)
+            for form in _forms(phrase, table.get("endings", ())):
+                words.add(form, kind, value)
+    if code != "en":
+        _add_things(words)
     return words.finish()
+
+
+def _forms(phrase: str, endings: Sequence[str]) -> list[str]:
+    """ "rot*" with each ending; "orange*" has lost its own first."""
+    if not phrase.endswith("*"):
+        return [phrase]
+    stem = phrase[:-1]
+    return [stem + ending for ending in endings]
+
+
+def _add_things(words: Words) -> None:
+    """What a language calls the things: its own list, then Unicode's names."""
+    path = LANGUAGES / "things" / f"{words.code}.txt"
+    known = set(known_things())
+    for line in path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else ():
+        concept, _, forms = line.partition(": ")
+        for at, phrases in enumerate(forms.split(" | ")):
+            for phrase in phrases.split(", "):
+                words.add(phrase, "thing" if concept in known else "name", (concept, at == 1))
+    for phrase, concept in lexicon.words_in(words.code):
+        if words.knows(phrase):
+            continue
+        if concept.startswith("="):
+            words.add(phrase, "color", concept[1:])
+        else:
+            words.add(phrase, "thing" if concept in known else "name", (concept, False))
 
 
 @cache
@@ -131,7 +206,7 @@ _KINDS = {
     "numbers": "number", "colors": "color", "backgrounds": "plain color", "skies": "sky color",
     "grounds": "ground color", "ground": "ground", "sky": "sky", "patterns": "pattern", "relations": "relation",
     "adverbs": "adverb", "sides": "side", "rows": "row", "sizes": "size", "styles": "style",
-    "other_styles": "other style", "articles": "article", "things": "thing",
+    "other_styles": "other style", "articles": "article", "things": "thing", "localisers": "localiser",
 }  # fmt: skip
 
 
@@ -192,6 +267,8 @@ def _tag_outside_quotes(text: str, words: Words, triggers: Sequence[str]) -> lis
 
 
 def _tag_plain(text: str, words: Words) -> list[Tag]:
+    if words.elided:
+        text = _ELISION.sub("' ", text)
     raw = [match[0] for match in _TOKEN.finditer(text.replace("\n", " ; "))]
     spaced = _spaced_hyphens(text)
     tokens: list[str] = []
@@ -206,7 +283,7 @@ def _tag_plain(text: str, words: Words) -> list[Tag]:
                 if glued:
                     glued[-1] = True
                 continue
-        tokens.append(token.lower().replace("’", "'"))
+        tokens.append(fold(token))
         kept.append(token)
         glued.append(False)
     return list(_match(tokens, kept, glued, words))
@@ -243,8 +320,17 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
             yield Tag({"number": int(token)}, token, len(token) > 1, glued[at])
         elif re.match(r"\w", token) or not token.isascii():
             readings = {"filler": "filler"} if "'" in token or _has_suffix(tokens, glued, at + 1, words) else {}
-            yield Tag(readings, kept[at], _is_capital(kept[at]), glued[at])
+            typed = kept[at]
+            while is_unspaced(token) and at + 1 < len(tokens) and _continues(tokens, at + 1, words):
+                at += 1
+                typed += kept[at]
+            yield Tag(readings, typed, _is_capital(kept[at]), glued[at])
         at += 1
+
+
+def _continues(tokens: list[str], at: int, words: Words) -> bool:
+    """Whether a token without spaces around it goes on with an unknown word."""
+    return is_unspaced(tokens[at]) and tokens[at] not in _BREAKS and words.longest(tokens, at) is None
 
 
 def _has_suffix(tokens: list[str], glued: list[bool], at: int, words: Words) -> bool:

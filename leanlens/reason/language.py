@@ -1,0 +1,113 @@
+"""The language of a prompt, found by its script and by the words in it.
+
+Comes in: a prompt. Goes out: a two-letter code that `words_of` knows. Short prompts are the rule: "ein roter Apfel" is
+German, "pizza" alone is English, since a word that is English too is taken for it.
+"""
+
+import re
+from collections import Counter, defaultdict
+
+from leanlens.reason import lexicon
+from leanlens.reason.spelling import script_of
+from leanlens.reason.words import QUOTED, split, words_of
+
+LONGEST = 4  # words of a phrase that is looked up
+# Where a word is of several languages, the first of these; then the others by their code.
+PREFERRED = (
+    "en", "zh", "es", "fr", "de", "it", "pt", "ja", "ru", "ar", "hi", "ko", "nl", "pl", "tr", "vi", "id", "uk", "sv",
+    "cs", "ro", "hu", "el", "th", "fa", "bn", "ur", "mr", "ta", "te", "da", "no", "fi", "sk", "hr", "sr", "bg", "ca",
+    "ms", "fil",
+)  # fmt: skip
+# Scripts of one language, or of one that most who write it write.
+SCRIPTS = {
+    "kana": "ja", "hangul": "ko", "han": "zh", "greek": "el", "hebrew": "he", "armenian": "hy", "georgian": "ka",
+    "burmese": "my", "khmer": "km",
+}  # fmt: skip
+LATIN = "latin"
+# Letters that decide between languages which know as many of the words.
+LETTERS = {
+    "de": "äöüß", "fr": "éèêëàâçîïôùûœ", "es": "áíóúñ¿¡", "it": "èàìòù", "pt": "ãõçáâêíóúà", "pl": "ąćęłńóśźż",
+    "tr": "ğışçöü", "sv": "åäö", "da": "æøå", "no": "æøå", "ca": "àçèéíïòóúü", "ro": "ăâîșț", "cs": "áčďéěíňóřšťúůýž",
+}  # fmt: skip
+HINT = 0.05
+_CAPITALS = re.compile(r"\b[A-ZÀ-ÖØ-Þ]{2,}\b")  # letters of a sign, as in "Schild: STOP"
+MARKED = 1.5  # times as much as a thing counts a word that only says how things are, such as "ein"
+
+
+def find_language(text: str) -> str:
+    """The language that most words of a prompt are in; English where none is more.
+
+    Quoted strings are no words of the prompt: a German asks for a sign that says "OPEN".
+    """
+    plain = QUOTED.sub(" ", text)
+    script = main_script(plain)
+    if script == "other":
+        return "en"
+    if script in SCRIPTS:
+        return SCRIPTS[script]
+    plain = _CAPITALS.sub(" ", plain) if _CAPITALS.sub("", plain).strip(" .,:;!?") else plain
+    tokens = [token for token in split(plain, elided=True) if token[0].isalpha()]
+    if script != LATIN:
+        votes = count_words([token for token in tokens if script_of(token) == script], script)
+        return _best(votes, _only_language(script))
+    covered = count_english([token for token in split(plain) if token[0].isalpha()])
+    if covered >= len(tokens):
+        return "en"
+    votes = count_words([token for token in tokens if script_of(token) == LATIN], LATIN)
+    for language, letters in LETTERS.items():
+        if language in votes:
+            votes[language] += HINT * sum(letter in letters for letter in plain.lower())
+    best = _best(votes, "en")
+    most = votes[best]
+    enough = 2 * most > len(tokens) or (most >= 2 and 3 * most > len(tokens))  # "frying pan" is no Spanish bread
+    return best if most > covered and enough else "en"
+
+
+def main_script(text: str) -> str:
+    """The script that most of a text is in; "kana" for Japanese, whatever it has of Chinese characters."""
+    counts = Counter(script_of(letter) for letter in text if letter.isalpha())
+    del counts["other"]
+    if not counts:
+        return "other"
+    if counts["kana"] and counts["kana"] + counts["han"] >= counts[LATIN] / 3:
+        return "kana"
+    for script in ("han", "hangul"):  # a letter there is as much as a word here
+        counts[script] *= 3
+    return counts.most_common(1)[0][0]
+
+
+def count_english(tokens: list[str]) -> int:
+    """How many tokens are of words and phrases that the English table has."""
+    words, at, found = words_of("en"), 0, 0
+    while at < len(tokens):
+        hit = words.longest(tokens, at)
+        found += hit[0] if hit else 0
+        at += hit[0] if hit else 1
+    return found
+
+
+def count_words(tokens: list[str], script: str) -> dict[str, float]:
+    """Language -> how many of the tokens it knows, in the longest phrases that it has."""
+    found: dict[str, float] = defaultdict(float)
+    until: Counter[str] = Counter()  # language -> the first token that no phrase of it has covered
+    for at in range(len(tokens)):
+        for length in range(min(LONGEST, len(tokens) - at), 0, -1):
+            for language, word in lexicon.speakers(" ".join(tokens[at : at + length]), script).items():
+                if until[language] <= at:
+                    until[language] = at + length
+                    found[language] += MARKED if word == lexicon.MARKER else length
+    return found
+
+
+def _only_language(script: str) -> str:
+    """Of a script, where no word is known: the language of most people."""
+    spoken = [code for code, scripts in lexicon.languages().items() if scripts[0] == script]
+    return min(spoken, key=_rank, default="en")
+
+
+def _best(votes: dict[str, float], otherwise: str) -> str:
+    return min(votes, key=lambda code: (-votes[code], _rank(code), code), default=otherwise)
+
+
+def _rank(code: str) -> int:
+    return PREFERRED.index(code) if code in PREFERRED else len(PREFERRED)

@@ -1,0 +1,71 @@
+"""What other languages call the things: the words of Unicode's CLDR and of the tables, by script.
+
+Comes in: a word, a script, a language. Goes out: concepts, and the languages that say so. The files are made by
+docs/make_lexicon.py; each is read when a prompt of its script comes.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+
+from leanlens.files import read_json
+
+FOLDER = Path(__file__).parent / "languages" / "lexicon"
+MARKER = "*"  # a word of a language that is no thing: "ein", "und", "rot"
+
+
+@cache
+def concepts() -> tuple[str, ...]:
+    """The names that the lines of the lexicon count."""
+    return tuple(read_json(FOLDER / "concepts.json")["concepts"])
+
+
+@cache
+def emoji() -> dict[str, str]:
+    """Emoji, without variation selectors -> the English words that it stands for."""
+    return read_json(FOLDER / "emoji.json")["words"]
+
+
+@cache
+def languages() -> dict[str, list[str]]:
+    """Code -> the scripts that its words are in, the main one first."""
+    return read_json(FOLDER / "concepts.json")["languages"]
+
+
+@cache
+def lines(script: str) -> list[str]:
+    """ "phrase<tab>concept=language.language ...", sorted; none for a script that no file is for."""
+    path = FOLDER / f"{script}.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+@lru_cache(maxsize=4096)
+def speakers(phrase: str, script: str) -> dict[str, str]:
+    """Language -> what the phrase is in it: a concept, "=red" for a colour, or MARKER."""
+    rows = lines(script)
+    at = bisect_left(rows, f"{phrase}\t")
+    if at == len(rows) or not rows[at].startswith(f"{phrase}\t"):
+        return {}
+    found: dict[str, str] = {}
+    for name, spoken in _cells(rows[at]):
+        for language in spoken:
+            if found.get(language, MARKER) == MARKER:
+                found[language] = name
+    return found
+
+
+def words_in(language: str) -> Iterator[tuple[str, str]]:
+    """(phrase, concept) and (phrase, "=red") of a language."""
+    for script in languages().get(language, ()):
+        for row in [row for row in lines(script) if language in row]:
+            phrase = row.partition("\t")[0]
+            for name, spoken in _cells(row):
+                if language in spoken and name != MARKER:
+                    yield phrase, name
+
+
+def _cells(row: str) -> Iterator[tuple[str, list[str]]]:
+    for cell in row.partition("\t")[2].split():
+        name, _, spoken = cell.rpartition("=")
+        yield (concepts()[int(name)] if name.isdigit() else name), spoken.split(".")

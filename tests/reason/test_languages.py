@@ -1,0 +1,103 @@
+"""Prompts in other languages: which language they are in, and what they mean."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from leanlens.reason import lexicon
+from leanlens.reason.language import find_language
+from leanlens.reason.parse import parse
+from leanlens.reason.reasoner import Ask
+from leanlens.reason.scenes import SceneReasoner, keep_english
+from leanlens.reason.spelling import fold, script_of
+from leanlens.reason.words import LANGUAGES, known_things, languages, tag, words_of
+from tests.reason.notation import notation
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+def read(prompt):
+    """(language, meaning in one line)."""
+    language = find_language(prompt)
+    words = words_of(language)
+    meaning = parse(tag(prompt, words), words)
+    if language != "en":
+        keep_english(meaning)
+    return language, notation(meaning)
+
+
+def pairs(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return zip(lines[::2], lines[1::2], strict=True)
+
+
+TABLES = [(path.stem, *pair) for path in sorted(PROMPTS.glob("*.txt")) for pair in pairs(path)]
+
+
+@pytest.mark.parametrize(("language", "prompt", "meaning"), TABLES, ids=[prompt[:30] for _, prompt, _ in TABLES])
+def test_what_a_prompt_of_a_language_means(language, prompt, meaning):
+    assert read(prompt) == (language, meaning.strip())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "language"),
+    [
+        ("pizza", "en"), ("red apple", "en"), ("", "en"), ("123", "en"), ("flurble", "en"), ("a frying pan", "en"),
+        ("frying pan", "en"), ("ein roter Apfel", "de"), ("una mela rossa", "it"), ("una manzana roja", "es"),
+        ("une pomme rouge", "fr"), ("红苹果", "zh"), ("Hund", "de"), ("le chat", "fr"), ("ein Schaf", "de"),
+        ("Aepfel", "de"), ("manana: una manzana", "es"), ('ein Schild mit "THE END OF THE ROAD"', "de"),
+        ("a sign that says 'ein roter Apfel'", "en"), ("a dog and ein roter Apfel auf dem Tisch", "de"),
+        ("a red dog and a blue cat near the Apfel", "en"), ("Schild: OPEN", "de"), ("りんご", "ja"),
+        ("赤いリンゴ", "ja"),
+        ("사과", "ko"), ("красное яблоко", "ru"), ("تفاحة حمراء", "ar"), ("μήλο", "el"), ("תפוח", "he"),
+        ("แอปเปิล", "th"),
+        ("a red apple, please, for my café", "en"), ("Draw a piñata", "en"),
+    ],
+)  # fmt: skip
+def test_the_language_is_found(prompt, language):
+    assert find_language(prompt) == language
+
+
+@pytest.mark.parametrize("code", [code for code in languages() if code != "en"])
+def test_a_table_names_every_thing_that_the_model_knows(code):
+    if not (LANGUAGES / "things" / f"{code}.txt").is_file():
+        pytest.skip("its names are those of Unicode")
+    words = words_of(code)
+    named = {row[1]["thing"][0] for rows in words.phrases.values() for row in rows if "thing" in row[1]}
+    assert sorted(set(known_things()) - named) == []
+
+
+@pytest.mark.parametrize("code", [path.stem for path in sorted((LANGUAGES / "things").glob("*.txt"))])
+def test_the_lexicon_holds_the_words_of_the_tables(code):
+    """Where this fails, run docs/make_lexicon.py."""
+    for line in (LANGUAGES / "things" / f"{code}.txt").read_text(encoding="utf-8").splitlines()[1:]:
+        concept, _, forms = line.partition(": ")
+        for phrase in forms.replace(" | ", ", ").split(", "):
+            key = " ".join(fold(phrase.replace("-", " ")).split())
+            assert code in lexicon.speakers(key, script_of(key)), f"{phrase} ({concept})"
+
+
+def test_the_data_is_small():
+    files = [path for path in LANGUAGES.parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert sum(path.stat().st_size for path in files) < 3 * 2**20
+    assert max(path.stat().st_size for path in files) < 2**20
+
+
+def test_a_prompt_is_read_within_20_ms_once_its_words_are_loaded():
+    prompts = [prompt for _, prompt, _ in TABLES]
+    for prompt in prompts:
+        read(prompt)
+    began = time.perf_counter()
+    for prompt in prompts:
+        read(prompt)
+    assert (time.perf_counter() - began) / len(prompts) < 0.02
+
+
+def test_the_caption_is_english_and_the_record_names_the_language():
+    (answer,) = SceneReasoner()([Ask("drei rote Äpfel auf einem flauschigen blauen Tisch", 3, 256, 256)])
+    assert answer.language == "de"
+    assert "three red apples" in answer.prompt
+    assert "flauschig" not in answer.prompt
+    facts = {fact.key: fact.value for fact in answer.facts}
+    assert (facts["thing 1"], facts["number 1"], facts["color 1"]) == ("apple", "3", "red")
