@@ -16,6 +16,7 @@ from leanlens.pipeline.draw import draw
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.presets import PRESETS
+from leanlens.reason import reason_request, reasoner_of_model
 from leanlens.resolution import sizes_at
 from leanlens.scenes.icons import PARTS
 
@@ -27,9 +28,9 @@ SHAPES = ("1:1", "1:1", "1:1", "4:3", "1:1", "3:4", "1:1", "16:9")  # of the pic
 HEAD = """\
 # Gallery
 
-The embedded model's answers to prompts that people wrote in their own words, with {steps} steps and guidance
-{guidance:g}. Picture number i has seed i; nothing is chosen, nothing is drawn again, and what it got wrong is here too.
-[What it knows](nano.md) is {concepts} things in five drawing styles; a prompt that names others shows what it makes of
+The embedded model's answers to prompts that people wrote in their own words, each [rewritten](reason.md) by the
+default, with {steps} steps and guidance {guidance:g}. Picture number i has seed i; nothing is chosen, nothing is drawn
+again, and what it got wrong is here too. [What it knows](nano.md) is {concepts} things in five drawing styles; a prompt that names others shows what it makes of
 them.
 
 ```sh
@@ -44,7 +45,7 @@ def main() -> None:
     num = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     lines = PROMPTS.read_text(encoding="utf-8").splitlines()[:num]
     prompts = [json.loads(line)["prompt"] for line in lines]
-    preset, opened = PRESETS["nano"], open_model("nano")
+    preset, opened, reasoner = PRESETS["nano"], open_model("nano"), reasoner_of_model("nano")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for old in FOLDER.glob("*.jpg"):
         old.unlink()
@@ -59,7 +60,7 @@ def main() -> None:
             seed=seed,
         )
         with whole_file(FOLDER / f"{seed:02d}.jpg") as path:
-            draw(opened, request).image.save(path, format="JPEG", quality=88)
+            draw(opened, reason_request(reasoner, request)).image.save(path, format="JPEG", quality=88)
     write_page(prompts)
 
 

@@ -24,7 +24,7 @@ LIGHT = (
     "beige",
 )
 STYLES = {"fluent-emoji-flat": 3, "twemoji": 3, "noto": 2, "fluent-3d": 2}  # how often each is chosen
-LARGE_UNITS = 1  # places up to which a thing is large
+LARGE_UNITS = 2  # places up to which a thing is large that is one of its kind
 ATTACHED = ("on", "inside", "in front of")  # relations of two things that share a place
 SIDE_CELLS = {
     "left": (-1, None), "right": (1, None), "top": (None, -1), "bottom": (None, 1), "centre": (0, 0),
@@ -60,11 +60,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class _Grid:
-    """How places are arranged; `said` is how the prompt says that all things stand."""
+    """How places are arranged; `several` of a kind are in one, `said` is how the prompt says that all things stand."""
 
     columns: int
     rows: int
     units: int
+    several: bool
     said: str | None
 
 
@@ -139,7 +140,8 @@ def _arrange(
     cells = _fill(units, xs, ys, meaning, aspect, _neighbours(meaning, hosts))
     placed: list[Placed] = [None] * len(things)  # type: ignore[list-item]
     columns, rows = 1 + max(x for x, _ in cells.values()), 1 + max(y for _, y in cells.values())
-    grid = _Grid(columns, rows, len(units), meaning.row)
+    several = any(noun.count > 1 for noun in things)
+    grid = _Grid(columns, rows, len(units), several, meaning.row)
     order: list[int] = []
     for index in sorted(units, key=lambda one: cells[one][::-1]):
         column, row = cells[index]
@@ -301,7 +303,8 @@ def _size(count: int, grid: _Grid, attached: bool) -> str:
     """How large a thing is that has its place to itself."""
     if count > 3 or grid.units > 4:
         return "small"
-    return "large" if count == 1 and not attached and grid.units <= LARGE_UNITS else "medium"
+    alone = count == 1 and not attached and (grid.units == 1 or not grid.several)
+    return "large" if alone and grid.units <= LARGE_UNITS else "medium"
 
 
 def _arrangement(count: int, grid: _Grid) -> str:

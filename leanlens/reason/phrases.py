@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from leanlens.reason.meaning import Meaning, Noun
+from leanlens.reason.nearest import nearest
 from leanlens.reason.words import SIGNS, Tag, Words
 
 COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
@@ -296,6 +297,7 @@ class PhraseReader:
                 phrase.head = "thing"
                 phrase.name, phrase.plural = tag.readings["thing"]
             self.at += 1
+            self._take_compound(phrase, tag)
         elif tag.has("name"):
             phrase.head = "unknown"
             phrase.name, phrase.plural = tag.readings["name"]
@@ -309,6 +311,17 @@ class PhraseReader:
         elif tag.has("ground"):
             phrase.head, phrase.name = "ground", tag.readings["ground"]
             self.at += 1
+
+    def _take_compound(self, phrase: Phrase, tag: Tag) -> None:
+        """ "cat food" is no cat: a known thing before an unknown noun is part of a name."""
+        following = self.tag()
+        if following is None or following.readings or self.words.code != "en":
+            return
+        word = following.text.lower()
+        if word.endswith(("ing", "ed")) or nearest(word) is None:
+            return
+        phrase.head, phrase.name, phrase.plural = "unknown", f"{tag.text.lower()} {word}", False
+        self.at += 1
 
     def _take_following(self, phrase: Phrase) -> None:
         """Adjectives that stand after their noun: "una manzana roja"."""

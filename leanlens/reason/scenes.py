@@ -10,6 +10,7 @@ from leanlens.reason.choose import Contradiction, choose
 from leanlens.reason.facts import fix, list_facts
 from leanlens.reason.language import find_language
 from leanlens.reason.meaning import Meaning
+from leanlens.reason.nearest import nearest
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
 from leanlens.reason.words import QUOTED, tag, words_of
@@ -96,4 +97,5 @@ def unknown_words(meaning: Meaning) -> Iterator[Unknown]:
     said += [meaning.other_style] if meaning.other_style else []
     said += [word.lower() for word in meaning.unread if len(word) > 2]
     for word in list(dict.fromkeys(said))[:MOST_UNKNOWN]:
-        yield Unknown(word=word)
+        near = nearest(word)
+        yield Unknown(word=word, nearest=near.concept if near else None, nearness=near.nearness if near else 0.0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leanlens.reason import lexicon
+from leanlens.reason.nearest import SHORTEST_TYPO, correct, count_edits, is_word, nearest
 from leanlens.reason.spelling import fold, is_unspaced, nearest_form, without_ending
 from leanlens.scenes.icons import PARTS
 from leanlens.scenes.names import pluralize, read_vocabulary
@@ -21,6 +22,7 @@ from leanlens.scenes.shapes import CONTAINERS, SUPPORTS
 LANGUAGES = Path(__file__).parent / "languages"
 NAMES = Path(__file__).parent / "names.txt"  # of drawable things that the model does not know, one a line
 SIGNS = ("sign", "label")
+MOST_SPELLED = 80  # words of a prompt in which typing errors are looked for
 # A word, a number, a mark, or one letter of a script that is written without spaces.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 # Signs that are a part of a word: accents, Hebrew and Arabic points, the vowels of Indic scripts.
@@ -83,6 +85,7 @@ class Words:
     endings: tuple[str, ...] = ()
     phrases: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = field(default_factory=dict)
     stems: dict[str, list[str]] = field(default_factory=dict)  # first three letters -> known words
+    tokens: frozenset[str] = frozenset()
 
     def add(self, phrase: str, kind: str, value: Any) -> None:
         """Give a phrase a reading; the first value of a kind stays."""
@@ -118,10 +121,12 @@ class Words:
         return None if known is None else (1, self.phrases[known][-1][1])
 
     def finish(self) -> "Words":
+        """Put the longest phrases first, and count the words that they are made of."""
         for first, row in self.phrases.items():
             row.sort(key=lambda entry: -len(entry[0]))
             if "*" in self.endings and len(row[-1][0]) == 1 and len(first) > 2:
                 self.stems.setdefault(first[:3], []).append(first)
+        self.tokens = frozenset(token for row in self.phrases.values() for phrase, _ in row for token in phrase)
         return self
 
 
@@ -286,7 +291,25 @@ def _tag_plain(text: str, words: Words) -> list[Tag]:
         tokens.append(fold(token))
         kept.append(token)
         glued.append(False)
+    if words.code == "en" and len(tokens) <= MOST_SPELLED:
+        tokens = [_spell(token, words) for token in tokens]
     return list(_match(tokens, kept, glued, words))
+
+
+def _spell(token: str, words: Words) -> str:
+    """The word of a known name, a colour and so on that a token is a typing error of; else the token."""
+    if len(token) < SHORTEST_TYPO or token in words.tokens or not token.isalpha():
+        return token
+    return correct(token) or _like(token, words)
+
+
+def _like(token: str, words: Words) -> str:
+    """The one word of the table that is an edit away; no other English word is taken for one."""
+    if is_word(token):
+        return token
+    near = [word for word in words.tokens if abs(len(word) - len(token)) <= 1 and word[0] == token[0]]
+    near = [word for word in near if len(word) >= SHORTEST_TYPO and count_edits(word, token, 1) <= 1]
+    return near[0] if len(near) == 1 else token
 
 
 def _spaced_hyphens(text: str) -> list[bool]:
@@ -319,7 +342,11 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
         elif token.isdigit():
             yield Tag({"number": int(token)}, token, len(token) > 1, glued[at])
         elif re.match(r"\w", token) or not token.isascii():
-            readings = {"filler": "filler"} if "'" in token or _has_suffix(tokens, glued, at + 1, words) else {}
+            readings = {}
+            if "'" in token or _has_suffix(tokens, glued, at + 1, words):
+                readings = {"filler": "filler"}
+            elif words.code == "en" and len(tokens) <= MOST_SPELLED:
+                readings = _other_name(token)
             typed = kept[at]
             while is_unspaced(token) and at + 1 < len(tokens) and _continues(tokens, at + 1, words):
                 at += 1
@@ -331,6 +358,15 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
 def _continues(tokens: list[str], at: int, words: Words) -> bool:
     """Whether a token without spaces around it goes on with an unknown word."""
     return is_unspaced(tokens[at]) and tokens[at] not in _BREAKS and words.longest(tokens, at) is None
+
+
+def _other_name(word: str) -> dict[str, Any]:
+    """The reading of a word that is another name of a known thing, or a kind of it: "puppy"."""
+    near = nearest(word)
+    if near is None or not near.same:
+        return {}
+    single = word.endswith("s") and not word.endswith("ss") and nearest(word[:-1])
+    return {"thing": (near.concept, bool(single and single.same and single.concept == near.concept))}
 
 
 def _has_suffix(tokens: list[str], glued: list[bool], at: int, words: Words) -> bool:

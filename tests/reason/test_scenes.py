@@ -24,7 +24,7 @@ def test_a_caption_says_what_was_asked_and_fills_in_the_rest():
     answer = reason("a red apple to the left of a blue teapot, flat style, light blue background")
     assert answer.prompt.split(". ", 1)[1] == (
         "A single even light blue tone fills the background. The red apple is to the left of the blue teapot. "
-        "The red apple is of medium size and sits on the left. The blue teapot is of medium size and sits on "
+        "The red apple is large in the frame and sits on the left. The blue teapot is large in the frame and sits on "
         "the right. Nothing else appears in the picture."
     )
     assert "a red apple and a blue teapot" in answer.prompt

@@ -1,0 +1,261 @@
+"""What a word means to a model that learnt the captions of `scenes/describe.py`: a thing, a kind of one, or near one.
+
+Comes in: a word or a short name, singular or plural. Goes out: the thing with how near it is, or a known name that the
+word is a typing error of. Reads words.txt, which `runs/nearest_words.py` makes with the model's text encoder; needs no
+model itself, so every door gives the same answer.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from leanlens.scenes.names import pluralize
+
+WORDS = Path(__file__).with_name("words.txt")
+SHORTEST_TYPO = 4  # letters; shorter words are too near to too many
+LONG = 7  # letters, from which on a word may have two errors
+
+
+@dataclass(frozen=True)
+class Near:
+    """The known thing nearest to a word.
+
+    Attributes:
+        concept: name of the thing, as captions have it.
+        nearness: 1 for another name of the thing; else the cosine between the two in the text encoder's features, less
+            what all words have in common: 0.2 is hardly near, 0.8 is the same word in another form.
+        same: the word is another name of the thing or a kind of it, so that it can be drawn in its place.
+    """
+
+    concept: str
+    nearness: float
+    same: bool
+
+
+@dataclass(frozen=True)
+class WordList:
+    """words.txt. Things with their categories; names with their things; other words with thing, nearness and whether
+    they are kinds; words without a thing."""
+
+    categories: dict[str, str]
+    names: dict[str, str]
+    near: dict[str, tuple[str, str, bool]]
+    others: frozenset[str]
+
+
+def nearest(word: str) -> Near | None:
+    """The known thing nearest to a word; None for a word that is no noun, or near to nothing.
+
+    Of a name of several words that is not in the table as a whole, the last word that says what it is ("hot air
+    balloon": balloon) counts, and such a name never is the same.
+    """
+    spelled = _plain(word)
+    found = _find(spelled)
+    if found is not None or not re.search(r"[ -]", spelled):
+        return found
+    head = _head(spelled)
+    return Near(head.concept, round(head.nearness * 0.9, 2), False) if head is not None else None
+
+
+def correct(word: str) -> str | None:
+    """The known name that a word is a typing error of, or the word of such a name, in the number that was meant.
+
+    None for a word that exists, for one that is like no name, and for one that is as much like another thing's.
+    """
+    spelled = _plain(word)
+    if len(spelled) < SHORTEST_TYPO or not spelled.isascii() or is_word(spelled) or spelled in _typed_names(False):
+        return None
+    found = _like(spelled)
+    if found is None and spelled.endswith("s"):
+        single = _like(spelled[:-1])
+        return pluralize(single) if single else None
+    return found
+
+
+def _like(spelled: str) -> str | None:
+    """The one name that takes the fewest edits: one, or two from seven letters on."""
+    most = 1 if len(spelled) < LONG else 2
+    letters, edits = _letters(spelled), most
+    best: list[str] = []
+    for name, own in _typed_names(" " in spelled).items():
+        apart = abs(len(name) - len(spelled))
+        if apart > edits or (letters ^ own).bit_count() > 2 * edits or not _starts_like(spelled, name):
+            continue
+        found = count_edits(spelled, name, edits)
+        if found > edits or not _is_slip(spelled, name, found):
+            continue
+        best, edits = ([name] if found < edits else [*best, name]), found
+    meant = {read_words().names.get(name, name) for name in best}
+    return min(best, key=lambda name: (abs(len(name) - len(spelled)), name)) if len(meant) == 1 else None
+
+
+def _starts_like(spelled: str, name: str) -> bool:
+    """People rarely get the first letter wrong, least of all in short words."""
+    return spelled[0] == name[0] or (len(spelled) >= LONG and spelled[1:3] == name[1:3])
+
+
+def _is_slip(spelled: str, name: str, edits: int) -> bool:
+    """Whether the edits are likely slips: two never touch the first letter, and in a short word no consonant takes the
+    place of another, which mostly makes a word that the table lacks."""
+    if edits > 1:
+        return spelled[0] == name[0]
+    if len(spelled) >= LONG or len(spelled) != len(name) or sorted(spelled) == sorted(name):
+        return True
+    return all({one, two} <= set("aeiouy") for one, two in zip(spelled, name, strict=True) if one != two)
+
+
+def is_word(word: str) -> bool:
+    """Whether a word of small letters exists in English, as far as the table knows, in any form."""
+    words = read_words()
+    forms = (*_forms(word), *_stems(word))
+    return any(form in words.names or form in words.near or form in words.others for form in forms)
+
+
+def count_edits(one: str, two: str, most: int) -> int:
+    """Letters to insert, leave out, replace or swap with the next to turn one word into the other; `most` + 1 if more.
+
+    (Damerau and Levenshtein's distance, each letter edited once.)
+    """
+    while one and two and one[0] == two[0]:
+        one, two = one[1:], two[1:]
+    while one and two and one[-1] == two[-1]:
+        one, two = one[:-1], two[:-1]
+    before: list[int] = []
+    last = list(range(len(two) + 1))
+    for row, letter in enumerate(one, 1):
+        line = [row]
+        for column, other in enumerate(two, 1):
+            cost = min(last[column] + 1, line[column - 1] + 1, last[column - 1] + (letter != other))
+            if row > 1 and column > 1 and letter == two[column - 2] and one[row - 2] == other:
+                cost = min(cost, before[column - 2] + 1)
+            line.append(cost)
+        if min(line) > most:
+            return most + 1
+        before, last = last, line
+    return min(last[-1], most + 1)
+
+
+def other_names(concept: str) -> tuple[str, ...]:
+    """What else a thing may be called, sorted; kinds of it are not among them."""
+    return tuple(sorted(name for name, thing in read_words().names.items() if thing == concept and name != concept))
+
+
+def categories() -> dict[str, str]:
+    """Every thing that is known -> its category, one word such as animal, food, vehicle."""
+    return dict(read_words().categories)
+
+
+@cache
+def read_words() -> WordList:
+    """The table, read once."""
+    categories: dict[str, str] = {}
+    names: dict[str, str] = {}
+    near: dict[str, tuple[str, str, bool]] = {}
+    lines = [line for line in WORDS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    for line in lines[:-1]:
+        thing, category, others, kinds, words = line.split("\t")
+        categories[thing] = category
+        names[thing] = thing
+        names |= dict.fromkeys(filter(None, others.split(",")), thing)
+        near |= {cell[:-2]: (thing, cell[-2:], True) for cell in kinds.split(",") if cell}
+        near |= {cell[:-2]: (thing, cell[-2:], False) for cell in words.split(",") if cell}
+    return WordList(categories, names, near, frozenset(lines[-1].rpartition("\t")[2].split(",")))
+
+
+def _plain(word: str) -> str:
+    """Small letters, straight apostrophes, single blanks, and nothing around them."""
+    return re.sub(r"\s+", " ", word.lower().replace("’", "'")).strip(" \t\n.,;:!?\"'()")
+
+
+def _find(spelled: str) -> Near | None:
+    words, forms = read_words(), _forms(spelled)
+    for form in forms:  # names first: "taxis" are taxis, although the word has a meaning of its own
+        if form in words.names:
+            return Near(words.names[form], 1.0, True)
+    for form in forms:
+        if form in words.near:
+            thing, hundredths, kind = words.near[form]
+            return Near(thing, int(hundredths) / 100, kind)
+    return None
+
+
+def _head(spelled: str) -> Near | None:
+    """What the last word says, or the one before "of", "with", "in" and the like."""
+    front = re.split(r" (?:of|with|in|on|at|for|from|to) ", spelled)[0]
+    return _find(re.split(r"[ -]", front)[-1])
+
+
+def _forms(spelled: str) -> list[str]:
+    """A name as it is, with blanks for hyphens, and with the ending of a plural taken off its last word."""
+    found = [spelled]
+    if "-" in spelled:
+        found.append(spelled.replace("-", " "))
+    for form in list(found):
+        found += _singulars(form)
+    if spelled.endswith("'s"):
+        found.append(spelled[:-2])
+    return found
+
+
+IRREGULAR = {
+    "mice": "mouse", "geese": "goose", "men": "man", "women": "woman", "children": "child", "people": "person",
+    "feet": "foot", "teeth": "tooth", "oxen": "ox", "cacti": "cactus", "octopi": "octopus", "leaves": "leaf",
+    "shelves": "shelf", "wolves": "wolf", "scarves": "scarf", "loaves": "loaf", "knives": "knife", "calves": "calf",
+    "wives": "wife", "elves": "elf", "halves": "half", "thieves": "thief", "hippopotami": "hippopotamus",
+    "fungi": "fungus", "snowmen": "snowman", "firemen": "fireman", "policemen": "policeman", "lice": "louse",
+    "dwarves": "dwarf", "hooves": "hoof", "lives": "life", "selves": "self",
+}  # fmt: skip
+
+
+def _singulars(name: str) -> list[str]:
+    """What a name may be the plural of: "mice", "loaves of bread", "boxes", "berries", "cars"."""
+    for joint in (" of ", " with "):
+        if joint in name:
+            head, tail = name.split(joint, 1)
+            return [f"{one}{joint}{tail}" for one in _singulars(head)]
+    start, _, last = name.rpartition(" ")
+    start = f"{start} " if start else ""
+    if last in IRREGULAR:
+        return [start + IRREGULAR[last]]
+    if len(last) < 3 or not last.endswith("s") or last.endswith("ss"):
+        return []
+    found = [last[:-1]]
+    if last.endswith("ies"):
+        found.insert(0, last[:-3] + "y")
+    elif last.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
+        found.insert(0, last[:-2])
+    return [start + one for one in found]
+
+
+def _stems(word: str) -> list[str]:
+    """What a verb or an adjective in some form may come from: "painted", "running", "prettier", "slowly"."""
+    found = []
+    for ending in ("ing", "ed", "er", "est", "ly", "y", "ish", "like", "less", "ness", "'s"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            stem = word.removesuffix(ending)
+            found += [stem, f"{stem}e"]
+            if stem[-1] == stem[-2]:
+                found.append(stem[:-1])
+            if stem[-1] == "i":
+                found.append(f"{stem[:-1]}y")
+    return found
+
+
+@cache
+def _typed_names(several: bool) -> dict[str, int]:
+    """Names of one word, and longer words of things' own names; or names of several -> the letters in them, as bits."""
+    names = set(read_words().names)
+    if several:
+        kept = {name for name in names if " " in name}
+    else:
+        kept = {name for name in names if " " not in name and len(name) >= 3}
+        kept |= {part for thing in read_words().categories for part in thing.split() if len(part) > SHORTEST_TYPO}
+    return {name: _letters(name) for name in sorted(kept) if name.isascii()}
+
+
+def _letters(word: str) -> int:
+    bits = 0
+    for letter in word:
+        bits |= 1 << (ord(letter) & 31)
+    return bits
