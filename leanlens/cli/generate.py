@@ -30,6 +30,7 @@ from leanlens.cli.options import (
     Marking,
     Offload,
     Quant,
+    Reason,
     Steps,
     TileVae,
     flag,
@@ -93,6 +94,7 @@ def generate(
         float | None,
         option(SOURCE, "How far to move away from the image, above 0 and up to 1. Default: 0.6; with --mask, 1."),
     ] = None,
+    reason: Reason = "default",
     model: Annotated[str | None, option(MODEL, f"Model: {MODELS}. Default: nano.", "-m", "--model")] = None,
     lora: Annotated[
         list[str] | None, option(MODEL, "LoRA file to apply. Repeatable.", metavar="FILE[:SCALE]")
@@ -146,8 +148,11 @@ def generate(
     aspect = None if gives_way(context, "aspect", ["size"]) else aspect
     base = None if gives_way(context, "base", ["size"]) else base
 
+    from leanlens.cli.reason import Telling, check_option, triggers_of
     from leanlens.pipeline.request import resolve_seed
+    from leanlens.reason import reason_request, reasoner_of_model
 
+    check_option(reason)
     texts = _read_prompts(prompt, prompts)
     seeds = [resolve_seed(seed) for _ in texts]
     group = None
@@ -224,10 +229,16 @@ def generate(
     if not fits and (advice := preset.advice_on(size_of["width"], size_of["height"])):
         say(f"warning: {advice}")
     requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
+    reasoner, triggers = reasoner_of_model(settled.model, reason), triggers_of([one["path"] for one in fields["loras"]])
+    if opened.pipeline.encoder_home is not None:  # all are encoded before the encoder is let go
+        requests = [reason_request(reasoner, request, triggers) for request in requests]
     opened.prepare(requests)
+    telling = Telling(model, say)
     shown = None if preview is None or (group is not None and not group.leads) else _preview(opened, preview)
     for request, (_, one_seed), path in zip(requests, jobs, paths, strict=True):
         began = time.monotonic()
+        request = reason_request(reasoner, request, triggers)
+        telling.tell(request.reasoner)
         if shown is not None:
             shown.start(request)
         with _steps_bar(request) as bar:

@@ -12,7 +12,7 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import defaults, doctor, evaluate, generate, mcp, plan, replay, scenes, serve, train, weights
+from leanlens.cli import defaults, doctor, evaluate, generate, mcp, plan, reason, replay, scenes, serve, train, weights
 from leanlens.threads import spin_briefly
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("reason")(reason.reason)
 app.command("replay")(replay.replay)
 app.command("serve")(serve.serve)
 app.command("mcp")(mcp.mcp)

@@ -233,7 +233,8 @@ def _comment(record: dict[str, Any], most: int | None) -> bytes:
 
 def _shortened(record: dict[str, Any], most: int) -> str:
     """The `parameters` text of at most `most` bytes in UTF-16: prompts are cut, settings are not."""
-    request, reasoner = record["request"], record["request"].get("reasoner") or {}
+    request = record["request"]
+    reasoner = request["reasoner"] if reasoner_settings(request) else {}
 
     def text_with(prompt: str, negative: str, original: str) -> str:
         told = {"reasoner": {**reasoner, "original": original}} if reasoner else {}
@@ -243,8 +244,10 @@ def _shortened(record: dict[str, Any], most: int) -> str:
     note = ", Shortened: the leanlens settings hold the whole prompt"
     room = max(0, most - _utf16_bytes(text_with("", "n", "o")) - 16)
     original = _cut(reasoner.get("original", ""), room // 4)
+    while _utf16_bytes(_quoted(original, ORIGINAL)) > room // 4 and len(original) > 1:
+        original = _cut(original, _utf16_bytes(original) // 2)
     negative = _cut(request["negative_prompt"], room // 4)
-    prompt = _cut(request["prompt"], room - _utf16_bytes(negative) - _utf16_bytes(json.dumps(original)))
+    prompt = _cut(request["prompt"], room - _utf16_bytes(negative) - _utf16_bytes(_quoted(original, ORIGINAL)))
     text = text_with(prompt, negative, original)
     return text if _utf16_bytes(text) <= most else _cut(text, most)
 

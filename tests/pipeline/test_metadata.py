@@ -1,5 +1,6 @@
 """Settings in picture files, read back by us and as other programs do."""
 
+import json
 import re
 import shutil
 import struct
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from leanlens.pipeline.metadata import parameters_text, read_comment, read_record, save_picture
+from leanlens.pipeline.reasoned import asked_prompt
 
 RECORD = {
     "leanlens": "0.1.0",
@@ -168,6 +170,56 @@ def test_a_long_prompt_loses_neither_picture_nor_settings(tmp_path, kind, suffix
 def test_no_length_falls_between_the_two_ways(tmp_path, length):
     record = {**RECORD, "request": {**RECORD["request"], "prompt": "x" * length}}
     assert read_record(save_picture(Image.new("RGB", (16, 16)), tmp_path / "a.jpg", record)) == record
+
+
+WRITTEN = 'zwei "Füchse", 狐\nSteps: 9, Seed: 1 \U0001f98a'
+REASONED = {"original": WRITTEN, "prompt": "two foxes", "facts": [], "source": "scenes 1"}
+
+
+def with_reasoner(**fields):
+    request = {**RECORD["request"], "prompt": "two foxes", "reasoner": REASONED, **fields}
+    return {**RECORD, "request": request}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_the_text_holds_the_caption_and_what_was_written(tmp_path, suffix):
+    path = save_picture(Image.new("RGB", (64, 32)), tmp_path / f"a{suffix}", with_reasoner())
+    assert read_record(path) == with_reasoner()
+    with Image.open(path) as picture:
+        text = picture.info["parameters"] if suffix == ".png" else read_comment(picture)
+    first, negative, settings = text.split("\n")
+    assert (first, negative) == ("two foxes", "Negative prompt: dark")
+    # As AUTOMATIC1111 takes the line apart, and with its own way to unquote.
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', settings)
+    values = dict(found)
+    assert json.loads(values["Original prompt"]) == WRITTEN
+    assert values["Reasoner"] == "scenes 1"
+    assert (values["Steps"], values["Seed"], values["Version"]) == ("20", "7", "leanlens 0.1.0")
+    assert asked_prompt(read_record(path)["request"]) == WRITTEN
+    assert asked_prompt(RECORD["request"]) == RECORD["request"]["prompt"]
+
+
+def test_a_prompt_that_was_left_alone_is_told_once():
+    alone = {**REASONED, "original": "two foxes", "left_alone": "it is a caption already"}
+    assert parameters_text(with_reasoner(reasoner=alone)) == parameters_text(with_reasoner(reasoner=None))
+
+
+@pytest.mark.parametrize("original", ["a fox " * 5300, "\u72d0" * 31000, '"\n\x01' * 9000])
+@pytest.mark.parametrize("caption", ["two foxes", "\u7406" * 31000])
+def test_what_was_written_may_be_long_too(tmp_path, original, caption):
+    record = with_reasoner(prompt=caption, reasoner={**REASONED, "original": original, "prompt": caption})
+    path = save_picture(Image.new("RGB", (16, 16)), tmp_path / "a.jpg", record)
+    assert read_record(path) == record
+    with Image.open(path) as picture:
+        *prompts, settings = read_comment(picture).split("\n")
+    assert prompts[0][:9] == caption[:9]
+    assert settings.startswith("Steps: 20, Sampler: Euler")
+    told = re.search(r'Original prompt: ("(?:\\.|[^\\"])+")', settings)
+    assert json.loads(told[1])[:500] == original[:500]
+    assert "Reasoner: scenes 1" in settings
+    alone = with_reasoner(prompt=original, reasoner={**REASONED, "original": original, "prompt": original})
+    with Image.open(save_picture(Image.new("RGB", (16, 16)), tmp_path / "b.jpg", alone)) as picture:
+        assert "Original prompt" not in read_comment(picture)
 
 
 WORDS = "a f\u00f6x, \u72d0\nSteps: 4, Seed: 7"

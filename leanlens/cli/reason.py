@@ -1,0 +1,188 @@
+"""`leanlens reason`: the caption that would be drawn for a prompt, without drawing; and what commands say of it.
+
+Comes in: prompts. Goes out: captions and records. Opens no model and imports no torch, so it answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leanlens.cli.options import IMAGE, MODEL, OUTPUT, flag, option
+
+if TYPE_CHECKING:
+    from leanlens.pipeline.reasoned import Reasoned
+    from leanlens.reason import Reasoner
+
+_SHOWN = 100  # characters of a text in a line of another command
+
+
+def reason(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to draw. Without it: --prompts, or one prompt a line on standard input."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, option(IMAGE, "Text file with one prompt a line; - reads standard input.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        option(IMAGE, "Seed of the first caption of each prompt, as generate takes it. Default, and -1: a random one."),
+    ] = None,
+    number: Annotated[
+        int, option(IMAGE, "Number of captions for each prompt; their seeds count up.", "-n", "--number")
+    ] = 1,
+    size: Annotated[str | None, option(IMAGE, "Size of the image in pixels, such as 128x96.", metavar="WxH")] = None,
+    fix: Annotated[
+        list[str] | None,
+        option(
+            IMAGE, "Fact that the caption is to state, such as 'color 1=blue'; without a value, one to leave out. "
+            "Repeatable.", metavar="KEY=VALUE",
+        ),
+    ] = None,
+    model: Annotated[str, option(MODEL, "Model: nano, or the folder of another.", "-m", "--model")] = "nano",
+    lora: Annotated[
+        list[str] | None,
+        option(MODEL, "LoRA file whose trigger words are kept as they are. Repeatable.", metavar="FILE[:SCALE]"),
+    ] = None,
+    as_json: Annotated[bool, flag(OUTPUT, "json", "Print one JSON line for each caption.")] = False,
+) -> None:  # fmt: skip
+    """Print the caption that would be drawn for a prompt, and say what was understood.
+
+    `leanlens generate` with the same seed and size draws this caption.
+    """
+    from leanlens.cli.generate import _checked_number, _lora_choice, _read_prompts, _size
+    from leanlens.pipeline.request import ImageRequest, resolve_seed
+    from leanlens.reason import reason_request
+
+    reasoner = _reasoner_here(model)
+    texts = _read_prompts(prompt, prompts)
+    count = _checked_number(number, len(texts))
+    triggers = triggers_of([_lora_choice(text)["path"] for text in lora or []])
+    fixed = _facts(fix or [])
+    if reasoner is None and fixed:
+        raise ValueError(f"--fix {(fix or [''])[0]!r} is not accepted: {model} has no reasoner")
+    sides = _size(size, None, None, _own_side(model), None)
+    for text in texts:
+        first = resolve_seed(seed)
+        for index in range(count):
+            request = ImageRequest.checked(
+                prompt=text, seed=first + index, num_inference_steps=1, guidance_scale=1.0, **sides
+            )
+            _print(reason_request(reasoner, request, triggers, fixed), model, as_json)
+
+
+def _print(request: Any, model: str, as_json: bool) -> None:
+    """A caption on standard output; what it was made of on standard error."""
+    record = request.reasoner
+    if as_json:
+        told = {"model": model, "seed": request.seed, "width": request.width, "height": request.height}
+        record = None if record is None else record.model_dump(mode="json")
+        print(json.dumps({**told, "prompt": request.prompt, "reasoner": record}), flush=True)
+        return
+    for line in _facts_of(record, request.seed, model):
+        print(line, file=sys.stderr)
+    print(request.prompt, flush=True)
+
+
+def _facts_of(record: "Reasoned | None", seed: int, model: str) -> list[str]:
+    if record is None:
+        return [f"{model} has no reasoner: prompts are drawn as they are"]
+    if record.left_alone:
+        return [f"left alone: {record.left_alone}", *(word.sentence(model) for word in record.not_understood)]
+    rows = [
+        f"  {fact.key:<12} {fact.value}{'' if fact.stated else f'   (chosen by seed {seed})'}" for fact in record.facts
+    ]
+    return [*rows, *(word.sentence(model) for word in record.not_understood)]
+
+
+def _reasoner_here(model: str) -> "Reasoner | None":
+    """The reasoner of a model that is on this machine; none is downloaded for a question."""
+    from leanlens.hub import is_here
+    from leanlens.reason import reasoner_of_model
+
+    if not is_here(model) and not Path(model).expanduser().exists():
+        raise ValueError(f"--model {model!r} is not on this machine; give nano or a model folder")
+    return reasoner_of_model(model)
+
+
+def _own_side(model: str) -> int:
+    """The side of the square that a model draws when no size is given."""
+    from leanlens.files import read_json
+    from leanlens.hub import locate
+    from leanlens.presets import preset_for
+
+    config = None if model == "toy" else locate(model) / "vae" / "config.json"
+    if config is not None and config.is_file() and (side := read_json(config).get("sample_size")):
+        return int(side)
+    return 128 if model == "toy" else preset_for(model).base_resolution
+
+
+def _facts(words: list[str]) -> dict[str, str]:
+    """KEY=VALUE -> what is fixed."""
+    found: dict[str, str] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not key.strip():
+            raise ValueError(f"--fix {word!r} is not accepted; give KEY=VALUE, such as 'color 1=blue'")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def check_option(word: str) -> None:
+    """Raise a ValueError for a --reason that is not accepted."""
+    from leanlens.reason.reasoner import check_word
+
+    try:
+        check_word(word)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
+
+
+def triggers_of(paths: list[str]) -> tuple[str, ...]:
+    """The trigger phrases that LoRA files state."""
+    if not paths:
+        return ()
+    from leanlens.weights.triggers import trigger_phrases
+
+    return tuple(dict.fromkeys(phrase for path in paths for phrase in trigger_phrases(path)))
+
+
+class Telling:
+    """Says what the reasoner made of each prompt: a line for each caption, each unknown word once.
+
+    Args:
+        model: as the user calls it.
+        say: takes a line.
+    """
+
+    def __init__(self, model: str, say: Callable[[str], None]):
+        self.model = model
+        self.say = say
+        self._said: set[str] = set()
+
+    def tell(self, record: "Reasoned | None") -> None:
+        """One record; nothing where there is none."""
+        if record is None:
+            return
+        asked = _short(record.original)
+        if record.left_alone:
+            self._once(f'reasoner: "{asked}" is drawn as it is: {record.left_alone}')
+        else:
+            hint = "" if self._said else " (--reason off draws your words as they are)"
+            self._once(f'reasoner: "{asked}" → "{_short(record.prompt)}"{hint}')
+        for word in record.not_understood:
+            self._once(word.sentence(self.model))
+
+    def _once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN].rstrip()} …"
