@@ -4,12 +4,13 @@ import sys
 
 from leanlens.cli.main import run
 
-PROMPT = "a penguin to the left of a pink cupcake, flat style, light blue background"
+PROMPT = "a penguin to the left of a pink cupcake"
 NEXT = """
 out.png is your picture. Next:
   source .venv/bin/activate
-  leanlens generate "a unicorn, glossy 3D" -o unicorn.png
-  leanlens generate "a penguin and a snowman, flat style, light blue background" --aspect 16:9 -n 4
+  leanlens generate "a unicorn, 3D" -o unicorn.png
+  leanlens generate "a penguin and a snowman on a snowy field" --aspect 16:9 -n 4
+  leanlens model words nano          # the 250 things that this small model knows
   leanlens serve                     # the same for ComfyUI, AUTOMATIC1111 and OpenAI clients
   leanlens plan                      # what the full 4-billion-parameter Lens needs, and whether this machine has it"""
 
