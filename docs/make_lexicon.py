@@ -85,37 +85,36 @@ WORDS = {
     "🐶": "dog", "🦮": "dog", "🐕‍🦺": "dog", "🐱": "cat", "🐈‍⬛": "black cat", "🐮": "cow", "🐴": "horse", "🐷": "pig",
     "🐽": "pig", "🐰": "rabbit", "🐯": "tiger", "🐭": "mouse", "🐀": "mouse", "🐲": "dragon", "🦖": "dinosaur",
     "🐵": "monkey", "🙈": "monkey", "🙉": "monkey", "🙊": "monkey", "🐳": "whale", "🐦‍⬛": "black bird", "🐂": "cow",
-    "🐃": "cow", "🐏": "goat", "😸": "cat", "😺": "cat", "😻": "cat", "😼": "cat", "😽": "cat", "🙀": "cat",
-    "😿": "cat", "😾": "cat", "🐣": "chicken", "🐤": "chicken", "🐥": "chicken", "🐞": "ladybug",
-    "🍏": "green apple", "🍄‍🟫": "brown mushroom", "🍦": "ice cream", "🍧": "ice cream", "🍻": "two beer mugs",
-    "🥂": "two wine glasses", "🍵": "cup of tea", "🍰": "cake", "💮": "white blossom", "🏵": "blossom",
-    "🌲": "pine tree",
+    "🐃": "cow", "🐏": "goat", "😸": "cat", "😺": "cat", "😻": "cat", "😼": "cat", "😽": "cat", "🙀": "cat", "😿": "cat",
+    "😾": "cat", "🐣": "chicken", "🐤": "chicken", "🐥": "chicken", "🐞": "ladybug", "🍏": "green apple",
+    "🍄‍🟫": "brown mushroom", "🍦": "ice cream", "🍧": "ice cream", "🍻": "two beer mugs", "🥂": "two wine glasses",
+    "🍵": "cup of tea", "🍰": "birthday cake", "💮": "white blossom", "🏵": "blossom", "🌲": "pine tree",
     "💙": "blue heart", "💚": "green heart", "💛": "yellow heart", "🧡": "orange heart", "💜": "purple heart",
     "🖤": "black heart", "🤍": "white heart", "🤎": "brown heart", "🩷": "pink heart", "🩵": "turquoise heart",
-    "🩶": "grey heart", "♥": "red heart", "❤": "red heart", "💗": "pink heart", "💓": "pink heart", "💖": "pink heart",
-    "💘": "pink heart", "💝": "pink heart", "💕": "two pink hearts", "💞": "two pink hearts", "❣": "red heart",
-    "🔴": "red circle", "🟠": "orange circle", "🟡": "yellow circle", "🟢": "green circle", "🔵": "blue circle",
-    "🟣": "purple circle", "🟤": "brown circle", "⚫": "black circle", "⚪": "white circle", "⭕": "red circle",
-    "🟥": "red square", "🟧": "orange square", "🟨": "yellow square", "🟩": "green square", "🟦": "blue square",
-    "🟪": "purple square", "🟫": "brown square", "⬛": "black square", "⬜": "white square", "◼": "black square",
-    "◻": "white square", "◾": "black square", "◽": "white square", "▪": "black square", "▫": "white square",
-    "🔶": "orange diamond", "🔷": "blue diamond", "🔸": "orange diamond", "🔹": "blue diamond", "♦": "red diamond",
-    "🛑": "red octagon", "🏷": "label", "🪧": "sign", "📕": "red book", "📗": "green book", "📘": "blue book",
-    "📙": "orange book", "📖": "book", "📔": "book", "📓": "book", "🚐": "bus", "🚍": "bus", "🚔": "police car",
-    "🚖": "taxi", "🚘": "car", "🚎": "bus", "🚄": "bullet train", "🚆": "train", "🚃": "train", "🚋": "tram",
-    "🚛": "truck", "🚚": "truck", "🛳": "ship", "⛴": "ship", "🛩": "airplane", "🛫": "airplane", "🛬": "airplane",
-    "⏳": "hourglass", "🏡": "house", "🏘": "house", "🗻": "snowy mountain", "⛰": "mountain", "🌞": "sun",
-    "🌝": "full moon",
-    "🌙": "crescent moon", "🌛": "crescent moon", "🌜": "crescent moon", "🌒": "crescent moon", "🌘": "crescent moon",
-    "🌟": "star", "⭐": "star", "☃": "snowman", "☔": "umbrella", "🌂": "umbrella",
-    "⛱": "umbrella", "⚡": "lightning bolt",
-    "📸": "camera", "📞": "telephone", "📲": "mobile phone", "🔎": "magnifying glass", "🗝": "key", "🔓": "padlock",
-    "🔏": "padlock", "🔐": "padlock", "🔕": "bell", "🎙": "microphone", "✉": "envelope", "📧": "envelope",
-    "📨": "envelope", "📩": "envelope", "🖇": "paperclip", "📍": "pushpin", "🚦": "traffic light", "🎵": "musical note",
-    "👟": "sneaker", "👞": "shoe", "🥿": "shoe", "👡": "shoe", "👚": "t-shirt", "🎽": "t-shirt", "👒": "hat",
-    "👛": "handbag", "👝": "handbag", "🛍": "shopping bag", "🏐": "volleyball", "🏉": "american football",
-    "💍": "ring", "💧": "water drop", "💦": "water drop", "🦷": "tooth", "😀": "grinning face",
-    "😃": "grinning face", "😄": "grinning face", "😁": "grinning face", "😆": "grinning face", "🙂": "grinning face",
+    "🩶": "grey heart", "♥": "red heart", "❤": "red heart", "💗": "pink heart", "💓": "pink heart",
+    "💖": "pink heart", "💘": "pink heart", "💝": "pink heart", "💕": "two pink hearts", "💞": "two pink hearts",
+    "❣": "red heart", "🔴": "red circle", "🟠": "orange circle", "🟡": "yellow circle", "🟢": "green circle",
+    "🔵": "blue circle", "🟣": "purple circle", "🟤": "brown circle", "⚫": "black circle", "⚪": "white circle",
+    "⭕": "red circle", "🟥": "red square", "🟧": "orange square", "🟨": "yellow square", "🟩": "green square",
+    "🟦": "blue square", "🟪": "purple square", "🟫": "brown square", "⬛": "black square", "⬜": "white square",
+    "◼": "black square", "◻": "white square", "◾": "black square", "◽": "white square", "▪": "black square",
+    "▫": "white square", "🔶": "orange diamond", "🔷": "blue diamond", "🔸": "orange diamond", "🔹": "blue diamond",
+    "♦": "red diamond", "🛑": "red octagon", "🏷": "label", "🪧": "sign", "📕": "red stack of books",
+    "📗": "green stack of books", "📘": "blue stack of books", "📙": "orange stack of books",
+    "📖": "stack of books", "📔": "stack of books", "📓": "stack of books", "🚐": "bus", "🚍": "bus",
+    "🚔": "police car", "🚖": "taxi", "🚘": "car", "🚎": "bus", "🚄": "bullet train", "🚆": "bullet train",
+    "🚃": "bullet train", "🚋": "tram", "🚛": "truck", "🚚": "truck", "🛳": "ship", "⛴": "ship", "🛩": "airplane",
+    "🛫": "airplane", "🛬": "airplane", "⏳": "hourglass", "🏡": "house", "🏘": "house", "🗻": "snowy mountain",
+    "⛰": "snowy mountain", "🌞": "sun", "🌝": "full moon", "🌙": "crescent moon", "🌛": "crescent moon",
+    "🌜": "crescent moon", "🌒": "crescent moon", "🌘": "crescent moon", "🌟": "star", "⭐": "star", "☃": "snowman",
+    "☔": "umbrella", "🌂": "umbrella", "⛱": "umbrella", "⚡": "lightning bolt", "📸": "camera", "📞": "telephone",
+    "📲": "mobile phone", "🔎": "magnifying glass", "🗝": "key", "🔓": "padlock", "🔏": "padlock", "🔐": "padlock",
+    "🔕": "bell", "🎙": "microphone", "✉": "envelope", "📧": "envelope", "📨": "envelope", "📩": "envelope",
+    "🖇": "paperclip", "📍": "pushpin", "🚦": "traffic light", "🎵": "musical note", "👟": "sneaker", "👞": "sneaker",
+    "🥿": "sneaker", "👡": "sneaker", "👚": "t-shirt", "🎽": "t-shirt", "👒": "top hat", "👛": "handbag",
+    "👝": "handbag", "🛍": "shopping bag", "🏐": "volleyball", "🏉": "american football", "💍": "ring",
+    "💧": "water drop", "💦": "water drop", "🦷": "tooth", "😀": "grinning face", "😃": "grinning face",
+    "😄": "grinning face", "😁": "grinning face", "😆": "grinning face", "🙂": "grinning face",
     "😊": "grinning face", "☺": "grinning face", "🍴": "fork and knife", "🎟": "ticket", "🪾": "tree",
 }  # fmt: skip
 COLOR_EMOJI = {
@@ -356,9 +355,18 @@ def written(lines: dict[str, dict[str, set[str]]], names: list[str]) -> str:
 
 def emoji_words(english: dict[str, dict], emoji: dict[str, str]) -> dict[str, str]:
     """Emoji -> words that the English grammar reads: the concept, what it stands for, or its English name."""
-    found = {text: row["tts"][0].lower() for text, row in english.items() if is_emoji(text)}
+    found = {text: mood(text) + row["tts"][0].lower() for text, row in english.items() if is_emoji(text)}
     found |= {text: concept for concept, text in emoji.items()}
     return dict(sorted((found | {bare(text): words for text, words in WORDS.items()}).items()))
+
+
+def mood(text: str) -> str:
+    """ "~" before what is no thing to draw: smileys, gestures, signs."""
+    point = ord(text[0])
+    things = 0x1F300 <= point <= 0x1F5FF or 0x1F680 <= point <= 0x1F6FF or 0x1F900 <= point <= 0x1FAFF
+    smiles = 0x1F442 <= point <= 0x1F450 or 0x1F4A0 <= point <= 0x1F4AF or 0x1F910 <= point <= 0x1F92F
+    smiles = smiles or 0x1F970 <= point <= 0x1F97A or 0x1FAE0 <= point <= 0x1FAEF or 0x1F500 <= point <= 0x1F5FF
+    return "" if things and not smiles else "~"
 
 
 def is_emoji(text: str) -> bool:

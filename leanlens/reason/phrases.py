@@ -126,7 +126,7 @@ class PhraseReader:
         return tag.has(*kinds, "background noun", "background plain") and tag.get("article") not in ("it", "each")
 
     def _leave_out(self, tag: Tag) -> None:
-        if not tag.readings:
+        if not tag.readings or tag.has("unknown"):
             self.meaning.unread.append(tag.text)
 
     def _style(self, tag: Tag) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leanlens.reason import lexicon
+from leanlens.reason.emoji import Piece, split_emoji
 from leanlens.reason.nearest import SHORTEST_TYPO, correct, count_edits, is_word, nearest
 from leanlens.reason.spelling import fold, is_unspaced, nearest_form, without_ending
 from leanlens.scenes.icons import PARTS
@@ -256,7 +257,7 @@ def tag(prompt: str, words: Words, triggers: Sequence[str] = ()) -> list[Tag]:
         string = next(group for group in match.groups() if group is not None)
         found.append(Tag({"quote": string}, string))
         at = match.end()
-    return found + _tag_outside_quotes(prompt[at:], words, triggers)
+    return _without_repeated(found + _tag_outside_quotes(prompt[at:], words, triggers))
 
 
 def _tag_outside_quotes(text: str, words: Words, triggers: Sequence[str]) -> list[Tag]:
@@ -272,6 +273,40 @@ def _tag_outside_quotes(text: str, words: Words, triggers: Sequence[str]) -> lis
 
 
 def _tag_plain(text: str, words: Words) -> list[Tag]:
+    pieces = split_emoji(text)
+    if not any(piece.words for piece in pieces):
+        return _tag_words(text, words)
+    found: list[Tag] = []
+    for at, piece in enumerate(pieces):
+        if not piece.words:
+            found += _tag_words(piece.text, words)
+            continue
+        if at and pieces[at - 1].words:
+            found.append(Tag({"and": "and"}, "and"))
+        found += _tag_emoji(piece)
+    return found
+
+
+def _tag_emoji(piece: Piece) -> list[Tag]:
+    """The English words of an emoji, with the reading "emoji" beside what they are; "unknown" for a mood."""
+    if not piece.known:
+        return [Tag({"unknown": "unknown"}, piece.words)]
+    tags = _tag_words(piece.words, words_of("en"))
+    if not any(tag.has("thing", "name") for tag in tags):
+        tags = [Tag({"name": (piece.words, False)}, piece.words)]
+    number = [Tag({"number": piece.times}, str(piece.times))] if piece.times > 1 else []
+    return [Tag({**tag.readings, "emoji": piece.text}, tag.text) for tag in [*number, *tags]]
+
+
+def _without_repeated(tags: list[Tag]) -> list[Tag]:
+    """Without the emoji of things that words name: "a red apple 🍎"."""
+    named = {tag.readings["thing"][0] for tag in tags if tag.has("thing") and not tag.has("emoji")}
+    drawn = [tag for tag in tags if tag.has("emoji") and tag.has("thing")]
+    doubled = {tag.readings["emoji"] for tag in drawn if tag.readings["thing"][0] in named}
+    return [tag for tag in tags if tag.get("emoji") is None or tag.get("emoji") not in doubled]
+
+
+def _tag_words(text: str, words: Words) -> list[Tag]:
     if words.elided:
         text = _ELISION.sub("' ", text)
     raw = [match[0] for match in _TOKEN.finditer(text.replace("\n", " ; "))]

@@ -32,12 +32,23 @@ def pairs(path):
     return zip(lines[::2], lines[1::2], strict=True)
 
 
+EMOJI = list(pairs(Path(__file__).parent / "emoji.txt"))
 TABLES = [(path.stem, *pair) for path in sorted(PROMPTS.glob("*.txt")) for pair in pairs(path)]
 
 
 @pytest.mark.parametrize(("language", "prompt", "meaning"), TABLES, ids=[prompt[:30] for _, prompt, _ in TABLES])
 def test_what_a_prompt_of_a_language_means(language, prompt, meaning):
     assert read(prompt) == (language, meaning.strip())
+
+
+@pytest.mark.parametrize(("prompt", "meaning"), EMOJI, ids=[ascii(prompt) for prompt, _ in EMOJI])
+def test_emoji_are_words(prompt, meaning):
+    assert read(prompt)[1] == meaning.strip()
+
+
+def test_an_emoji_of_a_mood_is_named_among_what_is_not_understood():
+    (answer,) = SceneReasoner()([Ask("a cat 😂", 3, 256, 256)])
+    assert [unknown.word for unknown in answer.not_understood] == ["face with tears of joy"]
 
 
 @pytest.mark.parametrize(
