@@ -32,7 +32,9 @@ from leanlens.pipeline.folder import OfficialFolderMixin
 from leanlens.pipeline.home import EncoderHome
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
 from leanlens.pipeline.placement import compute_device, tiled_decoding
+from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import check_guidance, check_steps
+from leanlens.pipeline.rewriting import PromptRewriter, reads_each_image, rewrite_prompts
 from leanlens.pipeline.speed import check_guided_share
 from leanlens.pipeline.start import Keep, begin_from, draw_noise, set_levels
 from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
@@ -42,9 +44,16 @@ from leanlens.resolution import resolve_size
 
 @dataclass
 class LensPipelineOutput(BaseOutput):
-    """`images`: PIL pictures, an array, a tensor, or packed latents, as `output_type` asks for."""
+    """What a call gives.
+
+    Attributes:
+        images: PIL pictures, an array, a tensor, or packed latents, as `output_type` asks for.
+        reasoned: with `enable_reasoner`, what became of each prompt; of a reasoner that reads each image by itself,
+            one for each image.
+    """
 
     images: Any
+    reasoned: list[Reasoned] | None = None
 
 
 class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, DiffusionPipeline):
@@ -82,8 +91,9 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
             scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
         )
         self.register_to_config(text_template=text_template, caption_style=caption_style)
-        self.reasoner: Callable[[list[str]], list[str]] | None = None
-        """Rewrites prompts when a call asks for it with `enable_reasoner=True`."""
+        self.reasoner: PromptRewriter | None = None
+        """Rewrites prompts when a call asks for it with `enable_reasoner=True`: a reasoner of `leanlens.reason`, or a
+        function from a list of prompts to a list of prompts."""
         self.encoder_home: EncoderHome | None = None
         """Brings the text encoder in and lets it go again, where the pipeline does not hold it (`ladder.py`)."""
         self.guidance_group: Any = None
@@ -147,7 +157,8 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
             callback_on_step_end_tensor_inputs: names of the tensors it is given: "latents" (B, L, C); "prompt_embeds"
                 and "negative_prompt_embeds" (B, selected layers, S, E); "prompt_mask" and "negative_prompt_mask".
             max_sequence_length: text tokens, the template's included; a longer prompt is cut and a warning quotes it.
-            enable_reasoner: let `self.reasoner` rewrite the prompts first.
+            enable_reasoner: let `self.reasoner` rewrite the prompts first; negative prompts are left alone. A reasoner
+                of `leanlens.reason` reads the prompt anew for each image, by the initial seed of its generator.
             template_date: the date inside the text template, YYYY-MM-DD or "today". The released code takes today.
             exact: compute both branches in one masked batch at any guidance, as the released code does.
             attention_kwargs: `{"scale": s}` scales LoRA adapters.
@@ -170,10 +181,23 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         self._interrupt = False
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
 
+        reasoned = None
+        if enable_reasoner and prompt_embeds is None:
+            prompts = _texts(prompt)
+            if source is None and reads_each_image(self.reasoner):
+                times, num_images_per_prompt = num_images_per_prompt, 1
+                prompts = [text for text in prompts for _ in range(times)]
+                negative_prompt = _repeated(negative_prompt, times)
+                if negative_prompt_embeds is not None:
+                    given = _given_features(negative_prompt_embeds, negative_prompt_mask, "negative_prompt")
+                    negative_prompt_embeds = given if len(given.mask) == 1 else given.repeat(times)
+                    negative_prompt_mask = None
+            reasoned = rewrite_prompts(self.reasoner, prompts, generator, (height, width), source is not None)
+            prompt = [record.prompt for record in reasoned]
         with self._encoding():
             positive, negative = self._encode(
                 prompt, negative_prompt, prompt_embeds, prompt_mask, negative_prompt_embeds, negative_prompt_mask,
-                enable_reasoner, date=template_date, max_sequence_length=max_sequence_length,
+                date=template_date, max_sequence_length=max_sequence_length,
             )  # fmt: skip
         if source is not None:
             positive, negative = _one_row_for_each(source, positive, negative)
@@ -198,7 +222,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
 
         self.maybe_free_model_hooks()
-        return LensPipelineOutput(images=images) if return_dict else (images,)
+        return LensPipelineOutput(images=images, reasoned=reasoned) if return_dict else (images,)
 
     @property
     def text_side(self) -> TextSide:
@@ -263,19 +287,12 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
             raise ValueError(f"num_images_per_prompt {images!r} is not accepted; give a whole number from 1")
 
     def _encode(
-        self, prompt, negative_prompt, embeds, mask, negative_embeds, negative_mask, enable_reasoner, **options
+        self, prompt, negative_prompt, embeds, mask, negative_embeds, negative_mask, **options
     ) -> tuple[TextFeatures, TextFeatures]:
-        if prompt is None and embeds is None:
-            raise ValueError("prompt is missing; give it, or prompt_embeds")
         if embeds is not None:
             positive = _given_features(embeds, mask, "prompt")
         else:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-            if not prompts or not all(isinstance(item, str) for item in prompts):
-                raise ValueError(f"prompt {prompt!r} is not accepted; give a string or a list of strings")
-            if enable_reasoner:
-                prompts = self._reason(prompts)
-            positive = self.text_side(prompts, **options)
+            positive = self.text_side(_texts(prompt), **options)
         if negative_embeds is not None:
             negative = _given_features(negative_embeds, negative_mask, "negative_prompt")
         else:
@@ -293,13 +310,6 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
             )
         device = compute_device(self.transformer)
         return positive.to(device, self.transformer.dtype), negative.to(device, self.transformer.dtype)
-
-    def _reason(self, prompts: list[str]) -> list[str]:
-        if self.reasoner is None:
-            raise ValueError(
-                "enable_reasoner needs a reasoner; set pipeline.reasoner to a function from prompts to prompts"
-            )
-        return self.reasoner(prompts)
 
     def _step_hook(
         self,
@@ -342,6 +352,21 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
             kept = source.pixels.to(device) + 2**-16  # levels of 255 are cut off, and what is kept is to stay itself
             pixels = repaint * pixels.float() + (1 - repaint) * kept
         return from_pixels(pixels, output_type)
+
+
+def _texts(prompt: Any) -> list[str]:
+    """A prompt, or several, as a list."""
+    if prompt is None:
+        raise ValueError("prompt is missing; give it, or prompt_embeds")
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(item, str) for item in prompts):
+        raise ValueError(f"prompt {prompt!r} is not accepted; give a string or a list of strings")
+    return prompts
+
+
+def _repeated(text: str | list[str] | None, times: int) -> str | list[str] | None:
+    """A list with each text `times` times, copies next to each other; one text serves all as it is."""
+    return text if text is None or isinstance(text, str) else [one for one in text for _ in range(times)]
 
 
 def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:

@@ -1,5 +1,19 @@
 """From a person's prompt to the caption that a model was trained on, as a record with the original."""
 
+from typing import TYPE_CHECKING, Any
+
 from leanlens.reason.reasoner import WORDS, Ask, Reasoner, reason_request, reasoner_for, reasoner_of_model
 
-__all__ = ["WORDS", "Ask", "Reasoner", "reason_request", "reasoner_for", "reasoner_of_model"]
+if TYPE_CHECKING:
+    from leanlens.reason.scenes import SceneReasoner
+
+__all__ = ["WORDS", "Ask", "Reasoner", "SceneReasoner", "reason_request", "reasoner_for", "reasoner_of_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Its tables are read when it is first asked for."""
+    if name == "SceneReasoner":
+        from leanlens.reason.scenes import SceneReasoner
+
+        return SceneReasoner
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel
 
 from leanlens import LensPipeline, LensPipelineOutput
 from leanlens.weights.assemble import OFFICIAL_SCHEDULER
+from tests.reasoning import FakeReasoner
 
 QUICK = {"num_inference_steps": 2, "height": 64, "width": 48, "guidance_scale": 3.0}
 
@@ -156,9 +157,56 @@ def test_reasoner_rewrites_when_asked(toy):
     toy.reasoner = lambda prompts: [f"{prompt}, in the snow" for prompt in prompts]
     plain = latents(toy, generator=seeded(1))
     assert not torch.equal(plain, latents(toy, generator=seeded(1), enable_reasoner=True))
+    output = toy(["a red cube", "a dog"], **QUICK, output_type="latent", enable_reasoner=True, num_images_per_prompt=2)
+    assert [(one.original, one.prompt, one.source) for one in output.reasoned] == [
+        ("a red cube", "a red cube, in the snow", "<lambda>"), ("a dog", "a dog, in the snow", "<lambda>"),
+    ]  # fmt: skip
+    assert len(output.images) == 4
+    assert toy("a dog", **QUICK, output_type="latent").reasoned is None
     toy.reasoner = None
-    with pytest.raises(ValueError, match="enable_reasoner needs a reasoner"):
+    with pytest.raises(ValueError, match=r"enable_reasoner needs a reasoner; set pipeline.reasoner to leanlens.reason"):
         latents(toy, enable_reasoner=True)
+    for wrong in (lambda prompts: prompts * 2, lambda prompts: [None]):
+        toy.reasoner = wrong
+        with pytest.raises(ValueError, match="for 1 prompts; it has to give a text for each"):
+            latents(toy, enable_reasoner=True)
+
+
+def test_a_reasoner_reads_the_prompt_anew_for_each_image(toy):
+    toy.reasoner = FakeReasoner()
+    negatives, more = ["dark", ""], {"enable_reasoner": True, "num_images_per_prompt": 2}
+    output = toy(["two cats", "a dog"], negatives, **QUICK, output_type="latent", generator=seeded(5, 6, 7, 9), **more)
+    captions = [
+        f"This flat picture shows {prompt}. Choice {seed}."
+        for prompt, seed in (("two cats", 5), ("two cats", 6), ("a dog", 7), ("a dog", 9))
+    ]
+    assert [one.prompt for one in output.reasoned] == captions
+    assert {(ask.width, ask.height) for ask in toy.reasoner.asks} == {(48, 64)}
+    plain = latents(toy, captions, negative_prompt=["dark", "dark", "", ""], generator=seeded(5, 6, 7, 9))
+    assert torch.equal(output.images, plain)
+    none = toy.encode_prompt("a", "dark")[1]
+    given = latents(toy, "two cats", negative_prompt_embeds=none, generator=seeded(5, 6), **more)
+    assert torch.equal(given, latents(toy, captions[:2], negative_prompt_embeds=none, generator=seeded(5, 6)))
+
+
+@pytest.mark.parametrize(
+    ("generator", "seeds"),
+    [(None, [0, 1]), (torch.Generator().manual_seed(7), [7, 8]), (seeded(2**64 - 1, 3), [2**64 - 1, 3])],
+)
+def test_what_is_left_open_is_chosen_by_the_generator(toy, generator, seeds):
+    toy.reasoner = FakeReasoner()
+    latents(toy, "two cats", generator=generator, enable_reasoner=True, num_images_per_prompt=2)
+    assert [ask.seed for ask in toy.reasoner.asks] == seeds
+
+
+def test_the_embedded_reasoner_writes_captions_in_python(toy):
+    import leanlens.reason
+
+    toy.reasoner = leanlens.reason.SceneReasoner()
+    (record,) = toy("two red cats", **QUICK, output_type="latent", generator=seeded(5), enable_reasoner=True).reasoned
+    assert record.original == "two red cats"
+    assert "two red cats" in record.prompt
+    assert record.prompt != record.original
 
 
 def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):

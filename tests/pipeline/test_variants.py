@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from leanlens import LensImg2ImgPipeline, LensInpaintPipeline, LensPipeline
+from tests.reasoning import FakeReasoner
 
 SIZE = {"height": 64, "width": 96}
 
@@ -127,3 +128,20 @@ def test_what_a_mask_keeps_is_kept_to_the_last_level(inpaint):
     drawn = inpaint("a", Image.fromarray(levels), mask, num_inference_steps=2, guidance_scale=2.0).images[0]
     assert np.array_equal(np.asarray(drawn)[:, :48], levels[:, :48])
     assert len(np.unique(levels[:, :48])) == 256
+
+
+def test_a_reasoner_leaves_prompts_beside_an_image_alone_and_a_function_does_not(toy):
+    picture = Image.new("RGB", (48, 64), "red")
+    mask = Image.new("L", (48, 64), 255)
+    quick = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent", "enable_reasoner": True}
+    for kind, sources in ((LensImg2ImgPipeline, {}), (LensInpaintPipeline, {"mask_image": mask})):
+        pipeline = kind(**toy.components)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.reasoner = FakeReasoner()
+        output = pipeline("two cats", picture, **sources, **quick)
+        assert [(one.prompt, one.left_alone) for one in output.reasoned] == [
+            ("two cats", "the image starts from another")
+        ]
+        assert pipeline.reasoner.asks == []
+        pipeline.reasoner = lambda prompts: [f"{prompt}, in the snow" for prompt in prompts]
+        assert pipeline("two cats", picture, **sources, **quick).reasoned[0].prompt == "two cats, in the snow"
