@@ -55,8 +55,8 @@ class Reasoned(BaseModel):
         original: the prompt as it was given.
         prompt: what is drawn; the same as `original` where it was left alone.
         facts: what the caption says, things first.
-        fixed: key -> value that whoever asked had decided beforehand, "" for a fact that was taken away. The same
-            prompt, seed and size give the same caption again only with the same of these.
+        fixed: key -> value that whoever asked had decided beforehand, as far as it had an effect; "" for a fact that
+            was taken away. The same prompt, seed and size give the same caption again only with the same of these.
         not_understood: words that nothing is known of.
         language: of the prompt, as a two-letter code.
         source: the reasoner and its version, such as "scenes 1".

@@ -83,5 +83,4 @@ def reason_request(
         return request
     ask = Ask(request.prompt, request.seed, request.width, request.height, tuple(triggers), dict(fixed or {}))
     (answer,) = reasoner([ask])
-    answer = answer.model_copy(update={"fixed": dict(ask.fixed)})
     return request.model_copy(update={"prompt": answer.prompt, "reasoner": answer})

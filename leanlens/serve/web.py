@@ -7,7 +7,7 @@ are the system's, Gradio's measuring of use is off, and the browser is told to r
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from leanlens.serve.jobs import NAME
 from leanlens.serve.refusal import Refusal
 from leanlens.serve.tasks import Job
 from leanlens.serve.uploads import open_upload, to_png
-from leanlens.serve.web_form import ASPECTS, OWN, SETTINGS, Form, form_from, grid_from, size_of, wish_from
+from leanlens.serve.web_form import ASPECTS, OWN, SETTINGS, Form, form_from, grid_from, size_of, wish_from, with_seed
+from leanlens.serve.web_reason import reading, suggestions
 from leanlens.serve.web_routes import PageRoutes, log_briefly
 from leanlens.serve.web_run import run
 from leanlens.serve.web_show import (
@@ -40,7 +41,19 @@ from leanlens.serve.web_show import (
     show_refusal,
     show_welcome,
 )
-from leanlens.serve.web_style import ON_LOAD, ONE_STOP, PRESSED, REMEMBER, TOGGLE, restore, style_sheet, theme
+from leanlens.serve.web_style import (
+    ON_LOAD,
+    ONE_STOP,
+    PRESS,
+    PRESSED,
+    SOURCE_CHANGED,
+    TELL,
+    TOGGLE,
+    remember,
+    restore,
+    style_sheet,
+    theme,
+)
 
 Answers = AsyncGenerator[tuple[Any, Any, Any]]
 """The stage, the history and the button under it, again and again while something is drawn."""
@@ -155,7 +168,8 @@ class Page:
     async def draw(self, request: gr.Request, limit: float, favourites: bool, source: Any, *fields: Any) -> Answers:
         """Draw what the form says, after what this tab draws already; yields the stage, and at the end the history."""
         try:
-            wish = wish_from(Form(*fields), self.desk, _once(source, self.desk))
+            opened = _once(source, self.desk)
+            wish = await run_in_threadpool(wish_from, Form(*fields), self.desk, opened)
         except Refusal as refusal:
             yield self._refused(refusal, request)
             return
@@ -168,9 +182,11 @@ class Page:
     ) -> Answers:  # fmt: skip
         """Draw every combination of two settings; yields as `draw` does."""
         try:
-            grid = grid_from(Form(*fields), x or None, x_values, y or None, y_values)
+            asked = await run_in_threadpool(with_seed, Form(*fields), self.desk, source is not None)
+            grid = grid_from(asked, x or None, x_values, y or None, y_values)
             opened = _once(source, self.desk)
-            wishes = [wish_from(form, self.desk, opened) for row in grid.forms for form in row]
+            forms = [form for row in grid.forms for form in row]
+            wishes = [await run_in_threadpool(wish_from, form, self.desk, opened) for form in forms]
         except Refusal as refusal:
             yield self._refused(refusal, request)
             return
@@ -317,9 +333,9 @@ class Page:
             with gr.Row(elem_id="columns"):
                 with gr.Column(min_width=300, scale=2, elem_id="asked"):
                     with gr.Column(elem_id="first"):
-                        prompt, draw, stop, line = self._prompt()
+                        prompt, draw, stop, reason, choices, line = self._prompt()
                     with gr.Column(elem_id="settings"):
-                        fields = self._fields(prompt, line)
+                        fields = self._fields(prompt, reason, choices, line)
                         source = self._source()
                         grid, draw_grid = self._grid()
                         drop = _drop()
@@ -333,9 +349,11 @@ class Page:
                         limit = gr.State(_HISTORY)
                         older = gr.Button("Show more", size="sm", elem_id="older", visible=False)
             values, seen, kept = list(fields.values()), [limit, favourites], [history, older]
+            drawing: dict[str, Any] = {"trigger_mode": "multiple", "js": PRESS, **_QUIET}
+            gr.on([draw.click, prompt.submit], self.draw, [*seen, source, *values], [stage, *kept], api_name="draw",
+                  **drawing)  # fmt: skip
+            draw_grid.click(self.draw_grid, [*seen, *grid, source, *values], [stage, *kept], api_name="grid", **drawing)
             for said, function, given, answered, name in (
-                ([draw.click, prompt.submit], self.draw, [*seen, source, *values], [stage, *kept], "draw"),
-                ([draw_grid.click], self.draw_grid, [*seen, *grid, source, *values], [stage, *kept], "grid"),
                 ([page.load, favourites.input], self.history, seen, kept, "history"),
                 ([older.click], self.older, seen, [limit, *kept], "older"),
                 ([stage.click], self.suggest, None, prompt, "suggest"),
@@ -345,8 +363,13 @@ class Page:
             ):
                 # "multiple": what is pressed while something is drawn is drawn after it.
                 gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
-            page.load(None, values, values, js=restore(list(self.desk.library.models()), 2), queue=False)
-            gr.on([part.change for part in values], None, values, None, js=REMEMBER, queue=False)
+            places = {name: place for place, name in enumerate(fields)}
+            kept_by_browser = restore(list(self.desk.library.models()), places["model"], places["reason"])
+            page.load(None, values, values, js=kept_by_browser, queue=False)
+            page.load(None, values, None, js=TELL, queue=False)
+            changed = [part.change for part in values]
+            gr.on(changed, None, values, None, js=remember(places["reason"]), queue=False)
+            source.change(None, source, None, js=SOURCE_CHANGED, queue=False)
             page.load(None, js=ONE_STOP, queue=False)
             # Beside the queue, in which it would wait for what it is to stop.
             stop.click(self.stop, api_name="stop", queue=False, **_QUIET)
@@ -355,18 +378,21 @@ class Page:
             part.async_move_resource_to_block_cache = partial(_move_local, move)
         return page
 
-    def _prompt(self) -> tuple[gr.Textbox, gr.Button, gr.Button, gr.HTML]:
-        """The prompt, the buttons under it and the planner's line."""
+    def _prompt(self) -> tuple[Any, ...]:
+        """The prompt, the buttons under it, what is understood of it, and the planner's line."""
         prompt = gr.Textbox(
             label="Prompt", lines=3, max_lines=12, max_length=self.desk.settings.max_prompt, autofocus=True,
             placeholder="What should the image show?", info="Shift+Enter draws.", elem_id="prompt",
         )  # fmt: skip
+        suggestions()
         with gr.Row():
             draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
             stop = gr.Button("Stop", min_width=80, elem_id="stop")
-        return prompt, draw, stop, gr.HTML(padding=False, elem_id="estimate", visible=self.estimate is not None)
+        reason, choices = reading(self.desk)
+        line = gr.HTML(padding=False, elem_id="estimate", visible=self.estimate is not None)
+        return prompt, draw, stop, reason, choices, line
 
-    def _fields(self, prompt: gr.Textbox, line: gr.HTML) -> dict[str, Any]:
+    def _fields(self, prompt: Any, reason: Any, choices: Any, line: Any) -> dict[str, Any]:
         """The fields of `Form`, in its order."""
         desk, settings = self.desk, self.desk.settings
         steps, guidance, side = self.choose_model(desk.library.default)
@@ -396,11 +422,11 @@ class Page:
             # Text, as the seed is: a number field that is left blank says 0 as soon as it is seen.
             strength = gr.Textbox(label="Strength", placeholder="0.6, or 1 with a mask", max_length=20,
                                   info="0 to 1: how far to depart from the source image")  # fmt: skip
-        fields = dict(zip(
-            Form().__dict__,
-            (prompt, negative, model, aspect, base, size, steps_field, guidance_field, seed, count, loras, strength),
-            strict=True,
-        ))  # fmt: skip
+        parts = (
+            prompt, negative, model, aspect, base, size, steps_field, guidance_field, seed, count, loras, strength,
+            reason, choices,
+        )  # fmt: skip
+        fields = dict(zip(Form().__dict__, parts, strict=True))
         model.input(self.choose_model, model, [steps_field, guidance_field, base], api_name="model", **_QUIET)
         if self.estimate is not None:
             # Without a trigger it is said when the page opens, and whenever one of them changes.
@@ -486,7 +512,8 @@ def _parts(sent_ahead: dict[str, Any], payload: Any) -> tuple[bytes, list[bytes]
 
 
 def _values(form: Form) -> list[Any]:
-    return [list(value) if isinstance(value, tuple) else value for value in astuple(form)]
+    values = {**form.__dict__, "loras": list(form.loras), "reason": gr.skip() if form.reason is None else form.reason}
+    return list(values.values())
 
 
 def _bytes(part: Any) -> bytes:

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leanlens.pipeline.request import resolve_seed
+from leanlens.hub import is_here
+from leanlens.pipeline.reasoned import Reasoned
+from leanlens.pipeline.request import RANDOM_SEED, resolve_seed
 from leanlens.resolution import BUCKETS, sizes_at
 from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.refusal import Refusal
+from leanlens.serve.web_choices import Choices, read_choices
 
 OWN = "auto"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
 ASPECTS = (OWN, *BUCKETS[1024])
@@ -33,6 +36,8 @@ class Form:
         steps, guidance, count: numbers.
         seed: text, since a browser's numbers end at 2**53; blank or -1 for a random one.
         strength: text, since a browser's number field turns what was left blank into 0.
+        reason: whether the prompt is rewritten, where the model has a reasoner; None leaves the page's switch as it is.
+        choices: what was decided on how the prompt is read, as `web_choices` has it.
     """
 
     prompt: str = ""
@@ -47,6 +52,8 @@ class Form:
     count: int = 1
     loras: Sequence[str] = field(default_factory=tuple)
     strength: str = ""
+    reason: bool | None = True
+    choices: str = ""
 
 
 def wish_from(form: Form, desk: Desk, source: Callable[[Wish], None] | None = None) -> Wish:
@@ -56,6 +63,7 @@ def wish_from(form: Form, desk: Desk, source: Callable[[Wish], None] | None = No
         Refusal: a field that cannot be read.
     """
     width, height = size_of(form, desk, source is not None)
+    choices = _choices(form, desk, source is not None)
     return Wish(
         prompt=form.prompt or "",
         negative_prompt=form.negative_prompt or "",
@@ -64,12 +72,40 @@ def wish_from(form: Form, desk: Desk, source: Callable[[Wish], None] | None = No
         height=height,
         num_inference_steps=form.steps,
         guidance_scale=form.guidance,
-        seed=_seed(form.seed),
+        seed=_seed(form.seed, choices),
         count=int(form.count or 1),
         source=source,
         strength=None if source is None else _strength(form.strength),
         loras=[_lora(text) for text in form.loras or ()],
+        reason="off" if form.reason is False else "default",
+        fixed=choices.fixed(form.prompt or ""),
     )
+
+
+def with_seed(form: Form, desk: Desk, has_image: bool = False) -> Form:
+    """The form with a seed: its own, the one whose choices the page shows, or a random one.
+
+    Raises:
+        Refusal: a field that cannot be read.
+    """
+    return replace(form, seed=str(resolve_seed(_seed(form.seed, _choices(form, desk, has_image)))))
+
+
+def _choices(form: Form, desk: Desk, has_image: bool) -> Choices:
+    """What was decided on how the prompt is read; nothing where it is drawn as it is written."""
+    is_rewritten = form.reason is not False and not has_image and has_reasoner(desk, form.model)
+    return read_choices(form.choices or "") if is_rewritten else Choices()
+
+
+def has_reasoner(desk: Desk, model: str | None) -> bool:
+    """Whether prompts for a model are rewritten unless one says no; False for one that is not on this machine yet.
+
+    Raises:
+        Refusal: a model that is not offered.
+    """
+    name = desk.library.find_model(model)
+    source = desk.library.source(name)
+    return (is_here(source) or Path(source).expanduser().exists()) and desk.reasoning.reasoner(name) is not None
 
 
 def size_of(form: Form, desk: Desk, has_image: bool = False) -> tuple[int | None, int | None]:
@@ -110,8 +146,9 @@ def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
         request = record["request"]
         model = _offered_model(record, desk, notes)
         aspect, base, size = _shape(int(request["width"]), int(request["height"]), desk, model)
+        reasoned = None if request.get("reasoner") is None else Reasoned.model_validate(request["reasoner"])
         form = Form(
-            prompt=str(request["prompt"]),
+            prompt=str(request["prompt"]) if reasoned is None else reasoned.original,
             negative_prompt=str(request["negative_prompt"]),
             model=model,
             aspect=aspect,
@@ -122,13 +159,33 @@ def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
             seed=str(int(request["seed"])),
             loras=_offered_loras(request["loras"], desk, notes),
             strength="" if request["strength"] is None else repr(float(request["strength"])),
+            reason=_was_reasoned(request) if has_reasoner(desk, model) else None,
+            choices="" if reasoned is None else Choices(prompt=reasoned.original, edits=reasoned.fixed).written(),
         )
         started = request["image"] is not None
     except (KeyError, TypeError, ValueError, OverflowError):
         raise Refusal("invalid", "the settings in this picture are damaged") from None
     if started:
         notes.append("It started from another image; add that again below.")
+    if reasoned is not None and not _is_drawn_as(form, desk, str(request["prompt"])):
+        notes.append("Its prompt would be rewritten in another way now, so the form holds the rewritten prompt.")
+        form = replace(form, prompt=str(request["prompt"]), reason=form.reason and False, choices="")
     return form, notes
+
+
+def _was_reasoned(request: dict[str, Any]) -> bool | None:
+    """Whether a reasoner saw the prompt of a picture; None where it would have been left alone in any case."""
+    if request["image"] is not None or not str(request["prompt"]).strip():
+        return None
+    return request.get("reasoner") is not None
+
+
+def _is_drawn_as(form: Form, desk: Desk, caption: str) -> bool:
+    """Whether this form's prompt becomes that caption here."""
+    try:
+        return desk.reason(wish_from(form, desk))[0].prompt == caption
+    except Refusal:
+        return False
 
 
 # ------------------------------------------------------------------------------------------- the grid
@@ -216,11 +273,11 @@ def _lora_names(text: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------- single fields
 
 
-def _seed(text: str) -> int | None:
+def _seed(text: str, choices: Choices | None = None) -> int | None:
     text = (text or "").strip()
-    if not text:
-        return None
-    if re.fullmatch(r"-1|\d{1,19}", text, re.ASCII) is None:
+    if text in ("", str(RANDOM_SEED)):
+        return None if choices is None else choices.seed
+    if re.fullmatch(r"\d{1,19}", text, re.ASCII) is None:
         raise Refusal(
             "invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or -1 for a random one", "seed"
         )

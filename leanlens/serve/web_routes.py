@@ -31,7 +31,7 @@ _READ = re.compile(
     r"|/gradio_api/(queue/data|upload_progress|heartbeat/\w{1,64}|file=.+)",
     re.ASCII,
 )
-_WRITTEN = re.compile(r"/gradio_api/(queue/join|run/predict|upload|component_server)", re.ASCII)
+_WRITTEN = re.compile(r"/gradio_api/(queue/join|run/predict|upload|component_server/?)", re.ASCII)
 _FILE = "/gradio_api/file="
 
 

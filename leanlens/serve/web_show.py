@@ -66,7 +66,7 @@ def show_kept(name: str, record: dict[str, Any], text: str) -> str:
     """A picture of the archive with a sentence above it; `record` is its own, and has been read before."""
     request = record["request"]
     sides = (int(request["width"]), int(request["height"]))
-    figure = _finished(name, asked_prompt(request), sides, int(request["seed"]))
+    figure = _finished(name, asked_prompt(request), str(request["prompt"]), sides, int(request["seed"]))
     return _wrapped(f'<p role="status">{escaped(text)}</p><div class="leanlens-pictures one">{figure}</div>')
 
 
@@ -137,7 +137,7 @@ def _figure(task: Task) -> str:
     request = task.request
     if task.picture is not None:
         sides = (request.width, request.height)
-        return _finished(task.picture.name, request.asked, sides, request.seed)
+        return _finished(task.picture.name, request.asked, request.prompt, sides, request.seed)
     snapshot = task.snapshot
     if task.refusal is not None:
         why = f'<p class="wrong">{escaped(_sentence(_ending(task)))}</p>'
@@ -164,10 +164,12 @@ def _look(task: Task) -> str:
     return f'<img alt="preview" style="{style}" src="data:image/png;base64,{look}">'
 
 
-def _finished(name: str, prompt: str, sides: tuple[int, int], seed: int) -> str:
+def _finished(name: str, said: str, drawn: str, sides: tuple[int, int], seed: int) -> str:
     save = f'<a href="pictures/{escaped(name)}" download="{escaped(name)}">Download</a>'
     caption = f"Seed {seed}, {sides[0]} × {sides[1]} · {save}"
-    return f"<figure>{_link(name, prompt, sides)}<figcaption>{caption}</figcaption></figure>"
+    words = f"<p>You wrote: {escaped(said)}</p><p>Drawn as: {escaped(drawn)}</p>"
+    more = f'<details class="drawn"><summary>Prompt</summary>{words}</details>' if drawn != said else ""
+    return f"<figure>{_link(name, said, sides)}<figcaption>{caption}{more}</figcaption></figure>"
 
 
 def _link(name: str, prompt: str, sides: tuple[int, int]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leanlens.serve.web_form import ASPECTS, OWN
+from leanlens.serve.web_reason import READING_STYLE
 
 THEME_KEY = "leanlens-theme"
 ON_LOAD = f"""() => {{
@@ -36,19 +37,53 @@ element.addEventListener("click", (event) => {
 """
 """Tells the server the `data-name` of a button that is pressed inside a piece of HTML, once a question is answered."""
 FORM_KEY = "leanlens-form"
-REMEMBER = f"""(...values) => {{
-  try {{ localStorage.setItem("{FORM_KEY}", JSON.stringify(values)); }} catch {{ /* it is full, or switched off */ }}
-}}"""
-"""Keeps the form's fields in the browser."""
+TELL = """(...values) => {
+  window.leanlensForm = values;
+  document.dispatchEvent(new CustomEvent("leanlens-form", {detail: values}));
+}"""
+"""Tells the page's other scripts what the form says."""
+REASON_KEY = "leanlens-reason"
 
 
-def restore(models: Sequence[str], place: int) -> str:
-    """The script that gives the fields back after a reload, unless their model, at `place`, is not offered any more."""
+def remember(reason: int) -> str:
+    """The script that keeps the form's fields in the browser, and tells the page's other scripts of them.
+
+    Args:
+        reason: the place of the switch for rewriting, which is kept by itself, too.
+    """
     return f"""(...values) => {{
   try {{
-    const kept = JSON.parse(localStorage.getItem("{FORM_KEY}"));
-    if (kept.length === values.length && {json.dumps(list(models))}.includes(kept[{place}])) return kept;
+    localStorage.setItem("{FORM_KEY}", JSON.stringify(values));
+    localStorage.setItem("{REASON_KEY}", values[{reason}] ? "on" : "off");
+  }} catch {{ /* it is full, or switched off */ }}
+  ({TELL})(...values);
+}}"""
+
+
+SOURCE_CHANGED = """(source) => {
+  const detail = Boolean(source && (source.background || source.id));
+  document.dispatchEvent(new CustomEvent("leanlens-source", {detail}));
+}"""
+"""Tells the page's other scripts whether there is a picture to start from."""
+PRESS = "(...values) => window.leanlensPress ? window.leanlensPress(values) : values"
+"""What is drawn is what is shown: the arguments of a drawing, the last of which are what was decided on its prompt."""
+
+
+def restore(models: Sequence[str], model: int, reason: int) -> str:
+    """The script that gives the fields back after a reload, unless their model is not offered any more.
+
+    Args:
+        models: those that are offered.
+        model, reason: the places of the model's name and of the switch for rewriting. Turned off, it stays off.
+    """
+    return f"""(...values) => {{
+  let kept = null, isOff = false;
+  try {{
+    kept = JSON.parse(localStorage.getItem("{FORM_KEY}"));
+    isOff = localStorage.getItem("{REASON_KEY}") === "off";
   }} catch {{ /* nothing was kept */ }}
+  if (kept?.length === values.length && {json.dumps(list(models))}.includes(kept[{model}])) values = kept;
+  if (isOff) values[{reason}] = false;
   return values;
 }}"""
 
@@ -103,7 +138,7 @@ _PICTURES = """
 .leanlens figcaption .said { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 .leanlens figcaption a { padding: 0; text-decoration: underline; text-underline-offset: 2px; color: inherit }
 .leanlens button { font: inherit; font-size: .8rem; cursor: pointer; border-radius: 6px; padding: .3rem .6rem }
-.leanlens button { background: none; color: inherit; border: 1px solid var(--border-color-primary) }
+.leanlens button { margin: 0; background: none; color: inherit; border: 1px solid var(--border-color-primary) }
 .leanlens button:hover { border-color: var(--color-accent) }
 .leanlens .does { display: flex; gap: .3rem; margin-top: .3rem }
 .leanlens .does button { padding: .3rem .45rem }
@@ -145,7 +180,7 @@ _ASPECT = """
 
 def style_sheet() -> str:
     """The page's own CSS, with a little rectangle for each aspect in place of a radio button's dot."""
-    return _PAGE + _PICTURES + _ASPECT + "\n".join(_shape(aspect) for aspect in ASPECTS) + "\n"
+    return _PAGE + _PICTURES + READING_STYLE + _ASPECT + "\n".join(_shape(aspect) for aspect in ASPECTS) + "\n"
 
 
 def theme() -> Any:

@@ -40,18 +40,21 @@ class Site:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory):
-    """A toy server with one LoRA, `ink`."""
+    """A server of two toy models, `toy` and one that states a caption style, `captioned`, with one LoRA, `ink`."""
     import torch
 
     from leanlens.pipeline.toy import toy_pipeline
     from leanlens.weights.lora import Lora, LowRank, write_lora
 
     folder = tmp_path_factory.mktemp("page")
-    layer = toy_pipeline().transformer.transformer_blocks[0].attn.img_qkv
+    pipeline = toy_pipeline()
+    pipeline.register_to_config(caption_style="scenes/common")
+    pipeline.save_pretrained(folder / "captioned")
+    layer = pipeline.transformer.transformer_blocks[0].attn.img_qkv
     pair = LowRank(torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2), 2.0)
     (folder / "loras").mkdir()
     write_lora(folder / "loras" / "ink.safetensors", Lora({"transformer_blocks.0.attn.img_qkv": pair}, {}))
-    running = Running(folder / "out", "--loras", str(folder / "loras"))
+    running = Running(folder / "out", "--loras", str(folder / "loras"), "--model", str(folder / "captioned"))
     try:
         yield running.wait(), folder / "out"
     finally:

@@ -14,6 +14,7 @@ def as_asked(asks):
             original=ask.prompt,
             prompt=f"{ask.prompt}, {ask.seed}, {ask.width}x{ask.height}, {' '.join(ask.triggers)}",
             facts=(Fact(key="background", kind="background", value=ask.fixed.get("background", "cream"), label="x"),),
+            fixed=dict(ask.fixed),
             source="echo 1",
         )
         for ask in asks

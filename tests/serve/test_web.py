@@ -462,7 +462,7 @@ USED = {
     ("GET", "/assets/{path:path}"), ("GET", "/static/{path:path}"), ("GET", "/gradio_api/queue/data"),
     ("GET", "/gradio_api/upload_progress"), ("GET", "/gradio_api/heartbeat/{session_hash}"),
     ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/run/{api_name}"), ("POST", "/gradio_api/upload"),
-    ("POST", "/gradio_api/component_server"),
+    ("POST", "/gradio_api/component_server"), ("POST", "/gradio_api/component_server/"),
 }  # fmt: skip
 
 

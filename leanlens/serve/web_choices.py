@@ -1,0 +1,54 @@
+"""What a person decided on how a prompt is read: a field of the page's form that the browser keeps, as JSON.
+
+Comes in: the field's text, or the record of a picture. Goes out: the facts that are to be so, for the reasoner.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leanlens.pipeline.request import MAX_SEED
+from leanlens.serve.refusal import Refusal
+
+_MOST = 60_000  # characters
+
+
+class Choices(BaseModel):
+    """Edited and locked facts, key -> value; "" takes a fact away.
+
+    Attributes:
+        prompt: that the edits were made for; they hold for no other.
+        edits: of that prompt.
+        locks: of every prompt.
+        seed: whose choices the page shows, where the form names no seed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = ""
+    edits: dict[str, str] = Field(default_factory=dict)
+    locks: dict[str, str] = Field(default_factory=dict)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+
+    def fixed(self, prompt: str) -> dict[str, str]:
+        """What is to be so in this prompt."""
+        same = self.prompt.split() == prompt.split()
+        return {**self.locks, **(self.edits if same else {})}
+
+    def written(self) -> str:
+        """As `read_choices` takes it; the seed is chosen anew."""
+        return self.model_dump_json(exclude={"seed"})
+
+
+def read_choices(text: str) -> Choices:
+    """The choices in a form; none for a blank text.
+
+    Raises:
+        Refusal: text of another form.
+    """
+    if not text.strip():
+        return Choices()
+    try:
+        if len(text) > _MOST:
+            raise ValueError
+        return Choices.model_validate_json(text)
+    except (ValidationError, ValueError):
+        raise Refusal("invalid", "the edited facts of this prompt are damaged; reload the page", "choices") from None

@@ -1,0 +1,165 @@
+"""What the page says of a prompt before it is drawn: the facts as chips, the caption, what is not known.
+
+Comes in: the form's fields, as a browser sends them. Goes out: plain values, which the page's script puts into text
+nodes. Nothing is kept, queued or counted.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from leanlens.pipeline.reasoned import Reasoned
+from leanlens.reason.choose import STYLES
+from leanlens.reason.facts import RELATION_WORDS
+from leanlens.reason.words import known_things
+from leanlens.reason.write import SIZES
+from leanlens.scenes.describe import STYLE_PHRASES
+from leanlens.scenes.icons import COLORS
+from leanlens.scenes.scene import PLAIN_COLORS
+from leanlens.serve.desk import Desk
+from leanlens.serve.refusal import Refusal
+from leanlens.serve.web_form import Form, has_reasoner, wish_from
+
+_HERE = Path(__file__).parent
+READING = (_HERE / "web_reading.js").read_text(encoding="utf-8")
+SUGGESTING = (_HERE / "web_suggest.js").read_text(encoding="utf-8")
+READING_STYLE = (_HERE / "web_reading.css").read_text(encoding="utf-8")
+"""The script of the chips, that of the suggestions, and the style sheet of both."""
+
+DECIDED = """() => document.querySelector("#reading .reading").dataset.choices"""
+"""What was decided on how the prompt is read, for the form."""
+PLACES = (
+    ("in the upper left", "at the top", "in the upper right"),
+    ("on the left", "in the centre", "on the right"),
+    ("in the lower left", "at the bottom", "in the lower right"),
+)
+SUGGESTED = 6
+_WORDS = 3  # that the name of a thing may have
+
+
+def suggestions() -> Any:
+    """The row of known things below the prompt."""
+    import gradio as gr
+
+    row = '<div class="leanlens"><div class="suggestions" role="toolbar" aria-label="Known things"></div></div>'
+    return gr.HTML(row, padding=False, elem_id="suggest", js_on_load=SUGGESTING, server_functions=[suggest])
+
+
+def reading(desk: Desk) -> tuple[Any, Any]:
+    """The switch and, below it, what is understood of the prompt.
+
+    Returns:
+        The switch, and the hidden field of what was decided: the last two fields of `Form`.
+    """
+    import gradio as gr
+
+    def read(asked: Any) -> dict[str, Any]:
+        return read_prompt(asked, desk)
+
+    switch = gr.Checkbox(True, label="Rewrite my prompt", container=False, elem_id="reason")
+    panel = gr.HTML(
+        '<div class="leanlens reading" data-state="empty"></div>', padding=False, elem_id="reading",
+        js_on_load=READING, server_functions=[read, suggest], fields=list(Form().__dict__), options=known_values(),
+        models=[name for name in desk.library.models() if has_reasoner(desk, name)],
+        isOff=desk.settings.reason == "off",
+    )  # fmt: skip
+    choices = gr.Textbox(visible="hidden", elem_id="choices")
+    panel.change(None, None, choices, js=DECIDED, queue=False)
+    return switch, choices
+
+
+class Asked(BaseModel):
+    """The fields of `Form` that a reading depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    model: str | None
+    aspect: str
+    base: float | None
+    size: str
+    seed: str
+    loras: list[str]
+    choices: str
+
+
+def read_prompt(asked: Any, desk: Desk) -> dict[str, Any]:
+    """What is understood of a prompt, for the page's script.
+
+    Returns:
+        state "read", "alone", "absent" or "refused"; a sentence where there is something to say; of a prompt that is
+        read its facts, the words that are not known, the language, the caption and the seed.
+
+    Raises:
+        ValueError: fields that the page does not send.
+    """
+    fields = Asked.model_validate(asked).model_dump()
+    form = Form(**fields | {"base": fields["base"] and round(fields["base"])})
+    try:
+        if not has_reasoner(desk, form.model):
+            return {"state": "absent"}
+        request, model = desk.reason(wish_from(form, desk))
+    except Refusal as refusal:
+        return {"state": "refused", "sentence": sentence(refusal.message)}
+    if request.reasoner is None:
+        return {"state": "alone", "sentence": "Your prompt is drawn as you wrote it."}
+    return shown(request.reasoner, model, request.seed)
+
+
+def shown(reasoned: Reasoned, model: str, seed: int) -> dict[str, Any]:
+    """A record in plain values."""
+    unknown = [
+        {"word": one.word, "nearest": one.nearest, "sentence": f"{one.sentence(model)}."}
+        for one in reasoned.not_understood
+    ]
+    if reasoned.left_alone:
+        said = sentence(f"Your prompt is drawn as you wrote it: {reasoned.left_alone}")
+        return {"state": "alone", "sentence": said, "unknown": unknown}
+    return {
+        "state": "read",
+        "facts": [fact.model_dump() for fact in reasoned.facts],
+        "unknown": unknown,
+        "language": reasoned.language,
+        "caption": reasoned.prompt,
+        "seed": str(seed),
+    }
+
+
+def suggest(text: Any) -> dict[str, Any]:
+    """Known things that begin as the end of `text` does: how much of it they replace, and their names."""
+    words = str(text)[-80:].split(" ")
+    for count in range(min(_WORDS, len(words)), 0, -1):
+        typed = " ".join(words[-count:])
+        if typed.strip() == typed and len(typed) > 1:
+            found = [name for name in _complete(typed, SUGGESTED + 1) if name != typed.lower()][:SUGGESTED]
+            if found:
+                return {"typed": typed, "names": found}
+    return {"typed": "", "names": []}
+
+
+def _complete(start: str, limit: int) -> list[str]:
+    return [name for name in sorted(known_things()) if name.startswith(start.lower())][:limit]
+
+
+def known_values() -> dict[str, list[list[str]]]:
+    """Kind of a fact -> the values that an editor offers, each with its colour as CSS has it, or nothing."""
+    named = {
+        "number": [str(number) for number in range(1, 7)],
+        "size": list(SIZES),
+        "place": [place for row in PLACES for place in row],
+        "relation": list(RELATION_WORDS),
+        "style": [STYLE_PHRASES[name] for name in STYLES],
+    }
+    plain = {kind: [[name, ""] for name in names] for kind, names in named.items()}
+    return {**plain, "color": _swatches(COLORS), "background": _swatches(PLAIN_COLORS)}
+
+
+def _swatches(colors: dict[str, tuple[int, int, int]]) -> list[list[str]]:
+    return [[name, "rgb({} {} {})".format(*rgb)] for name, rgb in colors.items()]
+
+
+def sentence(text: str) -> str:
+    """Text as a sentence: a capital at its beginning and a full stop at its end."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
