@@ -15,6 +15,8 @@ from leanlens.pipeline.reasoned import Ask, Reasoned
 from leanlens.pipeline.request import ImageRequest
 
 WORDS = ("default", "off")
+CAPTION_STYLES = ("scenes/common", "scenes/everyday")
+"""What a folder may state: captions of `scenes/describe.py`, of the things of a library."""
 
 
 class Reasoner(Protocol):
@@ -50,11 +52,11 @@ def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
     style = read_json(index).get("caption_style")
     if style is None:
         return None
-    if style != "scenes/common":
-        raise ValueError(f"{index}: caption_style {style!r} is not known; known is scenes/common")
+    if style not in CAPTION_STYLES:
+        raise ValueError(f"{index}: caption_style {style!r} is not known; known are {', '.join(CAPTION_STYLES)}")
     from leanlens.reason.scenes import SceneReasoner
 
-    return SceneReasoner()
+    return SceneReasoner(style.removeprefix("scenes/"))
 
 
 def reasoner_of_model(model: str, word: str = "default") -> Reasoner | None:

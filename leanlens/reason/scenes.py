@@ -13,7 +13,7 @@ from leanlens.reason.meaning import Meaning
 from leanlens.reason.nearest import nearest
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
-from leanlens.reason.words import QUOTED, tag, words_of
+from leanlens.reason.words import QUOTED, known_things, tag, words_of
 from leanlens.reason.write import write
 
 SOURCE = "scenes 1"
@@ -27,9 +27,16 @@ _REQUEST = re.compile(
 
 
 class SceneReasoner:
-    """Reads free text in common phrasings and writes the caption that the model learnt."""
+    """Reads free text in common phrasings and writes the caption that the model learnt.
+
+    Args:
+        library: the things that the model was trained on, "common" or "everyday".
+    """
 
     source = SOURCE
+
+    def __init__(self, library: str = "common") -> None:
+        self.library = library
 
     def __call__(self, asks: Sequence[Ask]) -> list[Reasoned]:
         """One record for each, in order."""
@@ -50,8 +57,9 @@ class SceneReasoner:
         meaning = parse(tags, words)
         if language != "en":
             keep_english(meaning)
+        keep_known(meaning, known_things(self.library))
         fixed = fix(meaning, ask.fixed)
-        unknown = tuple(unknown_words(meaning))
+        unknown = tuple(unknown_words(meaning, known_things(self.library)))
         known = sum(noun.known for noun in meaning.things)
         if not meaning.unsure and sum(not tag.readings for tag in tags) > MOST_UNREAD + 2 * known:
             meaning.unsure = "most of its words are not understood"
@@ -89,7 +97,14 @@ def keep_english(meaning: Meaning) -> None:
         meaning.change(index, adjectives=(), part="")
 
 
-def unknown_words(meaning: Meaning) -> Iterator[Unknown]:
+def keep_known(meaning: Meaning, things: Sequence[str]) -> None:
+    """What the library of the model does not have is not known, and asked for all the same."""
+    for index, noun in enumerate(meaning.things):
+        if noun.known and noun.name in known_things() and noun.name not in things:
+            meaning.change(index, known=False)
+
+
+def unknown_words(meaning: Meaning, things: Sequence[str]) -> Iterator[Unknown]:
     """Things, looks and styles that the model does not know, and words that were left out."""
     said = [noun.name for noun in meaning.things if not noun.known]
     said += [word for noun in meaning.things for word in noun.adjectives]
@@ -98,4 +113,6 @@ def unknown_words(meaning: Meaning) -> Iterator[Unknown]:
     said += [word.lower() for word in meaning.unread if len(word) > 2]
     for word in list(dict.fromkeys(said))[:MOST_UNKNOWN]:
         near = nearest(word)
+        if near is not None and near.concept not in things:
+            near = None
         yield Unknown(word=word, nearest=near.concept if near else None, nearness=near.nearness if near else 0.0)

@@ -140,9 +140,9 @@ def split(phrase: str, elided: bool = False) -> list[str]:
 
 
 @cache
-def known_things() -> tuple[str, ...]:
-    """Names of all that the model can be asked for, signs and shapes among them."""
-    concepts = tomllib.loads(PARTS["common"].read_text(encoding="utf-8"))["concepts"]
+def known_things(library: str = "common") -> tuple[str, ...]:
+    """Names of all that a model trained on a library can be asked for, signs and shapes among them."""
+    concepts = tomllib.loads(PARTS[library].read_text(encoding="utf-8"))["concepts"]
     return (*concepts, *CONTAINERS, *SUPPORTS, *SIGNS)
 
 

@@ -22,6 +22,7 @@ from leanlens.config import checked
 from leanlens.files import read_json, sync, whole_file, whole_folder
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
+from leanlens.scenes.icons import PARTS
 from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
 from leanlens.train.config import WIDEST, TrainRecipe
 from leanlens.train.denoiser import build_denoiser
@@ -81,10 +82,28 @@ def write_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, output
             others = shutil.ignore_patterns("transformer", ".*")
             shutil.copytree(source, temporary, ignore=others, copy_function=_link_or_copy, dirs_exist_ok=True)
             denoiser.save_pretrained(temporary / "transformer")
-        config = temporary / "vae" / "config.json"
-        values = {**read_json(config), "sample_size": side}
-        with whole_file(config) as fresh:  # a new file: the old one may be the parts' own
-            fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        _change_json(temporary / "vae" / "config.json", sample_size=side)
+        _change_json(temporary / "model_index.json", caption_style=caption_style(recipe))
+
+
+def caption_style(recipe: TrainRecipe) -> str | None:
+    """The captions that a run learnt from, by the name that its folder states, so that prompts are rewritten into them.
+
+    Only those of scenes have one; whoever trains on captions of their own is asked as they caption.
+    """
+    scenes = recipe.data.scenes
+    return f"scenes/{scenes.sources}" if scenes is not None and scenes.sources in PARTS else None
+
+
+def _change_json(path: Path, **changes: Any) -> None:
+    """Change values of a file of JSON, or with None take them out. A new file: the old one may be the parts' own."""
+    before = read_json(path)
+    values = {**before, **changes}
+    values = {name: value for name, value in values.items() if name not in changes or value is not None}
+    if values == before:
+        return
+    with whole_file(path) as fresh:
+        fresh.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def replace_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, output: Path) -> None:

@@ -189,3 +189,11 @@ def test_odd_prompts_do_no_harm(prompt):
     answer = reason(prompt)
     assert answer.prompt == prompt or answer.facts
     assert time.perf_counter() - began < 1
+
+
+def test_a_model_of_fewer_things_says_so():
+    ask = Ask("an accordion and a cat", 0, 256, 256)
+    known, fewer = (SceneReasoner(library)([ask])[0] for library in ("common", "everyday"))
+    assert known.prompt == fewer.prompt
+    assert not known.not_understood
+    assert [unknown.word for unknown in fewer.not_understood] == ["accordion"]

@@ -7,7 +7,9 @@ import torch
 
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.toy import toy_pipeline
-from leanlens.train.export import export_run, run_weights
+from leanlens.reason import reasoner_for
+from leanlens.train.config import Scenes
+from leanlens.train.export import export_run, run_recipe, run_weights, write_pipeline
 from leanlens.train.loop import train
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
@@ -40,6 +42,26 @@ def test_the_parts_go_over_byte_for_byte_and_stay_as_they_were(run):
         assert (run / "export" / name).read_bytes() == (parts / name).read_bytes()
     sizes = [json.loads((folder / "vae/config.json").read_text())["sample_size"] for folder in (parts, run / "export")]
     assert sizes == [128, 64]
+
+
+def test_the_folder_states_the_captions_that_it_learnt_from(run, tmp_path):
+    recipe = run_recipe(run)
+    style = {}
+    for sources in ("common", "sample", None):
+        scenes = None if sources is None else Scenes(num=8, sources=sources)
+        one = recipe.model_copy(update={"data": recipe.data.model_copy(update={"scenes": scenes})})
+        write_pipeline(one, LensPipeline.from_pretrained(run / "export").transformer, tmp_path / str(sources))
+        style[sources] = json.loads((tmp_path / str(sources) / "model_index.json").read_text()).get("caption_style")
+    assert style == {"common": "scenes/common", "sample": None, None: None}
+    reasoner = reasoner_for(tmp_path / "common")
+    assert reasoner is not None
+    opened = LensPipeline.from_pretrained(tmp_path / "common")
+    opened.save_pretrained(tmp_path / "again")
+    assert reasoner_for(tmp_path / "again") is not None
+    # A model that goes on from there with captions of its own no longer has them.
+    onward = recipe.model_copy(update={"model": recipe.model.model_copy(update={"parts": str(tmp_path / "common")})})
+    write_pipeline(onward, opened.transformer, tmp_path / "onward")
+    assert reasoner_for(tmp_path / "onward") is None
 
 
 def test_widths_that_were_not_tracked_are_rebuilt(run, tmp_path):
