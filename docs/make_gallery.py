@@ -30,8 +30,8 @@ HEAD = """\
 
 The embedded model's answers to prompts that people wrote in their own words, each [rewritten](reason.md) by the
 default, with {steps} steps and guidance {guidance:g}. Picture number i has seed i; nothing is chosen, nothing is drawn
-again, and what it got wrong is here too. [What it knows](nano.md) is {concepts} things in five drawing styles; a prompt that names others shows what it makes of
-them.
+again, and what it got wrong is here too. [What it knows](nano.md) is {concepts} things in five drawing styles; a prompt
+that names others shows what it makes of them.
 
 ```sh
 python docs/make_gallery.py                        # this page
