@@ -6,6 +6,7 @@ read by the same grammar as prompts, in English.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import compress
 
 from leanlens.pipeline.reasoned import Fact
 from leanlens.reason.choose import SIDE_CELLS, STYLES, Plan
@@ -23,8 +24,8 @@ MOST = 12  # of one thing
 def list_facts(meaning: Meaning, plan: Plan) -> tuple[Fact, ...]:
     """Everything that the caption says: of each thing, then relations, background, style, texts."""
     found: list[Fact] = []
-    for number, placed in enumerate(plan.things, 1):
-        noun = placed.noun
+    for index, placed in enumerate(plan.things):
+        number, noun = meaning.key("thing", index), placed.noun
         found.append(Fact(key=f"thing {number}", kind="thing", value=_named(noun), label=noun_words(placed)))
         said = noun.number is not None
         found.append(
@@ -54,8 +55,9 @@ def list_facts(meaning: Meaning, plan: Plan) -> tuple[Fact, ...]:
     style = meaning.other_style or STYLE_PHRASES[plan.style]
     stated = bool(meaning.style or meaning.other_style)
     found.append(Fact(key="style", kind="style", value=style, label=style, stated=stated))
-    for number, text in enumerate(meaning.texts, 1):
-        found.append(Fact(key=f"text {number}", kind="text", value=text.string, label=f'"{text.string}"'))
+    for index, text in enumerate(meaning.texts):
+        key = f"text {meaning.key('text', index)}"
+        found.append(Fact(key=key, kind="text", value=text.string, label=f'"{text.string}"'))
     return tuple(found)
 
 
@@ -65,9 +67,10 @@ def _named(noun: Noun) -> str:
 
 def _relations(meaning: Meaning, plan: Plan) -> list[Fact]:
     found = []
-    for number, (a, word, b) in enumerate(meaning.relations, 1):
+    for index, (a, word, b) in enumerate(meaning.relations):
         label = f"{_short(plan, a)} {word} {_short(plan, b)}"
-        found.append(Fact(key=f"relation {number}", kind="relation", value=word, label=label))
+        key = f"relation {meaning.key('relation', index)}"
+        found.append(Fact(key=key, kind="relation", value=word, label=label))
     return found
 
 
@@ -96,7 +99,8 @@ def background_phrase(background: Backdrop) -> str:
 def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
     """Put decided facts into a meaning; those that had an effect are returned.
 
-    A key of a thing, a relation or a text that the prompt does not have has none.
+    A key of a thing, a relation or a text that the prompt does not have has none. What is left when some are taken away
+    keeps its keys, so that facts that are decided later mean the same.
 
     Raises:
         ValueError: a key that is none, or a value that is not accepted for it.
@@ -114,7 +118,9 @@ def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
             )
         if _FIXES[kind](meaning, int(number or 1) - 1, value.strip()):
             applied[key] = value
-    meaning.texts = [text for text in meaning.texts if text.string]
+    lists = {"thing": meaning.things, "relation": meaning.relations, "text": meaning.texts}
+    meaning.keys = {kind: list(range(1, len(found) + 1)) for kind, found in lists.items()}
+    _keep_texts(meaning, [bool(text.string) for text in meaning.texts])
     for index in sorted((at for at, noun in enumerate(meaning.things) if not noun.name), reverse=True):
         _drop(meaning, index)
     if not meaning.things:
@@ -251,10 +257,16 @@ def _drop(meaning: Meaning, index: int) -> None:
     def moved(at: int) -> int:
         return at - (at > index)
 
-    del meaning.things[index]
+    del meaning.things[index], meaning.keys["thing"][index]
+    stays = [index not in (a, b) for a, _, b in meaning.relations]
     meaning.relations = [
-        (moved(a), word, moved(b)) for a, word, b in meaning.relations if index not in (a, b)
-    ]  # fmt: skip
-    meaning.texts = [
-        Written(text.string, None if text.on is None else moved(text.on)) for text in meaning.texts if text.on != index
+        (moved(a), word, moved(b)) for (a, word, b), kept in zip(meaning.relations, stays, strict=True) if kept
     ]
+    meaning.keys["relation"] = list(compress(meaning.keys["relation"], stays))
+    _keep_texts(meaning, [text.on != index for text in meaning.texts])
+    meaning.texts = [Written(text.string, None if text.on is None else moved(text.on)) for text in meaning.texts]
+
+
+def _keep_texts(meaning: Meaning, stays: list[bool]) -> None:
+    meaning.texts = list(compress(meaning.texts, stays))
+    meaning.keys["text"] = list(compress(meaning.keys["text"], stays))

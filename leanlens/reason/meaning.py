@@ -64,6 +64,7 @@ class Meaning:
         other_style: a style that is asked for and not known.
         unread: words that were left out.
         unsure: why this reading is not to be trusted; empty where it is.
+        keys: "thing", "relation" or "text" -> the numbers that those which are left had before some were taken away.
     """
 
     things: list[Noun] = field(default_factory=list)
@@ -77,6 +78,11 @@ class Meaning:
     unread: list[str] = field(default_factory=list)
     triggers: list[str] = field(default_factory=list)
     unsure: str = ""
+    keys: dict[str, list[int]] = field(default_factory=dict)
+
+    def key(self, kind: str, index: int) -> int:
+        """The number of a thing, a relation or a text in the keys of its facts."""
+        return self.keys[kind][index] if kind in self.keys else index + 1
 
     def change(self, index: int, **values: Any) -> None:
         """Say more of a thing."""

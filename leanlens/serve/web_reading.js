@@ -187,7 +187,7 @@ function said(state) {
   };
   const alarm = state === "refused" ? {role: "alert", class: "wrong"} : {class: "note"};
   const parts = [make("p", alarm, words[state] || answer.sentence)];
-  if (state === "refused" && Object.keys(edits()).length) parts.push(undo());
+  if (answer && Object.keys(edits()).length) parts.push(undo());
   return make("div", {}, ...parts, ...(answer?.unknown || []).map(unknown));
 }
 

@@ -142,8 +142,24 @@ def test_a_fact_can_be_taken_away():
     answer = reason("a cat and a green dog", fixed={"thing 1": "", "color 2": ""})
     assert "cat" not in answer.prompt
     assert "green" not in answer.prompt
-    assert facts(answer)["thing 1"] == "dog"
+    assert facts(answer)["thing 2"] == "dog"
     assert reason("a cat", fixed={"thing 1": ""}).left_alone == "nothing is left of it"
+
+
+def test_what_is_left_when_a_fact_is_taken_away_keeps_its_keys():
+    prompt = 'a cat left of a blue sign that says "OPEN" above a red car right of a sign that says "SHUT"'
+    before = facts(reason(prompt))
+    gone = {key: "" for key, value in before.items() if value in ("cat", "OPEN")}
+    left = facts(reason(prompt, fixed=gone))
+    kept = {
+        key: value for key, value in before.items() if key.partition(" ")[0] in ("thing", "color", "text", "relation")
+    }
+    assert {key: value for key, value in left.items() if key in kept} == {
+        key: value for key, value in kept.items() if key in left
+    }
+    assert set(kept) - set(left) == {*gone, *(key for key in kept if key == "relation 1")}
+    edited = facts(reason(prompt, fixed={**gone, "color 2": "green", "color 3": "yellow"}))
+    assert (edited["color 2"], edited["color 3"]) == ("green", "yellow")
 
 
 def test_what_is_decided_for_a_thing_that_is_not_there_has_no_effect():
