@@ -118,8 +118,8 @@ def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
             )
         if _FIXES[kind](meaning, int(number or 1) - 1, value.strip()):
             applied[key] = value
-    lists = {"thing": meaning.things, "relation": meaning.relations, "text": meaning.texts}
-    meaning.keys = {kind: list(range(1, len(found) + 1)) for kind, found in lists.items()}
+    counts = {"thing": len(meaning.things), "relation": len(meaning.relations), "text": len(meaning.texts)}
+    meaning.keys = {kind: list(range(1, count + 1)) for kind, count in counts.items()}
     _keep_texts(meaning, [bool(text.string) for text in meaning.texts])
     for index in sorted((at for at, noun in enumerate(meaning.things) if not noun.name), reverse=True):
         _drop(meaning, index)
