@@ -130,16 +130,22 @@ def fetch_packages(folder: Path, say: Callable[[str], None] = logger.info) -> di
     Raises:
         ValueError: npm is missing or fails, or a tarball is not the pinned one.
     """
+    return {key: fetch_package(folder, package, say) for key, package in PACKAGES.items()}
+
+
+def fetch_package(folder: Path, package: Package, say: Callable[[str], None] = logger.info) -> Path:
+    """The verified tarball of one package in `folder`, fetched with `npm pack` where it is missing.
+
+    Raises:
+        ValueError: npm is missing or fails, or the tarball is not the pinned one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tarballs = {}
-    for key, package in PACKAGES.items():
-        path = folder / _tarball_name(package)
-        if not path.exists():
-            say(f"fetching {package.name} {package.version}")
-            _pack(package, path)
-        verify_package(path, package)
-        tarballs[key] = path
-    return tarballs
+    path = folder / tarball_name(package)
+    if not path.exists():
+        say(f"fetching {package.name} {package.version}")
+        _pack(package, path)
+    verify_package(path, package)
+    return path
 
 
 def verify_package(path: Path, package: Package) -> None:
@@ -153,7 +159,8 @@ def verify_package(path: Path, package: Package) -> None:
         )
 
 
-def _tarball_name(package: Package) -> str:
+def tarball_name(package: Package) -> str:
+    """The name of the file that `npm pack` makes."""
     return f"{package.name.removeprefix('@').replace('/', '-')}-{package.version}.tgz"
 
 
@@ -177,7 +184,7 @@ def read_packages(tarballs: dict[str, Path]) -> tuple[list[Concept], list[Drawin
     names = {style.name for style in STYLES if style.package == "iconify"}
     sets = {
         Path(path).stem: parse_json(content, path)
-        for path, content in _members(tarballs["iconify"], {f"package/json/{name}.json" for name in names})
+        for path, content in read_members(tarballs["iconify"], {f"package/json/{name}.json" for name in names})
     }
     reference = sets[REFERENCE]
     keywords = _read_keywords(tarballs["annotations"], reference["chars"])
@@ -243,7 +250,7 @@ def _read_pictures(style: Style, tarball: Path, concepts: list[Concept], chars: 
     points = {code.replace("-fe0f", ""): by_icon[icon] for code, icon in chars.items() if icon in by_icon}
     package = PACKAGES[style.package]
     drawings = Drawings(style, f"{package.name} {package.version}")
-    for path, content in _members(tarball, None):
+    for path, content in read_members(tarball, None):
         name = points.get(Path(path).stem.replace("-fe0f", ""))
         if name is not None and path.endswith(".webp"):
             drawings.found[name] = content
@@ -251,15 +258,19 @@ def _read_pictures(style: Style, tarball: Path, concepts: list[Concept], chars: 
 
 
 def _read_keywords(tarball: Path, chars: dict[str, str]) -> dict[str, list[str]]:
-    (_, content), = _members(tarball, {"package/annotations/en/annotations.json"})  # fmt: skip
+    (_, content), = read_members(tarball, {"package/annotations/en/annotations.json"})  # fmt: skip
     table = parse_json(content, "annotations.json")["annotations"]["annotations"]
     plain = {text.replace("\ufe0f", ""): entry.get("default", []) for text, entry in table.items()}
     texts = {icon: "".join(chr(int(point, 16)) for point in code.split("-")) for code, icon in chars.items()}
     return {icon: plain.get(text.replace("\ufe0f", ""), []) for icon, text in texts.items()}
 
 
-def _members(tarball: Path, wanted: set[str] | None) -> list[tuple[str, bytes]]:
-    """(path, content) of the wanted regular files of a tarball, read in one pass; of all with None."""
+def read_members(tarball: Path, wanted: set[str] | None) -> list[tuple[str, bytes]]:
+    """(path, content) of the wanted regular files of a tarball, read in one pass; of all with None.
+
+    Raises:
+        ValueError: one of the wanted files is missing.
+    """
     found = []
     with tarfile.open(tarball, "r|gz") as archive:
         for member in archive:
