@@ -31,12 +31,14 @@ class BackgroundReader(PhraseReader):
         if kind == "gradient" or (phrase.head in ("pattern", "background") and self._from_to(phrase)):
             colors += [name for name in self._from_to_colors() if name not in colors]
             kind = kind or "gradient"
-        if not colors and (phrase.head == "pattern" or not kind):
-            colors, after, turned = self._colors_after(kind)
+        if not colors:
+            colors, after, turned = self._colors_after(kind if phrase.head == "pattern" else "")
             kind = kind or after
             phrase.turned = turned if phrase.turned is None else phrase.turned
         if not colors and not kind:
             return phrase.head == "background"
+        if kind and len(colors) == 1 and self._second_color_follows():
+            colors += [name for name in self._from_to_colors() if name not in colors]
         known = self.meaning.background
         if kind and known is not None and known.kind == "plain" and len(colors) == 1 and known.colors != (colors[0],):
             colors = [*(name for name in known.colors if name), colors[0]]  # "a blue background with white dots"
@@ -61,6 +63,8 @@ class BackgroundReader(PhraseReader):
         while at < len(self.tags) and len(found) < SHADES:
             tag = self.tags[at]
             if tag.has("plain color"):
+                if self._is_named(at + 1) and not self.tags[at + 1].has("plain color"):
+                    break  # "stripes in white and a red car", unlike "in white and peach"
                 found.append(tag.readings["plain color"])
                 self.at = at + 1
             elif not tag.has("background from", "background to", "of", "and", "article", "filler", "relation", "side"):
@@ -88,6 +92,8 @@ class BackgroundReader(PhraseReader):
         if (phrase.head in ("", "pattern") or squares) and (phrase.colors or phrase.pattern or phrase.head):
             kind = phrase.name if phrase.head == "pattern" else phrase.pattern or ""
             colors = phrase.colors_as("plain color")
+            if not colors and kind and (tag := self.tag()) is not None and tag.has("of", "background from"):
+                colors = self._from_to_colors()  # "checkerboard of white and teal"
             if (tag := self.tag()) is not None and tag.has("background to"):  # "purple to pink"
                 colors, kind = colors + self._from_to_colors(), "gradient"
             return colors, kind, phrase.turned
@@ -111,12 +117,51 @@ class BackgroundReader(PhraseReader):
         start = self.at
         while (tag := self.tag()) is not None and tag.has("of", "filler", "background in") and not tag.has(*COLORS):
             self.at += 1
-        found = []
-        while self.at > start and (tag := self.tag()) is not None and tag.has(kind, "color"):
+        found: list[str] = []
+        if self.at == start and not self._color_closes(kind):
+            return found
+        while (tag := self.tag()) is not None and tag.has(kind, "color"):
             found.append(tag.get(kind) or tag.text.lower())
             self.at += 1
         self.at = self.at if found else start
         return found
+
+    def _color_closes(self, kind: str) -> bool:
+        """ "the sky pink", where no thing follows that the colour may be of."""
+        at = self.at
+        while at < len(self.tags) and self.tags[at].has(kind, "color"):
+            at += 1
+        return at > self.at and (at == len(self.tags) or self._closes(at))
+
+    def _closes(self, at: int) -> bool:
+        """Whether no noun is at a tag."""
+        return bool(self.tags[at].readings) and not self.tags[at].has("thing", "name", "article", "number")
+
+    def _second_color_follows(self) -> bool:
+        """ "stripes in pale yellow and teal", where the second colour is of no thing."""
+        at = self.at
+        if not (at + 1 < len(self.tags) and self.tags[at].has("and", "background to")):
+            return False
+        while at + 1 < len(self.tags) and self.tags[at + 1].has("plain color"):
+            at += 1
+        return at > self.at and not (at + 1 < len(self.tags) and self._is_named(at + 1))
+
+    def _is_fade(self, phrase: Phrase) -> bool:
+        """ "peach to light blue gradient", "dark purple to pale yellow background": read up to the "to"."""
+        tag = self.tag()
+        if not phrase.colors or tag is None or not tag.has("background to"):
+            return False
+        at = self.at + 1
+        while at < len(self.tags) and self.tags[at].has("plain color") and not self.tags[at].has("pattern"):
+            at += 1
+        return self.at + 1 < at < len(self.tags) and self.tags[at].has("pattern", "background noun")
+
+    def _fade(self, phrase: Phrase) -> None:
+        self.meaning.background = Backdrop(
+            "gradient", tuple([*phrase.colors_as("plain color"), *self._from_to_colors()][:SHADES]), phrase.turned
+        )
+        while (tag := self.tag()) is not None and tag.has("pattern", "background noun", "adverb"):
+            self.at += 1  # "gradient behind"
 
     def _has_background_colors(self, phrase: Phrase) -> bool:
         return all(tag.has("plain color", "color") for tag in phrase.colors)

@@ -57,7 +57,8 @@ class LetterReader(BackgroundReader):
             self.says, self.at = at, at + len(capitals)
             self._write(" ".join(capitals))
             return True
-        letters = self._letters(at) if self._is_sign(self.subject) or tag.has("of") else []
+        told = any(text.on == self.subject for text in self.meaning.texts)  # '"OPEN" written on it'
+        letters = self._letters(at) if (self._is_sign(self.subject) and not told) or tag.has("of") else []
         if letters:
             self.says, self.at = at, at + len(letters)
             self._write(" ".join(letters))

@@ -62,7 +62,8 @@ class _Reader(LetterReader):
     def _actions(self) -> list[tuple[str, Callable[[Tag], bool]]]:
         return [
             ("break", self._break), ("quote", self._quote), ("says", self._says), ("trigger", self._trigger),
-            ("sorry", self._correct), ("wish", self._wish), ("row", self._row), ("style", self._style),
+            ("opening", self._pass_over), ("taken back", self._take_back_said), ("sorry", self._correct),
+            ("wish", self._wish), ("row", self._row), ("style", self._style),
             ("other style", self._other_style), ("background night", self._night), ("relation", self._relate),
             ("adverb", self._adverb), ("side", self._place), ("background on", self._ground_on),
             ("not", self._negate), ("purpose", self._skip_clause), ("wants", self._wants), ("article", self._pronoun),
@@ -125,7 +126,7 @@ class _Reader(LetterReader):
     def _pronoun(self, tag: Tag) -> bool:
         word = tag.readings["article"]
         if word == "each":
-            self.each, self.at = True, self.at + 1
+            self.each, self.at = len(self.meaning.things) > self.since, self.at + 1  # not "both a cat and a dog"
             return True
         if word == "it":
             self.at += 1
@@ -142,6 +143,13 @@ class _Reader(LetterReader):
             self.asked = False
         elif tag.has("not"):
             return False
+        self.at += 1
+        self.replaces = True
+        return True
+
+    def _take_back_said(self, tag: Tag) -> bool:
+        """ "a pink apple, sorry, I mean a white apple"."""
+        self._take_back()
         self.at += 1
         self.replaces = True
         return True
@@ -184,10 +192,17 @@ class _Reader(LetterReader):
         if tag.has("relation", "of") and self.starts_phrase(self.at + 1):
             return False
         self.at += 1
+        if self._is_style(self.at):  # "as a flat illustration"
+            return True
         while (later := self.tag()) is not None and not later.has("break"):
             self._leave_out(later)
             self.at += 1
         return True
+
+    def _is_style(self, at: int) -> bool:
+        while at < len(self.tags) and self.tags[at].has("article", "filler") and not self.tags[at].has("style"):
+            at += 1
+        return at < len(self.tags) and self.tags[at].has("style", "other style")
 
     def _negate(self, tag: Tag) -> bool:
         self.at += 1
@@ -216,7 +231,9 @@ class _Reader(LetterReader):
         phrase = self._read_phrase()
         if phrase.is_empty:
             return
-        if phrase.head in ("background", "ground", "sky", "pattern"):
+        if not phrase.head and self._is_fade(phrase):
+            self._fade(phrase)
+        elif phrase.head in ("background", "ground", "sky", "pattern"):
             self._set_background(phrase)
             self.relation = None
         elif phrase.head:
@@ -280,7 +297,7 @@ class _Reader(LetterReader):
         if number is None and phrase.article == "one":
             number = 1
         if (
-            phrase.name.startswith("pair of ") and (number == 2 or phrase.several) and not phrase.plural
+            phrase.name.startswith("pair of ") and (number == 2 or phrase.several or phrase.some) and not phrase.plural
         ):  # "two socks", "a pair of socks"
             number, plural = phrase.pairs or 1, False
         elif phrase.pairs:
@@ -431,12 +448,17 @@ class _Reader(LetterReader):
             self.fronted = (word, self.subject)  # "and behind it a tree"
             return True
         host, subject = self.host, self.subject
+        if word == "behind" and self.tags[self.at - 2].has("pattern"):  # "stripes in the background"
+            return True
         if word == "on" and any(text.on == subject for text in self.meaning.texts):  # "a label with TEA on it"
             return True
         if subject is None or host is None or host == subject:
             host = subject - 1 if subject else None
         if subject is None or host is None:
             return True
+        holds = self.meaning.things[host].name in CONTAINERS
+        if word == "inside" and not holds and any(before.has("canvas") for before in self.tags[: self.at]):
+            return True  # "a picture with a cat in it"
         if word == "each side":
             self._put_on_each_side(subject, host)
         else:
@@ -475,6 +497,11 @@ class _Reader(LetterReader):
 
     def _row(self, tag: Tag) -> bool:
         self.at += 1
+        shape = self.words.longest([tag.text.lower().split()[-1]], 0)
+        if self.subject is not None and self.meaning.things[self.subject].count == 1 and shape and "thing" in shape[1]:
+            self.meaning.things.append(Noun(shape[1]["thing"][0], True, 1))  # "a house in a circle"
+            self._relate_things(self.subject, "inside", len(self.meaning.things) - 1)
+            return True
         self.meaning.row = tag.readings["row"]
         return True
 
@@ -491,8 +518,9 @@ class _Reader(LetterReader):
             self.shared.append(phrase)
             return
         color = phrase.object_color()
-        if not things and phrase.pronoun and self.taken is not None:  # "a pink elephant! no, a blue one"
-            things.append(replace(self.taken, color=color))
+        if not things and (color or phrase.number) and self.taken is not None:
+            count = phrase.number or self.taken.number  # "a pink elephant! no, a blue one", "two cats, no wait, three"
+            things.append(replace(self.taken, color=color or self.taken.color, number=count))
             return
         if not things:
             self.early = self.early or color

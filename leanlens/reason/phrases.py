@@ -21,6 +21,7 @@ class Phrase:
     article: str | None = None
     number: int | None = None
     several: bool = False
+    some: bool = False  # "some cats" are several, "some cat" is one
     pair: bool = False
     pairs: int | None = None
     pronoun: bool = False  # "a red one"
@@ -185,6 +186,7 @@ class PhraseReader:
             tag.has("thing", "name")
             and self.words.adjectives == "before"
             and self._is_named(self.at + 1)
+            and not self.tags[self.at + 1].has("color")  # "a goat (orange)"
             and (phrase.article or phrase.number or phrase.colors)
         ):
             phrase.adjectives.append(tag.text.lower())  # "a lemon tree"
@@ -201,8 +203,8 @@ class PhraseReader:
                 return phrase.pronoun
             if value == "pair":
                 phrase.pairs = phrase.number
-            phrase.several, phrase.pair = value == "several", value == "pair"
-            phrase.number = {"several": None, "pair": 2}.get(value, value)
+            phrase.several, phrase.some, phrase.pair = (value == word for word in ("several", "some", "pair"))
+            phrase.number = {"several": None, "some": None, "pair": 2}.get(value, value)
         elif tag.has("size"):
             phrase.size = tag.readings["size"]
         elif tag.has("pattern"):
@@ -222,6 +224,8 @@ class PhraseReader:
             if tag.has("side", "of", "not", "but", "sorry", "purpose"):
                 return False
             phrase.quality = tag.has("qualities")
+            if tag.has("canvas"):
+                phrase.article = None  # "an image with cats": it is the image that is one
         elif not tag.readings:
             (phrase.capitals if tag.capital else phrase.adjectives).append(
                 tag.text if tag.capital else tag.text.lower()
@@ -234,12 +238,13 @@ class PhraseReader:
 
     def _is_color_and(self, tag: Tag, phrase: Phrase) -> bool:
         """ "red and blue ball": an "and" between two colours of one thing."""
-        if not (tag.has("and") and phrase.colors and self.at + 1 < len(self.tags)):
+        if not (tag.has("and") and not tag.has("part") and phrase.colors and self.at + 1 < len(self.tags)):
             return False
         following = self.tags[self.at + 1]
-        if not following.has("color", "plain color") or following.has("thing"):
-            return False
         rest = self.at + 2
+        ends = rest < len(self.tags) and self.tags[rest].has("pattern", "background noun")
+        if not following.has("color", "plain color") or (following.has("thing") and not ends):
+            return False
         while (
             rest < len(self.tags)
             and self.tags[rest].has("color", "filler", "pattern")
@@ -258,7 +263,7 @@ class PhraseReader:
         if not tag.has("thing"):
             return True
         following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
-        if self._ends_surface(surface, phrase):
+        if self._ends_surface(surface, phrase) or self._is_said_of_it(phrase):
             return True
         if following is None:
             return False
@@ -268,10 +273,26 @@ class PhraseReader:
             return True
         return not following.readings and not tag.glued
 
+    def _is_said_of_it(self, phrase: Phrase) -> bool:
+        """ "a goat, orange", "goats, all orange", "the goat is orange", unlike "a lemon and an orange"."""
+        before = self.tags[self.at - 1] if self.at else None
+        things = self.meaning.things
+        if before is None or phrase.article or phrase.number:
+            return False
+        if not things:
+            return self.taken is not None and before.has("but", "sorry")  # "a black pig? no, make it orange"
+        if things[-1].color is not None:
+            return False
+        if before.has("copula", "but", "opening") or before.get("article") == "each":
+            return True
+        return before.get("break") in (",", "，") and things[-1].number is not None and self.clause == len(things)
+
     def _ends_surface(self, surface: bool, phrase: Phrase) -> bool:
-        """ "on peach", where nothing follows."""
+        """ "on peach", "against peach for a card", where no noun follows."""
         following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
-        return surface and phrase.article is None and (following is None or following.has("break"))
+        if not surface or phrase.article is not None:
+            return False
+        return following is None or (bool(following.readings) and not following.has("thing", "name", *COLORS))
 
     def _heads_background(self, at: int) -> bool:
         """Whether the words from here on run into a background."""
@@ -356,7 +377,7 @@ class PhraseReader:
             return True
         if len(words) > 3:
             return False
-        if phrase.article or phrase.number or phrase.colors or phrase.size or phrase.several:
+        if phrase.article or phrase.number or phrase.colors or phrase.size or phrase.several or phrase.some:
             return True
         last = words[-1].lower()
         if last.endswith(("ing", "ly", "ed")) or len(words) > 2:

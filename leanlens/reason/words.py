@@ -350,9 +350,14 @@ def _like(token: str, words: Words) -> str:
 def _spaced_hyphens(text: str) -> list[bool]:
     """For each hyphen, whether it stands between spaces, as a dash does."""
     return [
-        not (match.start() and text[match.start() - 1].isalnum() and text[match.end() : match.end() + 1].isalnum())
+        not (match.start() and _in_word(text[match.start() - 1]) and _in_word(text[match.end() : match.end() + 1]))
         for match in re.finditer("[-‐‑]", text)
     ]
+
+
+def _in_word(letter: str) -> bool:
+    """Whether a letter may stand beside a hyphen inside a word: "jack-o'-lantern"."""
+    return letter.isalnum() or letter in "'’"
 
 
 def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) -> Iterator[Tag]:
@@ -374,6 +379,8 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
         if token in _BREAKS:
             ends = token in ".?!;\n。；？！…"
             yield Tag({"break": token, **({"end": token} if ends else {})}, token)
+        elif token in "([":
+            yield Tag({"opening": token}, token)
         elif token.isdigit():
             yield Tag({"number": int(token)}, token, len(token) > 1, glued[at])
         elif re.match(r"\w", token) or not token.isascii():
