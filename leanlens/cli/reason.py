@@ -58,14 +58,14 @@ def reason(
     from leanlens.pipeline.request import ImageRequest, resolve_seed
     from leanlens.reason import reason_request
 
-    reasoner = _reasoner_here(model)
+    reasoner = reasoner_here(model)
     texts = _read_prompts(prompt, prompts)
     count = _checked_number(number, len(texts))
     triggers = triggers_of([_lora_choice(text)["path"] for text in lora or []])
-    fixed = _facts(fix or [])
+    fixed = facts_of(fix or [])
     if reasoner is None and fixed:
         raise ValueError(f"--fix {(fix or [''])[0]!r} is not accepted: {model} has no reasoner")
-    sides = _size(size, None, None, _own_side(model), None)
+    sides = _size(size, None, None, own_side(model), None)
     for text in texts:
         first = resolve_seed(seed)
         for index in range(count):
@@ -83,12 +83,12 @@ def _print(request: Any, model: str, as_json: bool) -> None:
         record = None if record is None else record.model_dump(mode="json")
         print(json.dumps({**told, "prompt": request.prompt, "reasoner": record}), flush=True)
         return
-    for line in _facts_of(record, request.seed, model):
+    for line in _told(record, request.seed, model):
         print(line, file=sys.stderr)
     print(request.prompt, flush=True)
 
 
-def _facts_of(record: "Reasoned | None", seed: int, model: str) -> list[str]:
+def _told(record: "Reasoned | None", seed: int, model: str) -> list[str]:
     if record is None:
         return [f"{model} has no reasoner: prompts are drawn as they are"]
     if record.left_alone:
@@ -99,7 +99,7 @@ def _facts_of(record: "Reasoned | None", seed: int, model: str) -> list[str]:
     return [*rows, *(word.sentence(model) for word in record.not_understood)]
 
 
-def _reasoner_here(model: str) -> "Reasoner | None":
+def reasoner_here(model: str) -> "Reasoner | None":
     """The reasoner of a model that is on this machine; none is downloaded for a question."""
     from leanlens.hub import is_here
     from leanlens.reason import reasoner_of_model
@@ -109,7 +109,7 @@ def _reasoner_here(model: str) -> "Reasoner | None":
     return reasoner_of_model(model)
 
 
-def _own_side(model: str) -> int:
+def own_side(model: str) -> int:
     """The side of the square that a model draws when no size is given."""
     from leanlens.files import read_json
     from leanlens.hub import locate
@@ -121,13 +121,13 @@ def _own_side(model: str) -> int:
     return 128 if model == "toy" else preset_for(model).base_resolution
 
 
-def _facts(words: list[str]) -> dict[str, str]:
-    """KEY=VALUE -> what is fixed."""
+def facts_of(words: list[str], name: str = "--fix") -> dict[str, str]:
+    """KEY=VALUE -> what is fixed; `name` is what the user calls it."""
     found: dict[str, str] = {}
     for word in words:
         key, separator, value = word.partition("=")
         if not separator or not key.strip():
-            raise ValueError(f"--fix {word!r} is not accepted; give KEY=VALUE, such as 'color 1=blue'")
+            raise ValueError(f"{name} {word!r} is not accepted; give KEY=VALUE, such as 'color 1=blue'")
         found[key.strip()] = value.strip()
     return found
 

@@ -26,6 +26,7 @@ from leanlens.serve.encode import picture_bytes
 from leanlens.serve.follow import follow
 from leanlens.serve.jobs import NAME
 from leanlens.serve.openai import share_done
+from leanlens.serve.reasoning import Fixed, not_understood
 from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.tasks import Job, Task
 
@@ -61,6 +62,12 @@ def tool_server(desk: Desk) -> MCPServer:
         start_from: Annotated[str | None, Field(description="The name of a picture drawn before, to alter.")] = None,
         strength: Annotated[float | None, Field(description="With start_from: how far it is altered, to 1.")] = None,
         loras: Annotated[list[str] | None, Field(description="Names from list_models, at their full strength.")] = None,
+        reason: Annotated[
+            str, Field(description="default: the prompt may be rewritten into the captions that the model learnt; off.")
+        ] = "default",
+        fixed: Annotated[
+            Fixed | None, Field(description="Facts of the caption to set, by the keys that a result names.")
+        ] = None,
     ) -> CallToolResult:
         """Draw pictures from a description, or alter one that was drawn before."""
         with _told(), in_the_clients_words(_NAMES if size is not None else _NAMES | {"size": "width x height"}):
@@ -70,7 +77,7 @@ def tool_server(desk: Desk) -> MCPServer:
                 width, height = named_size(size)
             wish = Wish(
                 prompt, negative_prompt, model, width, height, steps, guidance_scale, seed, count, strength=strength,
-                loras=[(name, 1.0) for name in loras or []],
+                loras=[(name, 1.0) for name in loras or []], reason=reason, fixed=fixed or {},
             )  # fmt: skip
             if start_from is not None:
                 wish.source = partial(_start_from, desk, start_from)
@@ -166,12 +173,21 @@ def _drawn(desk: Desk, job: Job, start: str | None) -> CallToolResult:
         "height": request.height,
         "steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
-        "pictures": [{**_address(desk, task.picture.name, start), "seed": task.request.seed} for task in done
-                     if task.picture is not None],
+        "pictures": [{**_address(desk, task.picture.name, start), "seed": task.request.seed, **_rewriting(task)}
+                     for task in done if task.picture is not None],
+        "not_understood": not_understood([task.request.reasoner for task in done], job.model),
         "missing": [task.refusal.message for task in job.tasks if task.refusal is not None],
     }  # fmt: skip
     looks = [_look(task) for task in done]
     return CallToolResult(content=[TextContent(type="text", text=json.dumps(said)), *looks], structured_content=said)
+
+
+def _rewriting(task: Task) -> dict[str, Any]:
+    """The caption that was drawn and the reasoner's record, where there is one."""
+    record = task.request.reasoner
+    if record is None:
+        return {}
+    return {"prompt": record.prompt, "reasoner": record.model_dump(mode="json", exclude={"prompt", "seconds"})}
 
 
 def _look(task: Task) -> ImageContent:

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from leanlens.pipeline.metadata import read_record
+from leanlens.serve.tools import tool_server
 from tests.contract.running import Running
+from tests.reasoning import FakeReasoner
 
 mcp = pytest.importorskip("mcp")
 
@@ -139,6 +141,34 @@ def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
     # The jobs of one key are the same at every door.
     jobs = httpx.get(f"{live.url}/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
     assert drawn.structured_content["job"] in {job["id"] for job in jobs}
+
+
+def test_a_result_says_what_was_drawn_and_what_was_not_understood(monkeypatch, desk):
+
+    fake = FakeReasoner()
+    monkeypatch.setattr("leanlens.serve.reasoning.reasoner_of_model", lambda model: fake)
+    server = tool_server(desk())
+
+    async def main():
+        async with mcp.Client(server) as client:
+            asked = {"prompt": "a lighthouse", "seed": 5, "count": 2, **SMALL}
+            drawn = await client.call_tool("draw", asked)
+            fixed = await client.call_tool("draw", {**asked, "count": 1, "fixed": {"color 1": "blue"}})
+            plain = await client.call_tool("draw", {**asked, "reason": "off"})
+            wrong = await client.call_tool("draw", {**asked, "reason": "on"})
+            return drawn, fixed, plain, wrong
+
+    drawn, fixed, plain, wrong = anyio.run(main)
+    said = drawn.structured_content
+    assert [one["prompt"] for one in said["pictures"]] == [
+        f"This flat picture shows a lighthouse. Choice {seed}." for seed in (5, 6)
+    ]
+    assert said["pictures"][0]["reasoner"]["original"] == "a lighthouse"
+    assert said["not_understood"] == ["toy does not know 'lighthouse'; nearest: house (0.62)"]
+    assert fixed.structured_content["pictures"][0]["prompt"] == "This flat picture shows a lighthouse, blue. Choice 5."
+    assert "prompt" not in plain.structured_content["pictures"][0]
+    assert plain.structured_content["not_understood"] == []
+    assert wrong.content[0].text.endswith("reason 'on' is not accepted; use default or off")
 
 
 def test_a_wrong_key_and_another_origin_are_refused_before_the_tools(live):

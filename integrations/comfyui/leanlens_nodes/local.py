@@ -92,6 +92,48 @@ def draw(
     return [one.image for one in drawn], [one.record for one in drawn]
 
 
+def rewritten(opened: Any, requests: list[dict[str, Any]], word: str) -> list[dict[str, Any]]:
+    """Requests whose prompts are captions, as `leanlens generate` rewrites them; "off" leaves them as they are."""
+    from leanlens.pipeline.request import ImageRequest
+    from leanlens.reason import reason_request, reasoner_of_model
+
+    reasoner = reasoner_of_model(opened.name, word)
+    if reasoner is None:
+        return requests
+    triggers = _triggers([lora["path"] for lora in requests[0].get("loras", ())])
+    return [reason_request(reasoner, ImageRequest.checked(**one), triggers).model_dump() for one in requests]
+
+
+def reason(model: str, prompt: str, seed: int, size: tuple[int, int], fixed: str, loras: list[str]) -> tuple[str, str]:
+    """The caption for a prompt, and its record as JSON; the prompt itself and `null` where a model has no reasoner.
+
+    Raises:
+        ValueError: a model, a size or a fact that is not accepted.
+    """
+    require_leanlens()
+    from leanlens.cli.reason import facts_of, own_side, reasoner_here
+    from leanlens.pipeline.request import ImageRequest
+    from leanlens.reason import reason_request
+
+    reasoner = reasoner_here(model)
+    width, height = size
+    if bool(width) != bool(height):
+        raise ValueError(f"width {width} and height {height}: give both, or 0 for both to have the model's own size")
+    width, height = width or own_side(model), height or own_side(model)
+    facts = facts_of([line for line in fixed.splitlines() if line.strip()], "fixed")
+    request = ImageRequest.checked(
+        prompt=prompt, seed=seed, width=width, height=height, num_inference_steps=1, guidance_scale=1.0
+    )
+    record = (answer := reason_request(reasoner, request, _triggers(loras), facts)).reasoner
+    return answer.prompt, "null" if record is None else record.model_dump_json()
+
+
+def _triggers(paths: list[str]) -> tuple[str, ...]:
+    from leanlens.weights.triggers import trigger_phrases
+
+    return tuple(phrase for path in paths for phrase in trigger_phrases(path))
+
+
 def plan(model: str, width: int, height: int, steps: int | None, gpu: str | None) -> dict[str, Any]:
     """What `leanlens plan --json` says, run as a command so that it asks the machine and not this process.
 

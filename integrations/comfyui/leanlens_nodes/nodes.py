@@ -128,7 +128,10 @@ def _request_inputs() -> list[Any]:
         io.Mask.Input("mask", optional=True, tooltip="Of that picture: white is repainted."),
         Loras.Input("loras", optional=True),
         Settings.Input("settings", optional=True,
-                       tooltip="Settings of a picture: it is drawn again, and the fields above are not read."),
+                       tooltip="Settings of a picture: it is drawn again, and the other fields are not read."),
+        io.Combo.Input("reason", options=["default", "off"], default="default", optional=True,
+                       tooltip="default: a model that states its kind of captions gets the prompt as such a caption; "
+                       "off: the prompt as it is."),
     ]  # fmt: skip
 
 
@@ -187,6 +190,8 @@ class DrawAtServer(io.ComfyNode):
         records = [record for _, record in drawn]
         for wanted, record in zip(inputs.get("settings") or [], records, strict=False):
             _require_same_model(wanted, record["model"]["fingerprint"], f"{address} drew with")
+            if wanted["request"].get("reasoner"):  # how the prompt came about is not sent; it is still so
+                record["request"]["reasoner"] = wanted["request"]["reasoner"]
         return io.NodeOutput(to_tensor([picture for picture, _ in drawn]), records)
 
 
@@ -303,6 +308,43 @@ class Save(io.ComfyNode):
         return io.NodeOutput(ui={"images": saved})
 
 
+class PromptReasoner(io.ComfyNode):
+    """A prompt as a caption of the kind that a model learnt."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LeanLensPromptReasoner",
+            display_name="Lens prompt reasoner",
+            category=CATEGORY,
+            description="Rewrites a prompt into a caption of the kind that nano learnt, to be seen or changed before "
+            "it is drawn. A draw node leaves such a caption alone.",
+            inputs=[
+                io.String.Input("prompt", multiline=True, default="", dynamic_prompts=True),
+                io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
+                             tooltip="Chooses what the prompt leaves open."),
+                io.Int.Input("width", default=0, min=0, max=8192, step=16, tooltip="0: the model's own size."),
+                io.Int.Input("height", default=0, min=0, max=8192, step=16, tooltip="0: the model's own size."),
+                io.String.Input("model", default="nano", tooltip="nano, or the folder of a model."),
+                io.String.Input("fixed", multiline=True, default="", optional=True,
+                                tooltip="Facts to set, one a line, such as color 1=blue; without a value: left out."),
+                Loras.Input("loras", optional=True, tooltip="Their trigger words are kept as they are."),
+            ],
+            outputs=[
+                io.String.Output("caption", display_name="caption"),
+                io.String.Output("record", display_name="record", tooltip="What was understood, as JSON."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, prompt: str, seed: int, width: int, height: int, model: str, fixed: str = "",
+        loras: list[dict[str, Any]] | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        paths = [lora["path"] for lora in loras or [] if lora["path"] is not None]
+        return io.NodeOutput(*local.reason(model.strip(), prompt, seed, (width, height), fixed, paths))
+
+
 class Plan(io.ComfyNode):
     """What fits, before anything is opened."""
 
@@ -344,7 +386,7 @@ class LeanLensExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node."""
-        return [Shape, Lora, OpenModel, DrawHere, DrawAtServer, Replay, Save, Plan]
+        return [Shape, Lora, OpenModel, PromptReasoner, DrawHere, DrawAtServer, Replay, Save, Plan]
 
 
 async def comfy_entrypoint() -> LeanLensExtension:
@@ -390,6 +432,8 @@ def _fields_for_server(inputs: dict[str, Any], model: str, has_image: bool) -> d
         fields["model"] = model.strip()
     if has_image:
         fields["strength"] = inputs["strength"]
+    if inputs.get("reason") == "off":
+        fields["reason"] = "off"
     if inputs.get("loras"):
         fields["loras"] = [{"name": lora["name"], "scale": lora["scale"]} for lora in inputs["loras"]]
     return fields
@@ -410,7 +454,8 @@ def _requests_here(opened: Any, inputs: dict[str, Any], image: Image.Image | Non
     from leanlens.pipeline.request import resolve_seed
 
     seed = resolve_seed(inputs["seed"])
-    return [fields | {"seed": seed + index} for index in range(inputs["count"])]
+    requests = [fields | {"seed": seed + index} for index in range(inputs["count"])]
+    return requests if image is not None else local.rewritten(opened, requests, inputs.get("reason") or "default")
 
 
 def _again_at_server(record: dict[str, Any], model: str, files: dict[str, bytes]) -> dict[str, Any]:
@@ -418,7 +463,7 @@ def _again_at_server(record: dict[str, Any], model: str, files: dict[str, bytes]
     request = record["request"]
     _require_sources(request, bool(files.get("image")), bool(files.get("mask")))
     names = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed")
-    fields = {name: request[name] for name in names}
+    fields = {name: request[name] for name in names} | {"reason": "off"}  # its prompt is what was drawn
     fields["model"] = model.strip() or _stem(record["model"]["name"])
     fields["loras"] = [{"name": _stem(lora["path"]), "scale": lora["scale"]} for lora in request["loras"]]
     if request["strength"] is not None:

@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 
 from leanlens.pipeline.metadata import read_record, xmp_packet
+from leanlens.pipeline.request import ImageRequest
+from leanlens.reason import reason_request, reasoner_of_model
 from leanlens.resolution import BUCKETS, sizes_at
 from tests.integrations.comfyui import fake
 from tests.integrations.comfyui.fake import call
+from tests.reasoning import FakeReasoner
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def pixels(images: torch.Tensor) -> np.ndarray:
 
 
 def test_schemas(comfy):
-    assert len(comfy.nodes) == 8
+    assert len(comfy.nodes) == 9
     for name, node in comfy.nodes.items():
         schema = node.define_schema()
         assert name.startswith("LeanLens")
@@ -216,6 +219,49 @@ def test_a_lora_file_acts(comfy, model):
     with_lora, (record,) = call(draw, model=model, prompt="a fox", loras=loras)
     assert (plain - with_lora).abs().max() > 0.01
     assert record["request"]["loras"][0]["scale"] == 0.5
+
+
+def test_the_reasoner_node_writes_what_the_command_line_draws(comfy):
+    node = comfy.nodes["LeanLensPromptReasoner"]
+    caption, record = call(node, prompt="two red cats", seed=5)
+    told = json.loads(record)
+    assert "two red cats" in caption
+    assert (told["original"], told["prompt"]) == ("two red cats", caption)
+    request = ImageRequest.checked(
+        prompt="two red cats", seed=5, width=256, height=256, num_inference_steps=20, guidance_scale=2.0
+    )
+    assert reason_request(reasoner_of_model("nano"), request).prompt == caption
+    assert call(node, prompt=caption, seed=6)[0] == caption
+    changed, record = call(node, prompt="two red cats", seed=5, fixed="color 1=blue\n\nbackground = navy blue")
+    assert "two blue cats" in changed
+    assert json.loads(record)["fixed"] == {"color 1": "blue", "background": "navy blue"}
+    assert call(node, prompt="two red cats", seed=5, model="toy") == ("two red cats", "null")
+    for wrong, said in (({"fixed": "blue"}, "fixed 'blue' is not accepted"), ({"width": 64}, "give both"),
+                        ({"model": "turbo-of-nobody"}, "is not on this machine")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            call(node, prompt="a", seed=5, **wrong)
+
+
+def test_draw_nodes_rewrite_unless_they_are_told_not_to(comfy, model, server, key, monkeypatch):
+    fake_one = FakeReasoner()
+    monkeypatch.setattr("leanlens.reason.reasoner_of_model", lambda name, word: None if word == "off" else fake_one)
+    here = comfy.nodes["LeanLensDrawHere"]
+    small = {"prompt": "two cats", "seed": 5, "width": 32, "height": 32, "steps": 2}
+    images, records = call(here, model=model, count=2, **small)
+    assert [one["request"]["prompt"] for one in records] == [
+        f"This flat picture shows two cats. Choice {seed}." for seed in (5, 6)
+    ]
+    plain = call(here, model=model, reason="off", **small)[1]
+    assert (plain[0]["request"]["prompt"], "reasoner" in plain[0]["request"]) == ("two cats", False)
+    edited = call(here, model=model, image=images[:1], **small)[1]
+    assert edited[0]["request"]["prompt"] == "two cats"
+    again, told = call(here, model=model, settings=records)
+    assert torch.equal(again, images)
+    assert told == records
+    at_server, told = call(comfy.nodes["LeanLensDrawAtServer"], address=server, settings=records)
+    assert torch.equal(at_server, images)
+    assert [one["request"] for one in told] == [one["request"] for one in records]
+    assert len(fake_one.asks) == 2
 
 
 def test_minus_one_is_a_random_seed_and_runs_again(comfy, model):
