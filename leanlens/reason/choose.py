@@ -23,7 +23,7 @@ LIGHT = (
     "peach",
     "beige",
 )
-STYLES = {"fluent-emoji-flat": 3, "twemoji": 3, "noto": 2, "fluent-3d": 2}  # how often each is chosen
+STYLES = {"fluent-emoji-flat": 4, "fluent-3d": 4, "twemoji": 2, "noto": 1}  # how often each is chosen
 LARGE_UNITS = 2  # places up to which a thing is large that is one of its kind
 ATTACHED = ("on", "inside", "in front of")  # relations of two things that share a place
 SIDE_CELLS = {
