@@ -8,6 +8,7 @@
 const panel = element.querySelector(".reading");
 const textarea = () => document.querySelector("#prompt textarea");
 const PAUSE = 300;  // milliseconds without a key before a prompt is read; a finished word is read at once
+const NARROW = 760;  // pixels of a window in which the image stands below the chips
 const FREE = {thing: "", text: "", background: "or blue and white stripes"};  // kinds that take any words: a hint
 const ICONS = {
   open: "M5 7V5a3 3 0 0 1 5.8-1M3.5 7h9v7h-9z",
@@ -104,6 +105,7 @@ function press(values) {
   if (isRandom() && drawn?.text === asText()) choices.seed = rolled();
   drawn = {text: asText(), prompt: form.prompt, seed: choices.seed};
   decide({});
+  if (innerWidth <= NARROW) document.querySelector("#stage").scrollIntoView({behavior: "smooth", block: "nearest"});
   return [...values.slice(0, -1), panel.dataset.choices];
 }
 
@@ -188,6 +190,7 @@ function said(state) {
   const alarm = state === "refused" ? {role: "alert", class: "wrong"} : {class: "note"};
   const parts = [make("p", alarm, words[state] || answer.sentence)];
   if (answer && Object.keys(edits()).length) parts.push(undo());
+  if (answer) parts.push(idleLocks());
   return make("div", {}, ...parts, ...(answer?.unknown || []).map(unknown));
 }
 
@@ -197,6 +200,7 @@ function reading() {
     make("div", {class: "chips", role: "group", "aria-label": "What is understood"}, ...groups()),
     answer.unknown.length ? make("div", {class: "unknowns", role: "status"}, ...answer.unknown.map(unknown)) : null,
     notes(),
+    idleLocks(),
     caption(),
   ];
 }
@@ -263,6 +267,16 @@ function unknown({word, nearest, sentence}) {
   };
   return make("p", {class: isTyped ? "unknown typed" : "unknown"}, sentence,
     nearest ? button(`Use ${nearest}`, use, {"data-at": `use ${word}`}) : null);
+}
+
+/** Locks that no chip shows, since this prompt has nothing that they are of. */
+function idleLocks() {
+  const shown = (answer.facts || []).map((fact) => fact.key);
+  const idle = Object.entries(choices.locks).filter(([key]) => !shown.includes(key));
+  if (!idle.length) return null;
+  return make("p", {class: "note"}, "Locked, and not in this prompt: ", ...idle.map(([key, value]) =>
+    button(`${key.replace(/^color/, KINDS.color)}: ${value} ✕`, () => decide(unlocked(key)),
+      {"data-at": `lock ${key}`, "aria-label": `Unlock ${key}: ${value}`})));
 }
 
 function undo() {

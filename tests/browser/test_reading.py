@@ -18,6 +18,7 @@ def visit(site):
         tab = site.visit(**given)
         tab.choose("Model", "captioned")
         tab.page.wait_for_selector("#reason")
+        tab.page.locator("#reading").get_by_text("While you type").wait_for()
         return tab
 
     return make
@@ -43,7 +44,7 @@ def edit(tab, key: str, value: str) -> None:
 def test_what_is_typed_is_shown_edited_and_drawn_so(site, visit):
     tab = visit()
     tab.prompt.press_sequentially("two red apples left of a blue teapot")
-    wait_for_chip(tab, "teapot")
+    wait_for_chip(tab, "red apple left of blue teapot")
     assert {"2", "red", "apple", "blue", "teapot", "red apple left of blue teapot"} <= set(chips(tab))
     assert "two red apples" in caption(tab)
     chosen = tab.page.locator("#reading .chip.chosen").all_inner_texts()
@@ -85,6 +86,14 @@ def test_a_lock_is_kept_for_every_prompt_and_off_stays_off(visit):
         wait_for_chip(tab, prompt.split()[1].removesuffix("s"))
         assert "background teal" in chips(tab)
         assert "teal" in caption(tab)
+    tab.page.locator("#reading .edit[data-at='number 1']").click()
+    tab.page.get_by_role("button", name="Lock for every prompt").click()
+    tab.prompt.fill("")
+    tab.page.locator("#reading").get_by_text("While you type").wait_for()
+    tab.prompt.fill("a dog")
+    wait_for_chip(tab, "3")
+    tab.page.get_by_role("button", name="Lock number 3").click()
+    tab.page.locator("#reading .chip.number").filter(has_text="1").wait_for()
     tab.open()
     tab.page.wait_for_selector("#reading .background.locked")
     assert "background teal" in chips(tab)
@@ -143,9 +152,9 @@ def test_a_model_that_reads_prompts_as_they_are_says_so(site, tmp_path):
     from PIL import Image
 
     tab = site.visit()
-    tab.prompt.fill("a red teap")
     tab.page.locator("#reading").get_by_text("toy draws prompts as they are written.").wait_for()
     assert not tab.page.locator("#reason").is_visible()
+    tab.prompt.press_sequentially("a red teap")
     assert not tab.page.locator("#suggest button").count()
     tab.choose("Model", "captioned")
     wait_for_chip(tab, "background")
