@@ -13,10 +13,12 @@ from leanlens.reason.meaning import Meaning
 from leanlens.reason.nearest import nearest
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
+from leanlens.reason.weights import without_weights
 from leanlens.reason.words import QUOTED, known_things, tag, words_of
 from leanlens.reason.write import write
 
 SOURCE = "scenes 1"
+MOST_CHARACTERS = 1_000  # of a prompt that is read; the captions of the model have half of that
 MOST_UNREAD = 5  # unknown words that a prompt may have, and two more for each known thing
 MOST_UNKNOWN = 12  # words that are named in a record
 # A dense caption: that many whole sentences and words, and words a sentence.
@@ -48,12 +50,15 @@ class SceneReasoner:
         return answer.model_copy(update={"seconds": time.perf_counter() - began})
 
     def _read(self, ask: Ask) -> Reasoned:
+        if len(ask.prompt) > MOST_CHARACTERS:  # the time to read one grows faster than its length
+            why = f"it is longer than {MOST_CHARACTERS:,} characters"
+            return Reasoned(original=ask.prompt, prompt=ask.prompt, source=self.source, left_alone=why)
         language = find_language(ask.prompt)
         words = words_of(language)
         left_alone = partial(Reasoned, original=ask.prompt, prompt=ask.prompt, language=language, source=self.source)
         if is_dense(ask.prompt):
             return left_alone(left_alone="it is a dense caption already")
-        tags = tag(ask.prompt, words, ask.triggers)
+        tags = tag(without_weights(ask.prompt), words, ask.triggers)
         meaning = parse(tags, words)
         if language != "en":
             keep_english(meaning)

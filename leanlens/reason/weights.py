@@ -1,0 +1,38 @@
+"""Weights on words, as AUTOMATIC1111's prompts have them, taken away: Lens has none.
+
+Comes in: a prompt. Goes out: the same words without `(word:1.3)`, `((word))`, `[word]`, `BREAK` and `AND`. Quoted
+strings stay as they are.
+
+Source: the prompt syntax of AUTOMATIC1111's web UI.
+"""
+
+import re
+
+from leanlens.reason.words import QUOTED
+
+_ESCAPED = re.compile(r"\\([()\[\]])")
+_WEIGHTED = re.compile(r"\(([^()\[\]:]*):\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)")
+_DOUBLED = re.compile(r"\(\s*\(([^()]*)\)\s*\)")
+_BRACKETED = re.compile(r"\[([^\[\]:|]*)\]")
+_BREAK = re.compile(r"\s*\b(?:BREAK|AND)\b\s*")
+_MOST_NESTED = 8
+
+
+def without_weights(prompt: str) -> str:
+    """The prompt without the marks; one that has none is given back as it is."""
+    quoted = [match.span() for match in QUOTED.finditer(prompt)]
+    starts, ends = [0, *(end for _, end in quoted)], [*(start for start, _ in quoted), len(prompt)]
+    plain = [_plain(prompt[start:end]) for start, end in zip(starts, ends, strict=True)]
+    kept = [*(prompt[start:end] for start, end in quoted), ""]
+    return "".join(part for pair in zip(plain, kept, strict=True) for part in pair)
+
+
+def _plain(text: str) -> str:
+    text = _BREAK.sub(", ", text) if _BREAK.search(text) else text
+    for _ in range(_MOST_NESTED):
+        before = text
+        for pattern in (_WEIGHTED, _DOUBLED, _BRACKETED):
+            text = pattern.sub(r"\1", text)
+        if text == before:
+            break
+    return _ESCAPED.sub(r"\1", text)
