@@ -29,10 +29,9 @@ def without_weights(prompt: str) -> str:
 
 def _plain(text: str) -> str:
     text = _BREAK.sub(", ", text) if _BREAK.search(text) else text
-    for _ in range(_MOST_NESTED):
-        before = text
-        for pattern in (_WEIGHTED, _DOUBLED, _BRACKETED):
-            text = pattern.sub(r"\1", text)
-        if text == before:
-            break
+    for pattern in (_WEIGHTED, _DOUBLED, _BRACKETED):
+        for _ in range(_MOST_NESTED):
+            text, count = pattern.subn(r"\1", text)
+            if not count:
+                break
     return _ESCAPED.sub(r"\1", text)
