@@ -13,6 +13,7 @@ The packages are those of `leanlens scenes sources`, fetched with `npm pack` whe
 import json
 import re
 import tarfile
+import tomllib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -164,14 +165,19 @@ def add_tables(found: Lines) -> None:
             for line in path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else ():
                 concept, _, forms = line.partition(": ")
                 for phrase in re.split(r" \| |, ", forms):
-                    key = " ".join(fold(phrase.replace("-", " ")).split())
-                    found[script_of(key)][key][concept].add(code)
+                    for key in spellings(phrase, code):
+                        found[script_of(key)][key][concept].add(code)
         if code == "en":
             continue
+        table = (FOLDER / f"{code}.toml").read_text(encoding="utf-8")
+        endings = tomllib.loads(table).get("endings", ())
+        starred = {fold(word) for word in re.findall(r'"([^"\s]+)\*"', table)}
         for key, rows in words_of(code).phrases.items():
             plain = [readings for tokens, readings in rows if len(tokens) == 1]
-            if plain and key not in english and key.isalpha() and not {"thing", "name"} & plain[0].keys():
-                found[script_of(key)][key][MARKER].add(code)
+            if plain and key[0].isalpha() and not {"thing", "name"} & plain[0].keys():
+                forms = [key + fold(ending) for ending in endings] if key in starred else [key]
+                for form in set(forms) - english:
+                    found[script_of(form)][form][MARKER].add(code)
 
 
 def scripts_of(found: Lines) -> dict[str, list[str]]:
@@ -241,7 +247,7 @@ def name_all(table: dict[str, dict], emoji: dict[str, str]) -> Iterable[tuple[st
         words = {word for word in words if not is_unspaced(word)}
         yield from ((word, f"={color}") for word in sorted(words))
     titles = {concept: {fold(name) for name in table[text]["tts"]} for concept, text in emoji.items() if text in table}
-    plain = {fold(word) for words in colors.values() for word in words}
+    plain = {part for words in colors.values() for word in words for part in (word, *word.split())}
     for concept, text in emoji.items():
         row = table.get(text)
         if row is None:
@@ -321,15 +327,17 @@ def is_variant(word: str, name: str) -> bool:
 
 
 def find_colors(table: dict[str, dict]) -> dict[str, set[str]]:
-    """Colour -> its words in a language: what is left of "red circle" without what all circles share."""
+    """Colour -> its words in a language: what is left of "red circle" without what the circles of all colours share."""
     names = {
         color: [fold(table[one]["tts"][0]).split() for one in text if one in table]
         for color, text in COLOR_EMOJI.items()
     }
     counts = Counter(word for rows in names.values() for word in {word for row in rows for word in row})
-    found = {}
+    shapes = {word for word, count in counts.items() if count > len(COLOR_EMOJI) // 2}
+    found: dict[str, set[str]] = {}
     for color, rows in names.items():
-        words = {word for row in rows for word in row if counts[word] == 1 and len(row) <= 3 and len(word) > 1}
+        rests = [[word for word in row if word not in shapes] for row in rows]
+        words = {" ".join(rest) for rest in rests if 0 < len(rest) <= 3 and len(rest[0]) > 1}
         if words:
             found[color] = words
     return found

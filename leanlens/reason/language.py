@@ -28,8 +28,10 @@ LATIN = "latin"
 LETTERS = {
     "de": "äöüß", "fr": "éèêëàâçîïôùûœ", "es": "áíóúñ¿¡", "it": "èàìòù", "pt": "ãõçáâêíóúà", "pl": "ąćęłńóśźż",
     "tr": "ğışçöü", "sv": "åäö", "da": "æøå", "no": "æøå", "ca": "àçèéíïòóúü", "ro": "ăâîșț", "cs": "áčďéěíňóřšťúůýž",
+    "uk": "іїєґ", "ru": "ыэъё", "fa": "پچژگیک", "ur": "ٹڈڑےں",
 }  # fmt: skip
 HINT = 0.05
+MARKED_LANGUAGE = "vi"  # its words are told apart by their accents
 _CAPITALS = re.compile(r"\b[A-ZÀ-ÖØ-Þ]{2,}\b")  # letters of a sign, as in "Schild: STOP"
 MARKED = 1.5  # times as much as a thing counts a word that only says how things are, such as "ein"
 
@@ -49,18 +51,26 @@ def find_language(text: str) -> str:
     tokens = [token for token in split(plain, elided=True) if token[0].isalpha()]
     if script != LATIN:
         votes = count_words([token for token in tokens if script_of(token) == script], script)
-        return _best(votes, _only_language(script))
+        return _best(_with_hints(votes, plain), _only_language(script))
     covered = count_english([token for token in split(plain) if token[0].isalpha()])
     if covered >= len(tokens):
         return "en"
     votes = count_words([token for token in tokens if script_of(token) == LATIN], LATIN)
-    for language, letters in LETTERS.items():
-        if language in votes:
-            votes[language] += HINT * sum(letter in letters for letter in plain.lower())
+    marked = [token for token in split(plain, marked=True) if script_of(token) == LATIN]
+    votes[MARKED_LANGUAGE] = count_words(marked, LATIN)[MARKED_LANGUAGE]
+    votes = _with_hints(votes, plain)
     best = _best(votes, "en")
     most = votes[best]
     enough = 2 * most > len(tokens) or (most >= 2 and 3 * most > len(tokens))  # "frying pan" is no Spanish bread
     return best if most > covered and enough else "en"
+
+
+def _with_hints(votes: dict[str, float], text: str) -> dict[str, float]:
+    """Votes, and a little more for the letters that a language has."""
+    for language, letters in LETTERS.items():
+        if votes.get(language):
+            votes[language] += HINT * sum(letter in letters for letter in text.lower())
+    return votes
 
 
 def main_script(text: str) -> str:

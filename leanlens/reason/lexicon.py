@@ -58,7 +58,8 @@ def speakers(phrase: str, script: str) -> dict[str, str]:
 def words_in(language: str) -> Iterator[tuple[str, str]]:
     """(phrase, concept) and (phrase, "=red") of a language."""
     for script in languages().get(language, ()):
-        for row in [row for row in lines(script) if language in row]:
+        first, later = f"={language}", f".{language}"
+        for row in [row for row in lines(script) if first in row or later in row]:
             phrase = row.partition("\t")[0]
             for name, spoken in _cells(row):
                 if language in spoken and name != MARKER:

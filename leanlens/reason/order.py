@@ -37,6 +37,7 @@ class _Clause:
 
     def arranged(self) -> list[Tag]:
         self._drop_measures()
+        self._put_articles_first()
         self._put_gradient_first()
         at = 0
         while at < len(self.tags):
@@ -56,6 +57,15 @@ class _Clause:
             if not (kept and kept[-1].has("number") and _is_only(tag, "filler")):
                 kept.append(tag)
         self.tags = kept
+
+    def _put_articles_first(self) -> None:
+        """Turkish "siyah bir kedi": an article before the colours of its noun."""
+        for at in range(1, len(self.tags)):
+            if self.tags[at].get("article") == "one":
+                start = at
+                while start and self.tags[start - 1].has("color", "size") and not self.tags[start - 1].has(*HEADS):
+                    start -= 1
+                self.tags.insert(start, self.tags.pop(at))
 
     def _put_gradient_first(self) -> None:
         """ "从 粉色 到 紫色 的 渐变 背景": the colours of a gradient after it."""

@@ -23,16 +23,24 @@ _SCRIPTS = (
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
+def lower(text: str) -> str:
+    """Lower case, with all marks, each letter as one character."""
+    return unicodedata.normalize("NFC", text.lower())
+
+
 @lru_cache(maxsize=8192)
 def fold(text: str) -> str:
     """ "Äpfel" and "Aepfel" -> "aepfel", "corazón" -> "corazon", "ё" -> "е", "リンゴ" -> "りんご".
 
     Vowel signs of Indic scripts stay; a word without them would be another one.
     """
-    text = unicodedata.normalize("NFC", text.lower())
+    text = lower(text)
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFD", text.translate(_SPELLED))
+    text = text.translate(_SPELLED)
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFD", text)
     kept = [letter for letter in text if not _is_mark(letter)]
     return unicodedata.normalize("NFC", "".join(kept))
 

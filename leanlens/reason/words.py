@@ -15,7 +15,7 @@ from typing import Any
 from leanlens.reason import lexicon
 from leanlens.reason.emoji import Piece, split_emoji
 from leanlens.reason.nearest import SHORTEST_TYPO, correct, count_edits, is_word, nearest
-from leanlens.reason.spelling import fold, is_unspaced, nearest_form, without_ending
+from leanlens.reason.spelling import fold, is_unspaced, lower, nearest_form, without_ending
 from leanlens.scenes.icons import PARTS
 from leanlens.scenes.names import pluralize, read_vocabulary
 from leanlens.scenes.shapes import CONTAINERS, SUPPORTS
@@ -76,67 +76,92 @@ class Words:
         adjectives: "before" the noun, "after" it or "both".
         localisers: what a place is of comes before it, as in Chinese.
         elided: an article may be joined to its noun by an apostrophe.
-        endings: that words take on, for words that are not found: as in Korean; "*" for any.
+        stripped: endings that words take on, taken off where a word is not found; "*" for any.
+        prefixes: the same before a word, as in Arabic.
+        plurals: endings of those that mean several.
+        marked: accents make another word, as in Vietnamese.
+        joined: words that are written together with a word before, as "and" in Korean.
     """
 
     code: str
     adjectives: str
     localisers: bool = False
     elided: bool = False
-    endings: tuple[str, ...] = ()
+    stripped: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    plurals: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
+    marked: bool = False
     phrases: dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]] = field(default_factory=dict)
     stems: dict[str, list[str]] = field(default_factory=dict)  # first three letters -> known words
     tokens: frozenset[str] = frozenset()
 
-    def add(self, phrase: str, kind: str, value: Any) -> None:
-        """Give a phrase a reading; the first value of a kind stays."""
-        tokens = tuple(split(phrase, self.elided))
+    def add(self, phrase: str, kind: str, value: Any, new: bool = False) -> None:
+        """Give a phrase a reading; the first value of a kind stays. With `new` only where it has none."""
+        tokens = tuple(split(phrase, self.elided, self.marked))
         if not tokens:
             return
         row = self.phrases.setdefault(tokens[0], [])
         for known, readings in row:
             if known == tokens:
-                readings.setdefault(kind, value)
+                if not new:
+                    readings.setdefault(kind, value)
                 return
         row.append((tokens, {kind: value}))
-
-    def knows(self, phrase: str) -> bool:
-        """Whether the phrase has a reading."""
-        tokens = tuple(split(phrase, self.elided))
-        return any(known == tokens for known, _ in self.phrases.get(tokens[0] if tokens else "", ()))
 
     def longest(self, tokens: Sequence[str], start: int) -> tuple[int, dict[str, Any]] | None:
         """How many tokens the longest phrase at `start` has, and its readings."""
         for phrase, readings in self.phrases.get(tokens[start], ()):
             if tuple(tokens[start : start + len(phrase)]) == phrase:
                 return len(phrase), readings
-        return self._inflected(tokens[start]) if self.endings else None
+        return self._inflected(tokens[start]) if self.stripped else None
 
     def _inflected(self, token: str) -> tuple[int, dict[str, Any]] | None:
         """A word that is found without its ending, or that begins as a known one does."""
-        for stem in without_ending(token, self.endings):
+        stems = [token[len(prefix) :] for prefix in self.prefixes if token.startswith(prefix) and token != prefix]
+        for stem in [*stems, *without_ending(token, self.stripped)]:
             for phrase, readings in self.phrases.get(stem, ()):
                 if len(phrase) == 1:
                     return 1, readings
-        known = nearest_form(token, self.stems.get(token[:3], ())) if "*" in self.endings else None
-        return None if known is None else (1, self.phrases[known][-1][1])
+        if "*" not in self.stripped or token in self.phrases:
+            return None
+        for stem in [token, *stems]:
+            if known := nearest_form(stem, self.stems.get(stem[:3], ())):
+                return 1, self._as_form(stem, known, self.phrases[known][-1][1])
+        return None
+
+    def parts(self, token: str) -> list[str]:
+        """The token, or the word and what is joined to it."""
+        if token not in self.phrases:
+            for ending in self.joined:
+                if token.endswith(ending) and token[: -len(ending)] in self.phrases:
+                    return [token[: -len(ending)], ending]
+        return [token]
+
+    def _as_form(self, word: str, known: str, readings: dict[str, Any]) -> dict[str, Any]:
+        """The readings of a form of a known word: several of the thing, where the form is a plural."""
+        kind = "thing" if "thing" in readings else "name"
+        if kind in readings and len(word) > len(known) and word.endswith(self.plurals):
+            return {kind: (readings[kind][0], True)}
+        return readings
 
     def finish(self) -> "Words":
         """Put the longest phrases first, and count the words that they are made of."""
         for first, row in self.phrases.items():
             row.sort(key=lambda entry: -len(entry[0]))
-            if "*" in self.endings and len(row[-1][0]) == 1 and len(first) > 2:
+            if "*" in self.stripped and len(row[-1][0]) == 1 and len(first) > 2:
                 self.stems.setdefault(first[:3], []).append(first)
         self.tokens = frozenset(token for row in self.phrases.values() for phrase, _ in row for token in phrase)
         return self
 
 
-def split(phrase: str, elided: bool = False) -> list[str]:
+def split(phrase: str, elided: bool = False, marked: bool = False) -> list[str]:
     """Tokens of a phrase as they are looked up, hyphens left out."""
-    if phrase.isascii() and phrase.isalpha():
-        return [phrase.lower()]
+    spell = lower if marked else fold
+    if phrase.isalpha() and not is_unspaced(phrase):
+        return [spell(phrase)]
     text = _ELISION.sub("' ", phrase) if elided else phrase
-    return [fold(token) for token in _TOKEN.findall(text) if token not in _JOINED]
+    return [spell(token) for token in _TOKEN.findall(text) if token not in _JOINED]
 
 
 @cache
@@ -157,33 +182,36 @@ def words_of(code: str) -> Words:
     if not path.is_file() and code not in lexicon.languages():
         raise ValueError(f"language {code!r} has no words; there are {', '.join(sorted(lexicon.languages()))}")
     table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    endings = table.get("endings", ())
     words = Words(
         code,
         table.get("adjectives", "both"),
         table.get("order") == "localisers",
         table.get("elided", False),
-        tuple(table.get("stripped", ())) if table else ("*",),
+        tuple(fold(ending) for ending in (*endings, *table.get("stripped", ("*",) if not table else ())) if ending),
+        tuple(fold(prefix) for prefix in table.get("prefixes", ())),
+        tuple(table.get("plurals", ())),
+        tuple(table.get("joined", ())),
+        table.get("marked", False),
     )
     if code == "en":
         _add_names(words)
     for kind, value, phrases in _entries(table):
         for phrase in phrases:
-            for form in _forms(phrase, table.get("endings", ())):
+            for form in _forms(phrase, endings):
                 words.add(form, kind, value)
     if code != "en":
-        _add_things(words)
+        _add_things(words, has_colors="colors" in table)
     return words.finish()
 
 
 def _forms(phrase: str, endings: Sequence[str]) -> list[str]:
-    """ "rot*" with each ending; "orange*" has lost its own first."""
-    if not phrase.endswith("*"):
-        return [phrase]
-    stem = phrase[:-1]
-    return [stem + ending for ending in endings]
+    """ "hell rot*" with each ending; "rot*" as it is without one, since the endings of words are taken off."""
+    stem = phrase.removesuffix("*")
+    return [stem + ending for ending in endings] if stem != phrase and " " in stem else [stem]
 
 
-def _add_things(words: Words) -> None:
+def _add_things(words: Words, has_colors: bool) -> None:
     """What a language calls the things: its own list, then Unicode's names."""
     path = LANGUAGES / "things" / f"{words.code}.txt"
     known = set(known_things())
@@ -193,12 +221,11 @@ def _add_things(words: Words) -> None:
             for phrase in phrases.split(", "):
                 words.add(phrase, "thing" if concept in known else "name", (concept, at == 1))
     for phrase, concept in lexicon.words_in(words.code):
-        if words.knows(phrase):
-            continue
         if concept.startswith("="):
-            words.add(phrase, "color", concept[1:])
+            if not has_colors:
+                words.add(phrase, "color", concept[1:], new=True)
         else:
-            words.add(phrase, "thing" if concept in known else "name", (concept, False))
+            words.add(phrase, "thing" if concept in known else "name", (concept, False), new=True)
 
 
 @cache
@@ -323,9 +350,10 @@ def _tag_words(text: str, words: Words) -> list[Tag]:
                 if glued:
                     glued[-1] = True
                 continue
-        tokens.append(fold(token))
-        kept.append(token)
-        glued.append(False)
+        for part in words.parts(lower(token) if words.marked else fold(token)):
+            tokens.append(part)
+            kept.append(token if token.lower() == part or not words.joined else part)
+            glued.append(False)
     if words.code == "en" and len(tokens) <= MOST_SPELLED:
         tokens = [_spell(token, words) for token in tokens]
     return list(_match(tokens, kept, glued, words))

@@ -10,7 +10,7 @@ from leanlens.reason.language import find_language
 from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
 from leanlens.reason.scenes import SceneReasoner, keep_english
-from leanlens.reason.spelling import fold, script_of
+from leanlens.reason.spelling import fold, lower, script_of
 from leanlens.reason.words import LANGUAGES, known_things, languages, tag, words_of
 from tests.reason.notation import notation
 
@@ -72,8 +72,6 @@ def test_the_language_is_found(prompt, language):
 
 @pytest.mark.parametrize("code", [code for code in languages() if code != "en"])
 def test_a_table_names_every_thing_that_the_model_knows(code):
-    if not (LANGUAGES / "things" / f"{code}.txt").is_file():
-        pytest.skip("its names are those of Unicode")
     words = words_of(code)
     named = {row[1]["thing"][0] for rows in words.phrases.values() for row in rows if "thing" in row[1]}
     assert sorted(set(known_things()) - named) == []
@@ -85,8 +83,22 @@ def test_the_lexicon_holds_the_words_of_the_tables(code):
     for line in (LANGUAGES / "things" / f"{code}.txt").read_text(encoding="utf-8").splitlines()[1:]:
         concept, _, forms = line.partition(": ")
         for phrase in forms.replace(" | ", ", ").split(", "):
-            key = " ".join(fold(phrase.replace("-", " ")).split())
+            spell = lower if words_of(code).marked else fold
+            key = " ".join(spell(phrase.replace("-", " ")).split())
             assert code in lexicon.speakers(key, script_of(key)), f"{phrase} ({concept})"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "language", "meaning"),
+    [
+        ("sebuah apel merah", "id", "red apple"), ("röd katt", "sv", "red cat"), ("punainen omena", "fi", "red apple"),
+        ("piros alma", "hu", "red apple"), ("κόκκινο μήλο", "el", "red apple"), ("3 תפוח אדום", "he", "3 red apple"),
+        ("سیب قرمز", "fa", "red apple"), ("লাল আপেল", "bn", "red apple"), ("червоне яблуко", "uk", "red apple"),
+        ("2 kočka", "cs", "2 cat"), ("แมว", "th", "cat"), ("rødt hjerte", "da", "red heart"),
+    ],
+)  # fmt: skip
+def test_a_language_without_a_table_has_the_words_of_unicode(prompt, language, meaning):
+    assert read(prompt) == (language, meaning)
 
 
 def test_the_data_is_small():
