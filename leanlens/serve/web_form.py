@@ -167,8 +167,12 @@ def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
         raise Refusal("invalid", "the settings in this picture are damaged") from None
     if started:
         notes.append("It started from another image; add that again below.")
+    if form.reason is False:
+        notes.append("Its prompt was drawn as it was written, so rewriting is turned off.")
     if reasoned is not None and not _is_drawn_as(form, desk, str(request["prompt"])):
-        notes.append("Its prompt would be rewritten in another way now, so the form holds the rewritten prompt.")
+        notes.append(
+            "Its prompt would be rewritten in another way now, so the form holds its caption and rewriting is off."
+        )
         form = replace(form, prompt=str(request["prompt"]), reason=form.reason and False, choices="")
     return form, notes
 

@@ -168,7 +168,7 @@ def test_a_caption_that_would_be_another_now_comes_back_as_it_was_drawn(page, mo
     record["request"]["prompt"] = record["request"]["reasoner"]["prompt"] = "a caption of before"
     form, notes = form_from(record, page.desk)
     assert (form.prompt, form.reason, form.choices) == ("a caption of before", False, "")
-    assert "the form holds the rewritten prompt" in notes[0]
+    assert "so the form holds its caption and rewriting is off" in notes[0]
     assert desk_prompt(form, page.desk) == "a caption of before"
     record["request"]["reasoner"] = {"prompt": 1}
     with pytest.raises(Refusal, match="damaged"):
@@ -181,7 +181,8 @@ def desk_prompt(form, desk) -> str:
 
 def test_what_was_drawn_as_written_comes_back_so(page, png):
     record = {"request": draw(page, reason=False)[0], "model": {"name": "toy"}}
-    assert form_from(record, page.desk)[0].reason is False
+    form, notes = form_from(record, page.desk)
+    assert (form.reason, notes) == (False, ["Its prompt was drawn as it was written, so rewriting is turned off."])
     record["request"] |= {"image": "x.png", "strength": 0.5}
     assert form_from(record, page.desk)[0].reason is None  # the switch says nothing of it, and stays
 
