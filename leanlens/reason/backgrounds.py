@@ -44,7 +44,7 @@ class BackgroundReader(PhraseReader):
             colors = [*(name for name in known.colors if name), colors[0]]  # "a blue background with white dots"
         if not kind and len(colors) > 1:
             kind = "gradient" if phrase.head == "background" else ""
-        if known is not None and known.kind not in ("plain", "") and not kind and len(colors) == 1:
+        if known is not None and known.kind not in ("plain", "ground") and not kind and len(colors) == 1:
             kind = known.kind
             colors = list(dict.fromkeys([*colors, *(name for name in known.colors if name)]))[:SHADES]
         self.meaning.background = Backdrop(

@@ -163,6 +163,8 @@ class PhraseReader:
             phrase.lower_capitals()
         if not phrase.head and phrase.pattern:
             phrase.head, phrase.name = "pattern", phrase.pattern
+        while len(phrase.adjectives) > 1 and not phrase.head and phrase.adjectives[-1].endswith(("ed", "ing")):
+            self.meaning.unread.append(phrase.adjectives.pop())  # "a river flowed"
         if not phrase.head and phrase.adjectives and self._is_noun(phrase):
             phrase.head, phrase.name = "unknown", " ".join(phrase.adjectives)
             phrase.adjectives = []

@@ -52,7 +52,7 @@ def write(plan: Plan, meaning: Meaning, seed: int) -> str:
 def noun_words(placed: Placed, article: str = "a", bare: bool = False) -> str:
     """ "a red apple", "three red apples", "the three red apples"."""
     noun = placed.noun
-    before = [*noun.adjectives, *([noun.color] if noun.color else [])]
+    before = [*([noun.color] if noun.color else []), *noun.adjectives]
     part = f" {noun.part}" if noun.part and not bare else ""
     if placed.count == 1:
         phrase = " ".join([*before, noun.name])
