@@ -126,6 +126,8 @@ def request_for(p, model, steps, size):
         body.update(width=chosen[0], height=chosen[1])
     if model.strip():
         body["override_settings"] = {"sd_model_checkpoint": model.strip()}
+    if option("leanlens_reason", "default") == "off":
+        body["reason"] = "off"
     notes = [f"{what} is not done by Lens" for what, asked in not_done(p).items() if asked]
     if getattr(p, "init_images", None):
         add_picture(p, body, chosen)
@@ -244,6 +246,8 @@ def add_settings():
         ("leanlens_key", "", "API key, or name:password", gr.Textbox, {"type": "password"}),
         ("leanlens_timeout", 600, "Seconds to wait for a batch", gr.Slider, WAITS),
         ("leanlens_size", NEAREST_1024, "Size when the script is opened", gr.Dropdown, {"choices": CHOICES}),
+        ("leanlens_reason", "default", "Rewrite prompts for models that ask for it: default, or off", gr.Radio,
+         {"choices": ["default", "off"]}),
         ("leanlens_free_memory", False, "Unload the web UI's own model before drawing", gr.Checkbox, {}),
     ):  # fmt: skip
         shared.opts.add_option(key, shared.OptionInfo(default, label, component, arguments, section=SECTION))

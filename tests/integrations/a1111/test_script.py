@@ -14,6 +14,7 @@ from PIL import Image
 from leanlens.resolution import BUCKETS
 from tests.integrations.a1111 import fake
 from tests.integrations.a1111.fake import picture_processing, processing
+from tests.reasoning import FakeReasoner
 
 OWN, TAB = "The model's own", "As in the tab"
 
@@ -62,7 +63,8 @@ def test_what_the_web_ui_asks_first(webui):
     add_settings()
     templates = webui.shared.opts.templates
     assert sorted(templates) == [
-        "leanlens_address", "leanlens_free_memory", "leanlens_key", "leanlens_size", "leanlens_timeout",
+        "leanlens_address", "leanlens_free_memory", "leanlens_key", "leanlens_reason", "leanlens_size",
+        "leanlens_timeout",
     ]  # fmt: skip
     assert {info.section for info in templates.values()} == {("leanlens", "leanlens")}
 
@@ -83,6 +85,23 @@ def test_text_to_image(webui):
     assert [one["seed"] for one in webui.saved] == result.all_seeds
     assert [one["info"] for one in webui.saved] == result.infotexts
     assert (webui.shared.state.job_count, webui.shared.state.job_no) == (2, 2)
+
+
+def test_prompts_are_rewritten_at_the_server_unless_the_settings_say_no(webui, monkeypatch):
+    monkeypatch.setattr("leanlens.serve.reasoning.Reasoning.reasoner", fresh_reasoner)
+    captions = [f"This flat picture shows two cats. Choice {seed}." for seed in (7, 8)]
+    result = press(webui, processing(prompt="two cats", seed=7, batch_size=2))
+    assert result.all_prompts == captions
+    assert all('Original prompt: "two cats", Reasoner: fake 1' in text for text in result.infotexts)
+    webui.shared.opts.data["leanlens_reason"] = "off"
+    plain = press(webui, processing(prompt="two cats", seed=7))
+    assert plain.all_prompts == ["two cats"]
+    assert "Original prompt" not in plain.infotexts[0]
+
+
+def fresh_reasoner(reasoning, model, word=None):
+    """As the server's own, without what it remembers of other tests."""
+    return None if word == "off" else FakeReasoner()
 
 
 def test_the_picture_is_the_command_lines(webui):
