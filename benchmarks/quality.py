@@ -8,11 +8,14 @@ scorer should not confirm. Needs the extra `eval`; with the extra `ocr` texts ar
     python benchmarks/quality.py --model nano [--num 200] [--seed 0] [--prompts dense|brief|human|FILE]
         [--sources sample] [--size 256] [--steps 20] [--cfg 5] [--reason default]
     python benchmarks/quality.py --model nano --compare [--prompts human] [--seeds 3] [--kept FOLDER]
+    python benchmarks/quality.py --table benchmarks/results/reason_people.json
     python benchmarks/quality.py --scorer [--num 200] [--seed 0] [--sources sample]
 
 With --compare prompts as they are typed stand beside prompts that the model's reasoner has rewritten, with paired
 intervals: one process for each way of asking, each on one thread and on a core of its own where there are two. With
 --kept the pictures stay in a folder once they are drawn, and the same command goes on from there.
+
+With --table the table of a kept result is printed, and nothing is measured.
 
 With --scorer the scorer itself is measured, without a model: true pictures against their own truths, which it should
 confirm; against those of other scenes with as many things, none of which they show, which it should not; and against
@@ -35,7 +38,14 @@ from typing import Any
 from machine import describe_machine
 
 from leanlens.evaluate.questions import held_out_questions
-from leanlens.evaluate.rates import compare, count_rates, differences_as_json, rates_as_json
+from leanlens.evaluate.rates import (
+    compare,
+    count_rates,
+    differences_as_json,
+    differences_from_json,
+    rates_as_json,
+    rates_from_json,
+)
 from leanlens.evaluate.scenes import evaluate_scenes, results_of
 from leanlens.evaluate.table import render_table
 from leanlens.hub import locate
@@ -64,7 +74,11 @@ def main() -> None:
     parser.add_argument("--sources", help="full, sample or a folder; full where it is there")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scorer", action="store_true", help="measure the scorer instead of a model")
+    parser.add_argument("--table", type=Path, help="print the table of a kept result")
     given = parser.parse_args()
+    if given.table:
+        print(table_of(json.loads(given.table.read_text(encoding="utf-8"))), end="")
+        return
     began, machine = time.time(), describe_machine()
     measure = measure_scorer if given.scorer else measure_reasoner if given.compare else measure_model
     measured = measure(given)
@@ -75,6 +89,13 @@ def main() -> None:
         **measured,
     }
     print(json.dumps(result, indent=1))
+
+
+def table_of(result: dict[str, Any]) -> str:
+    """The table of a kept result."""
+    rows = {name: rates_from_json(rates) for name, rates in result["rates"].items()}
+    differences = differences_from_json(result["differences"]) if "differences" in result else None
+    return render_table(rows, None, differences)
 
 
 def measure_scorer(given: argparse.Namespace) -> dict[str, Any]:

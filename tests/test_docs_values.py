@@ -191,6 +191,17 @@ def test_tables_of_rates_are_the_kept_results(page, name):
     assert told >= 9 * len(rates)
 
 
+@pytest.mark.skipif(not (ROOT / "benchmarks/results/reason_people.json").is_file(), reason="it was not measured yet")
+def test_the_table_of_rewritten_prompts_is_the_kept_result():
+    rates = pytest.importorskip("leanlens.evaluate.rates")
+    from leanlens.evaluate.table import render_table
+
+    kept = result("reason_people")
+    rows = {name: rates.rates_from_json(row) for name, row in kept["rates"].items()}
+    table = render_table(rows, None, rates.differences_from_json(kept["differences"]))
+    assert table in (ROOT / "docs" / "nano.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["quality_nano_brief", "quality_nano_human"])
 def test_rates_in_prose_are_the_kept_results(name):
     text = " ".join((ROOT / "docs" / "nano.md").read_text(encoding="utf-8").split())

@@ -143,3 +143,8 @@ def differences_as_json(differences: Mapping[str, Difference | None]) -> dict[st
         name: None if one is None else {key: round(value, 4) for key, value in asdict(one).items()}
         for name, one in differences.items()
     }
+
+
+def differences_from_json(rows: Mapping[str, Any]) -> dict[str, Difference | None]:
+    """The inverse of `differences_as_json`."""
+    return {name: None if row is None else Difference(**row) for name, row in rows.items()}

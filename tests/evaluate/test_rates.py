@@ -5,6 +5,7 @@ from leanlens.evaluate.rates import (
     compare,
     count_rates,
     differences_as_json,
+    differences_from_json,
     met_by_prompt,
     rates_as_json,
     rates_from_json,
@@ -75,7 +76,6 @@ def test_only_prompts_that_are_judged_both_times_differ():
     gain = compare(scores_of(0.0, None, 1.0), scores_of(1.0, 1.0, None), ("object",), 3)
     assert gain["object"].num == 1
     assert compare(scores_of(None), scores_of(1.0), ("object",), 1) == {"object": None}
-    assert differences_as_json({"object": None, "count": gain["object"]}) == {
-        "object": None,
-        "count": {"mean": 1.0, "low": 1.0, "high": 1.0, "num": 1},
-    }
+    rows = differences_as_json({"object": None, "count": gain["object"]})
+    assert rows == {"object": None, "count": {"mean": 1.0, "low": 1.0, "high": 1.0, "num": 1}}
+    assert differences_from_json(rows) == {"object": None, "count": gain["object"]}
