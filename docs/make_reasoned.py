@@ -2,8 +2,8 @@
 
     python docs/make_reasoned.py
 
-The prompts above are every tenth of leanlens/evaluate/prompts/people.jsonl, with their number as the seed; those in
-other languages are in PROMPTS, with seed 0. Nothing is chosen or drawn again.
+The prompts above are every tenth of leanlens/evaluate/prompts/people.jsonl, those in other languages are PROMPTS; the
+seed of each is its number. The README's pictures are drawn too, with seed 1. Nothing is chosen or drawn again.
 """
 
 import json
@@ -21,7 +21,26 @@ from leanlens.reason import Reasoner, reason_request, reasoner_of_model
 DOCS = Path(__file__).parent
 PEOPLE = DOCS.parent / "leanlens" / "evaluate" / "prompts" / "people.jsonl"
 CELL, GAP, COLUMNS = 160, 6, 6
-PROMPTS = {}
+PROMPTS = (
+    "drei gelbe Enten, hellblauer Hintergrund",
+    "un chat noir à gauche d'une chaise rouge",
+    "una manzana roja y dos limones",
+    "una tartaruga sopra un tavolo marrone",
+    "红色的苹果在蓝色茶壶的左边",
+    "赤い車と木",
+    "красный воздушный шар",
+    "قطة سوداء",
+    "लाल सेब",
+    "dois gatos brancos",
+    "노란 별",
+    "🐧🍕",
+)
+README = {
+    "demo.png": "a penguin to the left of a pink cupcake",
+    "demo-2.png": "a burger and fries, pale yellow background",
+    "demo-3.png": "a rocket at night",
+    "demo-4.png": "three owls in a row",
+}
 
 
 def main() -> None:
@@ -30,8 +49,11 @@ def main() -> None:
     asked = [(json.loads(lines[number])["prompt"], number) for number in range(0, len(lines), 10)]
     rows = [[_draw(opened, way, *one) for one in asked] for way in (None, reasoner)]
     _save(rows, "reasoned.webp")
-    images = [_draw(opened, reasoner, prompt, 0) for prompt in PROMPTS.values()]
+    images = [_draw(opened, reasoner, prompt, number) for number, prompt in enumerate(PROMPTS)]
     _save([images[at : at + COLUMNS] for at in range(0, len(images), COLUMNS)], "languages.webp")
+    for name, prompt in README.items():
+        with whole_file(DOCS / "images" / name) as path:
+            _draw(opened, reasoner, prompt, 1).save(path, format="PNG")
 
 
 def _draw(opened: OpenedModel, reasoner: Reasoner | None, prompt: str, seed: int) -> Image.Image:
