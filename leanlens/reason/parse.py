@@ -341,6 +341,9 @@ class _Reader(LetterReader):
         self.subject = index
 
     def _relate_things(self, a: int, word: str, b: int) -> None:
+        if word == "each side":
+            self._put_on_each_side(a, b)
+            return
         if word == "on" and self.meaning.things[b].name in CONTAINERS:
             word = "inside"
         if word == "behind":

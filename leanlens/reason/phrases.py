@@ -214,11 +214,11 @@ class PhraseReader:
         elif tag.has("background vertical", "background horizontal"):
             phrase.turned = tag.has("background vertical")
         elif tag.has("style"):
-            self._style(tag)
-            self.at -= 1
+            if self._style(tag):
+                self.at -= 1
         elif tag.has("other style"):
-            self._other_style(tag)
-            self.at -= 1
+            if self._other_style(tag):
+                self.at -= 1
         elif tag.has("person"):
             self.meaning.unread.append(tag.text)
             phrase.quality = True

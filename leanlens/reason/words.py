@@ -250,6 +250,8 @@ def _entries(table: dict[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
         for name, phrases in rows.items():
             if section in ("words", "background"):
                 yield ("background " * (section == "background") + name, name, phrases)
+            elif section == "patterns" and name in ("vertical", "horizontal"):
+                yield (f"background {name}", name, phrases)
             elif section == "things":
                 yield ("thing", (name, False), phrases)
             else:

@@ -1,12 +1,14 @@
 """The embedded reasoner: what it keeps, what it fills in, what it leaves alone, and what can be decided beforehand."""
 
 import time
+from contextlib import nullcontext, suppress
 from random import Random
 
 import pytest
 
 from leanlens.reason import Ask
 from leanlens.reason.scenes import SceneReasoner, is_dense
+from leanlens.reason.words import languages, words_of
 from leanlens.scenes.describe import brief, dense
 from leanlens.scenes.icons import library
 from leanlens.scenes.scene import sample_scene
@@ -210,3 +212,58 @@ def test_a_model_of_fewer_things_says_so():
     assert known.prompt == fewer.prompt
     assert not known.not_understood
     assert [unknown.word for unknown in fewer.not_understood] == ["accordion"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_words_in_any_order_do_no_harm(seed):
+    """Phrases of every table put together at random, with facts decided at random, end soon in a record."""
+    rng, reasoner = Random(seed), SceneReasoner()
+    phrases = {
+        code: [" ".join(tokens) for row in words_of(code).phrases.values() for tokens, _ in row] for code in languages()
+    }
+    others = [
+        *".,:;?!()\"'-&/",
+        "zork",
+        "3",
+        "STOP",
+        '"HI"',
+        "the",
+        "a",
+        "and",
+        "on",
+        "left of",
+        "red",
+        "dog",
+        "flat",
+        "it",
+        "one",
+    ]
+    keys = ["thing 1", "color 1", "number 2", "background", "style", "text 1", "relation 1", "place 1", "size 1"]
+    for at in range(150):
+        code = rng.choice(["en", *languages()])
+        words = [rng.choice(phrases[code] if rng.random() < 0.75 else others) for _ in range(rng.randint(1, 14))]
+        fixed = (
+            {rng.choice(keys): rng.choice(["", "red", "2", "left of", "large", "flat"])} if rng.random() < 0.3 else {}
+        )
+        with suppress(ValueError) if fixed else nullcontext():
+            answer = reasoner(
+                [Ask(" ".join(words), at, *rng.choice([(256, 256), (192, 320), (320, 192)]), fixed=fixed)]
+            )[0]
+            assert answer.prompt
+            assert answer.left_alone or answer.facts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a flat red apple", "a red apple"),
+        (
+            "one flat blue fish on a vertical white and pale pink striped wall",
+            "vertical stripes in white and pale pink",
+        ),
+        ("a house, and on each side a tree", "The house is between the two trees."),
+        ("a fox, green grass, the wall is grey", "a fox"),
+    ],
+)
+def test_words_of_several_meanings(prompt, said):
+    assert said in reason(prompt).prompt
