@@ -127,7 +127,7 @@ def test_every_extra_is_explained():
 def test_files_that_pages_name_are_there():
     folders, suffixes = "recipes|runs|benchmarks|leanlens|docs|tests|integrations|examples", "toml|py|sh|json|jsonl|md"
     kept = rf"(?:{folders})/[\w./-]*\w\.(?:{suffixes}|safetensors)\b"
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", ROOT / "benchmarks" / "README.md"]:
         for name in re.findall(rf"(?<![\w./~-])({kept})", page.read_text(encoding="utf-8")):
             made = page.parent / name if (page.parent / name).exists() else ROOT / name
             assert made.exists(), f"{page.name}: {name}"
