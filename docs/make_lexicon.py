@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from leanlens.reason.lexicon import MARKER
+from leanlens.reason.lexicon import MARKER, NOUN
 from leanlens.reason.spelling import fold, is_unspaced, script_of
 from leanlens.reason.words import SIGNS, words_of
 from leanlens.reason.words import languages as languages_with_tables
@@ -128,6 +128,7 @@ MERGED = {  # varieties whose words count as the language's own
     "sr": ("sr", "sr-Latn"), "ar": ("ar", "ar-SA"), "de": ("de", "de-CH"), "hi": ("hi", "hi-Latn"),
     "pa": ("pa", "pa-Arab"), "kk": ("kk", "kk-Arab"), "yue": ("yue", "yue-Hans"), "sw": ("sw", "sw-KE"),
 }  # fmt: skip
+NOUNS = {"ground", "sky", "person", "pattern", "background noun", "style", "other style", "qualities"}  # readings
 FEWEST = 200  # names of concepts that a language must have of its own
 
 
@@ -176,8 +177,9 @@ def add_tables(found: Lines) -> None:
             plain = [readings for tokens, readings in rows if len(tokens) == 1]
             if plain and key[0].isalpha() and not {"thing", "name"} & plain[0].keys():
                 forms = [key + fold(ending) for ending in endings] if key in starred else [key]
+                kind = NOUN if NOUNS & plain[0].keys() else MARKER
                 for form in set(forms) - english:
-                    found[script_of(form)][form][MARKER].add(code)
+                    found[script_of(form)][form][kind].add(code)
 
 
 def scripts_of(found: Lines) -> dict[str, list[str]]:
@@ -211,7 +213,7 @@ def read_annotations(tarball: Path) -> dict[str, dict[str, dict]]:
 def find_emoji(tarballs: dict[str, Path]) -> dict[str, str]:
     """Concept -> its emoji, for all concepts of the full library."""
     concepts, _ = sources.read_packages(tarballs)
-    (_, content), = sources._members(tarballs["iconify"], {f"package/json/{sources.REFERENCE}.json"})  # fmt: skip
+    (_, content), = sources.read_members(tarballs["iconify"], {f"package/json/{sources.REFERENCE}.json"})  # fmt: skip
     chars = json.loads(content)["chars"]
     texts: dict[str, str] = {}
     for code, icon in chars.items():

@@ -31,6 +31,7 @@ LETTERS = {
     "uk": "іїєґ", "ru": "ыэъё", "fa": "پچژگیک", "ur": "ٹڈڑےں",
 }  # fmt: skip
 HINT = 0.05
+SPELLED = {"três": "pt", "très": "fr", "tres": "es", "é": "pt", "è": "it"}  # told apart by the accent alone
 MARKED_LANGUAGE = "vi"  # its words are told apart by their accents
 _CAPITALS = re.compile(r"\b[A-ZÀ-ÖØ-Þ]{2,}\b")  # letters of a sign, as in "Schild: STOP"
 MARKED = 1.5  # times as much as a thing counts a word that only says how things are, such as "ein"
@@ -48,7 +49,7 @@ def find_language(text: str) -> str:
     if script in SCRIPTS:
         return SCRIPTS[script]
     plain = _CAPITALS.sub(" ", plain) if _CAPITALS.sub("", plain).strip(" .,:;!?") else plain
-    tokens = [token for token in split(plain, elided=True) if token[0].isalpha()]
+    tokens = _with_apostrophes(split(plain, elided=True))
     if script != LATIN:
         votes = count_words([token for token in tokens if script_of(token) == script], script)
         return _best(_with_hints(votes, plain), _only_language(script))
@@ -65,8 +66,22 @@ def find_language(text: str) -> str:
     return best if most > covered and enough else "en"
 
 
+def _with_apostrophes(tokens: list[str]) -> list[str]:
+    """Words, an apostrophe with the one before it: "d'", "eau"."""
+    found: list[str] = []
+    for token in tokens:
+        if token[0].isalpha():
+            found.append(token)
+        elif token == "'" and found:
+            found[-1] += token
+    return found
+
+
 def _with_hints(votes: dict[str, float], text: str) -> dict[str, float]:
     """Votes, and a little more for the letters that a language has."""
+    for word in text.lower().split():
+        if votes.get(SPELLED.get(word, "")):
+            votes[SPELLED[word]] += 1
     for language, letters in LETTERS.items():
         if votes.get(language):
             votes[language] += HINT * sum(letter in letters for letter in text.lower())
@@ -102,10 +117,11 @@ def count_words(tokens: list[str], script: str) -> dict[str, float]:
     until: Counter[str] = Counter()  # language -> the first token that no phrase of it has covered
     for at in range(len(tokens)):
         for length in range(min(LONGEST, len(tokens) - at), 0, -1):
-            for language, word in lexicon.speakers(" ".join(tokens[at : at + length]), script).items():
+            phrase = " ".join(tokens[at : at + length]).replace("' ", "'").rstrip("'")
+            for language, word in lexicon.speakers(phrase, script).items():
                 if until[language] <= at:
                     until[language] = at + length
-                    found[language] += MARKED if word == lexicon.MARKER else length
+                    found[language] += length * (MARKED if length > 1 or word == lexicon.MARKER else 1)
     return found
 
 

@@ -13,6 +13,7 @@ from leanlens.files import read_json
 
 FOLDER = Path(__file__).parent / "languages" / "lexicon"
 MARKER = "*"  # a word of a language that is no thing: "ein", "und", "rot"
+NOUN = "-"  # a noun that is no thing: "Hintergrund", "Wiese"
 
 
 @cache
@@ -50,7 +51,7 @@ def speakers(phrase: str, script: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, spoken in _cells(rows[at]):
         for language in spoken:
-            if found.get(language, MARKER) == MARKER:
+            if found.get(language, MARKER) in (MARKER, NOUN):
                 found[language] = name
     return found
 
@@ -62,7 +63,7 @@ def words_in(language: str) -> Iterator[tuple[str, str]]:
         for row in [row for row in lines(script) if first in row or later in row]:
             phrase = row.partition("\t")[0]
             for name, spoken in _cells(row):
-                if language in spoken and name != MARKER:
+                if language in spoken and name not in (MARKER, NOUN):
                     yield phrase, name
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from leanlens.pipeline.reasoned import Reasoned, Unknown
+from leanlens.reason import lexicon
 from leanlens.reason.choose import Contradiction, choose
 from leanlens.reason.facts import fix, list_facts
 from leanlens.reason.language import find_language
@@ -56,7 +57,7 @@ class SceneReasoner:
         language = find_language(ask.prompt)
         words = words_of(language)
         left_alone = partial(Reasoned, original=ask.prompt, prompt=ask.prompt, language=language, source=self.source)
-        if is_dense(ask.prompt):
+        if language == "en" and is_dense(ask.prompt):
             return left_alone(left_alone="it is a dense caption already")
         tags = tag(without_weights(ask.prompt), words, ask.triggers)
         meaning = parse(tags, words)
@@ -64,7 +65,7 @@ class SceneReasoner:
             keep_english(meaning)
         keep_known(meaning, known_things(self.library))
         fixed = fix(meaning, ask.fixed)
-        unknown = tuple(unknown_words(meaning, known_things(self.library)))
+        unknown = tuple(unknown_words(meaning, known_things(self.library), language))
         known = sum(noun.known for noun in meaning.things)
         if not meaning.unsure and sum(not tag.readings for tag in tags) > MOST_UNREAD + 2 * known:
             meaning.unsure = "most of its words are not understood"
@@ -109,15 +110,18 @@ def keep_known(meaning: Meaning, things: Sequence[str]) -> None:
             meaning.change(index, known=False)
 
 
-def unknown_words(meaning: Meaning, things: Sequence[str]) -> Iterator[Unknown]:
-    """Things, looks and styles that the model does not know, and words that were left out."""
+def unknown_words(meaning: Meaning, things: Sequence[str], language: str = "en") -> Iterator[Unknown]:
+    """Things, looks and styles that the model does not know, and words that were left out.
+
+    What is near is known of English words.
+    """
     said = [noun.name for noun in meaning.things if not noun.known]
     said += [word for noun in meaning.things for word in noun.adjectives]
     said += [noun.part for noun in meaning.things if noun.part]
     said += [meaning.other_style] if meaning.other_style else []
     said += [word.lower() for word in meaning.unread if len(word) > 2]
     for word in list(dict.fromkeys(said))[:MOST_UNKNOWN]:
-        near = nearest(word)
+        near = nearest(word) if language == "en" or word in lexicon.concepts() else None
         if near is not None and near.concept not in things:
             near = None
         yield Unknown(word=word, nearest=near.concept if near else None, nearness=near.nearness if near else 0.0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from leanlens.reason import lexicon
 from leanlens.reason.emoji import Piece, split_emoji
-from leanlens.reason.nearest import SHORTEST_TYPO, correct, count_edits, is_word, nearest
+from leanlens.reason.nearest import LONG, SHORTEST_TYPO, correct, count_edits, is_word, nearest
 from leanlens.reason.spelling import fold, is_unspaced, lower, nearest_form, without_ending
 from leanlens.scenes.icons import PARTS
 from leanlens.scenes.names import pluralize, read_vocabulary
@@ -356,8 +356,8 @@ def _tag_words(text: str, words: Words) -> list[Tag]:
             tokens.append(part)
             kept.append(token if token.lower() == part or not words.joined else part)
             glued.append(False)
-    if words.code == "en" and len(tokens) <= MOST_SPELLED:
-        tokens = [_spell(token, words) for token in tokens]
+    if len(tokens) <= MOST_SPELLED:
+        tokens = [_spell(token, words) if words.code == "en" else _spell_other(token, words) for token in tokens]
     return list(_match(tokens, kept, glued, words))
 
 
@@ -368,9 +368,16 @@ def _spell(token: str, words: Words) -> str:
     return correct(token) or _like(token, words)
 
 
+def _spell_other(token: str, words: Words) -> str:
+    """The same for another language; long words only, since not all of its words are known."""
+    if len(token) < LONG or not token.isalpha() or is_unspaced(token):
+        return token
+    return token if words.longest([token], 0) else _like(token, words)
+
+
 def _like(token: str, words: Words) -> str:
     """The one word of the table that is an edit away; no other English word is taken for one."""
-    if is_word(token):
+    if words.code == "en" and is_word(token):
         return token
     near = [word for word in words.tokens if abs(len(word) - len(token)) <= 1 and word[0] == token[0]]
     near = [word for word in near if len(word) >= SHORTEST_TYPO and count_edits(word, token, 1) <= 1]

@@ -117,6 +117,28 @@ def test_a_prompt_is_read_within_20_ms_once_its_words_are_loaded():
     assert (time.perf_counter() - began) / len(prompts) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("prompt", "meaning"),
+    [
+        ("ein roter Schmeterling", "1 red butterfly"), ("une girrafe bleue", "1 blue giraffe"), ("un cane", "1 dog"),
+        ("un elefnte azul", "1 blue elephant"), ("tre lenti d'ingrandimento", "3 magnifying glass"),
+        ("três carros", "3 car"), ("tres coches", "3 car"), ("très grand chien", "dog large"),
+    ],
+)  # fmt: skip
+def test_typing_errors_and_words_that_are_alike(prompt, meaning):
+    assert read(prompt)[1] == meaning
+
+
+def test_a_long_prompt_in_another_language_is_read_too():
+    prompt = (
+        "Auf dem Bild sieht man einen großen roten Drachen auf der linken Seite. Rechts steht eine kleine blaue Burg. "
+        "Der Hintergrund ist hellgrün und sehr schlicht gehalten. Sonst ist nichts zu sehen."
+    )
+    (answer,) = SceneReasoner()([Ask(prompt, 3, 256, 256)])
+    assert not answer.left_alone
+    assert all(words in answer.prompt for words in ("red dragon", "blue castle", "mint green"))
+
+
 def test_the_caption_is_english_and_the_record_names_the_language():
     (answer,) = SceneReasoner()([Ask("drei rote Äpfel auf einem flauschigen blauen Tisch", 3, 256, 256)])
     assert answer.language == "de"
