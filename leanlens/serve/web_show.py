@@ -21,9 +21,9 @@ from leanlens.serve.web_form import Grid
 _MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "${}`"}
 
 SUGGESTIONS = (
-    "a red apple and a yellow banana on a table",
-    "two cats in front of a house",
-    "a blue car under the moon",
+    "three red apples left of a blue teapot",
+    "a yellow duck above two stars",
+    "a blue car on a pale pink background",
     "a penguin",
 )
 """Prompts for whoever does not know yet what to ask for."""
