@@ -1,6 +1,7 @@
 """The house keeps its order: levels, no cycles, nothing at import, exported names, every module says what it is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_every_room_has_a_level_and_imports_only_lower_ones():
             if LEVELS[other] >= LEVELS[own]:
                 wrong.append(f"{dotted(path)} ({own} {LEVELS[own]}) imports {name} ({LEVELS[other]})")
     assert not wrong
+
+
+def test_the_table_of_rooms_is_that_of_the_code():
+    """Of CONTRIBUTING.md: every room that exists, once, at its level, the lowest first."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [(int(level), cell) for level, cell in re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)]
+    told = [(name, level) for level, cell in rows for name in re.findall(r"`(\w+)/`", cell)]
+    told += [("", level) for level, cell in rows if cell == "files in the root"]
+    rooms = {room(dotted(path)) for path in modules()} | {"nano"}
+    assert sorted(told) == sorted((name, LEVELS[name]) for name in rooms)
+    assert [level for level, _ in rows] == sorted(level for level, _ in rows)
 
 
 def test_no_import_cycles_between_files():
