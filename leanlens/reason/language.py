@@ -18,11 +18,8 @@ PREFERRED = (
     "cs", "ro", "hu", "el", "th", "fa", "bn", "ur", "mr", "ta", "te", "da", "no", "fi", "sk", "hr", "sr", "bg", "ca",
     "ms", "fil",
 )  # fmt: skip
-# Scripts of one language, or of one that most who write it write.
-SCRIPTS = {
-    "kana": "ja", "hangul": "ko", "han": "zh", "greek": "el", "hebrew": "he", "armenian": "hy", "georgian": "ka",
-    "burmese": "my", "khmer": "km",
-}  # fmt: skip
+# Scripts that many languages share; in the others the first of `lexicon.FIRST` is taken.
+SHARED = ("cyrillic", "arabic", "thai")
 LATIN = "latin"
 # Letters that decide between languages which know as many of the words.
 LETTERS = {
@@ -46,8 +43,8 @@ def find_language(text: str) -> str:
     script = main_script(plain)
     if script == "other":
         return "en"
-    if script in SCRIPTS:
-        return SCRIPTS[script]
+    if script in lexicon.FIRST and script not in SHARED:
+        return lexicon.FIRST[script]
     plain = _CAPITALS.sub(" ", plain) if _CAPITALS.sub("", plain).strip(" .,:;!?") else plain
     tokens = _with_apostrophes(split(plain, elided=True))
     if script != LATIN:

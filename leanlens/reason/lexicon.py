@@ -15,6 +15,12 @@ FOLDER = Path(__file__).parent / "languages" / "lexicon"
 MARKER = "*"  # a word of a language that is no thing: "ein", "und", "rot"
 NOUN = "-"  # a noun that is no thing: "Hintergrund", "Wiese"
 
+# Scripts of one language, or the one that most who write it write.
+FIRST = {
+    "kana": "ja", "hangul": "ko", "han": "zh", "greek": "el", "hebrew": "he", "armenian": "hy", "georgian": "ka",
+    "burmese": "my", "khmer": "km", "cyrillic": "ru", "arabic": "ar", "thai": "th",
+}  # fmt: skip
+
 
 @cache
 def concepts() -> tuple[str, ...]:

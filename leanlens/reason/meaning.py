@@ -84,6 +84,17 @@ class Meaning:
         """The number of a thing, a relation or a text in the keys of its facts."""
         return self.keys[kind][index] if kind in self.keys else index + 1
 
+    def keep(self, indices: list[int]) -> None:
+        """Only some of the things, with what is said of them."""
+        place = {old: new for new, old in enumerate(indices)}
+        self.things = [self.things[index] for index in indices]
+        self.relations = [(place[a], word, place[b]) for a, word, b in self.relations if a in place and b in place]
+        self.texts = [
+            replace(text, on=None if text.on is None else place[text.on])
+            for text in self.texts
+            if text.on is None or text.on in place
+        ]
+
     def change(self, index: int, **values: Any) -> None:
         """Say more of a thing."""
         self.things[index] = replace(self.things[index], **values)

@@ -97,10 +97,15 @@ def is_dense(prompt: str) -> bool:
 
 
 def keep_english(meaning: Meaning) -> None:
-    """Take unknown words out of what will be said of a thing: the model learnt English captions."""
+    """Take unknown words out of what will be said, things too unless nothing else is there: captions are English."""
     for index, noun in enumerate(meaning.things):
         meaning.unread += [*noun.adjectives, *noun.part.split()]
         meaning.change(index, adjectives=(), part="")
+    english = {*lexicon.concepts(), *lexicon.emoji().values()}
+    kept = [index for index, noun in enumerate(meaning.things) if noun.known or noun.name in english]
+    if kept:
+        meaning.unread += [noun.name for index, noun in enumerate(meaning.things) if index not in kept]
+        meaning.keep(kept)
 
 
 def keep_known(meaning: Meaning, things: Sequence[str]) -> None:

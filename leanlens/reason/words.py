@@ -15,7 +15,7 @@ from typing import Any
 from leanlens.reason import lexicon
 from leanlens.reason.emoji import Piece, split_emoji
 from leanlens.reason.nearest import LONG, SHORTEST_TYPO, correct, count_edits, is_word, nearest
-from leanlens.reason.spelling import fold, is_unspaced, lower, nearest_form, without_ending
+from leanlens.reason.spelling import fold, is_unspaced, lower, nearest_form, script_of, without_ending
 from leanlens.scenes.icons import PARTS
 from leanlens.scenes.names import pluralize, read_vocabulary
 from leanlens.scenes.shapes import CONTAINERS, SUPPORTS
@@ -430,8 +430,19 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
             while is_unspaced(token) and at + 1 < len(tokens) and _continues(tokens, at + 1, words):
                 at += 1
                 typed += kept[at]
+            readings = readings or _of_other_script(typed, words)
             yield Tag(readings, typed, _is_capital(kept[at]), glued[at])
         at += 1
+
+
+def _of_other_script(word: str, words: Words) -> dict[str, Any]:
+    """The reading of a word that is written in a script which the language does not have: "a black 猫"."""
+    script = script_of(word)
+    if word.isascii() or script in ("latin", "other", *lexicon.languages().get(words.code, ())):
+        return {}
+    other = words_of(lexicon.FIRST[script]) if script in lexicon.FIRST else None
+    hit = other.longest(split(word), 0) if other else None
+    return hit[1] if hit and hit[0] == len(split(word)) and {"thing", "name", "color"} & hit[1].keys() else {}
 
 
 def _continues(tokens: list[str], at: int, words: Words) -> bool:

@@ -139,6 +139,18 @@ def test_a_long_prompt_in_another_language_is_read_too():
     assert all(words in answer.prompt for words in ("red dragon", "blue castle", "mint green"))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "meaning"),
+    [
+        ("a black 猫", "1 black cat"), ("a dog and a 猫", "1 dog; 1 cat"), ("犬と赤い車", "dog; red car"),
+        ("🍎🐶", "apple; dog"), ("ein Schaf neben einem roten Haus", "1 red house"),
+        ("un écureuil, un chat noir et un arbre", "1 black cat; 1 tree"), ("ein Schaf", "1 ?schaf"),
+    ],
+)  # fmt: skip
+def test_unknown_words_of_another_language_are_no_things_beside_known_ones(prompt, meaning):
+    assert read(prompt)[1] == meaning
+
+
 def test_the_caption_is_english_and_the_record_names_the_language():
     (answer,) = SceneReasoner()([Ask("drei rote Äpfel auf einem flauschigen blauen Tisch", 3, 256, 256)])
     assert answer.language == "de"
