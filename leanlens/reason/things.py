@@ -1,0 +1,242 @@
+"""Things read from noun phrases: new ones or ones spoken of before, their colours, and how they stand to one another.
+
+Comes in: noun phrases. Goes out: the meaning's things and relations.
+"""
+
+from dataclasses import replace
+
+from leanlens.reason.letters import LetterReader
+from leanlens.reason.meaning import Noun, Written
+from leanlens.reason.phrases import Phrase
+from leanlens.reason.words import SIGNS
+from leanlens.scenes.shapes import CONTAINERS
+
+
+class ThingReader(LetterReader):
+    """Sets the things and the relations of the meaning."""
+
+    def _attach(self, phrase: Phrase) -> None:
+        """A thing, new or spoken of before, in whatever relation waits for it."""
+        known = self._spoken_of(phrase)
+        if known is not None and not self.shared:
+            if (color := phrase.object_color()) and self.meaning.things[known].color is None:
+                self.meaning.change(known, color=color)
+            self._reach(known)
+            return
+        if phrase.head == "unknown" and self._is_part(phrase):
+            return
+        for earlier in self.shared:  # "a red and a blue ball"
+            earlier.head, earlier.name, earlier.plural = phrase.head, phrase.name, (earlier.number or 1) > 1
+            self._reach(self._add(earlier))
+        self.shared = []
+        self._reach(self._add(phrase))
+
+    def _is_part(self, phrase: Phrase) -> bool:
+        """Whether an unknown thing is one of a known one, "a gift box with a ribbon"; it is then said beside that."""
+        host = self.subject
+        before = self.tags[phrase.first - 1] if phrase.first else None
+        within = self.relation is not None and self.relation[0] == "inside" and phrase.article != "one"
+        if before is None or host is None or self.side or not (within or (before.has("part") and not self.relation)):
+            return False
+        if phrase.colors or phrase.number:
+            return False
+        if not self.meaning.things[host].known or self.meaning.things[host].part:
+            return False
+        while (tag := self.tag()) is not None and not tag.readings:  # "with a rainbow mane"
+            self.at += 1
+        words = " ".join(tag.text.lower() for tag in self.tags[phrase.first - 1 : self.at])
+        self.meaning.change(host, part=words)
+        self.relation = None
+        return True
+
+    def _spoken_of(self, phrase: Phrase) -> int | None:
+        """The thing that "the cat" means, where there is one already."""
+        color = phrase.object_color()
+        for index, noun in enumerate(self.meaning.things):
+            same = noun.name == phrase.name
+            if (
+                same
+                and phrase.article == "the"
+                and color in (None, noun.color)
+                and phrase.number in (None, noun.number)
+            ):
+                return index
+        for index, noun in enumerate(self.meaning.things):  # "the apple is red"; "a sign ... write it on the sign"
+            if noun.name == phrase.name and noun.name in SIGNS and not phrase.colors and not phrase.number:
+                return index
+        return None
+
+    def _add(self, phrase: Phrase) -> int:
+        number, plural = phrase.number, phrase.plural or phrase.several
+        if number is None and phrase.article == "one":
+            number = 1
+        if (
+            phrase.name.startswith("pair of ") and (number == 2 or phrase.several or phrase.some) and not phrase.plural
+        ):  # "two socks", "a pair of socks"
+            number, plural = phrase.pairs or 1, False
+        elif phrase.pairs:
+            number = 2 * phrase.pairs
+        elif " of " in phrase.name and phrase.several:
+            plural = phrase.plural
+        noun = Noun(
+            phrase.name,
+            phrase.head == "thing",
+            number,
+            plural,
+            phrase.object_color(),
+            phrase.size,
+            self.side,
+            tuple(phrase.adjectives),
+        )
+        self.side = None
+        self.meaning.things.append(noun)
+        if phrase.capitals:
+            self.meaning.texts.append(Written(" ".join(phrase.capitals), len(self.meaning.things) - 1))
+        return len(self.meaning.things) - 1
+
+    def _reach(self, index: int) -> None:
+        """Thing `index` is spoken of: settle what waited for it."""
+        if index < 0:
+            return
+        waits, self.relation = self.relation, None
+        if self.between:
+            self._reach_between(index)
+            return
+        if waits is not None:
+            word, subject = waits
+            if subject is None:
+                self.fronted = (word, index)
+            elif subject != index:
+                self._relate_things(subject, word, index)
+        elif self.fronted is not None and self.fronted[1] != index:
+            word, target = self.fronted
+            self.fronted = None
+            self._relate_things(index, word, target)
+        self.subject = index
+
+    def _relate_things(self, a: int, word: str, b: int) -> None:
+        if word == "each side":
+            self._put_on_each_side(a, b)
+            return
+        if word == "on" and self.meaning.things[b].name in CONTAINERS:
+            word = "inside"
+        if word == "behind":
+            a, word, b = b, "in front of", a
+        if word == "between":
+            self.between = [a, b]
+            if self.meaning.things[b].count >= 2:
+                self.meaning.relations.append((a, "between", b))
+                self.between = []
+            return
+        for text in list(self.meaning.texts):  # "the word HELLO on a sign"
+            if word == "on" and text.on is None:
+                self.meaning.texts[self.meaning.texts.index(text)] = Written(text.string, b)
+        row = (a, word, b)
+        if row not in self.meaning.relations and a != b:
+            self.meaning.relations.append(row)
+
+    def _reach_between(self, index: int) -> None:
+        middle, *ends = self.between
+        if index in self.between:
+            return
+        if ends:
+            self.meaning.relations += [(ends[0], "left of", middle), (middle, "left of", index)]
+            self.between = []
+        self.subject = middle
+
+    def _put_on_each_side(self, index: int, middle: int) -> None:
+        noun = self.meaning.things[index]
+        if noun.number in (None, 1, 2):
+            self.meaning.change(index, number=2)
+            self.meaning.relations.append((middle, "between", index))
+
+    def _bare(self, phrase: Phrase) -> None:
+        """Colours, a number or words without a head: of what came before, or shared with what comes."""
+        self.meaning.unread += phrase.adjectives
+        following = self.tag()
+        things = self.meaning.things
+        counted = phrase.article == "one" or phrase.number is not None
+        goes_on = following is not None and (following.has("and") or following.get("break") in (",", "，", "、"))
+        if phrase.colors and counted and goes_on and self._head_follows():
+            self.shared.append(phrase)
+            return
+        color = phrase.object_color()
+        if not things and (color or phrase.number) and self.taken is not None:
+            count = phrase.number or self.taken.number  # "a pink elephant! no, a blue one", "two cats, no wait, three"
+            things.append(replace(self.taken, color=color or self.taken.color, number=count))
+            return
+        if not things:
+            self.early = self.early or color
+        if not things or (color is None and not (phrase.size or phrase.number)):
+            return
+        if color and (phrase.number or phrase.article == "one") and self._split_colors(phrase, color):
+            return
+        if color and phrase.pronoun and things and things[-1].color not in (None, color) and not self.replaces:
+            count = phrase.number or 1  # "two green apples and a red one"
+            things.append(replace(things[-1], number=count, plural=count > 1, color=color, side=None))
+            return
+        target = len(things) - 1 if self.subject is None else self.subject
+        targets = range(self.since, len(things)) if self.each and self.since < len(things) else [target]
+        for index in targets:
+            if color and (things[index].color is None or self.replaces):
+                self.meaning.change(index, color=color)
+            if phrase.number and things[index].number is None and not color:
+                self.meaning.change(index, number=phrase.number)
+            if phrase.size and things[index].size is None:
+                self.meaning.change(index, size=phrase.size)
+
+    def _head_follows(self) -> bool:
+        at = self.at + 1
+        while at < len(self.tags) and not self.tags[at].has("end", "relation"):
+            if self.tags[at].has("thing", "name"):
+                return not self.tags[at].has("color") or at + 1 == len(self.tags)
+            if self.tags[at].has("and") or self.tags[at].get("break") in (",", "，", "、"):
+                at += 1
+                continue
+            if not (self.tags[at].has("article", "number", "color", "filler", "size") or not self.tags[at].readings):
+                return False
+            at += 1
+        return False
+
+    def _split_colors(self, phrase: Phrase, color: str) -> bool:
+        """ "two hearts, one red one blue": as many things as colours."""
+        found = [(phrase.number or 1, color)]
+        first = start = self.at
+        while (tag := self.tag()) is not None and not tag.has("end"):
+            if tag.has("and", "break") or tag.has("filler"):
+                self.at += 1
+                continue
+            if not self.starts_phrase(self.at):
+                break
+            begin = self.at
+            other = self._read_phrase()
+            if other.head or not (other.number or other.article) or not other.object_color():
+                self.at = begin
+                break
+            found.append((other.number or 1, other.object_color() or ""))
+            start = self.at
+        self.at = start
+        last = len(self.meaning.things) - 1
+        noun = self.meaning.things[last]
+        if len(found) < 2 or noun.count not in (sum(count for count, _ in found), 2) or noun.color is not None:
+            self.at = first
+            return False
+        self.meaning.change(last, number=found[0][0], color=found[0][1], plural=found[0][0] > 1)
+        for count, name in found[1:]:
+            self.meaning.things.append(Noun(noun.name, noun.known, count, count > 1, name, noun.size))
+        return True
+
+    def _merge_repeated(self) -> None:
+        """What is named twice alike is one thing, said again."""
+        things = self.meaning.things
+        for last in range(len(things) - 1, 0, -1):
+            for first in range(last):
+                one, other = things[first], things[last]
+                if (one.name, one.color, one.side) == (
+                    other.name,
+                    other.color,
+                    other.side,
+                ) and not self.meaning.relations:
+                    things[first] = other
+                    del things[last]
+                    break
