@@ -12,7 +12,21 @@ import sys
 import typer
 
 import leanlens
-from leanlens.cli import defaults, doctor, evaluate, generate, mcp, plan, reason, replay, scenes, serve, train, weights
+from leanlens.cli import (
+    defaults,
+    doctor,
+    evaluate,
+    generate,
+    mcp,
+    model,
+    plan,
+    reason,
+    replay,
+    scenes,
+    serve,
+    train,
+    weights,
+)
 from leanlens.threads import spin_briefly
 
 app = typer.Typer(
@@ -31,6 +45,7 @@ app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("export")(train.export)
 app.command("doctor")(doctor.doctor)
+app.add_typer(model.app, name="model")
 app.add_typer(weights.app, name="weights")
 app.add_typer(scenes.app, name="scenes")
 app.add_typer(evaluate.app, name="evaluate")

@@ -46,17 +46,27 @@ def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
         ValueError: the word is neither, or the folder states a style of captions that is not known.
     """
     check_word(word)
-    index = Path(folder) / "model_index.json"
-    if word == "off" or not index.is_file():
+    library = None if word == "off" else caption_library(folder)
+    if library is None:
         return None
-    style = read_json(index).get("caption_style")
+    from leanlens.reason.scenes import SceneReasoner
+
+    return SceneReasoner(library)
+
+
+def caption_library(folder: Path) -> str | None:
+    """The library of things that a model's captions name, "common" or "everyday"; None where its folder states none.
+
+    Raises:
+        ValueError: the folder states a style of captions that is not known.
+    """
+    index = Path(folder) / "model_index.json"
+    style = read_json(index).get("caption_style") if index.is_file() else None
     if style is None:
         return None
     if style not in CAPTION_STYLES:
         raise ValueError(f"{index}: caption_style {style!r} is not known; known are {', '.join(CAPTION_STYLES)}")
-    from leanlens.reason.scenes import SceneReasoner
-
-    return SceneReasoner(style.removeprefix("scenes/"))
+    return style.removeprefix("scenes/")
 
 
 def reasoner_of_model(model: str, word: str = "default") -> Reasoner | None:

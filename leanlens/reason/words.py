@@ -14,7 +14,7 @@ from typing import Any
 
 from leanlens.reason import lexicon
 from leanlens.reason.emoji import Piece, split_emoji
-from leanlens.reason.nearest import LONG, SHORTEST_TYPO, correct, count_edits, is_word, nearest
+from leanlens.reason.nearest import LONG, SHORTEST_TYPO, correct, count_edits, is_word, nearest, read_words
 from leanlens.reason.spelling import fold, is_unspaced, lower, nearest_form, script_of, without_ending
 from leanlens.scenes.icons import PARTS
 from leanlens.scenes.names import pluralize, read_vocabulary
@@ -265,9 +265,14 @@ def _add_names(words: Words) -> None:
         for name in (concept, *synonyms.get(concept, ())):
             words.add(name, "thing", (concept, False))
             words.add(pluralize(name), "thing", (concept, True))
-    for name in NAMES.read_text(encoding="utf-8").splitlines():
+    unknown = NAMES.read_text(encoding="utf-8").splitlines()
+    for name in unknown:
         words.add(name, "name", (name, False))
         words.add(pluralize(name), "name", (name, True))
+    for name, concept in read_words().names.items():  # single words are looked up where nothing else is known of them
+        if " " in name and name not in unknown:
+            words.add(name, "thing", (concept, False))
+            words.add(pluralize(name), "thing", (concept, True))
 
 
 def tag(prompt: str, words: Words, triggers: Sequence[str] = ()) -> list[Tag]:

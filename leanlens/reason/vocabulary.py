@@ -1,0 +1,144 @@
+"""The words that a model knows, to look through and to be suggested while somebody types.
+
+Comes in: the library of things that a model learnt, a search, or the beginning of a word. Goes out: entries with their
+other names, or completions. Opens no model.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from leanlens.reason.nearest import categories, correct, count_edits, nearest, other_names
+from leanlens.reason.words import LANGUAGES, SIGNS, known_things
+from leanlens.scenes.describe import STYLE_PHRASES
+from leanlens.scenes.icons import PARTS
+
+# Kind of an entry -> table of languages/en.toml, in the order in which they are listed after the things.
+TABLES = {
+    "color": "colors", "background": "backgrounds", "pattern": "patterns", "ground": "grounds", "sky": "skies",
+    "style": "styles", "size": "sizes", "number": "numbers", "relation": "relations",
+}  # fmt: skip
+DIRECTIONS = ("vertical", "horizontal")  # stand among the patterns, and are none
+MOST_COUNTED = 6  # the highest number that captions of scenes have
+COMPLETED = ("thing", "color", "style", "background", "pattern")  # kinds that are suggested
+SHORTEST_TYPO, LONG = 4, 5  # letters, from which on one of them may be wrong, and two
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that a prompt can ask for.
+
+    Attributes:
+        name: in the words of captions.
+        kind: thing, or one of TABLES.
+        category: of a thing, such as animal, food, vehicle; else the kind.
+        others: what else it is called, sorted.
+    """
+
+    name: str
+    kind: str
+    category: str
+    others: tuple[str, ...] = ()
+
+    def matches(self, text: str) -> bool:
+        """Whether the name or another name has `text` at the beginning of one of its words, or ends with it."""
+        return any(_has(name, text) for name in (self.name, self.category, *self.others))
+
+
+@cache
+def entries(library: str = "common") -> tuple[Entry, ...]:
+    """All that a model knows which was trained on a library: things by category, then colours and the rest."""
+    kinds = categories()
+    names = [name for name in known_things(library) if name not in SIGNS]
+    things = [Entry(name, "thing", kinds[name], other_names(name)) for name in sorted(names)]
+    things += [Entry(name, "thing", "sign", other_names(name) if name in kinds else ()) for name in SIGNS]
+    things.sort(key=lambda entry: (entry.category, entry.name))
+    return (*things, *_entries_of_tables(library))
+
+
+def _entries_of_tables(library: str) -> Iterator[Entry]:
+    table = tomllib.loads((LANGUAGES / "en.toml").read_text(encoding="utf-8"))
+    styles = tomllib.loads(PARTS[library].read_text(encoding="utf-8"))["styles"]
+    for kind, section in TABLES.items():
+        for name, phrases in table[section].items():
+            if (kind == "number" and not (name.isdigit() and int(name) <= MOST_COUNTED)) or name in DIRECTIONS:
+                continue
+            if kind == "style" and name not in styles:
+                continue
+            said = STYLE_PHRASES[name] if kind == "style" else name
+            yield Entry(said, kind, kind, tuple(sorted({phrase for phrase in phrases if phrase != said.lower()})))
+
+
+def search(text: str, library: str = "common") -> list[Entry]:
+    """The entries that a text is a name of, or the beginning of a word in a name, or that it is a kind of."""
+    text = " ".join(text.lower().split())
+    found = [entry for entry in entries(library) if entry.matches(text)]
+    near = nearest(text)
+    if near is not None and near.same and all(entry.name != near.concept for entry in found):
+        found = [entry for entry in entries(library) if entry.kind == "thing" and entry.name == near.concept] + found
+    if not found and (meant := correct(text)):
+        return search(meant, library)
+    return sorted(found, key=lambda entry: text not in (entry.name, *entry.others))
+
+
+def complete(prefix: str, limit: int = 8, library: str = "common") -> list[str]:
+    """Names that begin as `prefix` does, then those with a word that does; those that nearly do where there are none.
+
+    At most `limit`, each thing once, in the words of captions where they fit as well as another name.
+
+    Raises:
+        ValueError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit {limit} is not accepted: expected 1 or more")
+    typed = " ".join(prefix.lower().split())
+    if not typed:
+        return []
+    terms = _terms(library)
+    found = _ranked((name for name in terms if name.startswith(typed)), library)
+    if len(found) < limit:
+        within = f" {typed}"
+        found |= {
+            meant: name
+            for meant, name in _ranked((name for name in terms if within in name), library).items()
+            if meant not in found
+        }
+    if not found and len(typed) >= SHORTEST_TYPO:
+        found = _ranked((name for name in terms if _begins_nearly(name, typed)), library)
+    return list(found.values())[:limit]
+
+
+def _ranked(names: Iterable[str], library: str) -> dict[str, str]:
+    """What is meant -> the best of the names for it: that of captions before others, short ones before long ones."""
+    terms = _terms(library)
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (not terms[name][1], len(name), name)):
+        found.setdefault(terms[name][0], name)
+    return found
+
+
+@cache
+def _terms(library: str) -> Mapping[str, tuple[str, bool]]:
+    """Every name -> kind and name of what it means, and whether it is the name that captions have."""
+    found: dict[str, tuple[str, bool]] = {}
+    kept = [entry for entry in entries(library) if entry.kind in COMPLETED]
+    for entry in kept:
+        found.setdefault(entry.name, (f"{entry.category}:{entry.name}", True))
+    for entry in kept:
+        for name in entry.others:
+            found.setdefault(name, (f"{entry.category}:{entry.name}", False))
+    return found
+
+
+def _begins_nearly(name: str, typed: str) -> bool:
+    """Whether a letter is wrong, left out or too much, or two of five and more, but not at the beginning."""
+    most = 1 if len(typed) < LONG else 2
+    if name[:most] != typed[:most] or len(name) < len(typed) - most:
+        return False
+    return any(count_edits(typed, name[: len(typed) + more], most) <= most for more in range(-most, most + 1))
+
+
+def _has(name: str, text: str) -> bool:
+    name = name.lower()
+    return name.startswith(text) or f" {text}" in name or (len(text) > 3 and name.endswith(text))
