@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.reason.choose import STYLES
 from leanlens.reason.facts import RELATION_WORDS
-from leanlens.reason.words import known_things
+from leanlens.reason.vocabulary import complete
 from leanlens.reason.write import SIZES
 from leanlens.scenes.describe import STYLE_PHRASES
 from leanlens.scenes.icons import COLORS
@@ -128,18 +128,20 @@ def shown(reasoned: Reasoned, model: str, seed: int) -> dict[str, Any]:
 
 def suggest(text: Any) -> dict[str, Any]:
     """Known things that begin as the end of `text` does: how much of it they replace, and their names."""
-    words = str(text)[-80:].split(" ")
+    words = text[-80:].split(" ") if isinstance(text, str) else []
     for count in range(min(_WORDS, len(words)), 0, -1):
         typed = " ".join(words[-count:])
         if typed.strip() == typed and len(typed) > 1:
-            found = [name for name in _complete(typed, SUGGESTED + 1) if name != typed.lower()][:SUGGESTED]
+            found = _complete(typed, whole=count == 1)
             if found:
                 return {"typed": typed, "names": found}
     return {"typed": "", "names": []}
 
 
-def _complete(start: str, limit: int) -> list[str]:
-    return [name for name in sorted(known_things()) if name.startswith(start.lower())][:limit]
+def _complete(typed: str, whole: bool) -> list[str]:
+    """Names for the last words of a prompt; where they are several, only names that hold them as they are typed."""
+    names = complete(typed, SUGGESTED + 1)
+    return [name for name in names if name != typed.lower() and (whole or typed.lower() in name)][:SUGGESTED]
 
 
 def known_values() -> dict[str, list[list[str]]]:
