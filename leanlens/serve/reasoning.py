@@ -6,7 +6,6 @@ nothing of HTTP, and nothing of how prompts are read.
 Source: `leanlens.reason`.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +58,6 @@ class Reasoning:
         self.settings = settings
         self.library = library
         self._reasoners: dict[str, Reasoner | None] = {}
-        self._lock = threading.Lock()
 
     def reasoner(self, model: str, word: str | None = None) -> Reasoner | None:
         """The reasoner that a request with this word gets; what the operator has turned off stays off.
@@ -72,14 +70,14 @@ class Reasoning:
         if "off" in (word, self.settings.reason):
             return None
         source = self.library.source(model)
-        with self._lock:
-            if source not in self._reasoners:
-                try:
-                    self._reasoners[source] = reasoner_of_model(source)
-                except (ValueError, OSError) as error:  # the worker that cannot open it says so to the client
-                    logger.warning("prompts for %s are drawn as they are: %s", model, error)
-                    self._reasoners[source] = None
-            return self._reasoners[source]
+        if source not in self._reasoners:  # found out without a lock: a model may have to be downloaded for it
+            try:
+                found = reasoner_of_model(source)
+            except (ValueError, OSError) as error:  # the worker that cannot open it says so to the client
+                logger.warning("prompts for %s are drawn as they are: %s", model, error)
+                found = None
+            self._reasoners.setdefault(source, found)
+        return self._reasoners[source]
 
     def rewrite(
         self,
