@@ -37,8 +37,9 @@ def test_it_is_small_and_says_whose_it_is():
     assert sum(sizes.values()) <= 64e6
     assert max(sizes.values()) <= 16e6
     assert "Apache-2.0" in (NANO / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    # The card is the page, but for its links, which lead to the documentation from where the card lies.
+    # The card is the page, but for its links and images, which lead to the documentation from where the card lies.
     page = re.sub(r"\]\((\w+\.md)", r"](../../docs/\1", Path("docs/nano.md").read_text(encoding="utf-8"))
+    page = page.replace('src="images/', 'src="../../docs/images/')
     assert (NANO / "README.md").read_text(encoding="utf-8") == page
 
 
