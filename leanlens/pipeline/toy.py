@@ -4,6 +4,7 @@ Comes in: a seed. Goes out: a `LensPipeline` that draws coloured noise in a seco
 tools without any download, and for tests. It has learnt nothing and never will.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import learn_tokenizer
 from leanlens.weights.assemble import official_scheduler
 
+_ONE_AT_A_TIME = threading.Lock()  # its weights come from torch's random state, which all threads share
+
 
 def toy_pipeline(seed: int = 0) -> LensPipeline:
     """Two transformer blocks, four GPT-OSS layers, a small autoencoder, float32; 128 x 128 pixels by default."""
-    with torch.random.fork_rng(devices=[]):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = toy_tokenizer()
         return LensPipeline(
