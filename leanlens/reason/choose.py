@@ -25,6 +25,11 @@ LIGHT = (
 )
 STYLES = {"fluent-emoji-flat": 4, "fluent-3d": 4, "twemoji": 2, "noto": 1}  # how often each is chosen
 LARGE_UNITS = 2  # places up to which a thing is large that is one of its kind
+PLAIN_SKIES = {
+    "light blue": "light blue", "deep blue": "navy blue", "pink": "pale pink", "orange": "peach",
+    "navy blue": "navy blue", "pale grey": "light grey",
+}  # fmt: skip
+SIDES = 3  # columns and rows of the places that a prompt may give
 ATTACHED = ("on", "inside", "in front of")  # relations of two things that share a place
 SIDE_CELLS = {
     "left": (-1, None), "right": (1, None), "top": (None, -1), "bottom": (None, 1), "centre": (0, 0),
@@ -103,6 +108,8 @@ def _choose_background(meaning: Meaning, rng: Random) -> Backdrop:
         return Backdrop("plain", (_contrasting(meaning, list(LIGHT), rng),))
     if said.kind == "ground":
         ground, sky = said.colors
+        if ground is None and sky is not None:  # nothing is said of a ground
+            return Backdrop("plain", (PLAIN_SKIES[sky],))
         return Backdrop("ground", (ground or rng.choice(("green", "sandy")), sky or "light blue"))
     if said.kind == "plain":
         return said
@@ -130,23 +137,31 @@ def _arrange(
 ) -> tuple[list[Placed], list[tuple[int, str, int]], list[int]]:
     things = meaning.things
     relations = [row for row in meaning.relations if row[1] != "beside"]
-    relations += _sides_as_relations(things)
+    relations += _sides_as_relations(things, meaning.decided_places)
     hosts = {a: (word, b) for a, word, b in relations if word in ATTACHED}
     units = [index for index in range(len(things)) if _root(index, hosts) == index]
-    xs = _ranks(units, _pairs(relations, hosts, "left of", "right of"))
-    ys = _ranks(units, _pairs(relations, hosts, "above", "below"))
-    for index in units:
-        _apply_side(things[index].side, index, xs, ys)
-    cells = _fill(units, xs, ys, meaning, aspect, _neighbours(meaning, hosts))
+    across, down = _pairs(relations, hosts, "left of", "right of"), _pairs(relations, hosts, "above", "below")
+    xs, ys = _ranks(units, across), _ranks(units, down)
+    sides = [side for index in units if (side := things[index].side)]
+    searched = len(units) > 1 and (_goes_both_ways(sides, xs, ys) or len(set(sides)) < len(sides))
+    if searched:
+        cells = _search(units, {index: _places(things[index].side) for index in units}, across, down)
+        cells = cells if sides else _closed_up(cells)
+    else:
+        for index in units:
+            _apply_side(things[index].side, index, xs, ys)
+        cells = _fill(units, xs, ys, meaning, aspect)
     placed: list[Placed] = [None] * len(things)  # type: ignore[list-item]
     columns, rows = 1 + max(x for x, _ in cells.values()), 1 + max(y for _, y in cells.values())
+    if searched and sides:
+        columns = rows = SIDES
     several = any(noun.count > 1 for noun in things)
     grid = _Grid(columns, rows, len(units), several, meaning.row)
     order: list[int] = []
     for index in sorted(units, key=lambda one: cells[one][::-1]):
         column, row = cells[index]
         in_row = [other for other in units if cells[other][1] == row]
-        fills = len(in_row) == columns or index in xs
+        fills = len(in_row) == columns or index in xs or searched
         x = _middle(column, columns) if fills else _centred(index, in_row, cells)
         y = _middle(row, rows)
         family = [index, *(other for other in range(len(things)) if other != index and _root(other, hosts) == index)]
@@ -160,12 +175,12 @@ def _arrange(
     return placed, relations, order
 
 
-def _sides_as_relations(things: list[Noun]) -> list[tuple[int, str, int]]:
-    """ "violin at the left, drum at the right" as a relation of the two."""
+def _sides_as_relations(things: list[Noun], decided: set[int]) -> list[tuple[int, str, int]]:
+    """ "violin at the left, drum at the right" as a relation of the two; not of places that were decided beforehand."""
     found = []
     for low, high, word in (("left", "right", "left of"), ("top", "bottom", "above")):
-        first = [index for index, noun in enumerate(things) if noun.side == low]
-        second = [index for index, noun in enumerate(things) if noun.side == high]
+        first = [index for index, noun in enumerate(things) if noun.side == low and index not in decided]
+        second = [index for index, noun in enumerate(things) if noun.side == high and index not in decided]
         found += [(a, word, b) for a in first for b in second]
     return found
 
@@ -221,19 +236,72 @@ def _apply_side(side: str | None, index: int, xs: dict[int, int], ys: dict[int, 
         ys[index] = 10 * y
 
 
-def _neighbours(meaning: Meaning, hosts: dict[int, tuple[str, int]]) -> list[tuple[int, int]]:
-    return [(_root(a, hosts), _root(b, hosts)) for a, word, b in meaning.relations if word in ("beside", "between")]
+def _goes_both_ways(sides: list[str], xs: dict[int, int], ys: dict[int, int]) -> bool:
+    """Whether places and relations order things both across and down."""
+    told = [SIDE_CELLS[side] for side in sides]
+    return bool(xs or any(x is not None for x, _ in told)) and bool(ys or any(y is not None for _, y in told))
+
+
+def _places(side: str | None) -> list[tuple[int, int]]:
+    """The cells of three by three that a place allows, the likeliest first."""
+    x, y = (None, None) if side is None else SIDE_CELLS[side]
+    columns = (1, 0, 2) if x is None else (x + 1,)
+    rows = (1, 0, 2) if y is None else (y + 1,)
+    return [(column, row) for row in rows for column in columns]
+
+
+def _search(
+    units: list[int],
+    places: dict[int, list[tuple[int, int]]],
+    across: list[tuple[int, int]],
+    down: list[tuple[int, int]],
+) -> dict[int, tuple[int, int]]:
+    """A cell for each unit, none twice, so that all relations hold."""
+    ordered = sorted(units, key=lambda index: len(places[index]))
+    cells: dict[int, tuple[int, int]] = {}
+
+    def holds() -> bool:
+        known = cells.keys()
+        return all(cells[a][0] < cells[b][0] for a, b in across if a in known and b in known) and all(
+            cells[a][1] < cells[b][1] for a, b in down if a in known and b in known
+        )
+
+    def settle(at: int) -> bool:
+        if at == len(ordered):
+            return True
+        index = ordered[at]
+        free = [cell for cell in places[index] if cell not in cells.values()]
+        if len(places[index]) == SIDES**2:  # it may stand anywhere: away from the others
+            free.sort(key=lambda cell: -min((_distance(cell, other) for other in cells.values()), default=0))
+        for cell in free:
+            cells[index] = cell
+            if holds() and settle(at + 1):
+                return True
+            del cells[index]
+        return False
+
+    if not settle(0):
+        raise Contradiction("too many things for one place")
+    return cells
+
+
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+
+
+def _closed_up(cells: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """Cells without the columns and rows that nothing stands in."""
+    columns = sorted({column for column, _ in cells.values()})
+    rows = sorted({row for _, row in cells.values()})
+    return {index: (columns.index(column), rows.index(row)) for index, (column, row) in cells.items()}
 
 
 def _fill(
-    units: list[int], xs: dict[int, int], ys: dict[int, int], meaning: Meaning, aspect: float,
-    neighbours: list[tuple[int, int]],
-) -> dict[int, tuple[int, int]]:  # fmt: skip
+    units: list[int], xs: dict[int, int], ys: dict[int, int], meaning: Meaning, aspect: float
+) -> dict[int, tuple[int, int]]:
     """Unit -> (column, row), none twice."""
     tall = aspect < 0.8 and not xs
     as_column = meaning.row == "column" or (bool(ys) and not xs) or (meaning.row is None and tall)
-    if ys and xs:
-        return _two_directions(units, xs, ys)
     order = sorted(units, key=lambda index: ((ys if as_column else xs).get(index, 0), index))
     if as_column and len(order) <= 3:
         return {index: (0, at) for at, index in enumerate(order)}
@@ -241,28 +309,6 @@ def _fill(
         return {index: (at, 0) for at, index in enumerate(order)}
     columns = -(-len(order) // 2)
     return {index: (at % columns, at // columns) for at, index in enumerate(order)}
-
-
-def _two_directions(units: list[int], xs: dict[int, int], ys: dict[int, int]) -> dict[int, tuple[int, int]]:
-    """A cell by the ranks in both directions; what has no rank in one shares the first free cell."""
-    columns = {rank: at for at, rank in enumerate(sorted(set(xs.values())))}
-    rows = {rank: at for at, rank in enumerate(sorted(set(ys.values())))}
-    cells: dict[int, tuple[int, int]] = {}
-    for index in sorted(units, key=lambda one: -((one in xs) + (one in ys))):
-        wide, high = range(max(len(columns), 1)), range(max(len(rows), 1))
-        options = [
-            (x, y)
-            for y in ([rows[ys[index]]] if index in ys else high)
-            for x in ([columns[xs[index]]] if index in xs else wide)
-        ]
-        free = [cell for cell in options if cell not in cells.values()]
-        if not free:
-            x, y = options[0]
-            free = [(x, y + 1)] if index not in ys else [(x + 1, y)]
-            if free[0] in cells.values():
-                raise Contradiction("too many things for one place")
-        cells[index] = free[0]
-    return cells
 
 
 def _middle(at: int, of: int) -> float:
@@ -281,13 +327,16 @@ def _place_family(
     """A thing, and what stands on, in or before it."""
     root, found = family[0], {}
     carries = any(hosts[other][0] == "on" for other in family[1:])
+    beside = {how: [other for other in family[1:] if hosts[other] == (how, root)] for how in ATTACHED}
     for index in family:
         noun, how = things[index], hosts[index][0] if index != root else ""
         size = noun.size or _size(noun.count, grid, index != root)
         # How far below the middle of the place, for the whole canvas: a base, what is on it, what is in front.
         down = 0.16 if carries and index == root else {"on": -0.18, "in front of": 0.2}.get(how, 0.0)
         side = noun.side if grid.units == 1 and len(family) == 1 else None
-        place = _at_side(side, x, y + down / max(grid.columns, grid.rows))
+        alike = beside.get(how, [])
+        step = alike.index(index) - (len(alike) - 1) / 2 if index in alike else 0.0
+        place = _at_side(side, x + 0.36 * step / grid.columns, y + down / max(grid.columns, grid.rows))
         found[index] = Placed(noun, noun.count, size, *place, _arrangement(noun.count, grid))
     return found
 

@@ -18,6 +18,7 @@ from leanlens.scenes.describe import NUMBERS, STYLE_PHRASES
 from leanlens.scenes.icons import COLORS
 
 RELATION_WORDS = ("left of", "right of", "above", "below", "on", "inside", "in front of", "behind", "beside", "between")
+MOST_DIGITS = 3  # of the number in a key
 MOST = 12  # of one thing
 
 
@@ -33,11 +34,12 @@ def list_facts(meaning: Meaning, plan: Plan) -> tuple[Fact, ...]:
         )
         if noun.color:
             found.append(Fact(key=f"color {number}", kind="color", value=noun.color, label=noun.color))
-        if placed.count == 1:
-            size, place = placed.size, placed.place
+        size, place = placed.size, placed.place
+        if placed.count == 1 or noun.size:
             found.append(
                 Fact(key=f"size {number}", kind="size", value=size, label=SIZES[size], stated=noun.size is not None)
             )
+        if placed.count == 1 or noun.side:
             found.append(
                 Fact(key=f"place {number}", kind="place", value=place, label=place, stated=noun.side is not None)
             )
@@ -110,7 +112,7 @@ def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
         kind, _, number = key.partition(" ")
         if (
             kind not in _FIXES
-            or (number and not number.isdigit())
+            or (number and not (number.isdecimal() and len(number) <= MOST_DIGITS))
             or (bool(number) != (kind not in ("background", "style")))
         ):
             raise ValueError(
@@ -139,18 +141,29 @@ def _fix_thing(meaning: Meaning, index: int, value: str) -> bool:
     if not value:
         meaning.change(index, name="")
         return True
+    old = meaning.things[index]
+    if value == _named(old):
+        return True
     nouns = _read(value).things
     if len(nouns) != 1:
         raise ValueError(f"fixed thing {value[:40]!r} is not accepted; give one thing, such as red apple")
     (noun,) = nouns
-    old = meaning.things[index]
     number, color, size = noun.number or old.number, noun.color or old.color, noun.size or old.size
     meaning.things[index] = replace(noun, number=number, plural=old.plural, color=color, size=size, side=old.side)
     return True
 
 
 def _fix_number(meaning: Meaning, index: int, value: str) -> bool:
-    number = int(value) if value.isdigit() else NUMBERS.index(value.lower()) if value.lower() in NUMBERS else 0
+    number = (
+        int(value)
+        if value.isdecimal() and len(value) <= MOST_DIGITS
+        else NUMBERS.index(value.lower())
+        if value.lower() in NUMBERS
+        else 0
+    )
+    if 0 <= index < len(meaning.things) and number and number == meaning.things[index].count:
+        meaning.change(index, number=number)
+        return True
     if value and not 1 <= number <= MOST:
         raise ValueError(f"fixed number {value[:40]!r} is not accepted; give 1 to {MOST}")
     if not 0 <= index < len(meaning.things):
@@ -191,7 +204,9 @@ def _fix_place(meaning: Meaning, index: int, value: str) -> bool:
         side = sides[0]
     if not 0 <= index < len(meaning.things):
         return False
-    meaning.change(index, side=side or None)
+    if side != meaning.things[index].side:
+        meaning.change(index, side=side or None)
+        meaning.decided_places.add(index)
     return True
 
 

@@ -63,6 +63,7 @@ class Meaning:
         without: what is said not to be there.
         other_style: a style that is asked for and not known.
         unread: words that were left out.
+        decided_places: numbers of the things whose place is not the prompt's but was decided beforehand.
         unsure: why this reading is not to be trusted; empty where it is.
         keys: "thing", "relation" or "text" -> the numbers that those which are left had before some were taken away.
     """
@@ -77,6 +78,7 @@ class Meaning:
     without: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     triggers: list[str] = field(default_factory=list)
+    decided_places: set[int] = field(default_factory=set)
     unsure: str = ""
     keys: dict[str, list[int]] = field(default_factory=dict)
 
@@ -88,6 +90,7 @@ class Meaning:
         """Only some of the things, with what is said of them."""
         place = {old: new for new, old in enumerate(indices)}
         self.things = [self.things[index] for index in indices]
+        self.decided_places = {place[index] for index in self.decided_places if index in place}
         self.relations = [(place[a], word, place[b]) for a, word, b in self.relations if a in place and b in place]
         self.texts = [
             replace(text, on=None if text.on is None else place[text.on])

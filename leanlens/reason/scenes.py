@@ -16,7 +16,7 @@ from leanlens.reason.parse import parse
 from leanlens.reason.reasoner import Ask
 from leanlens.reason.weights import without_weights
 from leanlens.reason.words import QUOTED, known_things, tag, words_of
-from leanlens.reason.write import write
+from leanlens.reason.write import LAST, write
 
 SOURCE = "scenes 1"
 MOST_CHARACTERS = 1_000  # of a prompt that is read; the captions of the model have half of that
@@ -54,10 +54,10 @@ class SceneReasoner:
         if len(ask.prompt) > MOST_CHARACTERS:  # the time to read one grows faster than its length
             why = f"it is longer than {MOST_CHARACTERS:,} characters"
             return Reasoned(original=ask.prompt, prompt=ask.prompt, source=self.source, left_alone=why)
-        language = find_language(ask.prompt)
+        language = find_language(_without(ask.prompt, ask.triggers))
         words = words_of(language)
         left_alone = partial(Reasoned, original=ask.prompt, prompt=ask.prompt, language=language, source=self.source)
-        if language == "en" and is_dense(ask.prompt):
+        if (language == "en" and is_dense(ask.prompt)) or f"{LAST.capitalize()}." in ask.prompt:
             return left_alone(left_alone="it is a dense caption already")
         tags = tag(without_weights(ask.prompt), words, ask.triggers)
         meaning = parse(tags, words)
@@ -65,6 +65,7 @@ class SceneReasoner:
             keep_english(meaning)
         keep_known(meaning, known_things(self.library))
         fixed = fix(meaning, ask.fixed)
+        left_alone = partial(left_alone, fixed=fixed)
         unknown = tuple(unknown_words(meaning, known_things(self.library), language))
         known = sum(noun.known for noun in meaning.things)
         if not meaning.unsure and sum(not tag.readings for tag in tags) > MOST_UNREAD + 2 * known:
@@ -84,6 +85,13 @@ class SceneReasoner:
             language=language,
             source=self.source,
         )
+
+
+def _without(prompt: str, triggers: Sequence[str]) -> str:
+    """The prompt without the words of LoRAs, which are of no language."""
+    for trigger in triggers:
+        prompt = prompt.replace(trigger, " ") if trigger else prompt
+    return prompt
 
 
 def is_dense(prompt: str) -> bool:

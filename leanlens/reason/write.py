@@ -26,6 +26,7 @@ ARRANGEMENTS = {
     "sides": "one on the left and one on the right",
     "group": "in a loose group of several rows",
 }
+LAST = "nothing else appears in the picture"
 SIZES = {"small": "small in the frame", "medium": "of medium size", "large": "large in the frame"}
 
 
@@ -36,12 +37,10 @@ def write(plan: Plan, meaning: Meaning, seed: int) -> str:
     shown = join([_full(plan, meaning, index) for index in plan.order])
     sentences = [rng.choice(OPENINGS).format(style=style, styled=add_article(style), shown=shown)]
     sentences.append(background_words(plan.background))
-    sentences += [
-        f'{_noun(plan, text.on, "the")} says "{text.string}"' for text in meaning.texts if text.on is not None
-    ]
+    sentences += [_letters(plan, text.on, text.string) for text in meaning.texts if text.on is not None]
     sentences += [_relation(plan, *row) for row in plan.relations]
     sentences += [_thing(plan, index) for index in plan.order]
-    sentences.append("nothing else appears in the picture")
+    sentences.append(LAST)
     sentences += meaning.triggers  # word for word
     return " ".join(
         f"{sentence[0].upper()}{sentence[1:]}." if sentence not in meaning.triggers else f"{sentence}."
@@ -82,10 +81,22 @@ def _noun(plan: Plan, index: int, article: str = "a") -> str:
     return noun_words(plan.things[index], article, bare=article == "the")
 
 
+def _letters(plan: Plan, on: int, string: str) -> str:
+    verb = "says" if plan.things[on].count == 1 else "say"
+    return f'{_noun(plan, on, "the")} {verb} "{_quotable(string)}"'
+
+
+def _quotable(string: str) -> str:
+    """Letters as they stand between quotation marks."""
+    return string.replace('"', "'")
+
+
 def _full(plan: Plan, meaning: Meaning, index: int) -> str:
     strings = [text.string for text in meaning.texts if text.on == index]
     noun = _noun(plan, index)
-    return noun + "".join(f' that says "{string}"' for string in strings)
+    return noun + "".join(
+        f' that {"says" if plan.things[index].count == 1 else "say"} "{_quotable(string)}"' for string in strings
+    )
 
 
 def _relation(plan: Plan, a: int, word: str, b: int) -> str:
@@ -97,5 +108,7 @@ def _thing(plan: Plan, index: int) -> str:
     placed = plan.things[index]
     subject = _noun(plan, index, "the")
     if placed.count > 1:
-        return f"{subject} are arranged {ARRANGEMENTS[placed.arrangement]}"
+        size = f"{SIZES[placed.size]} and " if placed.noun.size else ""
+        where = f" {placed.place}" if placed.noun.side else ""
+        return f"{subject} are {size}arranged {ARRANGEMENTS[placed.arrangement]}{where}"
     return f"{subject} is {SIZES[placed.size]} and sits {placed.place}"

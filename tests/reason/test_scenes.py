@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -35,6 +36,12 @@ def test_a_caption_says_what_was_asked_and_fills_in_the_rest():
     stated = {fact.key for fact in answer.facts if fact.stated}
     assert {"thing 1", "color 1", "thing 2", "color 2", "relation 1", "background", "style"} <= stated
     assert not {"size 1", "place 1", "size 2", "place 2"} & stated
+
+
+def test_the_example_of_the_page_is_what_comes():
+    page = (Path(__file__).parents[2] / "docs" / "reason.md").read_text(encoding="utf-8")
+    quoted = " ".join(line.removeprefix("> ") for line in page.splitlines() if line.startswith("> "))
+    assert quoted == reason("an apple left of a teapot").prompt
 
 
 def test_the_seed_chooses_what_is_open_and_nothing_else():
@@ -267,3 +274,54 @@ def test_words_in_any_order_do_no_harm(seed):
 )
 def test_words_of_several_meanings(prompt, said):
     assert said in reason(prompt).prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "places"),
+    [
+        (
+            "a cat in the middle, a dog on the left and a bird on the right",
+            ("in the centre", "on the left", "on the right"),
+        ),
+        ("a tree on the right and a sun at the top", ("on the right", "at the top")),
+        ("a cat in the center, a dog on the right", ("in the centre", "on the right")),
+        ("a fox in the top left corner, a tree on the right", ("in the upper left", "on the right")),
+        ("the sun is in the top left corner, a house below it", ("in the upper left", None)),
+        (
+            "a bear at the bottom and an eagle at the top, a fish in the middle",
+            ("at the bottom", "at the top", "in the centre"),
+        ),
+        ("two cats on the left", ("on the left",)),
+    ],
+)
+def test_places_that_are_given_are_kept(prompt, places):
+    found = facts(reason(prompt))
+    for number, place in enumerate(places, 1):
+        assert place is None or found[f"place {number}"] == place
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a cat, a dog, a pig", "a cat left of a dog", "a key on a table", "a red apple, two lemons and a tree",
+        "a star in a circle", "a cat, a dog, a pig, a fox and an owl", "a fox on the right and a dog on the left",
+        "an apple tree", "a hundred ants",
+    ],
+)  # fmt: skip
+def test_all_facts_sent_back_give_the_same_caption(prompt):
+    for seed in range(3):
+        answer = reason(prompt, seed)
+        again = reason(prompt, seed, fixed=facts(answer))
+        assert (again.prompt, again.left_alone) == (answer.prompt, answer.left_alone)
+
+
+def test_a_trigger_is_of_no_language_and_stops_no_recognition():
+    answer = reason("a cat, 猫风格", triggers=("猫风格",))
+    assert answer.language == "en"
+    assert "a cat" in answer.prompt
+    caption = reason("a my-trigger cat", triggers=("my-trigger",)).prompt
+    assert reason(caption).prompt == caption
+
+
+def test_a_sky_alone_is_a_plain_background():
+    assert "navy blue tone fills the background" in reason("an owl, night sky").prompt
