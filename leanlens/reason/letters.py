@@ -22,7 +22,8 @@ class LetterReader(BackgroundReader):
         comes = (
             on is not None and "on" in (on.get("relation"), on.get("background on")) and self._names_sign(self.at + 1)
         )
-        owner = self.subject if self.says is not None or self._is_sign(self.subject) else None
+        borne = self.says is not None or self._is_sign(self.subject) or self._is_borne()
+        owner = self.subject if borne else None
         if comes and not self._is_sign(self.subject):
             self.meaning.texts = [text for text in self.meaning.texts if text.string != string]
             owner = None
@@ -33,6 +34,11 @@ class LetterReader(BackgroundReader):
                 return
         self.meaning.texts.append(Written(string, owner))
         self.says = None
+
+    def _is_borne(self) -> bool:
+        """Whether a "with" joins the letters just read to the thing before: 'a mug with "coffee" on it'."""
+        before, joins = self.tags[: self.at][-2:-1], self.tags[: self.at][-3:-2]
+        return bool(before and before[0].has("part") and joins and not joins[0].has("break"))
 
     def _names_sign(self, at: int) -> bool:
         """Whether the noun phrase from here on is a sign."""
@@ -58,7 +64,8 @@ class LetterReader(BackgroundReader):
             self._write(" ".join(capitals))
             return True
         told = any(text.on == self.subject for text in self.meaning.texts)  # '"OPEN" written on it'
-        letters = self._letters(at) if (self._is_sign(self.subject) and not told) or tag.has("of") else []
+        tells = self._is_sign(self.subject) or (tag.has("tells") and self.subject is not None)
+        letters = self._letters(at) if (tells and not told) or tag.has("of") else []
         if letters:
             self.says, self.at = at, at + len(letters)
             self._write(" ".join(letters))

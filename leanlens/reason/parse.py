@@ -323,8 +323,8 @@ class _Reader(ThingReader):
         host, subject = self.host, self.subject
         if word == "behind" and self.tags[self.at - 2].has("pattern"):  # "stripes in the background"
             return True
-        if word == "on" and any(text.on == subject for text in self.meaning.texts):  # "a label with TEA on it"
-            return True
+        if word in ("on", "inside") and any(text.on == subject for text in self.meaning.texts):
+            return True  # "a label with TEA on it"
         if subject is None or host is None or host == subject:
             host = subject - 1 if subject else None
         if subject is None or host is None:
@@ -384,13 +384,13 @@ class _Reader(ThingReader):
 
     def _settle(self) -> None:
         meaning = self.meaning
+        if self.fronted is not None and 0 < self.fronted[1] < len(meaning.things):
+            self._relate_things(0, *self.fronted)
         self._merge_repeated()
         if self.early and len(meaning.things) == 1 and meaning.things[0].color is None:
             meaning.change(0, color=self.early)
         for phrase in self.shared:
             meaning.unread += [tag.text for tag in phrase.colors]
-        if self.fronted is not None and self.fronted[1] > 0:
-            self._relate_things(0, self.fronted[0], self.fronted[1])
         if any(text.on is None for text in meaning.texts):
             self._give_signs()
         meaning.relations = [row for row in meaning.relations if max(row[0], row[2]) < len(meaning.things)]

@@ -7,20 +7,33 @@ from dataclasses import replace
 
 from leanlens.reason.letters import LetterReader
 from leanlens.reason.meaning import Noun, Written
-from leanlens.reason.phrases import Phrase
-from leanlens.reason.words import SIGNS
+from leanlens.reason.phrases import Lookup, Phrase
+from leanlens.reason.words import SIGNS, Tag, Words
 from leanlens.scenes.shapes import CONTAINERS
 
 
 class ThingReader(LetterReader):
-    """Sets the things and the relations of the meaning."""
+    """Sets the things and the relations of the meaning.
+
+    Attributes:
+        others: numbers of things that are called another, and are no earlier thing said again.
+    """
+
+    def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
+        super().__init__(tags, words, lookup)
+        self.others: set[int] = set()
 
     def _attach(self, phrase: Phrase) -> None:
         """A thing, new or spoken of before, in whatever relation waits for it."""
+        if phrase.name in SIGNS and not phrase.capitals and not self.tags[self.at - 1].capital:
+            within = self.tags[phrase.first : self.at]  # "a GO sign", though "go" is a word without meaning elsewhere
+            phrase.capitals = [tag.text for tag in within if tag.capital and set(tag.readings) == {"filler"}]
         known = self._spoken_of(phrase)
         if known is not None and not self.shared:
             if (color := phrase.object_color()) and self.meaning.things[known].color is None:
                 self.meaning.change(known, color=color)
+            if phrase.capitals:
+                self.meaning.texts.append(Written(" ".join(phrase.capitals), known))
             self._reach(known)
             return
         if phrase.head == "unknown" and self._is_part(phrase):
@@ -63,7 +76,9 @@ class ThingReader(LetterReader):
                 return index
         for index, noun in enumerate(self.meaning.things):  # "the apple is red"; "a sign ... write it on the sign"
             if noun.name == phrase.name and noun.name in SIGNS and not phrase.colors and not phrase.number:
-                return index
+                told = any(text.on == index for text in self.meaning.texts)
+                if not (told and (phrase.article == "one" or phrase.capitals)):  # "a STOP sign and a GO sign"
+                    return index
         return None
 
     def _add(self, phrase: Phrase) -> int:
@@ -89,6 +104,8 @@ class ThingReader(LetterReader):
             tuple(phrase.adjectives),
         )
         self.side = None
+        if any(tag.has("another") for tag in self.tags[max(phrase.first - 1, 0) : self.at]):
+            self.others.add(len(self.meaning.things))
         self.meaning.things.append(noun)
         if phrase.capitals:
             self.meaning.texts.append(Written(" ".join(phrase.capitals), len(self.meaning.things) - 1))
@@ -228,15 +245,23 @@ class ThingReader(LetterReader):
 
     def _merge_repeated(self) -> None:
         """What is named twice alike is one thing, said again."""
-        things = self.meaning.things
-        for last in range(len(things) - 1, 0, -1):
+        meaning = self.meaning
+        for last in range(len(meaning.things) - 1, 0, -1):
             for first in range(last):
-                one, other = things[first], things[last]
-                if (one.name, one.color, one.side) == (
-                    other.name,
-                    other.color,
-                    other.side,
-                ) and not self.meaning.relations:
-                    things[first] = other
-                    del things[last]
+                if not meaning.relations and self._is_same(first, last):
+                    one, other = meaning.things[first], meaning.things[last]
+                    meaning.things[first] = replace(other, size=other.size or one.size)
+                    meaning.texts = [replace(text, on=first) if text.on == last else text for text in meaning.texts]
+                    meaning.keep([index for index in range(len(meaning.things)) if index != last])
                     break
+
+    def _is_same(self, first: int, last: int) -> bool:
+        """Whether the later of two things says no more than the earlier, and is not "another"."""
+        one, other = self.meaning.things[first], self.meaning.things[last]
+        if (one.name, one.color, one.side) != (other.name, other.color, other.side) or last in self.others:
+            return False
+        if None not in (one.number, other.number) and one.number != other.number:
+            return False
+        if None not in (one.size, other.size) and one.size != other.size:
+            return False
+        return not {first, last} <= {text.on for text in self.meaning.texts}
