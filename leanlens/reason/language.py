@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 
 from leanlens.reason import lexicon
+from leanlens.reason.nearest import is_word, nearest
 from leanlens.reason.spelling import script_of
 from leanlens.reason.words import QUOTED, split, words_of
 
@@ -27,6 +28,7 @@ LETTERS = {
     "tr": "ğışçöü", "sv": "åäö", "da": "æøå", "no": "æøå", "ca": "àçèéíïòóúü", "ro": "ăâîșț", "cs": "áčďéěíňóřšťúůýž",
     "uk": "іїєґ", "ru": "ыэъё", "fa": "پچژگیک", "ur": "ٹڈڑےں",
 }  # fmt: skip
+ALSO_ENGLISH = ("elf", "lamp", "man", "van")  # words that other languages have too, and the table has not
 HINT = 0.05
 SPELLED = {"três": "pt", "très": "fr", "tres": "es", "é": "pt", "è": "it"}  # told apart by the accent alone
 MARKED_LANGUAGE = "vi"  # its words are told apart by their accents
@@ -50,8 +52,9 @@ def find_language(text: str) -> str:
     if script != LATIN:
         votes = count_words([token for token in tokens if script_of(token) == script], script)
         return _best(_with_hints(votes, plain), _only_language(script))
-    covered = count_english([token for token in split(plain) if token[0].isalpha()])
-    if covered >= len(tokens):
+    typed = [token for token in split(plain) if token[0].isalpha()]
+    covered = count_english(typed)
+    if covered >= len(tokens) or _is_all_english(typed):
         return "en"
     votes = count_words([token for token in tokens if script_of(token) == LATIN], LATIN)
     marked = [token for token in split(plain, marked=True) if script_of(token) == LATIN]
@@ -106,6 +109,16 @@ def count_english(tokens: list[str]) -> int:
         found += hit[0] if hit else 0
         at += hit[0] if hit else 1
     return found
+
+
+def _is_all_english(tokens: list[str]) -> bool:
+    """Whether every word is English, though the table has not all of them: "red hat". "Pizza und ein Burger" is not,
+    since other languages have the words that only exist in English."""
+    words = words_of("en")
+    known = words.tokens | set(ALSO_ENGLISH)
+    named = [token in known or ((near := nearest(token)) is not None and near.same) for token in tokens]
+    pairs = zip(tokens, named, strict=True)
+    return any(named) and all(sure or (is_word(token) and not lexicon.speakers(token, LATIN)) for token, sure in pairs)
 
 
 def count_words(tokens: list[str], script: str) -> dict[str, float]:

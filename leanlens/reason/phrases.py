@@ -226,6 +226,8 @@ class PhraseReader:
             if tag.has("side", "of", "not", "but", "sorry", "purpose"):
                 return False
             phrase.quality = tag.has("qualities")
+            if tag.has("measure"):
+                self.meaning.unread.append(tag.text.strip())
             if tag.has("canvas"):
                 phrase.article = None  # "an image with cats": it is the image that is one
         elif not tag.readings:

@@ -14,6 +14,7 @@ from typing import Any
 
 from leanlens.reason import lexicon
 from leanlens.reason.emoji import Piece, split_emoji
+from leanlens.reason.measures import split_measures
 from leanlens.reason.nearest import LONG, SHORTEST_TYPO, correct, count_edits, is_word, nearest, read_words
 from leanlens.reason.spelling import fold, is_unspaced, lower, nearest_form, script_of, without_ending
 from leanlens.scenes.icons import PARTS
@@ -200,6 +201,8 @@ def words_of(code: str) -> Words:
         for phrase in phrases:
             for form in _forms(phrase, endings):
                 words.add(form, kind, value)
+            if code == "en" and kind == "thing" and " of " not in value[0]:
+                words.add(pluralize(phrase), kind, (value[0], True), new=True)
     if code != "en":
         _add_things(words, has_colors="colors" in table)
     return words.finish()
@@ -341,6 +344,18 @@ def _without_repeated(tags: list[Tag]) -> list[Tag]:
 
 
 def _tag_words(text: str, words: Words) -> list[Tag]:
+    if words.code != "en":
+        return _tag_part(text, words)
+    found: list[Tag] = []
+    for part, counts_nothing in split_measures(text):
+        if counts_nothing:
+            found.append(Tag({"filler": "filler", "measure": part}, part))
+        else:
+            found += _tag_part(part, words)
+    return found
+
+
+def _tag_part(text: str, words: Words) -> list[Tag]:
     if words.elided:
         text = _ELISION.sub("' ", text)
     raw = [match[0] for match in _TOKEN.finditer(text.replace("\n", " ; "))]

@@ -55,7 +55,9 @@ def test_an_emoji_of_a_mood_is_named_among_what_is_not_understood():
     ("prompt", "language"),
     [
         ("pizza", "en"), ("red apple", "en"), ("", "en"), ("123", "en"), ("flurble", "en"), ("a frying pan", "en"),
-        ("frying pan", "en"), ("ein roter Apfel", "de"), ("una mela rossa", "it"), ("una manzana roja", "es"),
+        ("frying pan", "en"), ("red hat", "en"), ("the hat", "en"), ("my hat", "en"), ("old man", "en"),
+        ("red van", "en"), ("lamp", "en"), ("elf", "en"), ("beer", "en"), ("three oranges", "en"), ("un chat", "fr"),
+        ("rote Rose", "de"), ("ein roter Apfel", "de"), ("una mela rossa", "it"), ("una manzana roja", "es"),
         ("une pomme rouge", "fr"), ("红苹果", "zh"), ("Hund", "de"), ("le chat", "fr"), ("ein Schaf", "de"),
         ("Aepfel", "de"), ("manana: una manzana", "es"), ('ein Schild mit "THE END OF THE ROAD"', "de"),
         ("a sign that says 'ein roter Apfel'", "en"), ("a dog and ein roter Apfel auf dem Tisch", "de"),
