@@ -5,6 +5,7 @@ Comes in: tags. Goes out: the meaning's texts, each on the thing that bears it, 
 
 from leanlens.reason.backgrounds import BackgroundReader
 from leanlens.reason.meaning import Noun, Written
+from leanlens.reason.phrases import Phrase
 from leanlens.reason.words import SIGNS, Tag
 
 
@@ -13,8 +14,24 @@ class LetterReader(BackgroundReader):
 
     def _quote(self, tag: Tag) -> bool:
         self.at += 1
-        self._write(tag.readings["quote"])
+        following = self.tag()
+        if following is not None and following.has("thing") and following.readings["thing"][0] in SIGNS:
+            self._name_sign(tag.readings["quote"])
+        else:
+            self._write(tag.readings["quote"])
         return True
+
+    def _name_sign(self, string: str) -> None:
+        """'a red "STOP" sign'."""
+        first = self.at - 1
+        while first and self.tags[first - 1].has("color", "article"):
+            first -= 1
+        before = self.tags[first : self.at - 1]
+        phrase = self._read_phrase()
+        phrase.capitals = [string]
+        phrase.colors = [tag for tag in before if tag.has("color")]
+        phrase.article = next((tag.readings["article"] for tag in before if tag.has("article")), None)
+        self._attach(phrase)
 
     def _write(self, string: str) -> None:
         """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""
@@ -34,6 +51,10 @@ class LetterReader(BackgroundReader):
                 return
         self.meaning.texts.append(Written(string, owner))
         self.says = None
+
+    def _attach(self, phrase: Phrase) -> None:
+        """Take a phrase for a thing."""
+        raise NotImplementedError
 
     def _is_borne(self) -> bool:
         """Whether a "with" joins the letters just read to the thing before: 'a mug with "coffee" on it'."""

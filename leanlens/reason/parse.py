@@ -91,9 +91,13 @@ class _Reader(ThingReader):
             if not self.asked and len(self.meaning.things) > self.since:
                 self.since_before = self.since
                 self.since = len(self.meaning.things)
-            self.host = None
+            self.host, self.hosted, self.related = None, False, None
             self.each = False
+        self.linked = "," if mark in ",，、" and self.group else ""
+        if not self.linked:
+            self.group, self.joins = [], False
         self.clause = len(self.meaning.things)
+        self.pointed = False
         self.relation, self.replaces, self.says, self.joined = None, False, None, False
         self.fresh = len(self.meaning.things)
         return True
@@ -108,7 +112,14 @@ class _Reader(ThingReader):
             return False
         self.at += 1
         self.joined = True
-        self.host, self.fresh = self.subject, len(self.meaning.things)
+        if tag.has("part") or not self.hosted:
+            self.host = self.subject
+        self.hosted = self.hosted or tag.has("part")
+        if tag.has("part"):
+            self.group, self.linked, self.joins = [], "", False
+        else:
+            self.linked = "and"
+        self.fresh = len(self.meaning.things)
         if self._is_sign(self.subject) and tag.has("part") and (capitals := self._capitals(self.at)):
             self.says = self.at
             self.at += len(capitals)
@@ -129,7 +140,11 @@ class _Reader(ThingReader):
             return True
         if word == "it":
             self.at += 1
-            self._reach(len(self.meaning.things) - 1 if self.subject is None else self.subject)
+            if self.at > 1 and self.tags[self.at - 2].has("end") and self.since == len(self.meaning.things):
+                self.pointed = True  # "A cat sits on a bed. It is grey."
+                self._reach(min(self.since_before, len(self.meaning.things) - 1))
+            else:
+                self._reach(len(self.meaning.things) - 1 if self.subject is None else self.subject)
             return True
         return False
 
@@ -244,6 +259,11 @@ class _Reader(ThingReader):
 
     def _relate(self, tag: Tag) -> bool:
         word = tag.readings["relation"]
+        following = self.tag(1)
+        if following is not None and following.has("which") and self.subject is not None:
+            self.fronted = (word, self.subject)  # "a table on which there is an apple"
+            self.at += 2
+            return True
         if not self.starts_phrase(self.at + 1) and not self._refers(self.at + 1):
             return self._after_phrase(tag)
         if word in ("on", "inside", "above", "below", "behind", "in front of") and self._is_surface(tag, word):
@@ -260,12 +280,31 @@ class _Reader(ThingReader):
             self.at += 1
             return True
         subject = self.subject if self._has_subject() else None
+        before = self.tags[start - 1] if start else None
+        if before is not None and before.has("break", "and") and not before.has("part"):
+            if self._opens_clause():
+                subject = None
+            elif before.has("and") and self.related is not None and len(self.meaning.things) == self.fresh:
+                subject = self.related  # "to the right of the pear and above the banana"
         self.relation = (word, subject)
         self.says = None
         return self.at > start
 
     def _has_subject(self) -> bool:
-        return self.subject is not None and (len(self.meaning.things) > self.clause or self.subject >= self.since)
+        if self.subject is None:
+            return False
+        return len(self.meaning.things) > self.clause or self.subject >= self.since or self.pointed
+
+    def _opens_clause(self) -> bool:
+        """Whether a verb and a thing follow the place: "and to the right of the teapot there are two cookies"."""
+        at, named = self.at, False
+        while at < len(self.tags) and not self.tags[at].has("break", "relation", "and", "says", "quote"):
+            tag = self.tags[at]
+            if named and tag.has("stands"):
+                return self.starts_phrase(at + 1)
+            named = named or tag.has("thing", "name") or not tag.readings
+            at += 1
+        return False
 
     def _refers(self, at: int) -> bool:
         return at < len(self.tags) and self.tags[at].get("article") == "it"
@@ -335,8 +374,10 @@ class _Reader(ThingReader):
         if word == "each side":
             self._put_on_each_side(subject, host)
         else:
-            self._relate_things(subject, word, host)
-            self.subject = subject
+            together = self.joins and self.hosted and subject in self.group and word != "behind"
+            for each in self.group if together else [subject]:
+                self._relate_things(each, word, host)
+            self.subject, self.group, self.joins = subject, [], False
         return True
 
     def _place(self, tag: Tag) -> bool:
@@ -349,9 +390,22 @@ class _Reader(ThingReader):
             fresh = True
         if fresh and self.subject is not None and self.meaning.things[self.subject].side is None:
             self.meaning.change(self.subject, side=side)
+            self.group, self.joins = [], False
+            if self.hosted and self.host is not None and self.host < self.subject:
+                self._place_beside(self.host, self.subject)
         elif self.starts_phrase(self.at) or (self.at < len(self.tags)):
             self.side = side
         return True
+
+    def _place_beside(self, host: int, last: int) -> None:
+        """ "a house with a tree on the left and a car on the right": to the left and the right of the house."""
+        things = self.meaning.things
+        opposite = {"left": "right", "right": "left"}
+        for first in range(host + 1, last):
+            if things[host].side is None and things[first].side == opposite.get(things[last].side or ""):
+                for index in (first, last):
+                    self._relate_things(index, f"{things[index].side} of", host)
+                    self.meaning.change(index, side=None)
 
     def _refers_back(self) -> bool:
         """Whether the clause so far spoke of a thing again: "the cat is on the left"."""

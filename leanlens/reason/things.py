@@ -16,12 +16,22 @@ class ThingReader(LetterReader):
     """Sets the things and the relations of the meaning.
 
     Attributes:
+        group: numbers of the things that "and" joins, the last of them read last; a relation that follows is of all.
+        linked: "and" or "," where that stands before what is read next.
+        hosted: the host comes from a "with", and stays through an "and".
+        joins: the group has two things or more, the last of them after an "and".
+        related: the thing that the relation before was of.
+        pointed: the clause begins with a pronoun.
         others: numbers of things that are called another, and are no earlier thing said again.
     """
 
     def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
         super().__init__(tags, words, lookup)
         self.others: set[int] = set()
+        self.group: list[int] = []
+        self.linked = ""
+        self.hosted = self.joins = self.pointed = False
+        self.related: int | None = None
 
     def _attach(self, phrase: Phrase) -> None:
         """A thing, new or spoken of before, in whatever relation waits for it."""
@@ -124,12 +134,29 @@ class ThingReader(LetterReader):
             if subject is None:
                 self.fronted = (word, index)
             elif subject != index:
-                self._relate_things(subject, word, index)
+                self._relate_all(subject, word, index)
+                self.related, self.group, self.linked, self.subject = subject, [], "", index
+                return
         elif self.fronted is not None and self.fronted[1] != index:
             word, target = self.fronted
             self.fronted = None
             self._relate_things(index, word, target)
+        self._gather(index)
         self.subject = index
+
+    def _gather(self, index: int) -> None:
+        """Thing `index` goes on with the group that an "and" or a comma joins it to, or begins one."""
+        if index in self.group:
+            return
+        self.group = [*self.group, index] if self.linked else [index]
+        self.joins = self.linked == "and" and len(self.group) > 1
+        self.linked = ""
+
+    def _relate_all(self, subject: int, word: str, index: int) -> None:
+        """The same relation of the subject and of all that "and" joins to it: "a cat and a dog under a tree"."""
+        alone = not self.joins or self.hosted or subject not in self.group or word in ("between", "each side")
+        for each in [subject] if alone else self.group:
+            self._relate_things(each, word, index)
 
     def _relate_things(self, a: int, word: str, b: int) -> None:
         if word == "each side":
