@@ -13,7 +13,8 @@ from leanlens.serve.keeper import MARK, Keeper
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 # Starts a process that starts another one and ends; says which processes there are.
 STARTER = f"""
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests may ignore it
 from leanlens.serve.keeper import Keeper
 keeper = Keeper()
 with keeper.marked():
@@ -64,5 +65,6 @@ def test_orphans_of_a_process_group_that_is_ended_go_too(number):
         watched = [psutil.Process(int(keeper)), psutil.Process(int(orphan))]
         os.killpg(starter.pid, number)
         _, alive = psutil.wait_procs(watched, 10)
+        starter.kill()
     assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
     assert not os.path.exists(folder)
