@@ -7,10 +7,10 @@ words do not make a whole, the meaning says that it is unsure.
 
 from collections.abc import Callable
 
+from leanlens.reason.corrections import CorrectionReader
 from leanlens.reason.meaning import Meaning, Noun, Written
 from leanlens.reason.order import put_relations_first
 from leanlens.reason.phrases import Lookup
-from leanlens.reason.things import ThingReader
 from leanlens.reason.words import Tag, Words
 from leanlens.scenes.shapes import CONTAINERS
 
@@ -28,7 +28,7 @@ def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> 
     return _Reader(tags, words, lookup).read()
 
 
-class _Reader(ThingReader):
+class _Reader(CorrectionReader):
     """One pass: each tag, or each noun phrase, does what its reading says."""
 
     # -- looking around
@@ -61,7 +61,8 @@ class _Reader(ThingReader):
     def _actions(self) -> list[tuple[str, Callable[[Tag], bool]]]:
         return [
             ("break", self._break), ("quote", self._quote), ("says", self._says), ("trigger", self._trigger),
-            ("opening", self._pass_over), ("taken back", self._take_back_said), ("sorry", self._correct),
+            ("opening", self._pass_over), ("taken back", self._take_back_said),
+            ("scratched", self._change), ("sorry", self._change), ("sorry", self._correct),
             ("wish", self._wish), ("row", self._row), ("style", self._style),
             ("other style", self._other_style), ("background night", self._night), ("relation", self._relate),
             ("adverb", self._adverb), ("side", self._place), ("background on", self._ground_on),
@@ -148,37 +149,6 @@ class _Reader(ThingReader):
             return True
         return False
 
-    def _correct(self, tag: Tag) -> bool:
-        """ "hot air? no, just a parachute": what was asked before is taken back."""
-        following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
-        taken_back = tag.has("not") and following is not None and following.has("break", "sorry")
-        if self.asked or taken_back:
-            self._take_back()
-            self.asked = False
-        elif tag.has("not"):
-            return False
-        self.at += 1
-        self.replaces = True
-        return True
-
-    def _take_back_said(self, tag: Tag) -> bool:
-        """ "a pink apple, sorry, I mean a white apple"."""
-        self._take_back()
-        self.at += 1
-        self.replaces = True
-        return True
-
-    def _wish(self, tag: Tag) -> bool:
-        """ "a vase would be nice but": taken back where a "but" follows in the sentence."""
-        for later in self.tags[self.at :]:
-            if later.has("end"):
-                break
-            if later.has("but", "sorry"):
-                self._take_back()
-                break
-        self.at += 1
-        return True
-
     def _wants(self, tag: Tag) -> bool:
         """ "my daughter wants a unicorn": whoever wants it is not drawn."""
         first = self.clause
@@ -188,19 +158,6 @@ class _Reader(ThingReader):
             self.subject = first - 1 if first else None
         self.at += 1
         return True
-
-    def _take_back(self) -> None:
-        """Forget the things of this sentence, or of the question before it."""
-        first = self.since if self.since < len(self.meaning.things) else self.since_before
-        taken = self.meaning.things[first:]
-        self.taken = taken[-1] if taken else None
-        del self.meaning.things[first:]
-        self.meaning.without += [noun.name for noun in taken]
-        self.meaning.relations = [row for row in self.meaning.relations if max(row[0], row[2]) < first]
-        self.meaning.texts = [text for text in self.meaning.texts if text.on is None or text.on < first]
-        self.subject = first - 1 if first else None
-        self.clause = min(self.clause, first)
-        self.relation, self.fronted, self.host, self.between = None, None, None, []
 
     def _skip_clause(self, tag: Tag) -> bool:
         if tag.has("relation", "of") and self.starts_phrase(self.at + 1):
@@ -217,15 +174,6 @@ class _Reader(ThingReader):
         while at < len(self.tags) and self.tags[at].has("article", "filler") and not self.tags[at].has("style"):
             at += 1
         return at < len(self.tags) and self.tags[at].has("style", "other style")
-
-    def _negate(self, tag: Tag) -> bool:
-        self.at += 1
-        if not self.starts_phrase(self.at):
-            return True
-        phrase = self._read_phrase()
-        if phrase.head in ("thing", "unknown"):
-            self.meaning.without.append(phrase.name)
-        return True
 
     def _ground_on(self, tag: Tag) -> bool:
         """ "against charcoal", "on a light blue backdrop"."""

@@ -22,6 +22,7 @@ class ThingReader(LetterReader):
         joins: the group has two things or more, the last of them after an "and".
         related: the thing that the relation before was of.
         pointed: the clause begins with a pronoun.
+        swap: the thing that is corrected, "a dog, actually a cat", until the one in its place is read.
         others: numbers of things that are called another, and are no earlier thing said again.
     """
 
@@ -31,6 +32,7 @@ class ThingReader(LetterReader):
         self.group: list[int] = []
         self.linked = ""
         self.hosted = self.joins = self.pointed = False
+        self.swap: int | None = None
         self.related: int | None = None
 
     def _attach(self, phrase: Phrase) -> None:
@@ -38,7 +40,10 @@ class ThingReader(LetterReader):
         if phrase.name in SIGNS and not phrase.capitals and not self.tags[self.at - 1].capital:
             within = self.tags[phrase.first : self.at]  # "a GO sign", though "go" is a word without meaning elsewhere
             phrase.capitals = [tag.text for tag in within if tag.capital and set(tag.readings) == {"filler"}]
-        known = self._spoken_of(phrase)
+        if phrase.number == 0:
+            self.meaning.without.append(phrase.name)
+            return
+        known = self._spoken_of(phrase) if self.swap is None else None
         if known is not None and not self.shared:
             if (color := phrase.object_color()) and self.meaning.things[known].color is None:
                 self.meaning.change(known, color=color)
@@ -116,9 +121,14 @@ class ThingReader(LetterReader):
         self.side = None
         if any(tag.has("another") for tag in self.tags[max(phrase.first - 1, 0) : self.at]):
             self.others.add(len(self.meaning.things))
-        self.meaning.things.append(noun)
+        index = self._put(noun)
         if phrase.capitals:
-            self.meaning.texts.append(Written(" ".join(phrase.capitals), len(self.meaning.things) - 1))
+            self.meaning.texts.append(Written(" ".join(phrase.capitals), index))
+        return index
+
+    def _put(self, noun: Noun) -> int:
+        """Add a thing."""
+        self.meaning.things.append(noun)
         return len(self.meaning.things) - 1
 
     def _reach(self, index: int) -> None:
