@@ -1,7 +1,7 @@
-"""Words that are a colour as well as a thing, told apart by what stands around them: "orange".
+"""Words of several meanings, told apart by what stands around them: "orange", the "flower" of "rose flower".
 
-Comes in: the tags of a prompt. Goes out: the same, where such a word is surely a colour without the reading of a thing.
-Where nothing tells, both readings stay, and the phrase that it is in decides.
+Comes in: the tags of a prompt. Goes out: the same, where a word is surely a colour without the reading of a thing, and
+where it only says what a thing is a filler. Where nothing tells, all readings stay, and the phrase decides.
 """
 
 from dataclasses import replace
@@ -9,6 +9,24 @@ from dataclasses import replace
 from leanlens.reason.words import Tag
 
 _COPULAS = ("it's", "it’s", "its", "is", "are", "be", "was", "were", "looks", "they're", "they’re")
+_CLASSES = ("flower", "fruit", "animal", "character", "figure", "toy", "shape")
+
+
+def settle(tags: list[Tag]) -> list[Tag]:
+    """The tags with the readings that hold."""
+    return _settle_classes(settle_colors(tags))
+
+
+def _settle_classes(tags: list[Tag]) -> list[Tag]:
+    """ "a rose flower", "a cat character", "a toy car" are a rose, a cat and a car."""
+    found = list(tags)
+    for at, tag in enumerate(found):
+        word = tag.text.lower()
+        before, after = found[at - 1] if at else None, found[at + 1] if at + 1 < len(found) else None
+        follows = before is not None and before.has("thing", "name") and word in _CLASSES
+        if follows or (word == "toy" and after is not None and after.has("thing")):
+            found[at] = replace(tag, readings={"filler": "filler"})
+    return found
 
 
 def settle_colors(tags: list[Tag]) -> list[Tag]:

@@ -6,7 +6,7 @@ Comes in: tags. Goes out: `Phrase`s, each with its modifiers and its head. Knows
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leanlens.reason.homonyms import settle_colors
+from leanlens.reason.homonyms import settle
 from leanlens.reason.meaning import Meaning, Noun
 from leanlens.reason.nearest import nearest
 from leanlens.reason.words import SIGNS, Tag, Words
@@ -89,7 +89,7 @@ class PhraseReader:
     """
 
     def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
-        self.tags, self.words, self.lookup = settle_colors(tags), words, lookup
+        self.tags, self.words, self.lookup = settle(tags), words, lookup
         self.at = 0
         self.meaning = Meaning()
         self.subject: int | None = None
