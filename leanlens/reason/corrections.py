@@ -60,9 +60,6 @@ class CorrectionReader(ThingReader):
         self.at = at
         return True
 
-    def _ends_at(self, at: int) -> bool:
-        return at >= len(self.tags) or self.tags[at].has("break")
-
     def _is_corrected(self) -> bool:
         """Whether a word before has taken something back already: "no, actually"."""
         at = self.at - 1

@@ -331,6 +331,11 @@ class _Reader(CorrectionReader):
     def _place(self, tag: Tag) -> bool:
         self.at += 1
         side = tag.readings["side"]
+        if self._is_the_one(self.at - 2, self.at) and self._single_out(side):  # "the left one"
+            self.at += 1
+            return True
+        if self._is_the_one(self.at - 3, self.at - 2) and self._single_out(side):  # "the one on the left"
+            return True
         fresh = len(self.meaning.things) > self.clause and not self.joined
         if self.joined and self.subject is not None and self.meaning.things and self.tags[self.at - 2].has("and"):
             fresh = False
@@ -344,6 +349,11 @@ class _Reader(CorrectionReader):
         elif self.starts_phrase(self.at) or (self.at < len(self.tags)):
             self.side = side
         return True
+
+    def _is_the_one(self, the: int, one: int) -> bool:
+        if the < 0 or one >= len(self.tags):
+            return False
+        return self.tags[the].get("article") == "the" and self.tags[one].get("number") == 1
 
     def _place_beside(self, host: int, last: int) -> None:
         """ "a house with a tree on the left and a car on the right": to the left and the right of the house."""

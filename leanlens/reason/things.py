@@ -221,13 +221,13 @@ class ThingReader(LetterReader):
             return
         if not things:
             self.early = self.early or color
+        if things and phrase.article and self._ends_at(self.at) and self._is_another_kind(phrase, color):
+            return  # "a dog and another"
         if not things or (color is None and not (phrase.size or phrase.number)):
             return
         if color and (phrase.number or phrase.article == "one") and self._split_colors(phrase, color):
             return
-        if color and phrase.pronoun and things and things[-1].color not in (None, color) and not self.replaces:
-            count = phrase.number or 1  # "two green apples and a red one"
-            things.append(replace(things[-1], number=count, plural=count > 1, color=color, side=None))
+        if self._is_another_kind(phrase, color):
             return
         target = len(things) - 1 if self.subject is None else self.subject
         targets = range(self.since, len(things)) if self.each and self.since < len(things) else [target]
@@ -238,6 +238,43 @@ class ThingReader(LetterReader):
                 self.meaning.change(index, number=phrase.number)
             if phrase.size and things[index].size is None:
                 self.meaning.change(index, size=phrase.size)
+
+    def _is_another_kind(self, phrase: Phrase, color: str | None) -> bool:
+        """ "a red apple and two green ones", "a big apple and two small ones": as the thing before, but for this."""
+        last, tags = self.meaning.things[-1], self.tags[phrase.first : self.at]
+        several = any(tag.has("ones") for tag in tags)
+        if any(tag.has("another") for tag in tags) and not self.replaces:  # "a red car and another one in blue"
+            self.others.add(len(self.meaning.things))
+            another = replace(last, number=1, plural=False, color=color, size=phrase.size, part="", side=None)
+            self._reach(self._put(another))
+            return True
+        counted = several or phrase.number is not None or (phrase.article == "one" and phrase.pronoun)
+        other_color = color is not None and last.color not in (None, color)
+        other_size = phrase.size is not None and last.size not in (None, phrase.size)
+        if self.replaces or not counted or not (other_color or other_size):
+            return False
+        count = phrase.number or (None if several else 1)
+        noun = replace(last, number=count, plural=several or (count or 1) > 1, part="", side=None)
+        self._reach(self._put(replace(noun, color=color or last.color, size=phrase.size or last.size)))
+        return True
+
+    def _ends_at(self, at: int) -> bool:
+        return at >= len(self.tags) or self.tags[at].has("break")
+
+    def _single_out(self, side: str) -> bool:
+        """ "two signs, the left one says YES": each of the two becomes a thing with its side."""
+        things = self.meaning.things
+        opposite = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+        if not things or side not in opposite:
+            return False
+        found = [index for index, noun in enumerate(things) if (noun.name, noun.side) == (things[-1].name, side)]
+        if not found and things[-1].number == 2:
+            found = [len(things) - 1]
+            self.meaning.change(found[0], number=1, plural=False, side=side)
+            things.append(replace(things[-1], side=opposite[side]))
+        if found:
+            self._reach(found[0])
+        return bool(found)
 
     def _head_follows(self) -> bool:
         at = self.at + 1
