@@ -6,15 +6,66 @@ where it only says what a thing is a filler. Where nothing tells, all readings s
 
 from dataclasses import replace
 
-from leanlens.reason.words import Tag
+from leanlens.reason.spelling import fold
+from leanlens.reason.words import Tag, Words
 
 _COPULAS = ("it's", "it’s", "its", "is", "are", "be", "was", "were", "looks", "they're", "they’re")
 _CLASSES = ("flower", "fruit", "animal", "character", "figure", "toy", "shape")
 
 
-def settle(tags: list[Tag]) -> list[Tag]:
+def settle(tags: list[Tag], words: Words) -> list[Tag]:
     """The tags with the readings that hold."""
-    return _settle_classes(settle_colors(tags))
+    tags = settle_colors(tags)
+    return _settle_verbs(_settle_is(_settle_classes(tags), words)) if words.code == "en" else tags
+
+
+def _settle_is(tags: list[Tag], words: Words) -> list[Tag]:
+    """ "the cat's sitting", "the cat's on a chair", unlike "the cat's hat"."""
+    found = list(tags)
+    for at, tag in enumerate(found[:-1]):
+        stem = tag.text[:-2]
+        if set(tag.readings) != {"filler"} or not tag.text.lower().endswith(("'s", "’s")) or not stem.isalpha():
+            continue
+        hit = words.longest([fold(stem)], 0)
+        readings = {} if hit is None else hit[1]
+        named = "thing" in readings or "name" in readings
+        after, last = found[at + 1], found[at + 2] if at + 2 < len(found) else None
+        colored = _is_plain(after) and (last is None or (bool(last.readings) and not last.has("thing", "name")))
+        says_how = after.has("relation", "article", "not", "and", "preposition") or after.text.lower().endswith("ing")
+        if (named or (not readings and at and found[at - 1].has("article"))) and (colored or says_how):
+            found[at] = replace(tag, text=stem, readings=readings)
+    return found
+
+
+def _settle_verbs(tags: list[Tag]) -> list[Tag]:
+    """ "a dog sleeps under a tree", "a boy kicks a ball": an unknown word in -s after one thing is a verb, which joins
+    the thing with the one that follows."""
+    found = list(tags)
+    for at, tag in enumerate(found):
+        word = tag.text.lower()
+        several = tag.has("thing", "name") and not tag.has("filler")  # "a cat watches a bird"
+        if (tag.readings and not several) or not at or not word.endswith("s") or word.endswith("ss") or len(word) < 4:
+            continue
+        before, after = found[at - 1], found[at + 1] if at + 1 < len(found) else None
+        opens = after is not None and after.has("article", "number", "relation", "preposition")
+        if before.has("thing", "name"):
+            one = not (before.get("thing") or before.get("name"))[1]
+            opens = opens and not (several and not (after is not None and after.has("article")))
+            is_verb = one and (opens or (not several and _is_begun(found, at - 1)))
+        else:
+            is_verb = (
+                not several
+                and not before.readings
+                and opens
+                and at > 1
+                and found[at - 2].has("article", "color", "size")
+            )
+        if is_verb:
+            joins = after is not None and (
+                after.has("article", "number", "thing", "name", "color", "size") or not after.readings
+            )
+            found[at] = replace(tag, readings={"and": "and", "joins": "joins"} if joins else {"filler": "filler"})
+    return found
 
 
 def _settle_classes(tags: list[Tag]) -> list[Tag]:
@@ -79,3 +130,8 @@ def _is_before_one(tags: list[Tag], at: int) -> bool:
 
 def _is_said(tags: list[Tag], at: int) -> bool:
     return at > 0 and (tags[at - 1].text.lower() in _COPULAS)
+
+
+def _is_begun(tags: list[Tag], at: int) -> bool:
+    """Whether a noun is the first of its prompt, or something that belongs to it stands before it."""
+    return not at or tags[at - 1].has("article", "number", "color", "size", "filler")

@@ -4,7 +4,7 @@ Comes in: tags. Goes out: `Phrase`s, each with its modifiers and its head. Knows
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leanlens.reason.homonyms import settle
 from leanlens.reason.meaning import Meaning, Noun
@@ -28,6 +28,7 @@ class Phrase:
     pronoun: bool = False  # "a red one"
     quality: bool = False  # it ends in a word such as "mood"
     colors: list[Tag] = field(default_factory=list)
+    listed: bool = False  # its colours stand in a list, with commas
     size: str | None = None
     adjectives: list[str] = field(default_factory=list)
     capitals: list[str] = field(default_factory=list)  # letters of a sign: "a STOP sign"
@@ -64,6 +65,16 @@ class Phrase:
         named = list(dict.fromkeys(tag.get("color") for tag in self.colors if tag.has("color")))
         return " and ".join(named) or None
 
+    def split_colors(self) -> "list[Phrase]":
+        """ "red, green and blue balloons": a phrase for each colour but the last, which stays here."""
+        several = len(self.colors) if self.listed and self.plural else 0
+        if several < 3 or self.article == "one" or self.number not in (None, several) or self.head != "thing":
+            return []
+        self.number, self.plural = 1, False
+        *others, last = self.colors
+        self.colors = [last]
+        return [replace(self, colors=[color]) for color in others]
+
     def colors_as(self, kind: str) -> list[str]:
         """The colours as those of a background, a sky or a ground, in the order given."""
         found = []
@@ -89,7 +100,7 @@ class PhraseReader:
     """
 
     def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
-        self.tags, self.words, self.lookup = settle(tags), words, lookup
+        self.tags, self.words, self.lookup = settle(tags, words), words, lookup
         self.at = 0
         self.meaning = Meaning()
         self.subject: int | None = None
@@ -143,7 +154,7 @@ class PhraseReader:
         if tag.has("plain color", "color") and (self.relation or self._colors_follow(self.at)):
             return False
         if self.meaning.style is None:
-            self.meaning.other_style = tag.text.lower()
+            self.meaning.other_style = tag.text.lower().removesuffix(" of")
         self.at += 1
         return True
 
@@ -181,7 +192,8 @@ class PhraseReader:
             tag, phrase
         ):
             return False
-        if tag.has("and"):
+        if tag.has("and", "break"):
+            phrase.listed = phrase.listed or tag.has("break")
             return True
         if tag.has(*COLORS) and self._is_color(tag, phrase, surface):
             phrase.colors.append(tag)
@@ -242,7 +254,9 @@ class PhraseReader:
         return True
 
     def _is_color_and(self, tag: Tag, phrase: Phrase) -> bool:
-        """ "red and blue ball": an "and" between two colours of one thing."""
+        """ "red and blue ball", "red, white and blue flag": what stands between two colours of one thing."""
+        if tag.get("break") in (",", "，") or phrase.listed:
+            return bool(phrase.colors) and self._lists_colors()
         if not (tag.has("and") and not tag.has("part") and phrase.colors and self.at + 1 < len(self.tags)):
             return False
         following = self.tags[self.at + 1]
@@ -256,9 +270,30 @@ class PhraseReader:
             and not self.tags[rest].has("break")
         ):
             rest += 1
+        if rest == len(self.tags) or self.tags[rest].has("break"):
+            things = self.meaning.things
+            said = len(things) - self.since == 1 and things[-1].count == 1  # "a cat, black and white"
+            if said and things[-1].color is None and not (phrase.article or phrase.number):
+                return True
         return (rest < len(self.tags) and self.tags[rest].has("thing", "background noun", "pattern", "name")) or (
             rest > 0 and self.tags[rest - 1].has("pattern")
         )
+
+    def _lists_colors(self) -> bool:
+        """ "red, white and blue flag": whether this comma or "and" is in a list of colours before a noun."""
+        at, ands = self.at, 0
+        while at < len(self.tags):
+            comma, tag = self.tags[at].get("break") in (",", "，"), self.tags[at]
+            joint = at + (comma and at + 1 < len(self.tags) and self.tags[at + 1].has("and"))  # ", and"
+            color = self.tags[joint + 1] if joint + 1 < len(self.tags) else None
+            if not (comma or tag.has("and")) or color is None or not color.has("color") or color.has("thing"):
+                break
+            ands += self.tags[joint].has("and")
+            at = joint + 2
+        if not ands or at >= len(self.tags):
+            return False
+        tag = self.tags[at]
+        return tag.has("thing", "name", "background noun", "pattern") or not tag.readings
 
     def _is_color(self, tag: Tag, phrase: Phrase, surface: bool) -> bool:
         """Whether a word that may also be a thing ("orange", "peach") is a colour here."""
@@ -344,7 +379,7 @@ class PhraseReader:
         if following is None or following.readings or self.words.code != "en":
             return
         word = following.text.lower()
-        if word.endswith(("ing", "ed")) or nearest(word) is None:
+        if word.endswith(("ing", "ed")) or nearest(word) is None or phrase.plural:
             return
         phrase.head, phrase.name, phrase.plural = "unknown", f"{tag.text.lower()} {word}", False
         self.at += 1

@@ -53,6 +53,7 @@ class ThingReader(LetterReader):
             return
         if phrase.head == "unknown" and self._is_part(phrase):
             return
+        self.shared += phrase.split_colors()
         for earlier in self.shared:  # "a red and a blue ball"
             earlier.head, earlier.name, earlier.plural = phrase.head, phrase.name, (earlier.number or 1) > 1
             self._reach(self._add(earlier))
