@@ -14,7 +14,7 @@ _ESCAPED = re.compile(r"\\([()\[\]])")
 _WEIGHTED = re.compile(r"\(([^()\[\]:]*):\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)")
 _DOUBLED = re.compile(r"\(\s*\(([^()]*)\)\s*\)")
 _BRACKETED = re.compile(r"\[([^\[\]:|]*)\]")
-_BREAK = re.compile(r"\s*\b(?:BREAK|AND)\b\s*")
+_BREAK = re.compile(r"\b(?:BREAK|AND)\b")
 _MOST_NESTED = 8
 
 

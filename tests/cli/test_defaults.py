@@ -61,7 +61,7 @@ def test_what_the_command_line_says_another_way_goes_first(leanlens):
     [
         ("[generate]\nmodl = 'toy'\n", "leanlens.toml: [generate] has no option 'modl'; the nearest is 'model'"),
         ("[generat]\nmodel = 'toy'\n", "leanlens.toml: [generat] is no command; the nearest is 'generate'"),
-        ("model = 'toy'\n", "leanlens.toml: [model] is no command"),
+        ("steps = 4\n", "leanlens.toml: [steps] is no command"),
         ("generate = 'toy'\n", "generate is 'toy'; give a table [generate]"),
         ("[weights.fech]\nmirror = 'x'\n", "[weights.fech] is no command; the nearest is 'fetch'"),
         ("[generate]\nsteps = 'many'\n", "leanlens.toml: [generate] steps is 'many'"),
