@@ -28,7 +28,8 @@ def without_weights(prompt: str) -> str:
 
 
 def _plain(text: str) -> str:
-    text = _BREAK.sub(", ", text) if _BREAK.search(text) else text
+    if _BREAK.search(text):
+        text = ", ".join(part.strip() for part in _BREAK.split(text))
     for pattern in (_WEIGHTED, _DOUBLED, _BRACKETED):
         for _ in range(_MOST_NESTED):
             text, count = pattern.subn(r"\1", text)
