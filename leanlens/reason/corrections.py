@@ -117,6 +117,7 @@ class CorrectionReader(ThingReader):
     def _negate(self, tag: Tag) -> bool:
         """What follows is not drawn: a thing, a colour, a style, a side, a place, a background or letters."""
         self.at += 1
+        removes = tag.has("remove")
         start = self.at
         while (word := self.tag()) is not None and (self._is_passed(word) or word.get("article") == "it"):
             self.at += 1
@@ -142,7 +143,7 @@ class CorrectionReader(ThingReader):
         if not self.starts_phrase(self.at):
             self.at = start
             return True
-        self._skip_phrase()
+        self._skip_phrase(removes)
         while (word := self.tag()) is not None and word.has("either") and self.starts_phrase(self.at + 1):
             self.at += 1
             self._skip_phrase()
@@ -157,17 +158,31 @@ class CorrectionReader(ThingReader):
             return False
         return not self._colors_follow(self.at + 1)
 
-    def _skip_phrase(self) -> None:
+    def _skip_phrase(self, removes: bool = False) -> None:
         """Read a phrase, and keep of it only that it is not there."""
         style, other, background = self.meaning.style, self.meaning.other_style, self.meaning.background
         phrase = self._read_phrase(surface=True)
         if phrase.head in ("thing", "unknown"):
-            if phrase.article != "the" or self._spoken_of(phrase) is None:
+            known = self._spoken_of(phrase)
+            if known is None or removes or phrase.article != "the":
                 self.meaning.without.append(phrase.name)
+            if known is not None and removes:
+                self._drop(known)
         elif phrase.head == "background":
             while (tag := self.tag()) is not None and tag.has("pattern"):
                 self.at += 1
         self.meaning.style, self.meaning.other_style, self.meaning.background = style, other, background
+
+    def _drop(self, index: int) -> None:
+        """ "a fox with a hat. Remove the hat"."""
+        meaning = self.meaning
+        meaning.keep([other for other in range(len(meaning.things)) if other != index])
+        last = len(meaning.things)
+        self.since, self.clause, self.fresh = min(self.since, last), min(self.clause, last), min(self.fresh, last)
+        self.subject = last - 1 if last else None
+        self.relation, self.fronted, self.host, self.between, self.swap = None, None, None, [], None
+        self.group, self.joins, self.related, self.topic = [], False, None, 0
+        self.others = {other - (other > index) for other in self.others if other != index}
 
     def _skip_letters(self) -> None:
         """ "a sign without the word STOP"."""

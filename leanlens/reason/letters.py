@@ -85,7 +85,7 @@ class LetterReader(BackgroundReader):
             self._write(" ".join(capitals))
             return True
         told = any(text.on == self.subject for text in self.meaning.texts)  # '"OPEN" written on it'
-        tells = self._is_sign(self.subject) or (tag.has("tells") and self.subject is not None)
+        tells = self._is_sign(self.subject) or tag.has("tells")
         letters = self._letters(at) if (tells and not told) or tag.has("of") else []
         if letters:
             self.says, self.at = at, at + len(letters)

@@ -91,8 +91,9 @@ class _Reader(CorrectionReader):
             self.asked = mark in "?？" and len(self.meaning.things) > self.since
             if not self.asked and len(self.meaning.things) > self.since:
                 self.since_before = self.since
+                self.topic = self.topic if self.keeps else self.since
                 self.since = len(self.meaning.things)
-            self.host, self.hosted, self.related = None, False, None
+            self.host, self.hosted, self.related, self.keeps = None, False, None, False
             self.each = False
         self.linked = "," if mark in ",，、" and self.group else ""
         if not self.linked:
@@ -143,7 +144,11 @@ class _Reader(CorrectionReader):
             self.at += 1
             if self.at > 1 and self.tags[self.at - 2].has("end") and self.since == len(self.meaning.things):
                 self.pointed = True  # "A cat sits on a bed. It is grey."
-                self._reach(min(self.since_before, len(self.meaning.things) - 1))
+                self.keeps = True
+                self._reach(min(self.topic, len(self.meaning.things) - 1))
+                if tag.has("they"):
+                    self.group = list(range(self.topic, self.since))
+                    self.joins = len(self.group) > 1
             else:
                 self._reach(len(self.meaning.things) - 1 if self.subject is None else self.subject)
             return True
@@ -322,7 +327,7 @@ class _Reader(CorrectionReader):
         if word == "each side":
             self._put_on_each_side(subject, host)
         else:
-            together = self.joins and self.hosted and subject in self.group and word != "behind"
+            together = self.joins and self.hosted and subject in self.group and word not in ("behind", "beside")
             for each in self.group if together else [subject]:
                 self._relate_things(each, word, host)
             self.subject, self.group, self.joins = subject, [], False

@@ -21,7 +21,8 @@ class ThingReader(LetterReader):
         hosted: the host comes from a "with", and stays through an "and".
         joins: the group has two things or more, the last of them after an "and".
         related: the thing that the relation before was of.
-        pointed: the clause begins with a pronoun.
+        pointed: the clause begins with a pronoun; keeps: the sentence does.
+        topic: what a pronoun at the start of a sentence means.
         swap: the thing that is corrected, "a dog, actually a cat", until the one in its place is read.
         others: numbers of things that are called another, and are no earlier thing said again.
     """
@@ -33,6 +34,8 @@ class ThingReader(LetterReader):
         self.linked = ""
         self.hosted = self.joins = self.pointed = False
         self.swap: int | None = None
+        self.keeps = False
+        self.topic = 0
         self.related: int | None = None
 
     def _attach(self, phrase: Phrase) -> None:
@@ -231,7 +234,9 @@ class ThingReader(LetterReader):
         if self._is_another_kind(phrase, color):
             return
         target = len(things) - 1 if self.subject is None else self.subject
-        targets = range(self.since, len(things)) if self.each and self.since < len(things) else [target]
+        targets = list(range(self.since, len(things))) if self.each and self.since < len(things) else [target]
+        if self.pointed and self.joins:
+            targets = self.group  # "a cat and a dog. They are black."
         for index in targets:
             if color and (things[index].color is None or self.replaces):
                 self.meaning.change(index, color=color)
