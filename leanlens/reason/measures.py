@@ -20,7 +20,7 @@ _MEASURE = re.compile(
     r"(?<!\S)--(?!no\b)\w+(?:[ =](?:\d[\d.:]*(?!\S)))?"  # "--ar 16:9 --v 6"
     rf"|(?<![\w.]){_AMOUNT}[\s-]?years?(?:[\s-]olds?)?\b"
     rf"|(?<![\w.]){_AMOUNT}[\s-]?(?:{_UNITS})\b(?:[\s-](?:tall|high|long|wide|deep|away|ago|apart)\b)?"
-    rf"|(?<![\w.]){_AMOUNT}[\s-](?:legged|headed|eyed|armed|horned|tailed|winged|wheeled|stor(?:e?y|ied)|sided|leaf|"
+    rf"|(?<![\w.]){_AMOUNT}[\s-](?:legged|headed|eyed|armed|horned|tailed|winged|wheeled|stor(?:e?y|ied)|sided|"
     r"pointed|tiered|layered|layer|tier|door|seater|humped|masted)\b"
     r"|(?<!\w)(?:1[0-9]|20)?\d0'?s\b(?:[\s-]styled?\b)?"  # "1980s style"
     r"|\b(?:in|from|since)\s(?:1[5-9]|20)\d\d\b(?!\s\w+s\b)"

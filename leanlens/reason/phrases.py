@@ -205,6 +205,8 @@ class PhraseReader:
             and (phrase.article or phrase.number or phrase.colors)
         ):
             phrase.adjectives.append(tag.text.lower())  # "a lemon tree"
+        elif tag.has("thing", "name") and tag.glued and self._colors_follow(self.at + 1):
+            phrase.adjectives.append(tag.text.lower())  # "goldfish-orange"
         elif tag.has("thing", "name") or (tag.has("background noun", "sky", "ground") and not tag.has("pattern")):
             return False
         elif tag.has("article") and tag.readings["article"] in ("one", "the"):
