@@ -6,6 +6,8 @@ Only what was said stands here; what is left open is chosen later, in `choose`.
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+MANY = 4  # of what is said to be several
+
 
 @dataclass(frozen=True)
 class Noun:
@@ -18,6 +20,7 @@ class Noun:
         side: "left", "upper right" and so on, where the prompt gives the place.
         adjectives: unknown words that stand before it.
         part: unknown words that stand after it: "with a ribbon".
+        many: it is said that there are several, and not how many.
     """
 
     name: str
@@ -29,10 +32,11 @@ class Noun:
     side: str | None = None
     adjectives: tuple[str, ...] = ()
     part: str = ""
+    many: bool = False
 
     @property
     def count(self) -> int:
-        return self.number or (2 if self.plural else 1)
+        return self.number or (MANY if self.many and self.plural else 2 if self.plural else 1)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ class ThingReader(LetterReader):
             phrase.size,
             self.side,
             tuple(phrase.adjectives),
+            many=phrase.several,
         )
         self.side = None
         if any(tag.has("another") for tag in self.tags[max(phrase.first - 1, 0) : self.at]):
@@ -315,7 +316,7 @@ class ThingReader(LetterReader):
         self.at = start
         last = len(self.meaning.things) - 1
         noun = self.meaning.things[last]
-        if len(found) < 2 or noun.count not in (sum(count for count, _ in found), 2) or noun.color is not None:
+        if len(found) < 2 or (noun.number or 2 * noun.plural) not in (sum(n for n, _ in found), 2) or noun.color:
             self.at = first
             return False
         self.meaning.change(last, number=found[0][0], color=found[0][1], plural=found[0][0] > 1)

@@ -325,3 +325,10 @@ def test_a_trigger_is_of_no_language_and_stops_no_recognition():
 
 def test_a_sky_alone_is_a_plain_background():
     assert "navy blue tone fills the background" in reason("an owl, night sky").prompt
+
+
+@pytest.mark.parametrize("prompt", ["several apples", "many apples", "a few apples", "lots of apples", "mehrere Äpfel"])
+def test_several_are_four(prompt):
+    (answer,) = SceneReasoner()([Ask(prompt, 3, 256, 256)])
+    assert "four apples" in answer.prompt
+    assert not next(fact for fact in answer.facts if fact.key == "number 1").stated
