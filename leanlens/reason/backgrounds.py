@@ -4,7 +4,7 @@ Comes in: noun phrases whose head is a background, a pattern, the ground or the 
 """
 
 from leanlens.reason.meaning import Backdrop
-from leanlens.reason.phrases import COLORS, Phrase, PhraseReader
+from leanlens.reason.phrases import COLORS, Phrase, PhraseReader, color_as
 from leanlens.reason.words import Tag
 
 SHADES = 2  # colours that a pattern or a gradient has
@@ -42,6 +42,8 @@ class BackgroundReader(PhraseReader):
         known = self.meaning.background
         if kind and known is not None and known.kind == "plain" and len(colors) == 1 and known.colors != (colors[0],):
             colors = [*(name for name in known.colors if name), colors[0]]  # "a blue background with white dots"
+        if kind and known is not None and known.kind == "plain" and not colors:
+            colors = [name for name in known.colors if name]  # "a white background with dots"
         if not kind and len(colors) > 1:
             kind = "gradient" if phrase.head == "background" else ""
         if known is not None and known.kind not in ("plain", "ground") and not kind and len(colors) == 1:
@@ -62,10 +64,10 @@ class BackgroundReader(PhraseReader):
         at = self.at
         while at < len(self.tags) and len(found) < SHADES:
             tag = self.tags[at]
-            if tag.has("plain color"):
-                if self._is_named(at + 1) and not self.tags[at + 1].has("plain color"):
+            if tag.has("plain color", "color"):
+                if self._is_named(at + 1) and not self.tags[at + 1].has("plain color", "color"):
                     break  # "stripes in white and a red car", unlike "in white and peach"
-                found.append(tag.readings["plain color"])
+                found += [name] if (name := color_as(tag, "plain color")) else []
                 self.at = at + 1
             elif not tag.has("background from", "background to", "of", "and", "article", "filler", "relation", "side"):
                 break
@@ -104,7 +106,7 @@ class BackgroundReader(PhraseReader):
         known = self.meaning.background
         ground, sky = known.colors if known is not None and known.kind == "ground" else (None, None)
         kind = f"{phrase.head} color"
-        named = [tag.readings[kind] for tag in phrase.colors if tag.has(kind)] or self._color_after(kind)
+        named = phrase.colors_as(kind) or self._color_after(kind)
         color = named[0] if named else None if phrase.name == "any" else phrase.name
         if phrase.head == "ground":
             ground = color or ground
@@ -118,12 +120,13 @@ class BackgroundReader(PhraseReader):
         while (tag := self.tag()) is not None and tag.has("of", "filler", "background in") and not tag.has(*COLORS):
             self.at += 1
         found: list[str] = []
+        first = self.at
         if self.at == start and not self._color_closes(kind):
             return found
         while (tag := self.tag()) is not None and tag.has(kind, "color"):
-            found.append(tag.get(kind) or tag.text.lower())
+            found += [name] if (name := color_as(tag, kind)) else []
             self.at += 1
-        self.at = self.at if found else start
+        self.at = self.at if self.at > first else start
         return found
 
     def _color_closes(self, kind: str) -> bool:

@@ -12,6 +12,22 @@ from leanlens.reason.nearest import nearest
 from leanlens.reason.words import SIGNS, Tag, Words
 
 COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
+# The twelve colours -> what is nearest to them among the colours of backgrounds, skies and grounds.
+NEAREST = {
+    "plain color": {
+        "red": "maroon", "orange": "peach", "yellow": "pale yellow", "green": "mint green", "blue": "light blue",
+        "purple": "lavender", "pink": "pale pink", "brown": "beige", "black": "charcoal", "white": "white",
+        "grey": "light grey", "turquoise": "teal",
+    },
+    "sky color": {
+        "red": "orange", "orange": "orange", "yellow": "orange", "blue": "light blue", "purple": "pink", "pink": "pink",
+        "black": "navy blue", "white": "pale grey", "grey": "pale grey", "turquoise": "light blue",
+    },
+    "ground color": {
+        "orange": "sandy", "yellow": "sandy", "green": "green", "brown": "brown", "black": "grey",
+        "white": "snowy white", "grey": "grey",
+    },
+}  # fmt: skip
 Lookup = Callable[[str], str | None]
 
 
@@ -76,13 +92,15 @@ class Phrase:
         return [replace(self, colors=[color]) for color in others]
 
     def colors_as(self, kind: str) -> list[str]:
-        """The colours as those of a background, a sky or a ground, in the order given."""
-        found = []
-        for tag in self.colors:
-            name = tag.get(kind) or tag.text.lower()
-            if name not in found:
-                found.append(name)
-        return found
+        """The colours as those of a background, a sky or a ground, in the order given, without what has none."""
+        named = [color_as(tag, kind) for tag in self.colors]
+        return list(dict.fromkeys(name for name in named if name))
+
+
+def color_as(tag: Tag, kind: str) -> str | None:
+    """A colour by the names that backgrounds, skies or grounds have, the nearest; None where none is near."""
+    color = tag.get("color")
+    return tag.get(kind) or NEAREST[kind].get(color)
 
 
 class PhraseReader:

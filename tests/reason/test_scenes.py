@@ -332,3 +332,9 @@ def test_several_are_four(prompt):
     (answer,) = SceneReasoner()([Ask(prompt, 3, 256, 256)])
     assert "four apples" in answer.prompt
     assert not next(fact for fact in answer.facts if fact.key == "number 1").stated
+
+
+@pytest.mark.parametrize("color", ["hot pink", "ruby", "magenta", "emerald", "bronze", "cobalt", "jade", "jet black"])
+@pytest.mark.parametrize("place", ["on a {} background", "under a {} sky", "on {} grass", "on a {} gradient"])
+def test_backgrounds_have_colours_that_captions_name(color, place):
+    assert color not in reason(f"a cat {place.format(color)}").prompt
