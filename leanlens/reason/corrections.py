@@ -109,7 +109,7 @@ class CorrectionReader(ThingReader):
         self.subject = first - 1 if first else None
         self.clause = min(self.clause, first)
         self.relation, self.fronted, self.host, self.between = None, None, None, []
-        self.group, self.joins, self.swap, self.related = [], False, None, None
+        self.group, self.joins, self.swap, self.related, self.placed = [], False, None, None, None
         self.others = {index for index in self.others if index < first}
 
     # -- left out
@@ -181,7 +181,7 @@ class CorrectionReader(ThingReader):
         self.since, self.clause, self.fresh = min(self.since, last), min(self.clause, last), min(self.fresh, last)
         self.subject = last - 1 if last else None
         self.relation, self.fronted, self.host, self.between, self.swap = None, None, None, [], None
-        self.group, self.joins, self.related, self.topic = [], False, None, 0
+        self.group, self.joins, self.related, self.topic, self.placed = [], False, None, 0, None
         self.others = {other - (other > index) for other in self.others if other != index}
 
     def _skip_letters(self) -> None:

@@ -94,6 +94,7 @@ class _Reader(CorrectionReader):
                 self.topic = self.topic if self.keeps else self.since
                 self.since = len(self.meaning.things)
             self.host, self.hosted, self.related, self.keeps = None, False, None, False
+            self.placed = None
             self.each = False
         self.linked = "," if mark in ",，、" and self.group else ""
         if not self.linked:
@@ -141,6 +142,8 @@ class _Reader(CorrectionReader):
             self.each, self.at = len(self.meaning.things) > self.since, self.at + 1  # not "both a cat and a dog"
             return True
         if word == "it":
+            if self._part_of_them():
+                return True
             self.at += 1
             if self.at > 1 and self.tags[self.at - 2].has("end") and self.since == len(self.meaning.things):
                 self.pointed = True  # "A cat sits on a bed. It is grey."

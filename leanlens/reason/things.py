@@ -22,6 +22,7 @@ class ThingReader(LetterReader):
         joins: the group has two things or more, the last of them after an "and".
         related: the thing that the relation before was of.
         pointed: the clause begins with a pronoun; keeps: the sentence does.
+        placed: the place said before what is there, "on the table are an apple and a pear".
         topic: what a pronoun at the start of a sentence means.
         swap: the thing that is corrected, "a dog, actually a cat", until the one in its place is read.
         others: numbers of things that are called another, and are no earlier thing said again.
@@ -35,6 +36,7 @@ class ThingReader(LetterReader):
         self.hosted = self.joins = self.pointed = False
         self.swap: int | None = None
         self.keeps = False
+        self.placed: tuple[str, int] | None = None
         self.topic = 0
         self.related: int | None = None
 
@@ -151,13 +153,24 @@ class ThingReader(LetterReader):
             elif subject != index:
                 self._relate_all(subject, word, index)
                 self.related, self.group, self.linked, self.subject = subject, [], "", index
+                self.placed = None
                 return
         elif self.fronted is not None and self.fronted[1] != index:
             word, target = self.fronted
             self.fronted = None
             self._relate_things(index, word, target)
+            self.placed = (word, target)
+        elif self.placed is not None and self.linked == "and" and index not in self.placed and self._ends_here():
+            self._gather(index)
+            for each in self.group:
+                self._relate_things(each, *self.placed)
         self._gather(index)
         self.subject = index
+
+    def _ends_here(self) -> bool:
+        """Whether nothing more is said of the thing just read."""
+        tag = self.tag()
+        return tag is None or tag.has("break") or (tag.has("and") and not tag.has("part"))
 
     def _gather(self, index: int) -> None:
         """Thing `index` goes on with the group that an "and" or a comma joins it to, or begins one."""
@@ -170,8 +183,10 @@ class ThingReader(LetterReader):
     def _relate_all(self, subject: int, word: str, index: int) -> None:
         """The same relation of the subject and of all that "and" joins to it: "a cat and a dog under a tree"."""
         alone = not self.joins or self.hosted or subject not in self.group or word in ("between", "each side")
+        related = {row[0] for row in self.meaning.relations}
         for each in [subject] if alone else self.group:
-            self._relate_things(each, word, index)
+            if each == subject or each not in related:
+                self._relate_things(each, word, index)
 
     def _relate_things(self, a: int, word: str, b: int) -> None:
         if word == "each side":
@@ -267,6 +282,26 @@ class ThingReader(LetterReader):
 
     def _ends_at(self, at: int) -> bool:
         return at >= len(self.tags) or self.tags[at].has("break")
+
+    def _part_of_them(self) -> bool:
+        """ "three stars, two of them yellow": some of the last things have a colour of their own."""
+        before = self.tags[max(self.at - 2, 0) : self.at]
+        count = 1 if before and before[-1].has("one of") else before[0].get("number") if len(before) == 2 else None
+        last = len(self.meaning.things) - 1
+        at = self.at + 1
+        while at < len(self.tags) and self.tags[at].has("copula"):
+            at += 1
+        color = self.tags[at].get("color") if at < len(self.tags) else None
+        if last < 0 or color is None or not isinstance(count, int) or not before[-1].has("of", "one of"):
+            return False
+        noun = self.meaning.things[last]
+        if not self._ends_at(at + 1) or count >= noun.count or noun.color == color:
+            return False
+        rest = noun.number - count if noun.number else None
+        self.meaning.change(last, number=rest, plural=rest != 1)
+        self._reach(self._put(replace(noun, number=count, plural=count > 1, color=color, part="", side=None)))
+        self.at = at + 1
+        return True
 
     def _single_out(self, side: str) -> bool:
         """ "two signs, the left one says YES": each of the two becomes a thing with its side."""
