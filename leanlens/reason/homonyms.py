@@ -121,6 +121,9 @@ def _leads_to_color(tags: list[Tag], at: int) -> bool:
     after = at + 1
     while after < len(tags) and _parts(tags[after]):
         after += 1
+    noun = tags[after + 1].get("thing") if after + 1 < len(tags) else None
+    if noun and noun[1] and at and tags[at - 1].get("article") == "one":
+        return False  # "an orange and red apples"
     return at + 1 < after < len(tags) and _is_plain(tags[after])
 
 

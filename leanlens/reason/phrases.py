@@ -276,7 +276,7 @@ class PhraseReader:
     def _is_color_and(self, tag: Tag, phrase: Phrase) -> bool:
         """ "red and blue ball", "red, white and blue flag": what stands between two colours of one thing."""
         if tag.get("break") in (",", "，") or phrase.listed:
-            return bool(phrase.colors) and self._lists_colors()
+            return bool(phrase.colors) and self._lists_colors(phrase)
         if not (tag.has("and") and not tag.has("part") and phrase.colors and self.at + 1 < len(self.tags)):
             return False
         following = self.tags[self.at + 1]
@@ -290,18 +290,22 @@ class PhraseReader:
             and not self.tags[rest].has("break")
         ):
             rest += 1
-        if rest == len(self.tags) or self.tags[rest].has("break"):
-            things = self.meaning.things
-            said = len(things) - self.since == 1 and things[-1].count == 1  # "a cat, black and white"
-            if said and things[-1].color is None and not (phrase.article or phrase.number):
-                return True
+        ends = rest == len(self.tags) or self.tags[rest].has("break")
+        if ends and self._is_said_of_things(phrase, len(phrase.colors) + 1):
+            return True
         return (rest < len(self.tags) and self.tags[rest].has("thing", "background noun", "pattern", "name")) or (
             rest > 0 and self.tags[rest - 1].has("pattern")
         )
 
-    def _lists_colors(self) -> bool:
+    def _is_said_of_things(self, phrase: Phrase, colors: int) -> bool:
+        """Whether colours belong to what was named before: "a cat, black and white", "two apples, red and green"."""
+        things = self.meaning.things
+        said = len(things) - self.since == 1 and things[-1].count in (1, colors) and things[-1].color is None
+        return said and not (phrase.article or phrase.number)
+
+    def _lists_colors(self, phrase: Phrase) -> bool:
         """ "red, white and blue flag": whether this comma or "and" is in a list of colours before a noun."""
-        at, ands = self.at, 0
+        at, ands, colors = self.at, 0, len(phrase.colors)
         while at < len(self.tags):
             comma, tag = self.tags[at].get("break") in (",", "，"), self.tags[at]
             joint = at + (comma and at + 1 < len(self.tags) and self.tags[at + 1].has("and"))  # ", and"
@@ -309,9 +313,11 @@ class PhraseReader:
             if not (comma or tag.has("and")) or color is None or not color.has("color") or color.has("thing"):
                 break
             ands += self.tags[joint].has("and")
-            at = joint + 2
-        if not ands or at >= len(self.tags):
+            at, colors = joint + 2, colors + 1
+        if not ands:
             return False
+        if at >= len(self.tags) or self.tags[at].has("end"):
+            return self._is_said_of_things(phrase, colors)
         tag = self.tags[at]
         return tag.has("thing", "name", "background noun", "pattern") or not tag.readings
 

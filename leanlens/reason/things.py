@@ -247,6 +247,10 @@ class ThingReader(LetterReader):
             return
         if color and (phrase.number or phrase.article == "one") and self._split_colors(phrase, color):
             return
+        if len(phrase.colors) > 1 and things[-1].count == len(phrase.colors) and things[-1].color is None:
+            noun = things.pop()  # "two apples, red and green"
+            things += [replace(noun, number=1, plural=False, color=tag.get("color")) for tag in phrase.colors]
+            return
         if self._is_another_kind(phrase, color):
             return
         target = len(things) - 1 if self.subject is None else self.subject
