@@ -79,11 +79,12 @@ def _print(request: Any, model: str, as_json: bool) -> None:
     """A caption on standard output; what it was made of on standard error."""
     record = request.reasoner
     if as_json:
-        told = {"model": model, "seed": request.seed, "width": request.width, "height": request.height}
+        where = {"model": model, "seed": request.seed, "width": request.width, "height": request.height}
         record = None if record is None else record.model_dump(mode="json")
-        print(json.dumps({**told, "prompt": request.prompt, "reasoner": record}), flush=True)
+        print(json.dumps({**where, "prompt": request.prompt, "reasoner": record}), flush=True)
         return
-    for line in _told(record, request.seed, model):
+    told = ["an empty prompt is drawn as it is"] if not request.prompt.strip() else _told(record, request.seed, model)
+    for line in told:
         print(line, file=sys.stderr)
     print(request.prompt, flush=True)
 

@@ -163,6 +163,10 @@ def test_facts_can_be_fixed(leanlens):
     assert answer["reasoner"]["fixed"] == {"color 1": "blue", "background": "navy blue"}
 
 
+def test_an_empty_prompt_is_said_to_be_one(leanlens):
+    assert leanlens("reason", " ").err == "an empty prompt is drawn as it is\n"
+
+
 def test_a_model_without_a_style_of_captions_draws_prompts_as_they_are(leanlens):
     run = leanlens("reason", "two cats", "--model", "toy")
     assert (run.out, run.err) == ("two cats\n", "toy has no reasoner: prompts are drawn as they are\n")
