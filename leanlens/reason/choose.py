@@ -151,7 +151,7 @@ def _arrange(
         for index in units:
             _apply_side(things[index].side, index, xs, ys)
         cells = _fill(units, xs, ys, meaning, aspect)
-    placed: list[Placed] = [None] * len(things)  # type: ignore[list-item]
+    placed: dict[int, Placed] = {}
     columns, rows = 1 + max(x for x, _ in cells.values()), 1 + max(y for _, y in cells.values())
     if searched and sides:
         columns = rows = SIDES
@@ -166,13 +166,12 @@ def _arrange(
         y = _middle(row, rows)
         family = [index, *(other for other in range(len(things)) if other != index and _root(other, hosts) == index)]
         order += family
-        for member, decided in _place_family(family, hosts, things, x, y, grid).items():
-            placed[member] = decided
+        placed |= _place_family(family, hosts, things, x, y, grid)
     for a, word, b in relations:
         if word == "between":
             placed[a] = replace(placed[a], x=0.5, y=0.5)
             placed[b] = replace(placed[b], arrangement="sides")
-    return placed, relations, order
+    return [placed[index] for index in range(len(things))], relations, order
 
 
 def _sides_as_relations(things: list[Noun], decided: set[int]) -> list[tuple[int, str, int]]:

@@ -5,33 +5,11 @@ Comes in: tags. Goes out: the meaning's texts, each on the thing that bears it, 
 
 from leanlens.reason.backgrounds import BackgroundReader
 from leanlens.reason.meaning import Noun, Written
-from leanlens.reason.phrases import Phrase
 from leanlens.reason.words import SIGNS, Tag
 
 
 class LetterReader(BackgroundReader):
     """Sets the texts of the meaning."""
-
-    def _quote(self, tag: Tag) -> bool:
-        self.at += 1
-        following = self.tag()
-        if following is not None and following.has("thing") and following.readings["thing"][0] in SIGNS:
-            self._name_sign(tag.readings["quote"])
-        else:
-            self._write(tag.readings["quote"])
-        return True
-
-    def _name_sign(self, string: str) -> None:
-        """'a red "STOP" sign'."""
-        first = self.at - 1
-        while first and self.tags[first - 1].has("color", "article"):
-            first -= 1
-        before = self.tags[first : self.at - 1]
-        phrase = self._read_phrase()
-        phrase.capitals = [string]
-        phrase.colors = [tag for tag in before if tag.has("color")]
-        phrase.article = next((tag.readings["article"] for tag in before if tag.has("article")), None)
-        self._attach(phrase)
 
     def _write(self, string: str) -> None:
         """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""
@@ -51,10 +29,6 @@ class LetterReader(BackgroundReader):
                 return
         self.meaning.texts.append(Written(string, owner))
         self.says = None
-
-    def _attach(self, phrase: Phrase) -> None:
-        """Take a phrase for a thing."""
-        raise NotImplementedError
 
     def _is_borne(self) -> bool:
         """Whether a "with" joins the letters just read to the thing before: 'a mug with "coffee" on it'."""

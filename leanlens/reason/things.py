@@ -40,6 +40,27 @@ class ThingReader(LetterReader):
         self.topic = 0
         self.related: int | None = None
 
+    def _quote(self, tag: Tag) -> bool:
+        self.at += 1
+        following = self.tag()
+        if following is not None and following.has("thing") and following.readings["thing"][0] in SIGNS:
+            self._name_sign(tag.readings["quote"])
+        else:
+            self._write(tag.readings["quote"])
+        return True
+
+    def _name_sign(self, string: str) -> None:
+        """'a red "STOP" sign'."""
+        first = self.at - 1
+        while first and self.tags[first - 1].has("color", "article"):
+            first -= 1
+        before = self.tags[first : self.at - 1]
+        phrase = self._read_phrase()
+        phrase.capitals = [string]
+        phrase.colors = [tag for tag in before if tag.has("color")]
+        phrase.article = next((tag.readings["article"] for tag in before if tag.has("article")), None)
+        self._attach(phrase)
+
     def _attach(self, phrase: Phrase) -> None:
         """A thing, new or spoken of before, in whatever relation waits for it."""
         if phrase.name in SIGNS and not phrase.capitals and not self.tags[self.at - 1].capital:
