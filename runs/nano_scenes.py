@@ -47,7 +47,7 @@ from leanlens.store import content_key
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import rules_of
 from leanlens.train.denoiser import build_denoiser
-from leanlens.train.parts import open_parts
+from leanlens.train.frozen_models import open_frozen_models
 
 Bucket = tuple[int, int]  # (height, width), pixels
 # Size -> pixels (n, H, W, 3) uint8, captions of each picture.
@@ -70,7 +70,7 @@ def main() -> None:
     recipe = read_recipe(TrainRecipe, given.recipe, given.changes)
     torch.set_float32_matmul_precision("high")
     began, group = time.monotonic(), join(recipe.run.device)
-    pipeline = open_parts(recipe.model, build_denoiser(recipe.model, recipe.run.seed))
+    pipeline = open_frozen_models(recipe.model, build_denoiser(recipe.model, recipe.run.seed))
     pipeline.vae.to(group.device, memory_format=torch.channels_last)
     scenes = write_parts(recipe, pipeline, given.folder, given.processes)
     print(f"{given.folder}  {scenes} scenes after {time.monotonic() - began:.0f} s")

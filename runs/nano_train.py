@@ -45,8 +45,8 @@ from leanlens.pipeline.tokens import template_named
 from leanlens.scenes.icons import library
 from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import build_denoiser
+from leanlens.train.frozen_models import encoder_flops, open_frozen_models
 from leanlens.train.loop import train
-from leanlens.train.parts import encoder_flops, open_parts
 from leanlens.train.run import exit_code
 from leanlens.train.step import TrainingData
 
@@ -95,7 +95,7 @@ def open_resident(recipe: TrainRecipe, group: Group, encoded: Sequence[Path] = (
         raise ValueError("data.scenes is missing; pictures of other sources are trained on with `leanlens train`")
     if group.world_size > 1:
         raise ValueError(f"{group.world_size} processes are not accepted; run without torchrun")
-    pipeline = open_parts(recipe.model, build_denoiser(recipe.model, recipe.run.seed))
+    pipeline = open_frozen_models(recipe.model, build_denoiser(recipe.model, recipe.run.seed))
     pipeline.vae.to(group.device, memory_format=torch.channels_last)
     pipeline.text_encoder.to(group.device)
     if encoded:

@@ -294,7 +294,7 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
     from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes, part_bytes
     from leanlens.plan.training import MicroBatch, TrainingRun
     from leanlens.train.config import TrainRecipe, kind_of_recipe
-    from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
+    from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
 
     if kind_of_recipe(path) != "denoiser":
         raise ValueError(f"recipe {path} trains an autoencoder; a denoiser's recipe can be planned")

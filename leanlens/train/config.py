@@ -91,7 +91,7 @@ class Model(Section):
             )
         return self
 
-    def require_parts(self, latent_channels: int | None, hidden_size: int | None, layers: int | None) -> None:
+    def require_frozen_sizes(self, latent_channels: int | None, hidden_size: int | None, layers: int | None) -> None:
         """Check these sizes against those of the frozen parts; None where one is not known.
 
         Raises:

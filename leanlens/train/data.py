@@ -22,7 +22,7 @@ from leanlens.scenes.layout import Rules
 from leanlens.scenes.scene import Size
 from leanlens.store import Store
 from leanlens.train.config import Scenes, TrainRecipe
-from leanlens.train.parts import encoder_flops
+from leanlens.train.frozen_models import encoder_flops
 from leanlens.train.resume import named
 from leanlens.train.step import TrainingData
 

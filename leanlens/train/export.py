@@ -23,12 +23,12 @@ from leanlens.files import read_json, sync, whole_file, whole_folder
 from leanlens.hub import locate
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.scenes.icons import PARTS
+from leanlens.train.best_effort import best_effort
 from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
 from leanlens.train.config import WIDEST, TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.ema import Averages, mixture
-from leanlens.train.parts import open_parts
-from leanlens.train.spare import spare_file
+from leanlens.train.frozen_models import open_frozen_models
 
 
 def require_width(std: float | None) -> None:
@@ -76,7 +76,7 @@ def write_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, output
     denoiser.eval()
     with whole_folder(output) as temporary:
         if recipe.model.parts == "toy":
-            open_parts(recipe.model, denoiser).save_pretrained(temporary)
+            open_frozen_models(recipe.model, denoiser).save_pretrained(temporary)
         else:
             source = locate(recipe.model.parts)
             others = shutil.ignore_patterns("transformer", ".*")
@@ -153,7 +153,7 @@ def write_snapshots(run: Path, step: int, images: int, averages: Averages, leads
         whole = {name: full(weight) for name, weight in copy.items()}
         path = run / "ema" / f"step-{step:08d}-{std:g}.safetensors"
         if leads:
-            with spare_file(path), whole_file(path) as temporary:
+            with best_effort(path), whole_file(path) as temporary:
                 save_file(whole, temporary, metadata={"images": str(images), "std": f"{std:g}", "step": str(step)})
 
 

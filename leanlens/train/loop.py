@@ -23,20 +23,20 @@ from leanlens.dist import Group, wait_for_all
 from leanlens.log import logger
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.train.best_effort import best_effort
 from leanlens.train.checkpoint import Checkpoints, latest_checkpoint
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import open_data
 from leanlens.train.denoiser import build_denoiser, freeze_unread
 from leanlens.train.ema import Averages
 from leanlens.train.export import replace_pipeline, whole_weights, write_snapshots
-from leanlens.train.fit import require_fit
+from leanlens.train.frozen_models import open_frozen_models
+from leanlens.train.memory_check import require_memory
 from leanlens.train.metrics import MetricsFile, peak_flops, peak_memory
 from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
 from leanlens.train.parallel import computing, parallelize
-from leanlens.train.parts import open_parts
 from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
 from leanlens.train.sample import draw_grid
-from leanlens.train.spare import spare_file
 from leanlens.train.start import load_start
 from leanlens.train.state import Progress, RunState, claim_folder
 from leanlens.train.step import StepSums, TrainingData, accumulate_gradients, validation_losses
@@ -73,7 +73,7 @@ def require_startable(recipe: TrainRecipe, group: Group) -> int:
         ValueError: micro-batches that cannot be shared out or do not fit into memory, or a package that is missing.
     """
     share = _share_of_micro_batches(recipe, group)
-    require_fit(recipe, group)
+    require_memory(recipe, group)
     if recipe.metrics.tensorboard and find_spec("tensorboard") is None:
         raise ValueError("metrics.tensorboard needs the package tensorboard; install it or set it to false")
     if recipe.optim.warmup > recipe.train.steps and group.leads:
@@ -95,7 +95,7 @@ def open_models(recipe: TrainRecipe) -> tuple[LensTransformer2DModel, LensPipeli
     if latest_checkpoint(recipe.run.dir / "checkpoints") is None:  # else all weights come from there
         load_start(denoiser, recipe.init)
     freeze_unread(denoiser)
-    return denoiser, open_parts(recipe.model, denoiser)
+    return denoiser, open_frozen_models(recipe.model, denoiser)
 
 
 def _train(
@@ -223,7 +223,7 @@ def _go_back(state: RunState, checkpoints: Checkpoints, metrics: MetricsFile | N
     state.restore(latest, rewind=False)
     logger.warning("%s; restored the state after step %d and continuing with new data", fault, state.progress.step)
     if metrics is not None:
-        with spare_file(metrics.path):
+        with best_effort(metrics.path):
             metrics.rewind(state.progress.step)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from leanlens.files import whole_file
 from leanlens.log import logger
-from leanlens.train.spare import spare_file
+from leanlens.train.best_effort import best_effort
 
 # Dense bfloat16 peak of one device, TFLOP/s, by a part of its name; vendors' data sheets.
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "RTX 4090": 165.0}
@@ -48,7 +48,7 @@ class MetricsFile:
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line; `step` must be among the values. A full disk is a warning, and the line is missing."""
-        with spare_file(self.path):
+        with best_effort(self.path):
             self._append(json.dumps(values) + "\n")
             if self._board is not None:
                 for name, value in values.items():

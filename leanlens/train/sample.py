@@ -13,8 +13,8 @@ from PIL import Image
 
 from leanlens.files import whole_file
 from leanlens.pipeline.pipeline import LensPipeline
+from leanlens.train.best_effort import best_effort
 from leanlens.train.config import Sample
-from leanlens.train.spare import spare_file
 
 
 def draw_grid(pipeline: LensPipeline, sample: Sample, side: int, path: Path, leads: bool) -> None:
@@ -33,7 +33,7 @@ def draw_grid(pipeline: LensPipeline, sample: Sample, side: int, path: Path, lea
         generator=[torch.Generator().manual_seed(sample.seed + index) for index in range(len(sample.prompts))],
     )
     if leads:
-        with spare_file(path), whole_file(path) as temporary:
+        with best_effort(path), whole_file(path) as temporary:
             _grid(drawn.images).save(temporary, format="PNG")
 
 

@@ -20,7 +20,7 @@ from leanlens.scenes.render import render
 from leanlens.scenes.scene import sample_scene
 from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import build_denoiser
-from leanlens.train.parts import open_parts
+from leanlens.train.frozen_models import open_frozen_models
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
@@ -146,7 +146,7 @@ def in_process(scripts, monkeypatch):
 
 def test_resident_pictures_and_captions_are_what_the_encoder_gives(shelf, in_process, tmp_path):
     (train, scenes), wanted = in_process, recipe(tmp_path)
-    pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
+    pipeline = open_frozen_models(wanted.model, build_denoiser(wanted.model, 0))
     shelves = scenes.open_shelves(wanted, pipeline, shelf)
     resident = train.Resident(shelves, pipeline, 16, torch.device("cpu"))
     canvas = tuple((width, height) for height, width in sorted(SIZES))
@@ -174,7 +174,7 @@ def test_resident_pictures_and_captions_are_what_the_encoder_gives(shelf, in_pro
 def test_features_are_kept_from_the_first_turn_on(shelf, in_process, tmp_path, monkeypatch):
     """In 16 bits, whatever else is in the micro-batch; a caption that is dropped has none."""
     (train, scenes), wanted = in_process, recipe(tmp_path)
-    pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
+    pipeline = open_frozen_models(wanted.model, build_denoiser(wanted.model, 0))
     resident = train.Resident(scenes.open_shelves(wanted, pipeline, shelf), pipeline, 16, torch.device("cpu"))
     bucket = next(iter(SIZES))
     first = resident(train.Turn(bucket, np.arange(3), np.array([0, 1, 1])))
@@ -195,7 +195,7 @@ def test_features_are_kept_from_the_first_turn_on(shelf, in_process, tmp_path, m
 
 def test_encoded_scenes_are_found_again(shelf, in_process, tmp_path, monkeypatch):
     (_, scenes), wanted = in_process, recipe(tmp_path, cache=str(tmp_path / "encoded"))
-    pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
+    pipeline = open_frozen_models(wanted.model, build_denoiser(wanted.model, 0))
     first = scenes.open_shelves(wanted, pipeline, shelf)
     monkeypatch.setattr(scenes, "drawn_chunks", lambda *given: pytest.fail("drawn again"))
     again = scenes.open_shelves(wanted, pipeline, shelf)
@@ -212,7 +212,7 @@ def test_a_folder_of_parts_is_gone_on_with_and_read_while_it_grows(shelf, in_pro
     monkeypatch.setattr(scenes, "SILENT", 0)
     sources = {"num": 24, "seed": 3, "size": 64, "canvas": "buckets", "sources": str(shelf.folder)}
     wanted, folder, cpu = recipe(tmp_path, scenes=sources), tmp_path / "parts", torch.device("cpu")
-    pipeline = open_parts(wanted.model, build_denoiser(wanted.model, 0))
+    pipeline = open_frozen_models(wanted.model, build_denoiser(wanted.model, 0))
     whole = scenes.open_shelves(wanted, pipeline, shelf)
     with pytest.raises(ValueError, match="no scenes are in"):
         scenes.read_parts([folder], 0, cpu)

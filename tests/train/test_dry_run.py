@@ -12,9 +12,10 @@ from leanlens.batches.survey import large_batches, survey
 from leanlens.config import checked, plain
 from leanlens.dist import Group
 from leanlens.pictures.sources import open_source
+from leanlens.pipeline.toy import toy_pipeline
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import open_data
-from leanlens.train.dry_run import dry_run
+from leanlens.train.dry_run import TOY_SIZES, dry_run, summary
 from leanlens.train.loop import open_models
 from leanlens.train.loop import train as train_run
 from leanlens.train.resume import claim_run
@@ -143,3 +144,42 @@ def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path, pictures):
         list(dry_run(recipe(tmp_path / "run", pictures, run={"seed": 5}), CPU))
     assert sorted(path.name for path in wanted.run.dir.iterdir()) == before
     assert json.loads((wanted.run.dir / "recipe.json").read_text())["run"]["seed"] == 3
+
+
+def test_sizes_of_the_toy_parts_are_those_stated():
+    pipeline = toy_pipeline()
+    text = pipeline.text_encoder.config
+    assert (pipeline.vae.config.latent_channels, text.hidden_size, text.num_hidden_layers) == TOY_SIZES
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"enc_hidden_dim": 64}, r"model.enc_hidden_dim 64 does not fit the parts 'toy'; they have 48"),
+        ({"out_channels": 16}, r"model.out_channels 16 does not fit the parts 'toy'; they have 32"),
+        ({"selected_layer_index": [4]}, r"selected_layer_index \[4\] does not fit the parts 'toy'; .* layers 0 to 3"),
+        ({"axes_dims_rope": [4, 6, 8]}, r"axes_dims_rope \[4, 6, 8\] is not accepted; .*attention_head_dim 16"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(tmp_path, model, message):
+    with pytest.raises(ValueError, match=message):
+        summary(tiny_recipe(tmp_path, model=model))
+
+
+def test_sizes_of_a_folder_are_read_from_its_files(tmp_path):
+    (tmp_path / "parts" / "text_encoder").mkdir(parents=True)
+    (tmp_path / "parts" / "text_encoder" / "config.json").write_text(json.dumps({"hidden_size": 96}))
+    with pytest.raises(ValueError, match=r"enc_hidden_dim 48 does not fit .*; they have 96"):
+        summary(tiny_recipe(tmp_path / "run", model={"parts": str(tmp_path / "parts")}))
+    assert "denoiser" in summary(tiny_recipe(tmp_path / "run", model={"parts": "someone/elsewhere"}))
+
+
+def test_one_is_not_several(tmp_path):
+    assert "1 micro-batch over 1 process," in summary(tiny_recipe(tmp_path, train={"micro_batches": 1}))
+
+
+def test_a_run_dir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=r"run.dir .* is not accepted: .*file is a file"):
+            summary(tiny_recipe(folder))

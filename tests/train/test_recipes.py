@@ -15,9 +15,9 @@ from leanlens.plan.compute import training_flops
 from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder
 from leanlens.train.config import Bucket, TrainRecipe, kind_of_recipe
 from leanlens.train.denoiser import build_denoiser, freeze_unread, sizes_of, training_losses
-from leanlens.train.fit import activation_bytes, denoiser_parameters, state_bytes
+from leanlens.train.dry_run import images_per_step, summary
 from leanlens.train.language import LanguageRecipe, build_language
-from leanlens.train.outline import images_per_step, outline
+from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
 from leanlens.train.step import accumulate_gradients
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
@@ -34,7 +34,7 @@ def test_every_recipe_is_read_and_outlined(path):
     if alone is not None:
         assert read_recipe(alone, path).train.steps > 0
     else:
-        assert "parameters" in outline(read_recipe(TrainRecipe, path))
+        assert "parameters" in summary(read_recipe(TrainRecipe, path))
 
 
 def test_the_nano_recipes_fit_each_other():

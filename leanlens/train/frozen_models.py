@@ -1,8 +1,4 @@
-"""The frozen parts beside the denoiser: autoencoder, text encoder, tokenizer, scheduler.
-
-Comes in: the `[model]` table and the denoiser. Goes out: a `LensPipeline` of both, which encodes training data, draws
-sample grids and is what a run exports. Knows nothing of optimisers and checkpoints.
-"""
+"""The frozen models that a denoiser is trained with: autoencoder, text encoder, tokenizer, scheduler."""
 
 from typing import Any
 
@@ -16,11 +12,13 @@ from leanlens.train.config import Model
 from leanlens.train.resume import named
 
 
-def open_parts(model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtype = torch.float32) -> LensPipeline:
-    """The pipeline of `denoiser` and the frozen parts that the recipe names.
+def open_frozen_models(
+    model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtype = torch.float32
+) -> LensPipeline:
+    """The pipeline of `denoiser` and the frozen models that the recipe names.
 
     Raises:
-        ValueError: parts whose sizes are not those of the recipe.
+        ValueError: frozen models whose sizes are not those of the recipe.
     """
     if model.parts == "toy":
         from leanlens.pipeline.toy import toy_pipeline
@@ -31,7 +29,7 @@ def open_parts(model: Model, denoiser: LensTransformer2DModel, dtype: torch.dtyp
         with named("model.parts"):
             pipeline = LensPipeline.from_pretrained(model.parts, transformer=denoiser, dtype=dtype)
     text = pipeline.text_encoder.config
-    model.require_parts(pipeline.vae.config.latent_channels, text.hidden_size, text.num_hidden_layers)
+    model.require_frozen_sizes(pipeline.vae.config.latent_channels, text.hidden_size, text.num_hidden_layers)
     for part in (pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     return pipeline

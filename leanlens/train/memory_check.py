@@ -1,7 +1,4 @@
-"""Whether a recipe fits into memory, before anything is built.
-
-Comes in: a recipe and the number of processes. Goes out: bytes on each device, and an error that names the largest
-micro-batch that fits. Arithmetic; knows nothing of models.
+"""Whether a recipe fits into memory, computed before anything is built.
 
 Weights, gradients, AdamW's two moments and every average are float32 and shared out over the processes. Activations
 that the backward pass needs were counted on eager blocks, in bytes for each token and channel of a block: 154 in
@@ -46,7 +43,7 @@ def activation_bytes(recipe: TrainRecipe, bucket: Bucket, world_size: int = 1) -
     return tokens * recipe.model.width * per_channel
 
 
-def require_fit(recipe: TrainRecipe, group: Group) -> None:
+def require_memory(recipe: TrainRecipe, group: Group) -> None:
     """Check every bucket's micro-batch against the device's memory.
 
     Raises:
