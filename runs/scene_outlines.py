@@ -1,10 +1,10 @@
-"""Train the network of `leanlens/score/outlines.py` on scenes: where one thing ends and the next begins.
+"""Train the network of `leanlens/score/segmentation.py` on scenes: where one thing ends and the next begins.
 
     python runs/scene_outlines.py FOLDER [--minutes M] [--num N] [--sources L]
 
-draws N scenes with the outlines of their things into FOLDER, once, and learns on them worn: warped, blurred, scaled,
-recompressed, recoloured. Goes on where it was stopped; FOLDER/outlines.safetensors is the network in float16. The
-scenes are those of the split "train", so that held-out ones measure it: FOLDER/metrics.jsonl.
+draws N scenes with the outlines of their things into FOLDER, once, and learns on them augmented: warped, blurred,
+scaled, recompressed, recoloured. Goes on where it was stopped; FOLDER/segmentation.safetensors is the network in
+float16. The scenes are those of the split "train", so that held-out ones measure it: FOLDER/metrics.jsonl.
 
 Shapes: N pictures (N, H, W, 3) uint8 with their outlines (N, H, W) uint8; B of them in a step; answers at h = H / 2,
 w = W / 2.
@@ -32,8 +32,8 @@ from leanlens.files import whole_file
 from leanlens.scenes.icons import Library, library, open_library
 from leanlens.scenes.render import render, trace_things
 from leanlens.scenes.scene import sample_scene
-from leanlens.score.outlines import STRIDE, UNIT, OutlineNetwork, gather
-from leanlens.score.worn import bend, bending, recompressed, softened
+from leanlens.score.augmentation import blurred, elastic_offsets, recompressed, warp
+from leanlens.score.segmentation import STRIDE, UNIT, SegmentationNetwork, group_pixels
 
 SIZES = ((256, 256), (320, 192), (192, 320))  # (width, height)
 SEEDS = {"train": 2**41, "test": 2**42}  # the first scenes: none that a denoiser learns from, none that it is asked
@@ -96,7 +96,7 @@ def _opened(folder: str) -> Library:
 def learn(scenes: dict[str, Tensor], held_out: dict[str, Tensor], folder: Path, seconds: float) -> None:
     """Lower `loss_of` until `seconds` of learning are over, in however many goes."""
     torch.manual_seed(0)
-    network = OutlineNetwork().to(memory_format=torch.channels_last)
+    network = SegmentationNetwork().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02, betas=(0.9, 0.99))
     state, step, used = folder / "state.pt", 0, 0.0
     if state.exists():
@@ -111,7 +111,7 @@ def learn(scenes: dict[str, Tensor], held_out: dict[str, Tensor], folder: Path, 
         rng = np.random.default_rng([7, step])
         name = names[rng.choice(len(names), p=numbers / numbers.sum())]
         rows = torch.from_numpy(rng.integers(len(scenes[f"{name}.pixels"]), size=BATCH))
-        x, things = worn(scenes[f"{name}.pixels"][rows], scenes[f"{name}.things"][rows], rng)
+        x, things = augmented(scenes[f"{name}.pixels"][rows], scenes[f"{name}.things"][rows], rng)
         network.train()
         with torch.autocast("cpu", torch.bfloat16):
             logits, distances = network(x)
@@ -132,14 +132,14 @@ def learn(scenes: dict[str, Tensor], held_out: dict[str, Tensor], folder: Path, 
             saved = time.monotonic()
 
 
-def save(network: OutlineNetwork, optimizer: torch.optim.Optimizer, step: int, used: float, loss: float,
+def save(network: SegmentationNetwork, optimizer: torch.optim.Optimizer, step: int, used: float, loss: float,
          held_out: dict[str, Tensor], folder: Path) -> None:  # fmt: skip
     """The state of the run, the network in float16, and how it does on held-out scenes."""
     with whole_file(folder / "state.pt") as temporary:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "used": used}
         torch.save(state, temporary)
     halves = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    with whole_file(folder / "outlines.safetensors") as temporary:
+    with whole_file(folder / "segmentation.safetensors") as temporary:
         save_file(halves, temporary)
     found = measure(network, held_out)
     line = json.dumps({"step": step, "seconds": round(used), "pictures": step * BATCH, "loss": round(loss, 4), **found})
@@ -149,7 +149,7 @@ def save(network: OutlineNetwork, optimizer: torch.optim.Optimizer, step: int, u
 
 
 @torch.no_grad()
-def measure(network: OutlineNetwork, held_out: dict[str, Tensor]) -> dict[str, float]:
+def measure(network: SegmentationNetwork, held_out: dict[str, Tensor]) -> dict[str, float]:
     """Of the things of held-out scenes: how many have a mask that shares half of the joint area with them, and how
     many masks have such a thing."""
     network.eval()
@@ -157,7 +157,7 @@ def measure(network: OutlineNetwork, held_out: dict[str, Tensor]) -> dict[str, f
     for name in sorted({name.split(".")[0] for name in held_out}):
         for pixels, things in zip(held_out[f"{name}.pixels"], held_out[f"{name}.things"], strict=True):
             logits, distances = network(as_pictures(pixels[None]))
-            masks = gather(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
+            masks = group_pixels(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
             truth = things[::STRIDE, ::STRIDE].numpy()
             numbers = [number for number in np.unique(truth) if number and (truth == number).sum() >= 16]
             best = [max((_iou(truth == number, mask > 0) for mask in masks), default=0.0) for number in numbers]
@@ -170,13 +170,13 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def worn(pixels: Tensor, things: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def augmented(pixels: Tensor, things: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Pictures as a model may draw them, (B, 3, H, W) in -1..1, and the outlines that go with them, (B, H, W)."""
     x, things = as_pictures(pixels), things[:, None].float()
     if rng.random() < 0.5:
         x, things = x.flip(-1), things.flip(-1)
     offsets = _offsets(len(x), *x.shape[2:], rng)
-    x, things = bend(x, offsets, outside="border"), bend(things, offsets, mode="nearest")
+    x, things = warp(x, offsets, outside="border"), warp(things, offsets, mode="nearest")
     rows = [_spoilt(row, rng) for row in x]
     return torch.stack(rows).contiguous(memory_format=torch.channels_last), things[:, 0].to(torch.uint8)
 
@@ -187,7 +187,7 @@ def _offsets(count: int, height: int, width: int, rng: np.random.Generator) -> T
     larger = torch.from_numpy(rng.uniform(*SCALES, (count, 1, 1, 1)) - 1).float()
     moved = torch.from_numpy(rng.uniform(-MOVED, MOVED, (count, 1, 1, 2))).float()
     bent = torch.from_numpy(rng.random((count, 1, 1, 1)) < BENT).float()
-    return bent * bending(height, width, BENDS, rng, count) + larger * torch.stack([x, y], dim=-1) + moved
+    return bent * elastic_offsets(height, width, BENDS, rng, count) + larger * torch.stack([x, y], dim=-1) + moved
 
 
 def _spoilt(x: Tensor, rng: np.random.Generator) -> Tensor:
@@ -203,7 +203,7 @@ def _spoilt(x: Tensor, rng: np.random.Generator) -> Tensor:
         x = x + rng.uniform(0, 0.12) * functional.interpolate(blotches, size=x.shape[1:], mode="bilinear")[0]
     image = Image.fromarray(((x.clamp(-1, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy())
     if rng.random() < 0.4:
-        image = softened(image, rng.uniform(0.35, 0.9))
+        image = blurred(image, rng.uniform(0.35, 0.9))
     if rng.random() < 0.4:
         image = recompressed(image, int(rng.integers(15, 80)))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from leanlens.files import read_json, sha256, whole_file, whole_folder
 from leanlens.log import logger
 from leanlens.pictures.decode import FOREIGN_SUFFIXES, HEAD_BYTES, IMAGE_SUFFIXES, measure, suffix_of
+from leanlens.pictures.index_cache import read_index, write_index
 from leanlens.pictures.record import (
     CAPTION_NAMES,
     SIDECAR_SUFFIXES,
@@ -33,7 +34,6 @@ from leanlens.pictures.record import (
     read_sidecars,
     split_fields,
 )
-from leanlens.pictures.remembered import recall, remember
 
 FORMAT = "leanlens-shards-1"
 MANIFEST = "manifest.json"
@@ -84,7 +84,7 @@ def write_shards(
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of a folder of shards, after a check of every shard's size, and of its SHA-256 the first time.
 
-    What was checked is remembered in `.verified.json` beside the manifest, with each file's size and time, where the
+    What was checked is recorded in `.verified.json` beside the manifest, with each file's size and time, where the
     folder can be written to; elsewhere it is checked each time.
 
     Raises:
@@ -98,10 +98,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{folder / MANIFEST} is no manifest of {FORMAT}: {error}") from error
     if not known:
         raise ValueError(f"{folder / MANIFEST} has format {manifest['format']!r}; {FORMAT!r} is accepted")
-    remembered = _read_verified(folder)
-    checked = {shard["name"]: _checked(folder, shard, remembered.get(shard["name"])) for shard in manifest["shards"]}
-    if checked != remembered:
-        _remember(folder, checked)
+    verified = _read_verified(folder)
+    checked = {shard["name"]: _checked(folder, shard, verified.get(shard["name"])) for shard in manifest["shards"]}
+    if checked != verified:
+        _write_verified(folder, checked)
     return manifest
 
 
@@ -152,13 +152,13 @@ class TarSource:
     def _recalled_or_scanned(self, number: int) -> list[Entry]:
         """The entries of one tar; their places do not hold its number yet."""
         path = self.paths[number]
-        found = recall(path)
+        found = read_index(path)
         entries, skipped = found or _scan(path)
         for name, reason in skipped.items():
             self.skipped[name] = reason
             logger.warning("%s: skipped %s: %s", self.name, name, reason)
         if not found:
-            remember(path, entries, skipped)
+            write_index(path, entries, skipped)
         return entries
 
 
@@ -296,7 +296,7 @@ def _check_record(record: Record, seen: set[str]) -> None:
     seen.add(key)
 
 
-def _checked(folder: Path, shard: dict[str, Any], remembered: list[Any] | None) -> list[Any]:
+def _checked(folder: Path, shard: dict[str, Any], verified: list[Any] | None) -> list[Any]:
     """[size, time, SHA-256] of a shard that is what its manifest says."""
     path = folder / shard["name"]
     try:
@@ -306,20 +306,20 @@ def _checked(folder: Path, shard: dict[str, Any], remembered: list[Any] | None) 
     if status.st_size != shard["bytes"]:
         raise ValueError(f"{path} has {status.st_size} bytes; the manifest says {shard['bytes']}")
     state = [status.st_size, status.st_mtime_ns, shard["sha256"]]
-    if remembered != state and sha256(path) != shard["sha256"]:
+    if verified != state and sha256(path) != shard["sha256"]:
         raise ValueError(f"{path} is not the shard that was written: its SHA-256 differs from the manifest's")
     return state
 
 
 def _read_verified(folder: Path) -> dict[str, list[Any]]:
     try:
-        remembered = read_json(folder / _VERIFIED)
+        verified = read_json(folder / _VERIFIED)
     except (OSError, ValueError):
         return {}
-    return remembered if isinstance(remembered, dict) else {}
+    return verified if isinstance(verified, dict) else {}
 
 
-def _remember(folder: Path, checked: dict[str, list[Any]]) -> None:
+def _write_verified(folder: Path, checked: dict[str, list[Any]]) -> None:
     try:
         with whole_file(folder / _VERIFIED) as path:
             path.write_text(json.dumps(checked), encoding="utf-8")

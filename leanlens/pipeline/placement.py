@@ -17,9 +17,9 @@ import torch
 
 from leanlens.files import fingerprint
 from leanlens.log import warn_once
+from leanlens.pipeline.feature_cache import FeatureCache
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.ladder import Holding, held_packed, hold_folder, hold_parts
-from leanlens.pipeline.remembered import FeatureStore
 from leanlens.pipeline.request import ImageRequest, LoraChoice
 from leanlens.pipeline.speed import Speed, hasten
 from leanlens.threads import Load, StepThreads, can_be_chosen
@@ -117,7 +117,7 @@ class OpenedModel:
         device, dtype: where and in what the transformer computes.
         compiled: whether its blocks are compiled.
         holding: how its parts are held.
-        remembered: text features of earlier prompts on disk, or None.
+        feature_cache: text features of earlier prompts on disk, or None.
         speed: how it was made fast.
         load: what a small model's threads are chosen by, call by call; None where their number is fixed.
     """
@@ -130,7 +130,7 @@ class OpenedModel:
     dtype: torch.dtype
     compiled: bool
     holding: Holding = field(default_factory=Holding)
-    remembered: FeatureStore | None = None
+    feature_cache: FeatureCache | None = None
     speed: Speed = field(default_factory=Speed)
     load: Load | None = None
     _loras: tuple[LoraChoice, ...] = ()
@@ -190,7 +190,7 @@ class OpenedModel:
                 max_sequence_length=request.max_sequence_length,
             )
 
-        return encode() if self.remembered is None else self.remembered.find(_text_of(request), encode)
+        return encode() if self.feature_cache is None else self.feature_cache.find(_text_of(request), encode)
 
     def use_loras(self, loras: tuple[LoraChoice, ...]) -> None:
         """Have exactly these adapters on the transformer."""
@@ -268,7 +268,7 @@ def open_model(
     )
     if features is not None:
         place = "cpu" if holding.encoder_on == "cpu" else where.type
-        opened.remembered = FeatureStore(features, fingerprint(text_files) if text_files else "toy", kind, place)
+        opened.feature_cache = FeatureCache(features, fingerprint(text_files) if text_files else "toy", kind, place)
     return opened
 
 

@@ -1,9 +1,7 @@
-"""Pictures to features of a pretrained image network, and how much these look like each concept of a library.
+"""Features of image crops from a pretrained network, and a linear classifier on them for the concepts of a library.
 
-Comes in: RGB crops; a library of icons. Goes out: features, and a `Gallery` that names them. The network
-(EfficientNet-Lite2, ImageNet) comes inside two packages of the extra `eval`; it has seen neither our models nor our
-icons. What is learnt on top of it is linear, from worn renderings of the icons (`worn`). Knows nothing of scenes,
-prompts or truth.
+The network (EfficientNet-Lite2, ImageNet) is part of two packages in the extra `eval`; it was trained on neither our
+models' images nor our icons. The classifier is fitted on `augmentation` crops of the icons.
 
 N crops, R renderings that are learnt from, F = 1760 features, C concepts, S styles.
 """
@@ -26,8 +24,8 @@ from leanlens.files import sha256
 from leanlens.install import install_extra
 from leanlens.log import say_once
 from leanlens.scenes.icons import SHAPES, Library, cache_folder
-from leanlens.score import worn
-from leanlens.score.worn import GREY
+from leanlens.score import augmentation
+from leanlens.score.augmentation import GREY
 from leanlens.store import Store, content_key
 
 SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 costs four times as much
@@ -169,7 +167,7 @@ def open_gallery(library: Library, network: PictureNetwork, folder: Path | None 
     )
     kept = store.load(key)
     if kept is None:
-        say_once(f"learning to name {len(concepts)} concepts from worn renderings; this is kept in {store.folder}")
+        say_once(f"learning to name {len(concepts)} concepts from augmented renderings; this is kept in {store.folder}")
         kept = _learn(library, network, drawings, concepts)
         store.save(key, kept)
     styled = [(concepts.index(concept), styles.index(style)) for concept, style in drawings if style != SHAPES]
@@ -203,21 +201,21 @@ def _renderings(
     that have a style, -1 for the others."""
     numbers = {drawing: number for number, drawing in enumerate(one for one in drawings if one[1] != SHAPES)}
     often = Counter(concept for concept, _ in drawings)
-    signs = worn.boards(library, BOARDS)
+    signs = augmentation.sign_bitmaps(library, BOARDS)
     for turn in range(MOST):
         rng, things = np.random.default_rng([RECIPE, turn]), 0
         for concept, style in drawings:
             if turn >= min(MOST, max(FEWEST, round(RENDERINGS / often[concept]))):
                 continue
             labels.append((concepts.index(concept), numbers.get((concept, style), -1)))
-            yield worn.thing(library, concept, style, rng)
+            yield augmentation.thing_crop(library, concept, style, rng)
             things += 1
         for sign in signs:
             labels.append((concepts.index(SIGN), -1))
-            yield worn.board(sign, rng)
+            yield augmentation.sign_crop(sign, rng)
         for _ in range(round(NOTHINGS * things)):
             labels.append((len(concepts), -1))
-            yield worn.no_thing(library, drawings, rng)
+            yield augmentation.negative_crop(library, drawings, rng)
 
 
 def _fit(features: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -1,7 +1,6 @@
-"""Where the things of a picture are: its background estimated from the rim, and what stands out from it.
+"""Region proposals: estimates an image's background from its rim and finds the regions that stand out from it.
 
-Comes in: (H, W, 3) uint8 pixels. Goes out: a `Backdrop` and `Region`s. Knows nothing of what a picture should show;
-the kinds of backdrop are the ones scenes have, and any other is taken for the nearest of them.
+The kinds of background are those of scenes; any other is taken for the nearest of them.
 """
 
 from dataclasses import dataclass
@@ -44,14 +43,14 @@ class Region:
         box: x0, y0, x1, y1 in pixels.
         mask: (y1 - y0, x1 - x0) bool, what belongs to it, holes filled.
         pixels: (y1 - y0, x1 - x0, 3) uint8.
-        look: how it was found: "whole", "joined" across gaps, "cut", "inner" or "outer", or "outline"
-            where `outlines` found it.
+        found_by: how it was found: "whole", "joined" across gaps, "cut", "inner" or "outer", or "segmentation"
+            where the segmentation network found it.
     """
 
     box: tuple[int, int, int, int]
     mask: np.ndarray
     pixels: np.ndarray
-    look: str = "whole"
+    found_by: str = "whole"
 
     @property
     def area(self) -> int:
@@ -192,7 +191,7 @@ def find_regions(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
 
 
 def cut_out(
-    pixels: np.ndarray, mask: np.ndarray, window: tuple[slice, ...] | None = None, look: str = "whole"
+    pixels: np.ndarray, mask: np.ndarray, window: tuple[slice, ...] | None = None, found_by: str = "whole"
 ) -> Region | None:
     """The region of a mask of the whole picture, inside `window`; None where it is too small to be a thing."""
     limited = np.zeros_like(mask)
@@ -204,7 +203,7 @@ def cut_out(
     if max(y1 - y0, x1 - x0) < LEAST_SIDE * min(mask.shape) or limited.sum() < LEAST_AREA * mask.size:
         return None
     inside = np.s_[y0:y1, x0:x1]
-    return Region((int(x0), int(y0), int(x1), int(y1)), limited[inside], pixels[inside], look)
+    return Region((int(x0), int(y0), int(x1), int(y1)), limited[inside], pixels[inside], found_by)
 
 
 def overlap(one: Region, other: Region) -> float:

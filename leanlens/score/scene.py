@@ -1,7 +1,7 @@
-"""Does a picture show what the truth of a scene states? Judged by means that took no part in drawing it.
+"""Scores how well an image shows what the ground truth of a scene states, one value per criterion.
 
-Comes in: pictures, and truths as `Scene.truth()` gives them; any part of a truth may be missing, and what it would
-state is then not judged. Goes out: one value per criterion: the share of its facts that hold. Knows nothing of models.
+A value is the share of the criterion's facts that hold. Truths have the form of `Scene.truth()`; any part may be
+missing, and what it would state is then not judged. No code that draws scenes takes part in judging them.
 
 | criterion | applies to | asks |
 |---|---|---|
@@ -29,10 +29,10 @@ from leanlens.scenes.icons import Library
 from leanlens.scenes.sources import STYLES
 from leanlens.score import ocr
 from leanlens.score.colors import color_shares, has_color, is_background_color
+from leanlens.score.detection import Detection, detect_things
 from leanlens.score.features import SIGN, Gallery, open_gallery, picture_network
 from leanlens.score.protocol import Score, require_same_length
 from leanlens.score.regions import Backdrop, Region, estimate_backdrop
-from leanlens.score.things import Sighting, find_things
 
 CRITERIA = (
     "background", "object", "two_objects", "more_objects", "count", "color", "color_binding", "position", "style",
@@ -93,7 +93,7 @@ class SceneScorer:
         things = [thing for thing in stated if thing.concept in self.gallery.concepts]
         if things:
             wanted = {thing.concept for thing in things}
-            seen = find_things(pixels, self.gallery, self.network, wanted)
+            seen = detect_things(pixels, self.gallery, self.network, wanted)
             _attribute(things, seen)
             self._take_leftovers(things, seen)
             score |= self._judge_things(things, truth)
@@ -119,7 +119,7 @@ class SceneScorer:
         score["style"] = self._judge_style(things, truth.get("style"))
         return score
 
-    def _take_leftovers(self, things: "list[_Thing]", seen: list[Sighting]) -> None:
+    def _take_leftovers(self, things: "list[_Thing]", seen: list[Detection]) -> None:
         """A thing that was not seen gets the region that is no other thing's and looks most like it, for its colour."""
         used = {id(one) for thing in things for one in thing.seen}
         for thing in things:
@@ -153,7 +153,7 @@ class SceneScorer:
 
 
 class _Thing:
-    """A stated thing and the sightings that are taken for it."""
+    """A stated thing and the detections that are taken for it."""
 
     def __init__(self, stated: dict[str, Any]):
         self.id: str = stated.get("id", stated["concept"])
@@ -161,8 +161,8 @@ class _Thing:
         self.count = int(stated.get("count", 1))
         color = stated.get("color")
         self.color: str | None = None if color in (None, "natural") else color
-        self.seen: list[Sighting] = []
-        self.likeliest: Sighting | None = None
+        self.seen: list[Detection] = []
+        self.likeliest: Detection | None = None
 
     def has_color(self) -> bool:
         """Whether most of the regions taken for it have its colour; the most certain ones, as many as stated."""
@@ -180,11 +180,11 @@ class _Thing:
         return (float(x0), float(y0), float(x1), float(y1))
 
 
-def _attribute(things: list[_Thing], seen: list[Sighting]) -> None:
-    """Give every thing the sightings of its concept; the same concept twice is told apart by colour."""
+def _attribute(things: list[_Thing], seen: list[Detection]) -> None:
+    """Give every thing the detections of its concept; the same concept twice is told apart by colour."""
     for thing in things:
         thing.seen = []
-    for one in filter(lambda sighting: sighting.is_certain, seen):
+    for one in filter(lambda detection: detection.is_certain, seen):
         alike = [thing for thing in things if thing.concept == one.concept]
         if len(alike) > 1:
             shares = color_shares(_visible(one.region))

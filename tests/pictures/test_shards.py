@@ -210,11 +210,11 @@ def test_several_tars_by_braces_star_and_folder(tmp_path, foreign_tar):
         open_source(tmp_path / "data" / "{00000..00003}.tar")
 
 
-def test_a_large_index_is_remembered_until_the_tar_changes(tmp_path, monkeypatch, caplog):
-    from leanlens.pictures import remembered, shards
+def test_a_large_index_is_cached_until_the_tar_changes(tmp_path, monkeypatch, caplog):
+    from leanlens.pictures import index_cache, shards
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remembered, "LEAST_RECORDS", 3)
+    monkeypatch.setattr(index_cache, "LEAST_RECORDS", 3)
     png = picture(form="PNG")
     members = [member for n in range(4) for member in ((f"{n}.png", png), (f"{n}.txt", b"words"))]
     path = write_tar(tmp_path / "a.tar", [*members, ("bad.jpg", b"nothing"), ("bad.txt", b"words")])

@@ -11,7 +11,7 @@ pytest.importorskip("resvg_py")
 pytest.importorskip("scipy")
 
 from leanlens.scenes import icons
-from leanlens.score.outlines import STRIDE, OutlineNetwork, gather
+from leanlens.score.segmentation import STRIDE, SegmentationNetwork, group_pixels
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def test_what_is_wanted_of_the_network_gives_the_things_back(script, scenes):
         present, distances, weights = script.targets_of(rows)
         assert present.shape == weights.shape == (len(rows), rows.shape[1] // STRIDE, rows.shape[2] // STRIDE)
         for row, true in enumerate(rows[:, ::STRIDE, ::STRIDE].numpy()):
-            masks = gather(present[row].numpy(), distances[row].numpy())
+            masks = group_pixels(present[row].numpy(), distances[row].numpy())
             large = [number for number in np.unique(true) if number and (true == number).sum() > 60]
             assert len(masks) >= len(large)
             for number in large:
@@ -58,8 +58,8 @@ def test_the_loss_is_least_for_what_is_wanted(script, scenes):
 def test_worn_pictures_keep_their_things(script, scenes):
     name = next(name for name in scenes if name.endswith("pixels")).split(".")[0]
     pixels, things = scenes[f"{name}.pixels"], scenes[f"{name}.things"]
-    x, bent = script.worn(pixels, things, np.random.default_rng(0))
-    again, _ = script.worn(pixels, things, np.random.default_rng(0))
+    x, bent = script.augmented(pixels, things, np.random.default_rng(0))
+    again, _ = script.augmented(pixels, things, np.random.default_rng(0))
     assert torch.equal(x, again)
     assert x.shape == (len(pixels), 3, *things.shape[1:])
     assert x.abs().max() <= 1
@@ -71,7 +71,7 @@ def test_steps_lower_the_loss(script, scenes):
     torch.manual_seed(0)
     name = next(name for name in scenes if name.endswith("pixels")).split(".")[0]
     x, wanted = script.as_pictures(scenes[f"{name}.pixels"][:2]), script.targets_of(scenes[f"{name}.things"][:2])
-    network = OutlineNetwork()
+    network = SegmentationNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     losses = []
     for _ in range(12):
@@ -89,5 +89,5 @@ def test_it_saves_and_goes_on(script, scenes, tmp_path):
     script.learn(scenes, scenes, tmp_path, first["seconds"] + 5.0)  # however slow the first step was
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] > first["step"] >= 1
-    network = OutlineNetwork()
-    network.load_state_dict(script.load_file(tmp_path / "outlines.safetensors"))
+    network = SegmentationNetwork()
+    network.load_state_dict(script.load_file(tmp_path / "segmentation.safetensors"))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leanlens.score import features, worn
+from leanlens.score import augmentation, features
+from leanlens.score.augmentation import GREY, recompressed
 from leanlens.score.features import FEATURES, SIDE, fit_square, open_gallery
-from leanlens.score.worn import GREY, recompressed
 
 
 def rendered(shelf, concept, style, color, side):
@@ -53,9 +53,9 @@ def test_concepts_are_recognised_in_a_lossy_copy(gallery, network, shelf):
 def test_most_bent_and_covered_things_are_recognised_and_half_of_what_is_no_thing(gallery, network, shelf):
     rng = np.random.default_rng(99)  # others than were learnt from
     drawings = [(concept, style) for style in shelf.styles for concept in sorted(shelf.bitmaps[style])]
-    found = named(gallery, network, [worn.thing(shelf, *drawing, rng) for drawing in drawings])
+    found = named(gallery, network, [augmentation.thing_crop(shelf, *drawing, rng) for drawing in drawings])
     assert sum(name == concept for name, (concept, _) in zip(found, drawings, strict=True)) > 0.8 * len(drawings)
-    nothing = named(gallery, network, [worn.no_thing(shelf, drawings, rng) for _ in range(40)])
+    nothing = named(gallery, network, [augmentation.negative_crop(shelf, drawings, rng) for _ in range(40)])
     assert sum(name is None for name in nothing) > 20
 
 

@@ -67,7 +67,7 @@ def test_patterns(kind):
 def test_things_apart_are_apart_and_joined_across_small_gaps():
     pixels = rectangles(picture(), (20, 20, 50, 50), (56, 20, 86, 50), (110, 60, 140, 100))
     regions = find_regions(pixels, stands_out(pixels, estimate_backdrop(pixels)))
-    boxes = {region.box: region.look for region in regions}
+    boxes = {region.box: region.found_by for region in regions}
     assert boxes[20, 20, 50, 50] == boxes[56, 20, 86, 50] == boxes[110, 60, 140, 100] == "whole"
     assert boxes[20, 20, 86, 50] == "joined"
 
@@ -84,7 +84,7 @@ def test_one_thing_on_another_is_cut_at_the_edge():
     pixels = rectangles(rectangles_image((40, 60, 120, 100)), (65, 20, 95, 60), fill=(38, 92, 214))
     mask = stands_out(pixels, estimate_backdrop(pixels))
     (whole,) = find_regions(pixels, mask)
-    boxes = [part.box for part in look_closer(pixels, mask, whole) if part.look == "cut"]
+    boxes = [part.box for part in look_closer(pixels, mask, whole) if part.found_by == "cut"]
     assert (65, 20, 95, 60) in boxes
     assert (40, 60, 120, 100) in boxes
 
@@ -99,7 +99,7 @@ def test_one_thing_inside_another_is_found_and_painted_over():
     pixels = rectangles(rectangles_image((30, 20, 130, 110)), (60, 45, 100, 85), fill=(250, 208, 32))
     mask = stands_out(pixels, estimate_backdrop(pixels))
     (whole,) = find_regions(pixels, mask)
-    parts = {part.look: part for part in look_closer(pixels, mask, whole) if part.look in ("inner", "outer")}
+    parts = {part.found_by: part for part in look_closer(pixels, mask, whole) if part.found_by in ("inner", "outer")}
     assert parts["inner"].box == (60, 45, 100, 85)
     assert parts["outer"].box == (30, 20, 130, 110)
     assert redmean(parts["outer"].pixels, np.array([214, 40, 40])).max() < 5

@@ -1,7 +1,6 @@
-"""Things as a model may draw them: bent, cut short, blurred, recompressed, in any paint, and what is no thing at all.
+"""Augmented crops of icons that the scene scorer is fitted on: warped, covered, blurred, recompressed and recoloured.
 
-Comes in: a library and random numbers. Goes out: RGB crops on grey, as `regions` cuts them out of pictures. What the
-scorer learns from is made here of icons alone; no model's picture takes part.
+Crops are RGB on grey, as `regions` cuts them out of images. They are made from icons alone; no model's image is used.
 
 Bitmaps: (H, W, 4) float32, RGB times alpha, 0 to 255.
 """
@@ -23,29 +22,29 @@ from leanlens.scenes.scene import sample_scene
 GREY = (128, 128, 128)  # behind every crop, so that a background decides nothing
 PALETTE = tuple(COLORS)
 SIDES = (36, 190)  # longest side of a rendering, pixels
-MARGIN = 6  # pixels around one, into which it may bend
-BENDS = ((3, 0.10), (6, 0.05), (12, 0.025))  # cells of a random field, and the most it moves, in parts of the side
-BENT, PAINTED, COVERED, SOFT, LOSSY, FRAYED = 0.75, 0.6, 0.4, 0.35, 0.4, 0.5  # shares of the renderings
+MARGIN = 6  # pixels around one, into which it may be warped
+WARPS = ((3, 0.10), (6, 0.05), (12, 0.025))  # cells of a random field, and the most it moves, in parts of the side
+WARPED, PAINTED, COVERED, BLURRED, RECOMPRESSED, FRAYED = 0.75, 0.6, 0.4, 0.35, 0.4, 0.5  # shares of the renderings
 MOST_COVERED = 0.4  # of a covered thing's pixels
 INSIDE, BEFORE = (0.35, 0.65), (0.3, 0.8)  # sides of what covers it, in parts of its own, in its middle or at its edge
 PARTS = (0.2, 0.42)  # of a thing's pixels, in what counts as a part of it and no thing
 
 
-def thing(library: Library, concept: str, style: str, rng: np.random.Generator) -> Image.Image:
-    """A crop of a drawing: in a random size, paint and state, another thing of its style before it at times."""
+def thing_crop(library: Library, concept: str, style: str, rng: np.random.Generator) -> Image.Image:
+    """An augmented crop of an icon in a random size and colour, sometimes covered by another icon of its style."""
     names = sorted(library.bitmaps[style])
     other = library.sprite(name := names[rng.integers(len(names))], style, None, library.fit(name, style, 96, 96))
     cover = np.asarray(other.getchannel("A")) > 127
     return _crop(_bitmap(library, concept, style, rng), rng, True, cover)
 
 
-def board(bitmap: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """The same of one of `boards`."""
-    return _crop(_maybe_bent(bitmap, rng), rng, True)
+def sign_crop(bitmap: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """An augmented crop of one of `sign_bitmaps`."""
+    return _crop(_maybe_warped(bitmap, rng), rng, True)
 
 
-def no_thing(library: Library, drawings: list[tuple[str, str]], rng: np.random.Generator) -> Image.Image:
-    """A crop of a part of a drawing, or of two that hang together."""
+def negative_crop(library: Library, drawings: list[tuple[str, str]], rng: np.random.Generator) -> Image.Image:
+    """A negative example: part of one icon, or two icons that touch."""
     chosen = [drawings[at] for at in rng.integers(len(drawings), size=2)]
     first, second = (_bitmap(library, concept, style, rng) for concept, style in chosen)
     if rng.random() < 0.5:
@@ -53,7 +52,7 @@ def no_thing(library: Library, drawings: list[tuple[str, str]], rng: np.random.G
     return _crop(_joined(first, second, rng), rng, True)
 
 
-def boards(library: Library, count: int) -> list[np.ndarray]:
+def sign_bitmaps(library: Library, count: int) -> list[np.ndarray]:
     """Bitmaps of signs and labels, which are drawn around their texts: cut out of scenes."""
     found: list[np.ndarray] = []
     seed = 0
@@ -70,14 +69,14 @@ def boards(library: Library, count: int) -> list[np.ndarray]:
     return found
 
 
-def bending(
+def elastic_offsets(
     height: int, width: int, fields: Sequence[tuple[int, float]], rng: np.random.Generator, count: int = 1
 ) -> Tensor:
-    """Where to read bent pictures from: (count, H, W, 2) offsets in parts of the sides, smooth at random.
+    """Smooth random offsets for `warp`, (count, H, W, 2), in parts of the sides.
 
     Args:
-        fields: cells of each random field along a side, and the most it moves, in parts of a side; every picture has a
-            strength of its own up to that.
+        fields: cells of each random field along a side, and the most it moves, in parts of a side; every image has
+            its own strength up to that.
     """
     offsets = torch.zeros(count, 2, height, width)
     for cells, most in fields:
@@ -87,7 +86,7 @@ def bending(
     return offsets.permute(0, 2, 3, 1)
 
 
-def bend(planes: Tensor, offsets: Tensor, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
+def warp(planes: Tensor, offsets: Tensor, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
     """(B, C, H, W) read from `offsets` (B, H, W, 2) off each place; `outside` as `grid_sample` has it."""
     batch, _, height, width = planes.shape
     same = functional.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, height, width], align_corners=False)
@@ -101,7 +100,7 @@ def recompressed(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def softened(image: Image.Image, share: float) -> Image.Image:
+def blurred(image: Image.Image, share: float) -> Image.Image:
     """The picture after being made `share` as large and as large as before again."""
     small = (max(8, round(image.width * share)), max(8, round(image.height * share)))
     return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
@@ -114,18 +113,18 @@ def _bitmap(library: Library, concept: str, style: str, rng: np.random.Generator
     side = int(np.exp(rng.uniform(*np.log(SIDES))))
     sprite = np.asarray(library.sprite(concept, style, paint, library.fit(concept, style, side, side)), np.float32)
     alpha = sprite[..., 3:] / 255
-    return _maybe_bent(_framed(np.concatenate([sprite[..., :3] * alpha, sprite[..., 3:]], axis=2)), rng)
+    return _maybe_warped(_framed(np.concatenate([sprite[..., :3] * alpha, sprite[..., 3:]], axis=2)), rng)
 
 
 def _framed(bitmap: np.ndarray) -> np.ndarray:
     return np.pad(bitmap, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
 
 
-def _maybe_bent(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    if rng.random() >= BENT:
+def _maybe_warped(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() >= WARPED:
         return bitmap
-    offsets = bending(bitmap.shape[0], bitmap.shape[1], BENDS, rng)
-    return bend(torch.from_numpy(bitmap).permute(2, 0, 1)[None], offsets)[0].permute(1, 2, 0).numpy()
+    offsets = elastic_offsets(bitmap.shape[0], bitmap.shape[1], WARPS, rng)
+    return warp(torch.from_numpy(bitmap).permute(2, 0, 1)[None], offsets)[0].permute(1, 2, 0).numpy()
 
 
 def _joined(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -146,7 +145,7 @@ def _joined(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _crop(bitmap: np.ndarray, rng: np.random.Generator, is_thing: bool, cover: np.ndarray | None = None) -> Image.Image:
-    """What `regions` would cut out, on grey: the picture on some ground, worn, and a mask that is not quite right.
+    """What `regions` would cut out, on grey: the augmented image on a random ground, under an inexact mask.
 
     Args:
         cover: (H, W) bool, what may stand before it.
@@ -154,9 +153,9 @@ def _crop(bitmap: np.ndarray, rng: np.random.Generator, is_thing: bool, cover: n
     alpha = bitmap[..., 3:] / 255
     ground = rng.integers(0, 256, 3).astype(np.float32)
     image = Image.fromarray(np.clip(bitmap[..., :3] + ground * (1 - alpha), 0, 255).astype(np.uint8))
-    if rng.random() < SOFT:
-        image = softened(image, rng.uniform(0.4, 0.9))
-    if rng.random() < LOSSY:
+    if rng.random() < BLURRED:
+        image = blurred(image, rng.uniform(0.4, 0.9))
+    if rng.random() < RECOMPRESSED:
         image = recompressed(image, int(rng.integers(15, 70)))
     mask = alpha[..., 0] > 0.5
     if not is_thing:

@@ -1,7 +1,6 @@
-"""Text features on disk, found again by the checksum of everything they depend on.
+"""Caches the text features of prompts on disk, under a checksum of everything they depend on.
 
-Comes in: a prompt and a way to encode it. Goes out: its features, encoded now or read, the same to the last bit. A
-machine that has seen a prompt needs no text encoder to draw from it again.
+A prompt that is cached needs no text encoder. Features read are bit-equal to features encoded.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from leanlens.store import Store, content_key
 Pair = tuple[TextFeatures, TextFeatures]
 
 
-class FeatureStore:
+class FeatureCache:
     """A folder of text features.
 
     Args:

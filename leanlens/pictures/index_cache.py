@@ -1,9 +1,7 @@
-"""Indexes of large tars, remembered between runs: a tar of a thousand records takes a second to scan, a terabyte hours.
+"""Caches the indexes of large tars between runs, since scanning a terabyte takes hours.
 
-Comes in: a tar and the entries found in it. Goes out: those entries, as long as the tar's size and time are the same.
-Knows nothing of what is inside a tar.
-
-They lie in `~/.cache/leanlens/indexes` (or below XDG_CACHE_HOME), under the tar's full path, and may be deleted.
+An index is valid while the tar's size and modification time are the same. Files are in `~/.cache/leanlens/indexes` (or
+below XDG_CACHE_HOME), named after the tar's full path, and may be deleted.
 """
 
 import hashlib
@@ -22,8 +20,8 @@ _RULES = 2  # counts up when members are paired by another rule
 LEAST_RECORDS = 1000  # scanning fewer is quick enough
 
 
-def recall(tar: Path) -> tuple[list[Entry], dict[str, str]] | None:
-    """Entries of a tar and what was skipped in it, or None where they are not remembered or the tar has changed."""
+def read_index(tar: Path) -> tuple[list[Entry], dict[str, str]] | None:
+    """Entries of a tar and what was skipped in it, or None where they are not cached or the tar has changed."""
     try:
         kept = json.loads(_place(tar).read_text(encoding="utf-8"))
         if kept["tar"] != _state(tar):
@@ -34,8 +32,8 @@ def recall(tar: Path) -> tuple[list[Entry], dict[str, str]] | None:
         return None  # absent, or unreadable: it is made again
 
 
-def remember(tar: Path, entries: Sequence[Entry], skipped: dict[str, str]) -> None:
-    """Keep what a scan of a large tar found; where the folder cannot be written to, nothing is kept."""
+def write_index(tar: Path, entries: Sequence[Entry], skipped: dict[str, str]) -> None:
+    """Cache what a scan of a large tar found, or nothing where the folder cannot be written to."""
     if len(entries) < LEAST_RECORDS:
         return
     rows = [[entry.key, entry.height, entry.width, entry.kinds, entry.place] for entry in entries]
@@ -43,7 +41,7 @@ def remember(tar: Path, entries: Sequence[Entry], skipped: dict[str, str]) -> No
         with whole_file(_place(tar)) as path:
             path.write_text(json.dumps({"tar": _state(tar), "entries": rows, "skipped": skipped}), encoding="utf-8")
     except ValueError as error:
-        logger.info("the index of %s is not remembered: %s", tar, error)
+        logger.info("the index of %s is not cached: %s", tar, error)
 
 
 def _place(tar: Path) -> Path:

@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from leanlens.score.outlines import STRIDE, WEIGHTS, OutlineNetwork, boxes_of, find_outlines, gather, overlaps
+from leanlens.score.segmentation import (
+    STRIDE,
+    WEIGHTS,
+    SegmentationNetwork,
+    agreed_boxes,
+    box_iou,
+    group_pixels,
+    segment,
+)
 
 
 def answers(things):
@@ -36,7 +44,7 @@ def drawn(*shapes, size=(160, 128)):
 )
 def test_pixels_that_agree_are_one_thing(shapes):
     things = drawn(*shapes)
-    masks = gather(*answers(things))
+    masks = group_pixels(*answers(things))
     assert len(masks) == len(shapes)
     small = things[::STRIDE, ::STRIDE]
     for number in range(1, len(shapes) + 1):
@@ -51,24 +59,24 @@ def test_pixels_that_agree_are_one_thing(shapes):
 
 def test_nothing_and_specks_give_no_masks():
     empty = np.zeros((64, 80), np.float32)
-    assert gather(empty, np.zeros((4, 64, 80), np.float32)) == []
-    assert gather(*answers(drawn(("rectangle", (20, 20, 23, 22))))) == []
+    assert group_pixels(empty, np.zeros((4, 64, 80), np.float32)) == []
+    assert group_pixels(*answers(drawn(("rectangle", (20, 20, 23, 22))))) == []
 
 
 def test_votes_that_nobody_shares_found_nothing():
     votes = np.array([[10 * at, 0, 10 * at + 5, 5] for at in range(30)], np.float32)
-    assert boxes_of(votes, 2).shape == (0, 4)
-    assert boxes_of(np.concatenate([votes, votes[:1], votes[:1]]), 2).tolist() == [[0, 0, 5, 5]]
+    assert agreed_boxes(votes, 2).shape == (0, 4)
+    assert agreed_boxes(np.concatenate([votes, votes[:1], votes[:1]]), 2).tolist() == [[0, 0, 5, 5]]
 
 
 def test_overlaps_are_shares_of_the_joint_area():
     one = np.array([[0, 0, 10, 10]], np.float32)
     other = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
-    np.testing.assert_allclose(overlaps(one, other), [[1, 1 / 3, 0]], atol=1e-6)
+    np.testing.assert_allclose(box_iou(one, other), [[1, 1 / 3, 0]], atol=1e-6)
 
 
 def test_the_network_answers_at_half_the_resolution():
-    presence, distances = OutlineNetwork()(torch.zeros(2, 3, 64, 96))
+    presence, distances = SegmentationNetwork()(torch.zeros(2, 3, 64, 96))
     assert presence.shape == (2, 32, 48)
     assert distances.shape == (2, 4, 32, 48)
     assert (distances >= 0).all()
@@ -86,7 +94,7 @@ def test_what_touches_is_told_apart(shelf):
         width, height = shelf.fit(concept, "noto", x1 - x0, y1 - y0)
         sprite = shelf.sprite(concept, "noto", color, (width, height))
         image.paste(sprite, (x0, y1 - height), sprite)
-    masks = find_outlines(np.asarray(image))
+    masks = segment(np.asarray(image))
     assert len(masks) == 2
     assert all(mask.shape == (400, 400) for mask in masks)
     duck, table = sorted(masks, key=lambda mask: np.flatnonzero(mask.any(axis=1))[0])
@@ -95,4 +103,4 @@ def test_what_touches_is_told_apart(shelf):
 
 
 def test_an_empty_picture_has_no_outlines():
-    assert find_outlines(np.full((96, 300, 3), 230, np.uint8)) == []
+    assert segment(np.full((96, 300, 3), 230, np.uint8)) == []

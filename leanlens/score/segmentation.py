@@ -1,8 +1,7 @@
-"""Where one thing ends and the next begins: a small network that gives every pixel the box of the thing it belongs to.
+"""Instance segmentation by a small network that predicts, for every pixel, the box of the thing it belongs to.
 
-Comes in: (H, W, 3) uint8 pixels. Goes out: masks, one for each thing that can be seen. Knows nothing of what things
-are: it learnt outlines on scenes of icons (`runs/scene_outlines.py`), with no names. Pixels vote with their boxes:
-those that agree are one thing, so a ball inside a ring and a cup on a table are two things each, though they touch.
+It has no classes: it was trained on scenes of icons (`runs/scene_outlines.py`) without their names. Pixels whose boxes
+agree form one mask, so a ball inside a ring, or a cup on a table, is two things although they touch.
 
 B pictures of H x W pixels; answers are made at h x w = H / 2 x W / 2.
 
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-WEIGHTS = Path(__file__).parent / "outlines.safetensors"
+WEIGHTS = Path(__file__).parent / "segmentation.safetensors"
 CHANNELS = (24, 40, 64, 96, 128)  # at a half, a quarter, ... of the resolution
 BLOCKS = (1, 2, 2, 2)  # at a quarter and below
 STRIDE = 2
@@ -50,7 +49,7 @@ class Block(nn.Module):
         return x + cast(Tensor, self.narrow(functional.relu(self.wide(self.norm(self.spatial(x))))))
 
 
-class OutlineNetwork(nn.Module):
+class SegmentationNetwork(nn.Module):
     """Pictures (B, 3, H, W) in -1..1 -> presence (B, h, w), logits, and distances (B, 4, h, w) in pixels.
 
     The distances are those from a pixel to the left, upper, right and lower side of the box around what can be seen
@@ -90,15 +89,15 @@ class OutlineNetwork(nn.Module):
 
 
 @cache
-def outline_network() -> OutlineNetwork:
+def segmentation_network() -> SegmentationNetwork:
     """The one network of this process."""
-    network: Any = OutlineNetwork()
+    network: Any = SegmentationNetwork()
     network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def find_outlines(pixels: np.ndarray, network: OutlineNetwork | None = None) -> list[np.ndarray]:
-    """(H, W) bool masks of the things of a picture, those with most pixels first."""
+def segment(pixels: np.ndarray, network: SegmentationNetwork | None = None) -> list[np.ndarray]:
+    """(H, W) bool masks of the things in an image, largest first."""
     height, width = pixels.shape[:2]
     scale = (AREA / (height * width)) ** 0.5
     h, w = (max(MULTIPLE, MULTIPLE * round(side * scale / MULTIPLE)) for side in (height, width))
@@ -109,16 +108,16 @@ def find_outlines(pixels: np.ndarray, network: OutlineNetwork | None = None) -> 
     )
     batch = torch.from_numpy(small.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        logits, distances = (network or outline_network())(batch.contiguous(memory_format=torch.channels_last))
+        logits, distances = (network or segmentation_network())(batch.contiguous(memory_format=torch.channels_last))
     shares = [
         functional.interpolate(torch.from_numpy(share)[None, None], size=(height, width), mode="bilinear")[0, 0].numpy()
-        for share in gather(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
+        for share in group_pixels(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
     ]
     return [share > 0.5 for share in shares]
 
 
-def gather(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray]:
-    """Pixels that agree: (h, w) and (4, h, w) -> masks (h, w) float32, 0 or 1, those with most pixels first."""
+def group_pixels(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray]:
+    """Group pixels whose boxes agree: (h, w) and (4, h, w) -> masks (h, w) float32, 0 or 1, largest first."""
     rows, columns = np.nonzero(presence > PRESENT)
     fewest = FEWEST * presence.size
     if len(rows) < fewest:
@@ -127,10 +126,10 @@ def gather(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray]:
     left, top, right, bottom = distances[:, rows, columns]
     boxes = np.stack([x - left, y - top, x + right, y + bottom], axis=1).astype(np.float32)
     chosen = np.linspace(0, len(rows) - 1, min(VOTERS, len(rows))).astype(int)
-    agreed = boxes_of(boxes[chosen], fewest * len(chosen) / len(rows))
+    agreed = agreed_boxes(boxes[chosen], fewest * len(chosen) / len(rows))
     if not len(agreed):
         return []
-    best = overlaps(boxes, agreed)
+    best = box_iou(boxes, agreed)
     owner = np.where(best.max(axis=1) > AGREE / 2, best.argmax(axis=1), -1)
     masks = []
     for index in range(len(agreed)):
@@ -141,9 +140,9 @@ def gather(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray]:
     return sorted(masks, key=lambda mask: -mask.sum())
 
 
-def boxes_of(votes: np.ndarray, fewest: float) -> np.ndarray:
-    """Boxes (N, 4) that many of the votes (V, 4) agree on, at least `fewest`; the most agreed first."""
-    table = overlaps(votes, votes)
+def agreed_boxes(votes: np.ndarray, fewest: float) -> np.ndarray:
+    """Boxes (N, 4) that at least `fewest` of the votes (V, 4) agree on, those with the most votes first."""
+    table = box_iou(votes, votes)
     free, found = np.ones(len(votes), bool), list[np.ndarray]()
     while free.any() and len(found) < MOST:
         near = (table > AGREE) & free
@@ -156,8 +155,8 @@ def boxes_of(votes: np.ndarray, fewest: float) -> np.ndarray:
     return np.array(found, np.float32).reshape(-1, 4)
 
 
-def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Shared area in parts of the joint one: boxes (N, 4) and (M, 4) -> (N, M)."""
+def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes: (N, 4) and (M, 4) -> (N, M)."""
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     high = np.minimum(one[:, None, 2:], other[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
