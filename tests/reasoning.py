@@ -1,4 +1,4 @@
-"""A reasoner for tests of the doors: what it writes can be told from the ask alone."""
+"""A reasoner for tests of the APIs: what it writes can be told from the ask alone."""
 
 from leanlens.pipeline.reasoned import Ask, Fact, Reasoned, Unknown
 

@@ -1,6 +1,6 @@
 """What reads a stranger's text takes time in proportion to its length.
 
-Every regular expression that stands in the package is held against texts made of its own letters, and what doors do
+Every regular expression that stands in the package is held against texts made of its own letters, and what APIs do
 with names, prompts and headers is held against texts of 100,000 characters. Times are compared with each other, never
 with seconds: twice the text must not take four times as long.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import leanlens
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 
 ROOT = Path(leanlens.__file__).parent
 CALLS = {"compile", "match", "search", "fullmatch", "findall", "finditer", "sub", "subn", "split"}
@@ -115,9 +115,9 @@ def _readers():
     from leanlens.pipeline.speed import read_cache
     from leanlens.plan.devices import find_device
     from leanlens.score.safety import PromptWords
-    from leanlens.serve.desk import named_size
     from leanlens.serve.infotext import read_parameters
     from leanlens.serve.prompts import read_prompt
+    from leanlens.serve.service import named_size
     from leanlens.serve.uploads import from_base64
     from leanlens.serve.web_form import Form, _lora, _lora_names, _seed, _strength, grid_from
 
@@ -152,7 +152,7 @@ def test_readers_of_foreign_text_take_time_in_proportion(reader):
     read = _readers()[reader]
 
     def tried(text: str) -> None:
-        with suppress(ValueError, Refusal):
+        with suppress(ValueError, APIError):
             read(text)
 
     for name, frame in HOSTILE.items():

@@ -1,4 +1,4 @@
-"""A leanlens server, asked through its AUTOMATIC1111 door.
+"""A leanlens server, asked through its AUTOMATIC1111 API.
 
 Comes in: an address and a JSON body. Goes out: the answer; while it lasts, how far the server is. Needs nothing but
 Python 3.10, because the web UI pins other versions of everything that leanlens needs. Knows nothing of the web UI.
@@ -139,7 +139,7 @@ def read_address(text: str) -> str:
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """The server's own words: `detail` of the A1111 door, `error.message` of the others."""
+    """The server's own words: `detail` of the A1111 API, `error.message` of the others."""
     text = error.read().decode("utf-8", "replace")
     try:
         body = json.loads(text)

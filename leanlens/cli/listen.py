@@ -30,8 +30,8 @@ def listen(app: Any, host: str, port: int, trouble: Callable[[], str | None], sa
                 bound = self.servers[0].sockets[0].getsockname()[1]
                 self.told = asyncio.create_task(_tell(self, address(host, bound), trouble, say))
 
-    desk = app.state.desk
-    server = Telling(configured(app, desk.settings, host, port), desk)
+    service = app.state.service
+    server = Telling(configured(app, service.settings, host, port), service)
     with suppress(KeyboardInterrupt):  # the app has been stopped already; what is left is to end
         server.run()
     if not server.started:

@@ -119,7 +119,7 @@ def serve(
     /health, /ready and /metrics report its state.
     """
     _require_packages()
-    from leanlens.serve.journal import log_as, log_format
+    from leanlens.serve.logging import log_as, log_format
 
     log_format(log)
     _require_free(host, port)
@@ -170,13 +170,13 @@ def serve(
     from leanlens.serve.app import make_app
 
     mount = _page(settings) if page else None
-    app = make_app(settings, mount, sizes=_sizes, **_drawers(settings, replicas))
-    if not is_local and not settings.guarded:
+    app = make_app(settings, mount, sizes=_sizes, **_engines(settings, replicas))
+    if not is_local and not settings.requires_auth:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     log_as(log_format(log))
-    names = ", ".join(app.state.desk.library.models())
+    names = ", ".join(app.state.service.library.models())
     _logger.info("Starting with %s; images go to %s", names, output)
-    listen(app, host, port, lambda: app.state.desk.trouble, _logger.info)
+    listen(app, host, port, lambda: app.state.service.trouble, _logger.info)
     _logger.info("Stopped")
 
 
@@ -278,7 +278,7 @@ def _spoken(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _drawers(settings: Any, replicas: int | None) -> dict[str, Any]:
+def _engines(settings: Any, replicas: int | None) -> dict[str, Any]:
     """What has the devices, where that is not this process."""
     if replicas is None:
         return {}
@@ -286,9 +286,9 @@ def _drawers(settings: Any, replicas: int | None) -> dict[str, Any]:
         raise ValueError(
             f"--replicas {replicas} takes its devices from the cluster; give one --device: auto, cpu, cuda"
         )
-    from leanlens.serve.replicas import replica_drawers
+    from leanlens.serve.replicas import replica_engines
 
-    return {"drawers": replica_drawers(replicas)}
+    return {"engines": replica_engines(replicas)}
 
 
 def _sizes(source: str) -> Any:

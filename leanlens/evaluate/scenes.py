@@ -1,7 +1,7 @@
 """A model's answers to held-out scenes or to people's prompts: drawn, scored, written.
 
 Comes in: an opened model and how it is to be asked. Goes out: rates for each criterion, and a folder with
-`results.json`, `table.md` and `sheet.png`. The pictures are drawn as every door draws them, by `pipeline.draw`.
+`results.json`, `table.md` and `sheet.png`. The pictures are drawn as every API draws them, by `pipeline.draw`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Picture bytes to sizes and to upright 8-bit pixels: the one decoder, for every door and for training.
+"""Picture bytes to sizes and to upright 8-bit pixels: the one decoder, for every API and for training.
 
 Comes in: a picture file or its bytes, or a picture that Pillow has opened. Goes out: its height and width, or a picture
 in RGB, RGBA, L or LA. Knows nothing of captions, buckets or tensors.

@@ -1,6 +1,6 @@
 """A request on an opened model: the picture, and the record of everything that decided it.
 
-Comes in: an `OpenedModel` and an `ImageRequest`. Goes out: a `DrawnPicture`. Every door draws through this file, so
+Comes in: an `OpenedModel` and an `ImageRequest`. Goes out: a `DrawnPicture`. Every API draws through this file, so
 that the same request gives the same bytes at each of them. Drawn together with others, a picture may differ in the last
 bits, because sums over a larger batch are taken in another order.
 """

@@ -1,4 +1,4 @@
-"""The one validated form that every door fills in.
+"""The one validated form that every API fills in.
 
 Comes in: fields as a person, a client or a picture's metadata gives them. Goes out: an `ImageRequest` in which every
 choice is made, so that the same request gives the same picture wherever it came from. Knows nothing of models.
@@ -141,7 +141,7 @@ class ImageRequest(BaseModel):
 
 
 def resolve_seed(seed: int | None) -> int:
-    """The seed itself; a random one below 2^32 for None and for -1, at every door."""
+    """The seed itself; a random one below 2^32 for None and for -1, at every API."""
     return random.randrange(2**32) if seed is None or seed == RANDOM_SEED else seed
 
 

@@ -2,7 +2,7 @@
 
 Comes in: a word or a short name, singular or plural. Goes out: the thing with how near it is, or a known name that the
 word is a typing error of. Reads words.txt, which `runs/nearest_words.py` makes with the model's text encoder; needs no
-model itself, so every door gives the same answer.
+model itself, so every API gives the same answer.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The protocol of reasoners, which one a model folder asks for, and a request put to it.
 
-Comes in: a request as a door has filled it in, its prompt free of `<lora:...>`. Goes out: the same request with the
+Comes in: a request as an API has filled it in, its prompt free of `<lora:...>`. Goes out: the same request with the
 caption as its prompt and the record beside it. What is not for a reasoner is left alone: images to start from,
 negative prompts, empty prompts, and requests that carry a record already.
 """

@@ -1,6 +1,6 @@
 """The server as one ASGI application.
 
-Comes in: an operator's settings. Goes out: a FastAPI app with every door, health, readiness and metrics. A web page is
+Comes in: an operator's settings. Goes out: a FastAPI app with every API, health, readiness and metrics. A web page is
 mounted by whoever has one: `make_app(settings, mount=...)`.
 """
 
@@ -16,40 +16,40 @@ from starlette.middleware.cors import CORSMiddleware
 
 import leanlens
 from leanlens.serve.bodies import Bodies
-from leanlens.serve.desk import Desk, Drawers, local_drawers
-from leanlens.serve.guard import Guard
+from leanlens.serve.errors import KINDS, APIError
 from leanlens.serve.library import Sizes
+from leanlens.serve.middleware import RequestMiddleware
 from leanlens.serve.openai import openai_error, openai_router, pictures_router
 from leanlens.serve.openai_bodies import first_complaint
 from leanlens.serve.proxies import Proxies
-from leanlens.serve.refusal import KINDS, Refusal
 from leanlens.serve.sdapi import sdapi_error, sdapi_router
 from leanlens.serve.sdapi_extras import sdapi_extras_router
 from leanlens.serve.sdapi_lists import sdapi_lists_router
 from leanlens.serve.sdapi_options import Choices
+from leanlens.serve.service import EngineFactory, ImageService, local_engines
 from leanlens.serve.settings import ServerSettings
 
-Mount = Callable[[FastAPI, Desk], Any]
+Mount = Callable[[FastAPI, ImageService], Any]
 
 
 def make_app(
     settings: ServerSettings,
     mount: Mount | None = None,
-    drawers: Drawers = local_drawers,
+    engines: EngineFactory = local_engines,
     sizes: Sizes | None = None,
 ) -> FastAPI:
     """The app; it opens its model when the server starts and stops its workers when it ends.
 
     Args:
         settings: the operator's.
-        mount: called with the app and its desk, to add a page; it may give another app to be served instead.
-        drawers: what has the devices; without it, this process does.
+        mount: called with the app and its service, to add a page; it may give another app to be served instead.
+        engines: what has the devices; without it, this process does.
         sizes: tells the planner's sizes of models that were not opened yet.
 
     Raises:
         ValueError: an unusable setting.
     """
-    desk = Desk(settings, drawers, sizes)
+    service = ImageService(settings, engines, sizes)
 
     beside: list[Callable[[], AbstractAsyncContextManager[Any]]] = []
 
@@ -58,29 +58,33 @@ def make_app(
         async with AsyncExitStack() as stack:
             for run in beside:
                 await stack.enter_async_context(run())
-            desk.open()
+            service.open()
             yield
-            desk.close()
+            service.close()
 
     # The pages that FastAPI makes load their scripts from elsewhere; the description itself stays.
     app = FastAPI(title="leanlens", version=leanlens.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.desk = desk
+    app.state.service = service
     choices = Choices()
     for router in (
-        _watch_router(desk), openai_router(desk), pictures_router(desk),
-        sdapi_router(desk, choices), sdapi_lists_router(desk, choices), sdapi_extras_router(desk),
+        _watch_router(service), openai_router(service), pictures_router(service),
+        sdapi_router(service, choices), sdapi_lists_router(service, choices), sdapi_extras_router(service),
     ):  # fmt: skip
         app.include_router(router)
     if settings.tools:
         from leanlens.serve.tools import mount_tools
 
-        beside.append(mount_tools(app, desk))
+        beside.append(mount_tools(app, service))
     _answer_errors(app)
-    app.add_middleware(Bodies, settings=settings, refuse=refusal_answer)
+    app.add_middleware(Bodies, settings=settings, error_response=error_response)
     app.add_middleware(
-        Guard, settings=settings, metrics=desk.metrics, refuse=refusal_answer, is_closing=lambda: desk.queue.is_closed
+        RequestMiddleware,
+        settings=settings,
+        metrics=service.metrics,
+        error_response=error_response,
+        is_closing=lambda: service.queue.is_closed,
     )
-    if settings.cors_origins:  # added last, so it is outside the guard: a browser's first question carries no key
+    if settings.cors_origins:  # added last, so it is outside the middleware: a browser's first question carries no key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
@@ -89,47 +93,47 @@ def make_app(
             expose_headers=["x-request-id", "x-job-id", "retry-after"],
         )
     app.add_middleware(Proxies, trusted=settings.trusted_proxies)
-    return (mount(app, desk) if mount is not None else None) or app
+    return (mount(app, service) if mount is not None else None) or app
 
 
-def refusal_answer(path: str, refusal: Refusal) -> Response:
-    """A refusal in the words of the door that `path` belongs to."""
-    answer = sdapi_error(refusal) if path.startswith("/sdapi") else openai_error(refusal)
-    if refusal.kind == "unauthorized":  # on "Basic" a browser asks for name and password
+def error_response(path: str, error: APIError) -> Response:
+    """An error in the words of the API that `path` belongs to."""
+    answer = sdapi_error(error) if path.startswith("/sdapi") else openai_error(error)
+    if error.kind == "unauthorized":  # on "Basic" a browser asks for name and password
         answer.headers["WWW-Authenticate"] = "Bearer" if path.startswith(("/v1", "/mcp")) else "Basic"
     return answer
 
 
-def _watch_router(desk: Desk) -> Any:
+def _watch_router(service: ImageService) -> Any:
     from fastapi import APIRouter
 
     router = APIRouter(tags=["watch"])
 
     @router.get("/health")
     async def health() -> Response:
-        alive = all(worker.is_alive for worker in desk.workers)
+        alive = all(worker.is_alive for worker in service.workers)
         return JSONResponse({"status": "ok" if alive else "a worker has died"}, 200 if alive else 503)
 
     @router.get("/ready")
     async def ready() -> Response:
-        trouble = desk.trouble
-        return JSONResponse({"status": trouble or "ready", "model": desk.library.default}, 503 if trouble else 200)
+        trouble = service.trouble
+        return JSONResponse({"status": trouble or "ready", "model": service.library.default}, 503 if trouble else 200)
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(desk.metrics.page(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(service.metrics.page(), media_type="text/plain; version=0.0.4")
 
     return router
 
 
 def _answer_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, error: Refusal) -> Response:
-        return refusal_answer(request.url.path, error)
+    @app.exception_handler(APIError)
+    async def refused(request: Request, error: APIError) -> Response:
+        return error_response(request.url.path, error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return refusal_answer(request.url.path, first_complaint(error.errors()))
+        return error_response(request.url.path, first_complaint(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -138,9 +142,9 @@ def _answer_errors(app: FastAPI) -> None:
             return Response(status_code=204, headers={"allow": f"{(error.headers or {}).get('Allow', '')}, OPTIONS"})
         kinds = {looks.status: kind for kind, looks in reversed(KINDS.items())}
         words = {404: "there is no such route", 405: "this method is not accepted here"}
-        refusal = Refusal(kinds.get(error.status_code, "invalid"), words.get(error.status_code, str(error.detail)))
+        api_error = APIError(kinds.get(error.status_code, "invalid"), words.get(error.status_code, str(error.detail)))
         if error.status_code == 404:
-            refusal.kind = "unknown"
-        answer = refusal_answer(request.url.path, refusal)
+            api_error.kind = "unknown"
+        answer = error_response(request.url.path, api_error)
         answer.headers.update(error.headers or {})  # a wrong method is told which are right
         return answer

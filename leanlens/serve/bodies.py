@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leanlens.files import check_json_extent
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 
 MOST_VALUES = 20_000
@@ -32,13 +32,13 @@ class Bodies:
     Args:
         app: what reads them.
         settings: the bounds.
-        refuse: a path and a refusal -> the answer in the words of that path's door.
+        error_response: a path and an error -> the response in the format of that path's API.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, refuse: Callable[[str, Refusal], Response]):
+    def __init__(self, app: ASGIApp, settings: ServerSettings, error_response: Callable[[str, APIError], Response]):
         self.app = app
         self.settings = settings
-        self.refuse = refuse
+        self.error_response = error_response
         self.held = 0
         """Bytes of the bodies that are being answered."""
 
@@ -52,7 +52,7 @@ class Bodies:
             nonlocal taken
             size = len(message.get("body", b""))
             if self.held + size > self.settings.max_bodies:
-                raise Refusal("busy", "other requests fill the server's memory; try again soon", retry_after=_WAIT)
+                raise APIError("busy", "other requests fill the server's memory; try again soon", retry_after=_WAIT)
             self.held, taken = self.held + size, taken + size
             return message
 
@@ -62,12 +62,12 @@ class Bodies:
                 return
             try:
                 body = await self._read(scope["path"], headers, receive, take)
-            except HTTPException as error:  # the guard has counted more than any body may have
-                refusal = Refusal("too_large", error.detail)
-                await self.refuse(scope["path"], refusal)(scope, receive, send)
+            except HTTPException as error:  # the middleware has counted more than any body may have
+                too_large = APIError("too_large", error.detail)
+                await self.error_response(scope["path"], too_large)(scope, receive, send)
                 return
-            except Refusal as refusal:
-                await self.refuse(scope["path"], refusal)(scope, receive, send)
+            except APIError as error:
+                await self.error_response(scope["path"], error)(scope, receive, send)
                 return
             if body is not None:
                 await self.app(scope, _again(body, receive), send)
@@ -80,7 +80,7 @@ class Bodies:
         """The whole body; None from a client that went away.
 
         Raises:
-            Refusal: too many bytes, values or levels.
+            APIError: too many bytes, values or levels.
         """
         has_pictures = path.startswith(_WITH_PICTURES) and path != "/v1/images/generations"
         most = self.settings.max_body if has_pictures else min(self.settings.max_json, self.settings.max_body)
@@ -94,7 +94,7 @@ class Bodies:
             body += message.get("body", b"")
             size, more = len(body), message.get("more_body", False)
         if size > most:
-            raise Refusal("too_large", f"the request is too large: at most {most:,} bytes are accepted here")
+            raise APIError("too_large", f"the request is too large: at most {most:,} bytes are accepted here")
         whole = bytes(body)
         await (_check(whole) if len(whole) <= _AT_ONCE else run_in_threadpool(_look_through, whole))
         return whole
@@ -105,12 +105,12 @@ async def _check(body: bytes) -> None:
 
 
 def _look_through(body: bytes) -> None:
-    """Refuse what would be too much as JSON; whether it is JSON is the door's to say."""
+    """Refuse what would be too much as JSON; whether it is JSON is the API's to say."""
     text = body.decode(json.detect_encoding(body), "replace")  # as the parser will
     try:
         check_json_extent(text, "the body", MOST_LEVELS, MOST_VALUES)
     except ValueError as error:
-        raise Refusal("invalid", str(error)) from None
+        raise APIError("invalid", str(error)) from None
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -128,7 +128,7 @@ def _metered(receive: Receive, take: Callable[[Message], Message]) -> Receive:
         message = await receive()
         try:
             return take(message)
-        except Refusal as refusal:  # in the words that every framework behind this one knows
-            raise HTTPException(429, refusal.message, {"retry-after": f"{_WAIT:.0f}"}) from None
+        except APIError as error:  # in the words that every framework behind this one knows
+            raise HTTPException(429, error.message, {"retry-after": f"{_WAIT:.0f}"}) from None
 
     return metered

@@ -10,23 +10,23 @@ from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
 
-from leanlens.serve.desk import Desk
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import FINAL, Event, Job, Task
 
 _LOOK_EVERY = 0.5  # seconds between looks at whether the client is still there
 
 
-async def follow(desk: Desk, job: Job, request: Request | None = None) -> AsyncGenerator[Event]:
+async def follow(service: ImageService, job: Job, request: Request | None = None) -> AsyncGenerator[Event]:
     """Start a prepared job and yield its events; whoever stops iterating, stops the job.
 
     Args:
-        desk: where it was prepared.
+        service: where it was prepared.
         job: what to start.
         request: the client's, which may go away meanwhile; None where that ends the iteration by itself.
 
     Raises:
-        Refusal: the queue is full, or the time is up.
+        APIError: the queue is full, or the time is up.
     """
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
@@ -36,14 +36,14 @@ async def follow(desk: Desk, job: Job, request: Request | None = None) -> AsyncG
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     job.listen(hand_over)
-    ends = time.monotonic() + desk.settings.timeout
+    ends = time.monotonic() + service.settings.timeout
     ended, looked = 0, time.monotonic()
     try:
-        desk.start(job)
+        service.start(job)
         while ended < len(job.tasks):
             if time.monotonic() >= ends:
-                limit = desk.settings.timeout
-                raise Refusal("timeout", f"the picture was not finished within {limit:g} s")
+                limit = service.settings.timeout
+                raise APIError("timeout", f"the picture was not finished within {limit:g} s")
             if time.monotonic() - looked >= _LOOK_EVERY:
                 if request is not None and await request.is_disconnected():
                     return
@@ -56,18 +56,18 @@ async def follow(desk: Desk, job: Job, request: Request | None = None) -> AsyncG
             yield event
     finally:
         if not job.is_final:
-            desk.cancel(job)
+            service.cancel(job)
 
 
-async def finished(desk: Desk, job: Job, request: Request) -> list[Task]:
+async def finished(service: ImageService, job: Job, request: Request) -> list[Task]:
     """Start a prepared job and wait for its end; gives the tasks that have a picture.
 
     Raises:
-        Refusal: the first one, if no picture came.
+        APIError: the first one, if no picture came.
     """
-    async for _ in follow(desk, job, request):
+    async for _ in follow(service, job, request):
         pass
     done = [task for task in job.tasks if task.picture is not None]
     if not done:
-        raise next((task.refusal for task in job.tasks if task.refusal), Refusal("cancelled", "the client went away"))
+        raise next((task.error for task in job.tasks if task.error), APIError("cancelled", "the client went away"))
     return done

@@ -91,7 +91,7 @@ class Archive:
         try:
             self._run(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, NULL, 'waiting', NULL)",
-                (job.id, job.owner, job.door, job.model, len(job.tasks), job.created),
+                (job.id, job.owner, job.api, job.model, len(job.tasks), job.created),
             )
         except sqlite3.IntegrityError:
             return False
@@ -110,7 +110,7 @@ class Archive:
 
     def finish(self, job: Job) -> None:
         """Write down how a job ended."""
-        error = next((task.refusal.message for task in job.tasks if task.refusal), None)
+        error = next((task.error.message for task in job.tasks if task.error), None)
         self._run("UPDATE jobs SET state = ?, error = ?, finished = ? WHERE id = ?",
                   (job.state, error, time.time(), job.id))  # fmt: skip
         if time.monotonic() - self._swept > _SWEEP_EVERY:
@@ -252,7 +252,7 @@ class Archive:
                 _is_removed(path)
 
     def _described(self, rows: Sequence[tuple]) -> list[dict[str, Any]]:
-        names = ("id", "owner", "door", "model", "pictures", "created", "finished", "state", "error")
+        names = ("id", "owner", "api", "model", "pictures", "created", "finished", "state", "error")
         jobs = [dict(zip(names, row, strict=True)) for row in rows]
         for job in jobs:
             found = self._run("SELECT name, place FROM pictures WHERE job = ? ORDER BY place", (job["id"],))

@@ -1,6 +1,6 @@
 """What a client may name: models and LoRA files, and what each model's defaults are.
 
-Comes in: names from requests. Goes out: names and paths that an operator has allowed, or a refusal. A name is only ever
+Comes in: names from requests. Goes out: names and paths that an operator has allowed, or an error. A name is only ever
 looked up in a list made from the operator's folders, so nothing a client writes becomes a path.
 """
 
@@ -14,7 +14,7 @@ from leanlens.files import read_json
 from leanlens.pipeline.request import LoraChoice
 from leanlens.plan.memory import ModelSizes
 from leanlens.presets import PRESETS, preset_for
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 
 # What clients of the hosted service send when nobody has told them another name.
@@ -85,7 +85,7 @@ class Library:
         """The known name of a model; none, and the names of the hosted service, mean the default.
 
         Raises:
-            Refusal: a model that is not offered.
+            APIError: a model that is not offered.
         """
         if not name:
             return self.default
@@ -93,7 +93,7 @@ class Library:
             return name
         if self.settings.alias_models and name.lower().startswith(_HOSTED):
             return self.default
-        raise Refusal("model", f"model {name[:80]!r} is not offered; choose among: {', '.join(self._models)}", "model")
+        raise APIError("model", f"model {name[:80]!r} is not offered; choose among: {', '.join(self._models)}", "model")
 
     def source(self, model: str) -> str:
         """What `open_model` takes for a known name."""
@@ -103,14 +103,14 @@ class Library:
         """A LoRA by the name of its file, with or without the suffix.
 
         Raises:
-            Refusal: one that is not in the operator's folders.
+            APIError: one that is not in the operator's folders.
         """
         path = self._loras.get(name) or self._loras.get(name.removesuffix(".safetensors"))
         if path is None:
             known = ", ".join(sorted(self._loras)[:20]) or "none"
-            raise Refusal("invalid", f"loras {name[:80]!r} is not offered; choose among: {known}", "loras")
+            raise APIError("invalid", f"loras {name[:80]!r} is not offered; choose among: {known}", "loras")
         if not -100 <= scale <= 100:
-            raise Refusal("invalid", f"loras scale {scale!r} is not accepted: give a number from -100 to 100", "loras")
+            raise APIError("invalid", f"loras scale {scale!r} is not accepted: give a number from -100 to 100", "loras")
         return LoraChoice(path=str(path), scale=scale)
 
     def defaults(self, model: str) -> Defaults:

@@ -1,7 +1,7 @@
 """A server that listens until it is told to stop, and then stops within seconds.
 
-Comes in: an app, its desk, where to listen. Goes out: a server that can be run. SIGTERM, SIGINT and SIGHUP end it:
-whoever waits for a picture is answered with 503, or an event that closes the stream, in the words of the door, what is
+Comes in: an app, its service, where to listen. Goes out: a server that can be run. SIGTERM, SIGINT and SIGHUP end it:
+whoever waits for a picture is answered with 503, or an event that closes the stream, in the words of the API, what is
 finished is written, and the process is gone within eight seconds whatever the model is doing. Its exit code is then 0.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 
 from leanlens.serve.connections import Bounds, bounded
-from leanlens.serve.desk import Desk
+from leanlens.serve.service import ImageService
 from leanlens.serve.settings import ServerSettings
 
 _GRACE = 2  # seconds for answers that are being sent, and for streams that nobody ends
@@ -28,16 +28,16 @@ log = logging.getLogger("leanlens.serve")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells the desk first that it is to stop.
+    """uvicorn's server, which tells the service first that it is to stop.
 
     Args:
         config: uvicorn's.
-        desk: of the app.
+        service: of the app.
     """
 
-    def __init__(self, config: uvicorn.Config, desk: Desk):
+    def __init__(self, config: uvicorn.Config, service: ImageService):
         super().__init__(config)
-        self.desk = desk
+        self.service = service
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Answer everybody who waits, then end what is left."""
-        await asyncio.to_thread(self.desk.stop)
+        await asyncio.to_thread(self.service.stop)
         await super().shutdown(sockets)
 
 

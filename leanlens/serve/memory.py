@@ -1,6 +1,6 @@
 """What is free on a device, and the sizes of an opened model, in the plain numbers that `plan/` calculates with.
 
-Comes in: a device, an opened model. Goes out: bytes and sizes; a refusal for what cannot fit. Knows nothing of queues.
+Comes in: a device, an opened model. Goes out: bytes and sizes; an error for what cannot fit. Knows nothing of queues.
 """
 
 from contextlib import suppress
@@ -15,7 +15,7 @@ from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.compute import DenoiserSizes
 from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes
 from leanlens.plan.room import Room, largest_size, working_bytes
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -83,18 +83,18 @@ def sizes_of(opened: OpenedModel) -> ModelSizes:
     )
 
 
-def refuse_what_cannot_fit(sizes: ModelSizes, room: Room, request: ImageRequest) -> None:
-    """Raise a refusal that names what would fit, for a picture that needs more than there is.
+def require_memory(sizes: ModelSizes, room: Room, request: ImageRequest) -> None:
+    """Raise an error that names what would fit, for a picture that needs more than there is.
 
     Raises:
-        Refusal: of kind memory.
+        APIError: of kind memory.
     """
     need = working_bytes(sizes, room, request.height, request.width)
     if need <= room.free:
         return
     size = largest_size(sizes, room, request.height, request.width)
     fits = "no picture of this shape fits now" if size is None else f"{size[1]}x{size[0]} would fit"
-    raise Refusal(
+    raise APIError(
         "memory",
         f"a picture of {request.width}x{request.height} needs about {in_gb(need)} of memory while it is drawn, and "
         f"{in_gb(room.free)} are free; {fits}",

@@ -84,7 +84,7 @@ def _escaped(value: object) -> str:
 def server_metrics() -> Metrics:
     """Metrics with every name this server counts by."""
     metrics = Metrics()
-    metrics.counter("leanlens_requests_total", "Answered HTTP requests by door and status.")
+    metrics.counter("leanlens_requests_total", "Answered HTTP requests by API and status.")
     metrics.counter("leanlens_pictures_total", "Tasks by how they ended.")
     metrics.counter("leanlens_batches_total", "Batches drawn; pictures per batch is the ratio of the two.")
     metrics.counter("leanlens_model_openings_total", "Models opened, at the start and when another is asked for.")

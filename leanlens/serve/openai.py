@@ -1,4 +1,4 @@
-"""The door for clients of the OpenAI Images API: generations, edits, variations, models, and jobs beside them.
+"""The API for clients of the OpenAI Images API: generations, edits, variations, models, and jobs beside them.
 
 Comes in: their JSON bodies and forms. Goes out: their answers, event streams and error bodies. Fields of our own stand
 beside the standard ones: seed, num_inference_steps (or steps), guidance_scale (or cfg_scale), negative_prompt, loras,
@@ -22,8 +22,8 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from starlette.concurrency import run_in_threadpool
 
 from leanlens.pipeline.metadata import read_record
-from leanlens.serve.desk import Desk, Wish, named_size
 from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
+from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import finished, follow
 from leanlens.serve.jobs import NAME
 from leanlens.serve.openai_bodies import (
@@ -36,7 +36,7 @@ from leanlens.serve.openai_bodies import (
     read_variation,
 )
 from leanlens.serve.reasoning import not_understood
-from leanlens.serve.refusal import Refusal, in_the_clients_words
+from leanlens.serve.service import GenerationParameters, ImageService, named_size
 from leanlens.serve.tasks import Event, Job, StoredPicture, Task
 from leanlens.serve.uploads import mask_from_transparency, open_upload
 
@@ -44,63 +44,63 @@ _KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
 MOST_JOBS = 1000  # in one list
 
 
-def openai_router(desk: Desk) -> APIRouter:
-    """The routes under `/v1`, on a desk."""
+def openai_router(service: ImageService) -> APIRouter:
+    """The routes under `/v1`, on a service."""
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     @router.post("/images/generations")
     async def generations(body: GenerationBody, request: Request) -> Response:
         body.require_prompt()
         body.check()
-        return await _answer(desk, body, _wish(desk, body), request, "image_generation")
+        return await _answer(service, body, _parameters(service, body), request, "image_generation")
 
     @router.post("/images/edits", openapi_extra=form_description("image", "prompt"))
     async def edits(request: Request) -> Response:
-        edit = await read_edit(request, desk.settings)
+        edit = await read_edit(request, service.settings)
         edit.body.require_prompt()
-        return await _answer_edit(desk, edit, request)
+        return await _answer_edit(service, edit, request)
 
     @router.post("/images/variations", openapi_extra=form_description("image"))
     async def variations(request: Request) -> Response:
-        return await _answer_edit(desk, await read_variation(request, desk.settings), request)
+        return await _answer_edit(service, await read_variation(request, service.settings), request)
 
     @router.post("/prompts/reason")
     async def reason(body: PromptBody) -> dict[str, Any]:
-        with in_the_clients_words({} if body.size else {"size": "width x height"}):
-            return await run_in_threadpool(_reasoned, desk, body)
+        with with_client_names({} if body.size else {"size": "width x height"}):
+            return await run_in_threadpool(_reasoned, service, body)
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(desk, name) for name in desk.library.models()]}
+        return {"object": "list", "data": [_model(service, name) for name in service.library.models()]}
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        return _model(desk, desk.library.find_model(name))
+        return _model(service, service.library.find_model(name))
 
     @router.get("/jobs")
     async def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = 50) -> dict[str, Any]:
-        found = await run_in_threadpool(desk.archive.recent, request.state.owner, limit)
-        return {"object": "list", "data": [_job(desk, request, one) for one in found]}
+        found = await run_in_threadpool(service.archive.recent, request.state.owner, limit)
+        return {"object": "list", "data": [_job(service, request, one) for one in found]}
 
     @router.get("/jobs/{identity}")
     async def job(identity: str, request: Request) -> dict[str, Any]:
-        found = await run_in_threadpool(desk.archive.job, identity)
+        found = await run_in_threadpool(service.archive.job, identity)
         if found is None or found["owner"] != request.state.owner:
-            raise Refusal("unknown", "there is no such job", "id")
-        return _job(desk, request, found)
+            raise APIError("unknown", "there is no such job", "id")
+        return _job(service, request, found)
 
     @router.post("/jobs/{identity}/cancel")
     async def cancel(identity: str, request: Request) -> dict[str, Any]:
-        running = desk.find(identity)
+        running = service.find(identity)
         if running is None or running.owner != request.state.owner:
-            raise Refusal("unknown", "there is no such job, or it has ended", "id")
-        desk.cancel(running)
+            raise APIError("unknown", "there is no such job, or it has ended", "id")
+        service.cancel(running)
         return {"id": identity, "state": running.state}
 
     return router
 
 
-def pictures_router(desk: Desk) -> APIRouter:
+def pictures_router(service: ImageService) -> APIRouter:
     """The files that `url` answers link to; their names cannot be guessed, so they need no key."""
     router = APIRouter(tags=["pictures"])
 
@@ -108,9 +108,9 @@ def pictures_router(desk: Desk) -> APIRouter:
     async def picture(name: str, quality: Annotated[int, Query(ge=0, le=100)] = 95) -> Response:
         stem, _, suffix = name.rpartition(".")
         kept, kind = f"{stem}.png", _KINDS.get(f".{suffix}")
-        path = await run_in_threadpool(desk.archive.picture, kept) if kind and NAME.fullmatch(kept) else None
+        path = await run_in_threadpool(service.archive.picture, kept) if kind and NAME.fullmatch(kept) else None
         if path is None or kind is None:
-            raise Refusal("unknown", "there is no such picture", "name")
+            raise APIError("unknown", "there is no such picture", "name")
         headers = {"Cache-Control": "private, max-age=86400"}
         if kind == "png":
             return FileResponse(path, media_type="image/png", headers=headers)
@@ -124,13 +124,13 @@ def pictures_router(desk: Desk) -> APIRouter:
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _wish(desk: Desk, body: ImageBody) -> Wish:
-    """The body in the words of the desk; what names no number leaves it to the model."""
+def _parameters(service: ImageService, body: ImageBody) -> GenerationParameters:
+    """The body in the words of the service; what names no number leaves it to the model."""
     steps = body.num_inference_steps if body.num_inference_steps is not None else body.steps
     if steps is None and body.quality is not None:
-        steps = _steps_for(desk, desk.library.find_model(body.model), body.quality)
+        steps = _steps_for(service, service.library.find_model(body.model), body.quality)
     width, height = _size(body)
-    return Wish(
+    return GenerationParameters(
         prompt=body.prompt,
         negative_prompt=body.negative_prompt or "",
         model=body.model,
@@ -147,10 +147,10 @@ def _wish(desk: Desk, body: ImageBody) -> Wish:
     )
 
 
-def _reasoned(desk: Desk, body: PromptBody) -> dict[str, Any]:
+def _reasoned(service: ImageService, body: PromptBody) -> dict[str, Any]:
     """What would be drawn for a prompt: its caption and the record; no record where nothing is rewritten."""
     width, height = _size(body)
-    request, model = desk.reason(Wish(
+    request, model = service.reason(GenerationParameters(
         body.prompt, model=body.model, width=width, height=height, seed=body.seed, reason=body.reason,
         fixed=body.fixed or {}, loras=[(lora.name, lora.scale) for lora in body.loras or []],
     ))  # fmt: skip
@@ -166,9 +166,9 @@ def _reasoned(desk: Desk, body: PromptBody) -> dict[str, Any]:
     }
 
 
-def _steps_for(desk: Desk, model: str, quality: str) -> int | None:
+def _steps_for(service: ImageService, model: str, quality: str) -> int | None:
     """low halves the model's steps, high and above doubles them up to 50; a model without guidance keeps its own."""
-    own = desk.library.defaults(model)
+    own = service.library.defaults(model)
     if own.guidance_scale == 1 or quality in ("auto", "medium", "standard"):
         return None
     if quality == "low":
@@ -184,46 +184,48 @@ def _size(body: ImageBody | PromptBody) -> tuple[int | None, int | None]:
     return named_size(body.size or "")
 
 
-def _add_source(desk: Desk, edit: Edit, wish: Wish) -> None:
-    wish.image, wish.image_bytes = open_upload(edit.image, desk.settings, "image"), edit.image
+def _add_source(service: ImageService, edit: Edit, parameters: GenerationParameters) -> None:
+    parameters.image, parameters.image_bytes = open_upload(edit.image, service.settings, "image"), edit.image
     if edit.mask is not None:
-        wish.mask = mask_from_transparency(open_upload(edit.mask, desk.settings, "mask"))
+        parameters.mask = mask_from_transparency(open_upload(edit.mask, service.settings, "mask"))
 
 
 # ------------------------------------------------------------------------------------------- answering
 
 
-async def _answer_edit(desk: Desk, edit: Edit, request: Request) -> Response:
-    wish = _wish(desk, edit.body)
-    wish.source = partial(_add_source, desk, edit)
-    return await _answer(desk, edit.body, wish, request, "image_edit")
+async def _answer_edit(service: ImageService, edit: Edit, request: Request) -> Response:
+    parameters = _parameters(service, edit.body)
+    parameters.source = partial(_add_source, service, edit)
+    return await _answer(service, edit.body, parameters, request, "image_edit")
 
 
-async def _answer(desk: Desk, body: ImageBody, wish: Wish, request: Request, kind: str) -> Response:
-    wish.identity = request.headers.get("x-job-id")
-    with in_the_clients_words(body.names):
-        job = await run_in_threadpool(desk.prepare, wish, request.state.owner, "openai")
+async def _answer(
+    service: ImageService, body: ImageBody, parameters: GenerationParameters, request: Request, kind: str
+) -> Response:
+    parameters.identity = request.headers.get("x-job-id")
+    with with_client_names(body.names):
+        job = await run_in_threadpool(service.prepare, parameters, request.state.owner, "openai")
     headers = {"x-job-id": job.id}
     if body.stream:
-        events = follow(desk, job, request)
+        events = follow(service, job, request)
         first = await anext(events, None)  # a full queue is still told by its status
         stream = _events(body, job, first, events, kind)
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
-    tasks = await finished(desk, job, request)
-    data = [await run_in_threadpool(_datum, desk, body, task, request) for task in tasks]
+    tasks = await finished(service, job, request)
+    data = [await run_in_threadpool(_datum, service, body, task, request) for task in tasks]
     answer = {"created": int(time.time()), "data": data, **_description(body, tasks), "usage": _usage(tasks)}
     if warnings := _warnings(body, tasks):
         answer["warnings"] = warnings
     return JSONResponse(answer, headers=headers)
 
 
-def _datum(desk: Desk, body: ImageBody, task: Task, request: Request) -> dict[str, Any]:
+def _datum(service: ImageService, body: ImageBody, task: Task, request: Request) -> dict[str, Any]:
     assert task.picture is not None
     found = _rewriting(task)
     if body.wants_links:
         name = Path(task.picture.name).with_suffix(SUFFIXES[body.output_format or "png"]).name
         quality = "" if body.output_compression is None else f"?quality={body.output_compression}"
-        found["url"] = _address(desk, request, name) + quality
+        found["url"] = _address(service, request, name) + quality
     if body.wants_base64:
         found["b64_json"] = _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))
     return found
@@ -255,10 +257,10 @@ async def _events(
                     sent[task.index] += 1
                 elif event.kind == "done":
                     yield await run_in_threadpool(_completed, body, task, kind)
-                elif event.kind in ("failed", "cancelled") and task.refusal is not None:
-                    yield _frame("error", {"type": "error", **error_body(task.refusal)})
-    except Refusal as refusal:
-        yield _frame("error", {"type": "error", **error_body(refusal)})
+                elif event.kind in ("failed", "cancelled") and task.error is not None:
+                    yield _frame("error", {"type": "error", **error_body(task.error)})
+    except APIError as error:
+        yield _frame("error", {"type": "error", **error_body(error)})
 
 
 async def _chained(first: Event | None, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -320,18 +322,18 @@ def _usage(tasks: list[Task]) -> dict[str, Any]:
     }
 
 
-def error_body(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as the original's error body."""
-    looks = refusal.looks
-    return {"error": {"message": refusal.message, "type": looks.type, "param": refusal.field, "code": looks.code}}
+def error_body(error: APIError) -> dict[str, Any]:
+    """An error as the original's error body."""
+    looks = error.looks
+    return {"error": {"message": error.message, "type": looks.type, "param": error.field, "code": looks.code}}
 
 
-def openai_error(refusal: Refusal) -> Response:
-    """A refusal as the original's error answer; its client asks again on 5xx unless it is told not to."""
-    headers = {} if refusal.retry_after is None else {"retry-after": str(max(1, round(refusal.retry_after)))}
-    if refusal.looks.status >= 500:
+def openai_error(error: APIError) -> Response:
+    """An error as the original's error answer; its client asks again on 5xx unless it is told not to."""
+    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
+    if error.looks.status >= 500:
         headers["x-should-retry"] = "false"
-    return JSONResponse(error_body(refusal), refusal.looks.status, headers)
+    return JSONResponse(error_body(error), error.looks.status, headers)
 
 
 def _quality(body: ImageBody) -> int:
@@ -342,18 +344,18 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _address(desk: Desk, request: Request, name: str) -> str:
-    start = desk.settings.public_url or str(request.base_url)
+def _address(service: ImageService, request: Request, name: str) -> str:
+    start = service.settings.public_url or str(request.base_url)
     return f"{start.rstrip('/')}/pictures/{name}"
 
 
-def _model(desk: Desk, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": int(desk.started), "owned_by": "leanlens"}
+def _model(service: ImageService, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(service.started), "owned_by": "leanlens"}
 
 
-def _job(desk: Desk, request: Request, known: dict[str, Any]) -> dict[str, Any]:
+def _job(service: ImageService, request: Request, known: dict[str, Any]) -> dict[str, Any]:
     """A job as the archive knows it, with links to its pictures and, while it runs, how far it is."""
-    running = desk.find(known["id"])
+    running = service.find(known["id"])
     return {
         "id": known["id"],
         "object": "job",
@@ -364,7 +366,7 @@ def _job(desk: Desk, request: Request, known: dict[str, Any]) -> dict[str, Any]:
         "error": known["error"],
         "n": known["pictures"],
         "data": [
-            {"index": each["index"], "url": _address(desk, request, each["name"])}
+            {"index": each["index"], "url": _address(service, request, each["name"])}
             for each in known["finished_pictures"]
         ],
     }

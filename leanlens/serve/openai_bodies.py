@@ -18,8 +18,8 @@ from starlette.datastructures import UploadFile
 from leanlens.files import parse_json
 from leanlens.reason import WORDS
 from leanlens.serve.encode import SUFFIXES
+from leanlens.serve.errors import APIError
 from leanlens.serve.reasoning import Fixed
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.uploads import from_base64
 
@@ -50,14 +50,14 @@ _WANTED = {
 }
 
 
-class LoraWish(BaseModel):
+class LoraBody(BaseModel):
     """A LoRA by the name of its file, and how strongly it acts."""
 
     name: str
     scale: float = Field(1.0, allow_inf_nan=False)
 
 
-def _as_wishes(value: Any) -> Any:
+def _parse_loras(value: Any) -> Any:
     """Forms carry LoRAs as JSON text; a bare name is one at its full strength."""
     if isinstance(value, str):
         try:
@@ -67,7 +67,7 @@ def _as_wishes(value: Any) -> Any:
     return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
 
 
-LoraWishes = Annotated[list[LoraWish], Field(max_length=16), BeforeValidator(_as_wishes)]
+LoraList = Annotated[list[LoraBody], Field(max_length=16), BeforeValidator(_parse_loras)]
 
 
 class ImageBody(BaseModel):
@@ -103,7 +103,7 @@ class ImageBody(BaseModel):
     width: int | None = None
     height: int | None = None
     strength: float | None = Field(None, allow_inf_nan=False)
-    loras: LoraWishes | None = None
+    loras: LoraList | None = None
     reason: str | None = None
     fixed: Fixed | None = None
 
@@ -111,22 +111,22 @@ class ImageBody(BaseModel):
         """Refuse values that no field takes, and fields that cannot be done.
 
         Raises:
-            Refusal: the first of them.
+            APIError: the first of them.
         """
         for field, why in (*_REFUSED.items(), *self.elsewhere.items()):
             if (self.model_extra or {}).get(field) is not None:
-                raise Refusal("invalid", f"{field} is not accepted: {why}", field)
+                raise APIError("invalid", f"{field} is not accepted: {why}", field)
         for field, accepted in _CHOICES.items():
             value = getattr(self, field)
             if value is not None and value not in accepted:
-                raise Refusal("invalid", f"{field} {value[:40]!r} is not accepted; use {', '.join(accepted)}", field)
+                raise APIError("invalid", f"{field} {value[:40]!r} is not accepted; use {', '.join(accepted)}", field)
 
     def require_prompt(self) -> None:
         """Refuse a body whose prompt is missing or blank."""
         if "prompt" not in self.model_fields_set:
-            raise Refusal("missing", "prompt is missing", "prompt")
+            raise APIError("missing", "prompt is missing", "prompt")
         if not self.prompt.strip():
-            raise Refusal("missing", "prompt is empty; say what is to be seen", "prompt")
+            raise APIError("missing", "prompt is empty; say what is to be seen", "prompt")
 
     def warnings(self) -> list[str]:
         """What of the body is not done, by its names."""
@@ -207,7 +207,7 @@ class PromptBody(BaseModel):
     size: str | None = None
     width: int | None = None
     height: int | None = None
-    loras: LoraWishes | None = None
+    loras: LoraList | None = None
     reason: str | None = None
     fixed: Fixed | None = None
 
@@ -242,7 +242,7 @@ async def read_edit(request: Request, settings: ServerSettings) -> Edit:
     """The form or the JSON body of `/v1/images/edits`.
 
     Raises:
-        Refusal: another content type, or whatever is wrong inside.
+        APIError: another content type, or whatever is wrong inside.
     """
     kind = _content_type(request)
     if kind == "application/json":
@@ -256,7 +256,7 @@ async def read_variation(request: Request, settings: ServerSettings) -> Edit:
     """The form of `/v1/images/variations`.
 
     Raises:
-        Refusal: another content type, or whatever is wrong inside.
+        APIError: another content type, or whatever is wrong inside.
     """
     return await _read_form(request, settings, "multipart/form-data")
 
@@ -270,7 +270,7 @@ def _content_type(request: Request) -> str:
 
 async def _read_form(request: Request, settings: ServerSettings, wanted: str) -> Edit:
     if (kind := _content_type(request)) != "multipart/form-data":
-        raise Refusal("invalid", f"content type {kind[:40]!r} is not accepted; send {wanted}")
+        raise APIError("invalid", f"content type {kind[:40]!r} is not accepted; send {wanted}")
     async with request.form(max_files=20, max_fields=100) as form:
         pictures: dict[str, list[tuple[str, UploadFile]]] = {"image": [], "mask": []}
         fields: dict[str, str] = {}
@@ -280,14 +280,14 @@ async def _read_form(request: Request, settings: ServerSettings, wanted: str) ->
                 continue  # what a browser's form sends for a field that was left empty
             if part is not None:
                 if not isinstance(value, UploadFile):
-                    raise Refusal("invalid", f"{name} is text; send a file", part[1])
+                    raise APIError("invalid", f"{name} is text; send a file", part[1])
                 pictures[part[1]].append((name, value))
             else:
                 _take_field(fields, name, value)
         image = await _only_file(pictures["image"], "image", settings)
         mask = await _only_file(pictures["mask"], "mask", settings)
     if image is None:
-        raise Refusal("missing", "image is missing", "image")
+        raise APIError("missing", "image is missing", "image")
     try:
         edit = Edit(ImageBody.model_validate(fields), image, mask)
     except ValidationError as error:
@@ -302,14 +302,14 @@ def _is_blank(value: UploadFile | str) -> bool:
 
 def _take_field(fields: dict[str, str], name: str, value: UploadFile | str) -> None:
     if name in _REFUSED:
-        raise Refusal("invalid", f"{name} is not accepted: {_REFUSED[name]}", name)
+        raise APIError("invalid", f"{name} is not accepted: {_REFUSED[name]}", name)
     if name not in ImageBody.model_fields:
-        raise Refusal("invalid", f"{_short(name)} is not known; known are image, mask, "
+        raise APIError("invalid", f"{_short(name)} is not known; known are image, mask, "
                       f"{', '.join(ImageBody.model_fields)}", _short(name))  # fmt: skip
     if not isinstance(value, str):
-        raise Refusal("invalid", f"{name} is a file; send text", name)
+        raise APIError("invalid", f"{name} is a file; send text", name)
     if name in fields:
-        raise Refusal("invalid", f"{name} is given twice; send it once", name)
+        raise APIError("invalid", f"{name} is given twice; send it once", name)
     fields[name] = value
 
 
@@ -320,14 +320,14 @@ async def _only_file(parts: list[tuple[str, UploadFile]], field: str, settings: 
         raise _one_too_many(field, [upload.filename or name for name, upload in parts])
     part = parts[0][1]
     if (part.size or 0) > settings.max_upload:
-        raise Refusal("too_large", f"{field} has {part.size:,} bytes; at most {settings.max_upload:,} are", field)
+        raise APIError("too_large", f"{field} has {part.size:,} bytes; at most {settings.max_upload:,} are", field)
     return await part.read()
 
 
-def _one_too_many(field: str, names: list[str]) -> Refusal:
+def _one_too_many(field: str, names: list[str]) -> APIError:
     does = "is edited" if field == "image" else "is used"
     named = ", ".join(f"{field}[{index}] {_short(name)!r}" for index, name in enumerate(names[1:6], 1))
-    return Refusal(
+    return APIError(
         "invalid", f"{named} cannot be used: only the first picture {does}; send {field} {_short(names[0])!r} alone",
         field,
     )  # fmt: skip
@@ -340,18 +340,18 @@ def _from_json(content: bytes, settings: ServerSettings) -> Edit:
     try:
         given = parse_json(content, "the body")
     except ValueError as error:
-        raise Refusal("invalid", str(error)) from None
+        raise APIError("invalid", str(error)) from None
     try:
         body = EditBody.model_validate(given)
     except ValidationError as error:
         raise first_complaint(error.errors()) from None
     if body.images is not None and body.image is not None:
-        raise Refusal("invalid", "image is not accepted beside images; send images alone", "image")
+        raise APIError("invalid", "image is not accepted beside images; send images alone", "image")
     field = "images" if body.images is not None else "image"
     value: Any = getattr(body, field)
     given_pictures = value if isinstance(value, list) else [] if value is None else [value]
     if not given_pictures:
-        raise Refusal("missing", 'images is missing; send [{"image_url": "data:image/png;base64,..."}]', "images")
+        raise APIError("missing", 'images is missing; send [{"image_url": "data:image/png;base64,..."}]', "images")
     if len(given_pictures) > 1:
         raise _one_too_many(field, [f"picture {index}" for index in range(1, len(given_pictures) + 1)])
     image = _referred(given_pictures[0], f"{field}[0]" if isinstance(value, list) else field, settings)
@@ -363,35 +363,39 @@ def _referred(given: PictureReference | str, field: str, settings: ServerSetting
     """The bytes of a picture that a body carries as a data address; nothing is fetched."""
     reference = PictureReference(image_url=given) if isinstance(given, str) else given
     if reference.file_id is not None:
-        raise Refusal("invalid", f"{field}.file_id is not accepted: this server keeps no files; send image_url with a "
+        raise APIError("invalid", f"{field}.file_id is not accepted: this server keeps no files; send image_url with a "
                       "data address", f"{field}.file_id")  # fmt: skip
     if reference.image_url is None:
-        raise Refusal("missing", f"{field}.image_url is missing", f"{field}.image_url")
+        raise APIError("missing", f"{field}.image_url is missing", f"{field}.image_url")
     address = reference.image_url
     if address[:5].lower() != "data:":
-        raise Refusal("invalid", f"{field}.image_url {address[:40]!r} is not accepted: addresses are not fetched; send "
-                      "data:image/png;base64,...", f"{field}.image_url")  # fmt: skip
+        raise APIError(
+            "invalid",
+            f"{field}.image_url {address[:40]!r} is not accepted: addresses are not fetched; send "
+            "data:image/png;base64,...",
+            f"{field}.image_url",
+        )
     if len(address) > settings.max_upload * 4 // 3 + 200:
-        raise Refusal("too_large", f"{field} has more than {settings.max_upload:,} bytes", field)
+        raise APIError("too_large", f"{field} has more than {settings.max_upload:,} bytes", field)
     return from_base64(address, f"{field}.image_url")
 
 
-def first_complaint(errors: Any) -> Refusal:
+def first_complaint(errors: Any) -> APIError:
     """What pydantic complains of first, as the original would."""
     first = errors[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path") and not _is_branch(part)]
     field = ".".join(place) or None
     if first["type"] == "missing":
-        return Refusal("missing", f"{field or 'the body'} is missing", field)
+        return APIError("missing", f"{field or 'the body'} is missing", field)
     if first["type"] == "json_invalid":
-        return Refusal("invalid", "the body is no JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200])
+        return APIError("invalid", "the body is no JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200])
     wanted = first["msg"][0].lower() + first["msg"][1:]
     for words, kinds in _WANTED.items():
         if first["type"] in kinds:
             wanted = f"give {words.format(**first.get('ctx', {}))}"
     given = first.get("input")
     value = f" {given!r}"[:60] if isinstance(given, str | int | float | bool) else ""
-    return Refusal("invalid", f"{field or 'the body'}{value} is not accepted: {wanted}"[:300], field)
+    return APIError("invalid", f"{field or 'the body'}{value} is not accepted: {wanted}"[:300], field)
 
 
 def _is_branch(part: Any) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from leanlens.pipeline.draw import can_be_drawn_together
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.tasks import Job, Task
 
 GRACE = 15.0  # seconds that places are kept for longer than was told: clients round, and come from far
@@ -58,18 +58,18 @@ class FairQueue:
             pace: seconds for one picture, lately; what a refused owner is told to wait follows from it.
 
         Raises:
-            Refusal: no room. It says after which time there will be, and the places are kept for the owner till then.
+            APIError: no room. It says after which time there will be, and the places are kept for the owner till then.
         """
         with self._changed:
             if self._closed:
-                raise Refusal("unavailable", "the server is shutting down", retry_after=10)
+                raise APIError("unavailable", "the server is shutting down", retry_after=10)
             wanted = len(job.tasks)
             waiting, kept = len(self), self._kept_before(job.owner)
             over = waiting + kept + wanted - self.bound
             if over > 0:
                 wait = max(1.0, (over + self._taken) * pace)
                 self._promise(job.owner, wanted, wait)
-                raise Refusal(
+                raise APIError(
                     "busy",
                     f"the queue of {self.bound} has no room for {wanted} more: {waiting} wait and {kept} places are "
                     f"kept for others; try again in about {wait:.0f} s",

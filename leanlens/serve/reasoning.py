@@ -1,7 +1,6 @@
 """Prompts rewritten into captions before they are drawn, as the operator and each request say.
 
-Comes in: requests that the desk has checked. Goes out: the same requests, each with its own caption and record. Knows
-nothing of HTTP, and nothing of how prompts are read.
+Comes in: requests that the service has checked. Goes out: the same requests, each with its own caption and record.
 
 Source: `leanlens.reason`.
 """
@@ -17,8 +16,8 @@ from leanlens.log import logger
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS, ImageRequest, LoraChoice
 from leanlens.reason import WORDS, Reasoner, reason_request, reasoner_of_model
+from leanlens.serve.errors import APIError
 from leanlens.serve.library import Library
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 from leanlens.weights.triggers import trigger_phrases
 
@@ -63,10 +62,10 @@ class Reasoning:
         """The reasoner that a request with this word gets; what the operator has turned off stays off.
 
         Raises:
-            Refusal: another word.
+            APIError: another word.
         """
         if word is not None and word not in WORDS:
-            raise Refusal("invalid", f"reason {word[:40]!r} is not accepted; use {' or '.join(WORDS)}", "reason")
+            raise APIError("invalid", f"reason {word[:40]!r} is not accepted; use {' or '.join(WORDS)}", "reason")
         if "off" in (word, self.settings.reason):
             return None
         source = self.library.source(model)
@@ -89,7 +88,7 @@ class Reasoning:
         """Each request with the caption that its seed makes of its prompt.
 
         Raises:
-            Refusal: a word, a key or a value that is not accepted, or `fixed` where nothing is rewritten.
+            APIError: a word, a key or a value that is not accepted, or `fixed` where nothing is rewritten.
         """
         reasoner = self.reasoner(model, word)
         if fixed:
@@ -98,7 +97,7 @@ class Reasoning:
         try:
             return [reason_request(reasoner, request, triggers, fixed) for request in requests]
         except ValueError as error:
-            raise Refusal("invalid", str(error), "fixed" if fixed else None) from None
+            raise APIError("invalid", str(error), "fixed" if fixed else None) from None
 
     def _check_fixed(self, reasoner: Reasoner | None, request: ImageRequest, model: str, word: str | None) -> None:
         """Refuse facts that nothing would be made of."""
@@ -111,7 +110,7 @@ class Reasoning:
             off = "this request turns the reasoner off" if word == "off" else "this server's reasoner is off"
             why = off if "off" in (word, self.settings.reason) else f"{model} has no reasoner"
         if why is not None:
-            raise Refusal("invalid", f"fixed is not accepted: {why}", "fixed")
+            raise APIError("invalid", f"fixed is not accepted: {why}", "fixed")
 
 
 def triggers_of(loras: Sequence[LoraChoice]) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """Devices of other processes and other machines, through Ray Serve. The only file here with Ray.
 
-Comes in: a number of replicas. Goes out: as many drawers, each the far end of a Ray Serve deployment with one replica.
+Comes in: a number of replicas. Goes out: as many engines, each the far end of a Ray Serve deployment with one replica.
 
     this process                                     the cluster
-    doors - desk - queue - worker 1 - ReplicaDrawer ... Replica on device 1
-                 \\ archive  \\ worker 2 - ReplicaDrawer ... Replica on device 2
+    APIs - service - queue - worker 1 - ReplicaEngine ... Replica on device 1
+                 \\ archive  \\ worker 2 - ReplicaEngine ... Replica on device 2
 
-Doors, queue, jobs and archive stay in one process, so turns are fair, progress and cancelling are right and no picture
+APIs, queue, jobs and archive stay in one process, so turns are fair, progress and cancelling are right and no picture
 is lost whichever device draws. Who draws what is the queue's to say: it knows batches and opened models. That is why
 every replica is an application of its own, which the router in front of several equal ones could not decide better.
 Ray Serve finds the devices, starts the replicas on them, watches them, and starts one anew that has died.
@@ -30,44 +30,44 @@ from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.memory import ModelSizes
 from leanlens.plan.room import Room
-from leanlens.serve.desk import Drawers
-from leanlens.serve.drawer import Drawer, Drawn, LocalDrawer, Opening, first_line
+from leanlens.serve.engine import Drawn, Engine, LocalEngine, Opening, first_line
+from leanlens.serve.errors import APIError
 from leanlens.serve.keeper import Keeper
 from leanlens.serve.library import Library
 from leanlens.serve.preview import Look, Seen
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.service import EngineFactory
 from leanlens.serve.settings import ServerSettings
 
 _TRIES = 2  # a replica that dies while it draws is started anew, and the batch is drawn once more
 _PATIENCE = 600.0  # seconds for what is no drawing, opening a model the longest of it
 
 
-def replica_drawers(count: int) -> Drawers:
-    """What makes `count` drawers on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine.
+def replica_engines(count: int) -> EngineFactory:
+    """What makes `count` engines on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine.
 
     Raises (when called):
         ValueError: Ray is not installed, or the cluster has fewer devices.
     """
 
-    def make(settings: ServerSettings, library: Library) -> list[Drawer]:
+    def make(settings: ServerSettings, library: Library) -> list[Engine]:
         cluster = Cluster()
-        drawers: list[Drawer] = []
+        engines: list[Engine] = []
         prefix = _prefix(settings)
         try:
             device = _device(settings, count)
             _delete_old(prefix)
             for index in range(count):
-                drawers.append(_started(f"{prefix}-{index}", settings, library, device, count, cluster))
+                engines.append(_started(f"{prefix}-{index}", settings, library, device, count, cluster))
         except Exception:
             _delete_old(prefix)
             cluster.end()
             raise
-        return drawers
+        return engines
 
     return make
 
 
-class ReplicaDrawer:
+class ReplicaEngine:
     """A device elsewhere.
 
     Args:
@@ -88,7 +88,7 @@ class ReplicaDrawer:
         """Have a model open, and no other.
 
         Raises:
-            Refusal: it cannot be opened, or its weights do not fit.
+            APIError: it cannot be opened, or its weights do not fit.
         """
         opening = _unpacked(self._ask("open", *self._named(model)))
         self.model = model
@@ -98,7 +98,7 @@ class ReplicaDrawer:
         """Draw requests that share a batch; uploads are sent along.
 
         Raises:
-            Refusal, MemoryError, ValueError: as `LocalDrawer.draw`.
+            APIError, MemoryError, ValueError: as `LocalEngine.draw`.
             RuntimeError: an error that nobody foresaw, or a replica that died twice.
         """
         from ray.exceptions import RayError
@@ -172,7 +172,7 @@ class ReplicaDrawer:
 
 
 class Replica:
-    """The far end: a local drawer on the device that Ray has given this process.
+    """The far end: a local engine on the device that Ray has given this process.
 
     Args:
         settings: the server's.
@@ -181,7 +181,7 @@ class Replica:
 
     def __init__(self, settings: ServerSettings, device: str):
         self._known: dict[str, tuple[str, ModelSizes | None]] = {}
-        self._drawer = LocalDrawer(device, settings, self)
+        self._engine = LocalEngine(device, settings, self)
         self._hands = ThreadPoolExecutor(1, thread_name_prefix="leanlens-draw")
         self._stopped = threading.Event()
         self._ending = threading.Event()
@@ -199,14 +199,14 @@ class Replica:
         return f"process {os.getpid()} of {platform.node()}"
 
     async def open(self, model: str, source: str, sizes: ModelSizes | None) -> tuple[str, Any]:
-        """See `LocalDrawer.open`; the answer is packed."""
+        """See `LocalEngine.open`; the answer is packed."""
         self._known[model] = (source, sizes)
-        return await self._in_thread(lambda: _packed(lambda: self._drawer.open(model)))
+        return await self._in_thread(lambda: _packed(lambda: self._engine.open(model)))
 
     async def draw(
         self, model: str, source: str, sizes: ModelSizes | None, requests: list[ImageRequest], files: dict[str, bytes]
     ) -> AsyncIterator[tuple[str, Any]]:
-        """See `LocalDrawer.draw`: a ("step", (number, looks)) after each step, then the packed answer."""
+        """See `LocalEngine.draw`: a ("step", (number, looks)) after each step, then the packed answer."""
         self._known[model] = (source, sizes)
         self._stopped.clear()
         self._ending.clear()
@@ -217,7 +217,7 @@ class Replica:
 
         def on_step(step: int, looks: Sequence[Look | None]) -> bool:
             if self._stopped.is_set():
-                raise Refusal("cancelled", "the drawing was stopped")
+                raise APIError("cancelled", "the drawing was stopped")
             tell("step", (step, [None if look is None else look.look() for look in looks]))
             return self._ending.is_set()
 
@@ -243,7 +243,7 @@ class Replica:
                 one.model_copy(update={part: copies.get(getattr(one, part)) for part in ("image", "mask")})
                 for one in requests
             ]
-            found = self._drawer.draw(model, here, on_step)
+            found = self._engine.draw(model, here, on_step)
         return [
             Drawn(
                 DrawnPicture(one.picture.image, {**one.picture.record, "request": request.model_dump(mode="json")}),
@@ -261,16 +261,16 @@ class Replica:
         self._ending.set()
 
     async def room(self) -> Room | None:
-        """See `LocalDrawer.room`."""
-        return self._drawer.room()
+        """See `LocalEngine.room`."""
+        return self._engine.room()
 
     async def unload(self) -> None:
-        """See `LocalDrawer.unload`."""
-        await self._in_thread(self._drawer.unload)
+        """See `LocalEngine.unload`."""
+        await self._in_thread(self._engine.unload)
 
     async def tidy(self) -> None:
-        """See `LocalDrawer.tidy`."""
-        await self._in_thread(self._drawer.tidy)
+        """See `LocalEngine.tidy`."""
+        await self._in_thread(self._engine.tidy)
 
     def _in_thread(self, work: Any) -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().run_in_executor(self._hands, work)
@@ -280,8 +280,8 @@ def _packed(work: Any) -> tuple[str, Any]:
     """What `work` gives, or how it failed, in words that survive the way to another process."""
     try:
         return "done", work()
-    except Refusal as refusal:
-        return "refused", (refusal.kind, refusal.message, refusal.field)
+    except APIError as error:
+        return "refused", (error.kind, error.message, error.field)
     except Exception as error:
         from leanlens.serve.worker import is_out_of_memory
 
@@ -300,7 +300,7 @@ def _unpacked(answer: tuple[str, Any]) -> Any:
     if kind == "done":
         return value
     if kind == "refused":
-        raise Refusal(*value)
+        raise APIError(*value)
     raise {"memory": MemoryError, "invalid": ValueError}.get(kind, RuntimeError)(value)
 
 
@@ -330,7 +330,7 @@ class Cluster:
                 self._connect()
             except ConnectionError as error:
                 raise ValueError(f"the Ray cluster cannot be reached: {first_line(error)}") from None
-        serve.start(proxy_location="Disabled")  # the doors are here; nothing else listens
+        serve.start(proxy_location="Disabled")  # the APIs are here; nothing else listens
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
     def _connect(self) -> None:
@@ -399,7 +399,7 @@ def _delete_old(prefix: str) -> None:
 
 def _started(
     name: str, settings: ServerSettings, library: Library, device: str, count: int, cluster: Cluster
-) -> ReplicaDrawer:
+) -> ReplicaEngine:
     try:
         return _deploy(name, settings, library, device, count, cluster)
     except Exception as error:
@@ -408,7 +408,7 @@ def _started(
 
 def _deploy(
     name: str, settings: ServerSettings, library: Library, device: str, count: int, cluster: Cluster
-) -> ReplicaDrawer:
+) -> ReplicaEngine:
     """Start one replica and wait until it answers."""
     from ray import serve
 
@@ -419,9 +419,9 @@ def _deploy(
         "num_gpus": int(device == "cuda"),
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
     }
-    deploy = serve.deployment(name="drawer", num_replicas=1, max_ongoing_requests=16, ray_actor_options=options)
+    deploy = serve.deployment(name="engine", num_replicas=1, max_ongoing_requests=16, ray_actor_options=options)
     handle = serve.run(deploy(Replica).bind(settings, device), name=name, route_prefix=None)
-    drawer = ReplicaDrawer(name, handle, library, cluster)
+    engine = ReplicaEngine(name, handle, library, cluster)
     cluster.enter(name)
-    logger.info("%s runs on %s in %s", name, device, drawer._ask("where"))
-    return drawer
+    logger.info("%s runs on %s in %s", name, device, engine._ask("where"))
+    return engine

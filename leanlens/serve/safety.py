@@ -1,7 +1,7 @@
-"""The operator's filters on prompts and pictures, between the doors and the archive.
+"""The operator's filters on prompts and pictures, between the APIs and the archive.
 
 Comes in: a prompt before it is drawn, a picture before it is kept. Goes out: what the picture's settings say of it, or
-a refusal. Knows nothing of how the filters judge.
+an error. Knows nothing of how the filters judge.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from PIL import Image
 
 from leanlens.score.protocol import Scorer
 from leanlens.score.safety import WORDS, PromptWords, picture_scorer
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 
 
@@ -32,20 +32,20 @@ class SafetyFilter:
         self.threshold = settings.safety_threshold
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise a refusal for a prompt that is not to be drawn.
+        """Raise an error for a prompt that is not to be drawn.
 
         Raises:
-            Refusal: of kind unsafe.
+            APIError: of kind unsafe.
         """
         found = self.words.find(prompt) if self.words is not None else None
         if found is not None:
-            raise Refusal("unsafe", f"prompt holds {found!r}, which this server's safety filter refuses", "prompt")
+            raise APIError("unsafe", f"prompt holds {found!r}, which this server's safety filter refuses", "prompt")
 
     def check_picture(self, image: Image.Image, prompt: str) -> dict[str, Any] | None:
         """What a picture's settings say of the filters it passed; None with none on.
 
         Raises:
-            Refusal: of kind unsafe.
+            APIError: of kind unsafe.
         """
         picture = None
         if self.scorer is not None:
@@ -54,7 +54,7 @@ class SafetyFilter:
             if not known:
                 raise ValueError(f"safety scorer {self.scorer.name} gave no value")
             if min(known) < self.threshold:
-                raise Refusal("unsafe", "the picture was drawn and held back by this server's safety filter")
+                raise APIError("unsafe", "the picture was drawn and held back by this server's safety filter")
             picture = {"filter": self.scorer.name, "safe": round(min(known), 4), "threshold": self.threshold}
         prompts = None if self.words is None else {"filter": self.words.name, "list": self.words.digest}
         return None if picture is None and prompts is None else {"prompt": prompts, "picture": picture}

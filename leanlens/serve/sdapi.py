@@ -1,4 +1,4 @@
-"""The door for clients of AUTOMATIC1111: `/sdapi/v1`, drawing and what is asked while it goes on.
+"""The API for clients of AUTOMATIC1111: `/sdapi/v1`, drawing and what is asked while it goes on.
 
 Comes in: their JSON. Goes out: their answers, with `info` as the JSON text and `parameters` as they parse them. A field
 that is left out takes the model's default, not theirs (7, 512, 50). Bodies are in `sdapi_bodies`, hires fix in
@@ -19,67 +19,67 @@ from starlette.concurrency import run_in_threadpool
 
 import leanlens
 from leanlens.pipeline.metadata import parameters_text, reasoner_settings
-from leanlens.serve.desk import Desk, Wish
 from leanlens.serve.encode import picture_bytes, preview_bytes
+from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import finished
 from leanlens.serve.prompts import read_prompt
 from leanlens.serve.reasoning import not_understood
-from leanlens.serve.refusal import Refusal, in_the_clients_words
 from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
 from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
 from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting
 from leanlens.serve.sdapi_resize import resize_source
+from leanlens.serve.service import GenerationParameters, ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
 
-DOOR = "sdapi"
+API = "sdapi"
 _TEXTS = ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt")
 _MOST_ECHOED = 2000  # characters of a field in the answer; the prompts have a bound of their own
 
 
-def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
+def sdapi_router(service: ImageService, choices: Choices) -> APIRouter:
     """The routes that draw, and those that are asked while they do."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     @router.post("/txt2img")
     async def txt2img(body: TextBody, request: Request) -> Response:
         owner = request.state.owner
-        with in_the_clients_words(NAMES):
-            wish, notes = _wish(desk, choices, body, owner)
+        with with_client_names(NAMES):
+            parameters, notes = _parameters(service, choices, body, owner)
             plan = None
             if body.enable_hr and body.firstphase_width and body.firstphase_height:
-                _swap_first_phase(body, wish)
-            notes += _round_size(desk, wish)
+                _swap_first_phase(body, parameters)
+            notes += _round_size(service, parameters)
             if body.enable_hr:
-                plan, said = await run_in_threadpool(plan_second_pass, desk, body, wish)
+                plan, said = await run_in_threadpool(plan_second_pass, service, body, parameters)
                 notes += said
-            return await _answer(desk, choices, body, wish, notes, request, plan)
+            return await _answer(service, choices, body, parameters, notes, request, plan)
 
     @router.post("/img2img")
     async def img2img(body: PictureBody, request: Request) -> Response:
-        with in_the_clients_words(NAMES):
-            wish, notes = _wish(desk, choices, body, request.state.owner)
-            wish.strength = body.denoising_strength
-            notes += _round_size(desk, wish)
-            wish.source = lambda wish: notes.extend(_add_source(desk, body, wish))
-            return await _answer(desk, choices, body, wish, notes, request)
+        with with_client_names(NAMES):
+            parameters, notes = _parameters(service, choices, body, request.state.owner)
+            parameters.strength = body.denoising_strength
+            notes += _round_size(service, parameters)
+            parameters.source = lambda parameters: notes.extend(_add_source(service, body, parameters))
+            return await _answer(service, choices, body, parameters, notes, request)
 
     @router.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
-        jobs = desk.running(request.state.owner, DOOR)
-        return await run_in_threadpool(_progress, desk, jobs, skip_current_image)
+        jobs = service.running(request.state.owner, API)
+        return await run_in_threadpool(_progress, service, jobs, skip_current_image)
 
     @router.post("/interrupt")
     async def interrupt(request: Request) -> dict[str, Any]:
-        for job in desk.running(request.state.owner, DOOR):
-            desk.end_early(job)
+        for job in service.running(request.state.owner, API):
+            service.end_early(job)
         return {}
 
     @router.post("/skip")
     async def skip(request: Request) -> None:
-        for job in desk.running(request.state.owner, DOOR):
+        for job in service.running(request.state.owner, API):
             drawing = [task.index // job.iteration for task in job.tasks if task.state == "drawing"]
-            desk.cancel(job, tasks=[task for task in job.tasks if [task.index // job.iteration] == drawing[:1]])
+            service.cancel(job, tasks=[task for task in job.tasks if [task.index // job.iteration] == drawing[:1]])
 
     return router
 
@@ -87,25 +87,27 @@ def sdapi_router(desk: Desk, choices: Choices) -> APIRouter:
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[Wish, list[str]]:
-    """The body in the words of the desk, and notes on what of it is not done."""
+def _parameters(
+    service: ImageService, choices: Choices, body: DrawingBody, owner: str
+) -> tuple[GenerationParameters, list[str]]:
+    """The body in the words of the service, and notes on what of it is not done."""
     if body.script_name:
-        raise Refusal("invalid", f"Script {body.script_name[:60]!r} not found", "script_name")
+        raise APIError("invalid", f"Script {body.script_name[:60]!r} not found", "script_name")
     if body.alwayson_scripts:
-        raise Refusal("invalid", f"always on script {next(iter(body.alwayson_scripts))[:60]} not found",
+        raise APIError("invalid", f"always on script {next(iter(body.alwayson_scripts))[:60]} not found",
                       "alwayson_scripts")  # fmt: skip
     try:
         read = read_prompt(body.prompt or "")
     except ValueError as error:
-        raise Refusal("invalid", str(error), "prompt") from None
-    settings = choices.read(owner, desk) | (body.override_settings or {})
+        raise APIError("invalid", str(error), "prompt") from None
+    settings = choices.read(owner, service) | (body.override_settings or {})
     chosen = (body.override_settings or {}).get("sd_model_checkpoint")
-    model = choices.model(owner) if not chosen else checkpoint(desk, str(chosen))
-    most = desk.settings.max_count
+    model = choices.model(owner) if not chosen else checkpoint(service, str(chosen))
+    most = service.settings.max_count
     for name, count in (("batch_size", body.batch_size), ("n_iter", body.n_iter)):
         if count is not None and not 1 <= count <= most:
-            raise Refusal("invalid", f"{name} {str(count)[:20]} is not accepted: give 1 to {most}", name)
-    wish = Wish(
+            raise APIError("invalid", f"{name} {str(count)[:20]} is not accepted: give 1 to {most}", name)
+    parameters = GenerationParameters(
         prompt=read.text,
         negative_prompt=body.negative_prompt or "",
         model=model,
@@ -121,57 +123,61 @@ def _wish(desk: Desk, choices: Choices, body: DrawingBody, owner: str) -> tuple[
         fixed=body.fixed or {},
         identity=body.force_task_id if re.fullmatch(r"[0-9a-f]{32}", body.force_task_id or "") else None,
     )
-    return wish, [*read.notes, *comments_on(body)]
+    return parameters, [*read.notes, *comments_on(body)]
 
 
-def checkpoint(desk: Desk, title: str) -> str:
+def checkpoint(service: ImageService, title: str) -> str:
     """A model by the title that `/sd-models` gave it, with or without the hash behind it.
 
     Raises:
-        Refusal: one that is not offered.
+        APIError: one that is not offered.
     """
     name, bracket, digits = title.rpartition("[")
     if bracket and re.fullmatch(r"[0-9a-f]+\]", digits):
         title = name.rstrip()
-    return desk.library.find_model(title.removesuffix(".safetensors"))
+    return service.library.find_model(title.removesuffix(".safetensors"))
 
 
-def _round_size(desk: Desk, wish: Wish) -> list[str]:
+def _round_size(service: ImageService, parameters: GenerationParameters) -> list[str]:
     """Bring a size to whole tokens; gives what is to be said of it."""
-    if wish.width is None or wish.height is None:
+    if parameters.width is None or parameters.height is None:
         return []
-    wish.width, wish.height, notes = in_whole_tokens(wish.width, wish.height, desk.settings.max_pixels)
+    parameters.width, parameters.height, notes = in_whole_tokens(
+        parameters.width, parameters.height, service.settings.max_pixels
+    )
     return notes
 
 
-def _swap_first_phase(body: TextBody, wish: Wish) -> None:
+def _swap_first_phase(body: TextBody, parameters: GenerationParameters) -> None:
     """The old fields of hires fix: width and height are those of the end, firstphase_ those of the first pass."""
-    body.hr_resize_x, body.hr_resize_y = wish.width, wish.height
-    wish.width, wish.height = body.firstphase_width, body.firstphase_height
+    body.hr_resize_x, body.hr_resize_y = parameters.width, parameters.height
+    parameters.width, parameters.height = body.firstphase_width, body.firstphase_height
 
 
-def _add_source(desk: Desk, body: PictureBody, wish: Wish) -> list[str]:
-    """Put the picture and the mask of a body into a wish; gives notes on what is done another way."""
+def _add_source(service: ImageService, body: PictureBody, parameters: GenerationParameters) -> list[str]:
+    """Put the picture and the mask of a body into generation parameters; gives notes on what is done another way."""
     if not body.init_images:
-        raise Refusal("unknown", "Init image not found", "init_images")
+        raise APIError("unknown", "Init image not found", "init_images")
     if len(body.init_images) > 1:
-        raise Refusal("invalid", f"init_images holds {len(body.init_images)} pictures; one is accepted", "init_images")
+        raise APIError("invalid", f"init_images holds {len(body.init_images)} pictures; one is accepted", "init_images")
     data = from_base64(body.init_images[0], "init_images")
-    picture = open_upload(data, desk.settings, "init_images")
+    picture = open_upload(data, service.settings, "init_images")
     notes = []
     mask = None
     if body.mask:
         mask = mask_from_brightness(
-            open_upload(from_base64(body.mask, "mask"), desk.settings, "mask"),
+            open_upload(from_base64(body.mask, "mask"), service.settings, "mask"),
             picture.size, bool(body.inpainting_mask_invert), body.mask_blur or 0.0,
         )  # fmt: skip
         if body.inpaint_full_res:
             notes.append("inpaint_full_res is ignored: the whole picture is drawn, and kept outside the mask")
         if body.inpainting_fill not in (None, 1):
             notes.append("inpainting_fill is ignored: the part to repaint starts from the picture, noised")
-    wish.image, wish.image_bytes, wish.mask = picture, data, mask
-    if wish.width and wish.height:
-        resize_source(body.resize_mode or 0, wish, (wish.width, wish.height), desk.settings.max_pixels)
+    parameters.image, parameters.image_bytes, parameters.mask = picture, data, mask
+    if parameters.width and parameters.height:
+        resize_source(
+            body.resize_mode or 0, parameters, (parameters.width, parameters.height), service.settings.max_pixels
+        )
     return notes
 
 
@@ -179,21 +185,21 @@ def _add_source(desk: Desk, body: PictureBody, wish: Wish) -> list[str]:
 
 
 async def _answer(
-    desk: Desk,
+    service: ImageService,
     choices: Choices,
     body: DrawingBody,
-    wish: Wish,
+    parameters: GenerationParameters,
     notes: list[str],
     request: Request,
     plan: SecondPass | None = None,
 ) -> Response:
-    job = await run_in_threadpool(desk.prepare, wish, request.state.owner, DOOR)
+    job = await run_in_threadpool(service.prepare, parameters, request.state.owner, API)
     headers = {"x-job-id": job.id}
-    tasks = await _drawn(desk, job, request)
+    tasks = await _drawn(service, job, request)
     if plan is not None and plan.strength > 0 and tasks and not any(task.ends_early for task in job.tasks):
-        tasks, said = await _second_pass(desk, job, tasks, plan, request)
+        tasks, said = await _second_pass(service, job, tasks, plan, request)
         notes = notes + said
-    kind, quality = _format(choices.read(request.state.owner, desk) | (body.override_settings or {}), notes)
+    kind, quality = _format(choices.read(request.state.owner, service) | (body.override_settings or {}), notes)
 
     def encode(task: Task) -> str:
         assert task.picture is not None
@@ -202,31 +208,31 @@ async def _answer(
         return base64.b64encode(picture_bytes(task.picture, kind, quality)).decode("ascii")
 
     images = [] if body.send_images is False else [await run_in_threadpool(encode, task) for task in tasks]
-    info = json.dumps(_info(desk, job, tasks, notes))
+    info = json.dumps(_info(service, job, tasks, notes))
     return JSONResponse({"images": images, "parameters": _echo(body), "info": info}, headers=headers)
 
 
-async def _drawn(desk: Desk, job: Job, request: Request) -> list[Task]:
+async def _drawn(service: ImageService, job: Job, request: Request) -> list[Task]:
     try:
-        return await finished(desk, job, request)
-    except Refusal as refusal:
-        if refusal.kind != "cancelled":
+        return await finished(service, job, request)
+    except APIError as error:
+        if error.kind != "cancelled":
             raise
         return []  # interrupted before the first picture: an answer without pictures, as the original gives
 
 
 async def _second_pass(
-    desk: Desk, first: Job, tasks: list[Task], plan: SecondPass, request: Request
+    service: ImageService, first: Job, tasks: list[Task], plan: SecondPass, request: Request
 ) -> tuple[list[Task], list[str]]:
     """The finished pictures of the second pass; those of the first where it gave none, which is said."""
     try:
-        job = await run_in_threadpool(second_job, desk, first, plan, DOOR)
-        await _drawn(desk, job, request)
-    except Refusal as refusal:
-        return tasks, [f"hires fix: the pictures are those of the first pass: {refusal.message}"]
+        job = await run_in_threadpool(second_job, service, first, plan, API)
+        await _drawn(service, job, request)
+    except APIError as error:
+        return tasks, [f"hires fix: the pictures are those of the first pass: {error.message}"]
     pairs = list(zip(tasks, job.tasks, strict=True))
-    missing = [f"hires fix: picture {before.index} is that of the first pass: {after.refusal.message}"
-               for before, after in pairs if after.picture is None and after.refusal is not None]  # fmt: skip
+    missing = [f"hires fix: picture {before.index} is that of the first pass: {after.error.message}"
+               for before, after in pairs if after.picture is None and after.error is not None]  # fmt: skip
     return [before if after.picture is None else after for before, after in pairs], missing
 
 
@@ -235,8 +241,8 @@ def _format(settings: dict[str, Any], notes: list[str]) -> tuple[str, int]:
     for name in ("samples_format", "jpeg_quality"):
         try:
             check_setting(name, settings[name])
-        except Refusal as refusal:
-            notes.append(f"override_settings: {refusal.message}; PNG is sent")
+        except APIError as error:
+            notes.append(f"override_settings: {error.message}; PNG is sent")
             return "png", 100
     return FORMATS[str(settings["samples_format"]).lower()], settings["jpeg_quality"]
 
@@ -255,13 +261,13 @@ def _is_long(value: Any) -> bool:
     return isinstance(value, str | list | dict) and len(json.dumps(value)) > _MOST_ECHOED
 
 
-def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str, Any]:
+def _info(service: ImageService, job: Job, tasks: list[Task], notes: list[str]) -> dict[str, Any]:
     """What the original tells of finished pictures, under its names."""
     shown = tasks or job.tasks[:1]
     request = shown[0].request
     records = [task.picture.record for task in tasks if task.picture is not None]
     notes = notes + not_understood([task.request.reasoner for task in shown], job.model)
-    notes += [f"a picture is missing: {task.refusal.message}" for task in job.tasks if task.refusal is not None]
+    notes += [f"a picture is missing: {task.error.message}" for task in job.tasks if task.error is not None]
     count = len(shown)
     return {
         "prompt": request.prompt,
@@ -301,7 +307,7 @@ def _info(desk: Desk, job: Job, tasks: list[Task], notes: list[str]) -> dict[str
     }
 
 
-def _progress(desk: Desk, jobs: list[Job], skip_image: bool) -> dict[str, Any]:
+def _progress(service: ImageService, jobs: list[Job], skip_image: bool) -> dict[str, Any]:
     """How far a client's oldest running job is; without one, the zeros that clients take for idle."""
     job = next((job for job in jobs if job.is_drawing), jobs[0] if jobs else None)
     state = {
@@ -322,10 +328,10 @@ def _progress(desk: Desk, jobs: list[Job], skip_image: bool) -> dict[str, Any]:
     image = None if skip_image or snapshot is None else base64.b64encode(preview_bytes(snapshot)).decode("ascii")
     return {
         "progress": min(done, 0.99),
-        "eta_relative": spent * (1 - done) / done if done > 0 else desk.expected_wait(),
+        "eta_relative": spent * (1 - done) / done if done > 0 else service.expected_wait(),
         "state": state,
         "current_image": image,
-        "textinfo": None if drawing else f"waiting behind {max(0, len(desk.queue) - len(job.tasks))} pictures",
+        "textinfo": None if drawing else f"waiting behind {max(0, len(service.queue) - len(job.tasks))} pictures",
     }
 
 
@@ -333,12 +339,12 @@ def _timestamp(seconds: float) -> str:
     return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
 
 
-# A refusal's kind -> the status the original answers with; the others keep their own.
+# An error's kind -> the status the original answers with; the others keep their own.
 _STATUS = {"invalid": 422, "missing": 422}
 
 
-def sdapi_error(refusal: Refusal) -> Response:
-    """A refusal as the original's error answer."""
-    headers = {} if refusal.retry_after is None else {"retry-after": str(max(1, round(refusal.retry_after)))}
-    body = {"error": "HTTPException", "detail": refusal.message, "body": "", "errors": ""}
-    return JSONResponse(body, _STATUS.get(refusal.kind, refusal.looks.status), headers)
+def sdapi_error(error: APIError) -> Response:
+    """An error as the original's error answer."""
+    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
+    body = {"error": "HTTPException", "detail": error.message, "body": "", "errors": ""}
+    return JSONResponse(body, _STATUS.get(error.kind, error.looks.status), headers)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from leanlens.serve.errors import APIError
 from leanlens.serve.reasoning import Fixed
-from leanlens.serve.refusal import Refusal
 
 _MOST_NAMED = 20  # names of unknown fields in one answer
 # Our names of fields -> those of these clients.
@@ -143,11 +143,11 @@ def in_whole_tokens(width: int, height: int, most: int, names: str = "width x he
     """The nearest size in multiples of 16 that holds at most `most` pixels where the asked one does, and a comment.
 
     Raises:
-        Refusal: a side below 1.
+        APIError: a side below 1.
     """
     for side in (width, height):
         if side < 1:
-            raise Refusal(
+            raise APIError(
                 "invalid", f"{names} {width}x{height} is not accepted: give pixels, at least 16 a side", names
             )
     sides = [max(16, (side + 8) // 16 * 16) for side in (width, height)]

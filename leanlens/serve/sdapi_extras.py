@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from leanlens.serve.desk import Desk
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import ImageService
 from leanlens.serve.uploads import from_base64, open_upload
 
 UPSCALERS: dict[str, Image.Resampling | None] = {
@@ -67,19 +67,19 @@ class SeveralPictures(ExtrasBody):
     imageList: list[NamedPicture] = Field(min_length=1, max_length=100)
 
 
-def sdapi_extras_router(desk: Desk) -> APIRouter:
+def sdapi_extras_router(service: ImageService) -> APIRouter:
     """The routes that enlarge."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     @router.post("/extra-single-image")
     async def single(body: OnePicture) -> dict[str, Any]:
-        found = await run_in_threadpool(_enlarged, desk, body, {"image": body.image})
+        found = await run_in_threadpool(_enlarged, service, body, {"image": body.image})
         return {"html_info": _notes(body), "image": found[0]}
 
     @router.post("/extra-batch-images")
     async def batch(body: SeveralPictures) -> dict[str, Any]:
         given = {f"imageList[{index}]": one.data for index, one in enumerate(body.imageList)}
-        return {"html_info": _notes(body), "images": await run_in_threadpool(_enlarged, desk, body, given)}
+        return {"html_info": _notes(body), "images": await run_in_threadpool(_enlarged, service, body, given)}
 
     return router
 
@@ -90,30 +90,30 @@ def find_upscaler(name: str | None, field: str, beside: tuple[str, ...] = ()) ->
     `beside` are further names that this field takes.
 
     Raises:
-        Refusal: one that is not offered.
+        APIError: one that is not offered.
     """
     for known, method in UPSCALERS.items():
         if (name or "None").lower() == known.lower():
             return method
-    raise Refusal(
+    raise APIError(
         "invalid", f"{field} {str(name)[:40]!r} is not offered; use {', '.join((*UPSCALERS, *beside))}", field
     )
 
 
-def _enlarged(desk: Desk, body: ExtrasBody, given: dict[str, str]) -> list[str]:
+def _enlarged(service: ImageService, body: ExtrasBody, given: dict[str, str]) -> list[str]:
     first = find_upscaler(body.upscaler_1, "upscaler_1")
     second = find_upscaler(body.upscaler_2, "upscaler_2")
     share = (body.extras_upscaler_2_visibility or 0.0) if second is not None else 0.0
-    left, found = desk.settings.max_upload_pixels, []
+    left, found = service.settings.max_upload_pixels, []
     for field, text in given.items():
-        picture = open_upload(from_base64(text, field), desk.settings, field)
+        picture = open_upload(from_base64(text, field), service.settings, field)
         factor = _factor(body, picture) if first is not None else 1.0
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         left -= size[0] * size[1]
         if left < 0:
-            raise Refusal(
+            raise APIError(
                 "invalid", f"{field} would have {size[0]}x{size[1]} pixels; all results together have at most "
-                f"{desk.settings.max_upload_pixels:,}", "upscaling_resize",
+                f"{service.settings.max_upload_pixels:,}", "upscaling_resize",
             )  # fmt: skip
         result = picture if first is None else picture.resize(size, first)
         if first is not None and share > 0:
@@ -130,7 +130,7 @@ def _factor(body: ExtrasBody, picture: Image.Image) -> float:
     sides = {"upscaling_resize_w": body.upscaling_resize_w or 512, "upscaling_resize_h": body.upscaling_resize_h or 512}
     for name, side in sides.items():
         if not 1 <= side <= 32768:
-            raise Refusal("invalid", f"{name} {side} is not accepted: give 1 to 32768", name)
+            raise APIError("invalid", f"{name} {side} is not accepted: give 1 to 32768", name)
     return max(sides["upscaling_resize_w"] / picture.width, sides["upscaling_resize_h"] / picture.height)
 
 

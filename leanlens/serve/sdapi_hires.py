@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 from leanlens.pipeline.image import open_picture
 from leanlens.pipeline.request import ImageRequest
-from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.errors import APIError, api_error_from, with_client_names
 from leanlens.serve.prompts import read_prompt
-from leanlens.serve.refusal import Refusal, in_the_clients_words, refused_because
 from leanlens.serve.sdapi_bodies import TextBody, in_whole_tokens
 from leanlens.serve.sdapi_extras import LATENT_MODES, encoded, find_upscaler
+from leanlens.serve.service import GenerationParameters, ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import to_png
 
@@ -37,13 +37,15 @@ class SecondPass:
     negative_prompt: str | None
 
 
-def plan_second_pass(desk: Desk, body: TextBody, wish: Wish) -> tuple[SecondPass, list[str]]:
+def plan_second_pass(
+    service: ImageService, body: TextBody, parameters: GenerationParameters
+) -> tuple[SecondPass, list[str]]:
     """Read the second pass, and hold it against the server's bounds.
 
     Raises:
-        Refusal: an upscaler that is not offered, or a final size, steps or strength that are not accepted.
+        APIError: an upscaler that is not offered, or a final size, steps or strength that are not accepted.
     """
-    width, height, notes = _final_size(desk, body, wish)
+    width, height, notes = _final_size(service, body, parameters)
     name = body.hr_upscaler or "Latent"
     latent = next((mode for known, mode in LATENT_MODES.items() if known.lower() == name.lower()), None)
     resampling = find_upscaler(name, "hr_upscaler", tuple(LATENT_MODES)) if latent is None else None
@@ -56,10 +58,10 @@ def plan_second_pass(desk: Desk, body: TextBody, wish: Wish) -> tuple[SecondPass
     steps = body.hr_second_pass_steps or None
     prompt, said = _prompt(body.hr_prompt or "")
     negative_prompt = body.hr_negative_prompt or ""
-    with in_the_clients_words(_names(steps, prompt, negative_prompt)):
-        desk.check(replace(
-            wish, width=width, height=height, num_inference_steps=steps or wish.num_inference_steps,
-            prompt=prompt or wish.prompt, negative_prompt=negative_prompt or wish.negative_prompt,
+    with with_client_names(_names(steps, prompt, negative_prompt)):
+        service.check(replace(
+            parameters, width=width, height=height, num_inference_steps=steps or parameters.num_inference_steps,
+            prompt=prompt or parameters.prompt, negative_prompt=negative_prompt or parameters.negative_prompt,
         ))  # fmt: skip
     found = SecondPass(width, height, latent, resampling, strength, steps, prompt or None, negative_prompt or None)
     return found, notes + said
@@ -70,7 +72,7 @@ def _prompt(written: str) -> tuple[str, list[str]]:
     try:
         read = read_prompt(written)
     except ValueError as error:
-        raise Refusal("invalid", f"hr_{error}", "hr_prompt") from None
+        raise APIError("invalid", f"hr_{error}", "hr_prompt") from None
     notes = [f"hr_prompt: {note}" for note in read.notes]
     if read.loras:
         notes.append("hr_prompt: its LoRAs are ignored: the second pass is drawn with those of prompt")
@@ -84,9 +86,9 @@ def _names(steps: int | None, prompt: str, negative_prompt: str) -> dict[str, st
     return {ours: theirs for ours, (value, theirs) in given.items() if value} | {"size": "hires size"}
 
 
-def _final_size(desk: Desk, body: TextBody, wish: Wish) -> tuple[int, int, list[str]]:
-    own = desk.library.defaults(desk.library.find_model(wish.model)).side
-    width, height = wish.width or own, wish.height or own
+def _final_size(service: ImageService, body: TextBody, parameters: GenerationParameters) -> tuple[int, int, list[str]]:
+    own = service.library.defaults(service.library.find_model(parameters.model)).side
+    width, height = parameters.width or own, parameters.height or own
     to_width, to_height = body.hr_resize_x or 0, body.hr_resize_y or 0
     if not to_width and not to_height:
         factor = 2.0 if body.hr_scale is None else min(max(body.hr_scale, 0.0), 1000.0)
@@ -95,16 +97,16 @@ def _final_size(desk: Desk, body: TextBody, wish: Wish) -> tuple[int, int, list[
         to_width = round(to_height * width / height)
     elif not to_height:
         to_height = round(to_width * height / width)
-    return in_whole_tokens(to_width, to_height, desk.settings.max_pixels, "hires size")
+    return in_whole_tokens(to_width, to_height, service.settings.max_pixels, "hires size")
 
 
-def second_job(desk: Desk, first: Job, plan: SecondPass, door: str) -> Job:
+def second_job(service: ImageService, first: Job, plan: SecondPass, api: str) -> Job:
     """A job that draws every finished picture of the first once more; written down, to be started."""
-    requests = [_request(desk, task, plan) for task in first.tasks if task.picture is not None]
-    return desk.write_down(Job(requests, first.model, first.owner, door, iteration=first.iteration))
+    requests = [_request(service, task, plan) for task in first.tasks if task.picture is not None]
+    return service.write_down(Job(requests, first.model, first.owner, api, iteration=first.iteration))
 
 
-def _request(desk: Desk, task: Task, plan: SecondPass) -> ImageRequest:
+def _request(service: ImageService, task: Task, plan: SecondPass) -> ImageRequest:
     assert task.picture is not None
     if plan.latent is None:
         data = to_png(enlarged(open_picture(task.picture.path), plan))
@@ -113,7 +115,7 @@ def _request(desk: Desk, task: Task, plan: SecondPass) -> ImageRequest:
     fields: dict[str, Any] = task.request.model_dump() | {
         "width": plan.width,
         "height": plan.height,
-        "image": str(desk.archive.keep_input(data, ".png")),
+        "image": str(service.archive.keep_input(data, ".png")),
         "strength": plan.strength,
         "latent_resize": plan.latent,
         "num_inference_steps": plan.steps or task.request.num_inference_steps,
@@ -124,7 +126,7 @@ def _request(desk: Desk, task: Task, plan: SecondPass) -> ImageRequest:
     try:
         return ImageRequest.checked(**fields)
     except ValueError as error:
-        raise refused_because(error, tuple(ImageRequest.model_fields)) from None
+        raise api_error_from(error, tuple(ImageRequest.model_fields)) from None
 
 
 def enlarged(picture: Image.Image, plan: SecondPass) -> Image.Image:

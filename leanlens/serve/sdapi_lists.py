@@ -14,12 +14,12 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from leanlens.pipeline.metadata import read_comment
-from leanlens.serve.desk import Desk
+from leanlens.serve.errors import APIError
 from leanlens.serve.infotext import MOST_CHARACTERS, read_parameters
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.sdapi import checkpoint
 from leanlens.serve.sdapi_extras import LATENT_MODES, UPSCALERS
 from leanlens.serve.sdapi_options import Choices
+from leanlens.serve.service import ImageService
 from leanlens.serve.uploads import FORMATS, from_base64, open_upload
 
 
@@ -29,35 +29,35 @@ class PngInfoBody(BaseModel):
     image: str
 
 
-def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
+def sdapi_lists_router(service: ImageService, choices: Choices) -> APIRouter:
     """The routes that list and set."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     @router.get("/options")
     async def options(request: Request) -> dict[str, Any]:
-        return choices.read(request.state.owner, desk)
+        return choices.read(request.state.owner, service)
 
     @router.post("/options")
     async def set_options(body: dict[str, Any], request: Request) -> None:
         if chosen := body.get("sd_model_checkpoint"):
-            body["sd_model_checkpoint"] = checkpoint(desk, str(chosen))
+            body["sd_model_checkpoint"] = checkpoint(service, str(chosen))
         else:
             body.pop("sd_model_checkpoint", None)
         choices.write(request.state.owner, body)
 
     @router.post("/unload-checkpoint")
     async def unload() -> dict[str, Any]:
-        await run_in_threadpool(desk.unload)
+        await run_in_threadpool(service.unload)
         return {}
 
     @router.post("/reload-checkpoint")
     async def reload(request: Request) -> dict[str, Any]:
-        await run_in_threadpool(desk.reload, choices.model(request.state.owner) or desk.library.default)
+        await run_in_threadpool(service.reload, choices.model(request.state.owner) or service.library.default)
         return {}
 
     @router.post("/interrogate")
     async def interrogate() -> None:
-        raise Refusal("unknown", "Model not found: no model that describes pictures is offered", "model")
+        raise APIError("unknown", "Model not found: no model that describes pictures is offered", "model")
 
     @router.get("/cmd-flags")
     async def cmd_flags() -> dict[str, Any]:
@@ -88,7 +88,7 @@ def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
     async def sd_models() -> list[dict[str, Any]]:
         return [
             {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}
-            for name in desk.library.models()
+            for name in service.library.models()
         ]
 
     @router.get("/sd-vae")
@@ -98,7 +98,7 @@ def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
 
     @router.get("/loras")
     async def loras() -> list[dict[str, Any]]:
-        return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in desk.library.loras()]
+        return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in service.library.loras()]
 
     @router.get("/hypernetworks")
     @router.get("/face-restorers")
@@ -126,28 +126,28 @@ def sdapi_lists_router(desk: Desk, choices: Choices) -> APIRouter:
 
     @router.post("/png-info")
     async def png_info(body: PngInfoBody) -> dict[str, Any]:
-        return await run_in_threadpool(_png_info, desk, body.image)
+        return await run_in_threadpool(_png_info, service, body.image)
 
     @router.post("/refresh-checkpoints")
     @router.post("/refresh-loras")
     @router.post("/refresh-vae")
     @router.post("/refresh-embeddings")
     async def refresh() -> None:
-        await run_in_threadpool(desk.library.refresh)
+        await run_in_threadpool(service.library.refresh)
 
     return router
 
 
-def _png_info(desk: Desk, image: str) -> dict[str, Any]:
+def _png_info(service: ImageService, image: str) -> dict[str, Any]:
     """The settings inside a picture: the `parameters` text, every text chunk, and the text taken apart."""
     data = from_base64(image)
-    picture = open_upload(data, desk.settings)
+    picture = open_upload(data, service.settings)
     items = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     with Image.open(io.BytesIO(data), formats=FORMATS) as written:  # the one above may have been turned, without EXIF
         if comment := read_comment(written):
             items["parameters"] = comment
     if (length := sum(map(len, items.values()))) > MOST_CHARACTERS:
-        raise Refusal(
+        raise APIError(
             "too_large", f"image holds {length:,} characters of text; at most {MOST_CHARACTERS:,} are read", "image"
         )
     info = items.get("parameters", "")

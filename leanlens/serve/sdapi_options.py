@@ -8,8 +8,8 @@ import threading
 from typing import Any
 
 from leanlens.reason import WORDS
-from leanlens.serve.desk import Desk
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import ImageService
 
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 # Settings that bear on the client's own page, not on a picture: they are kept and read back.
@@ -43,10 +43,10 @@ class Choices:
         """The model an owner has chosen, or None."""
         return self._chosen.get(owner, {}).get("sd_model_checkpoint")
 
-    def read(self, owner: str, desk: Desk) -> dict[str, Any]:
+    def read(self, owner: str, service: ImageService) -> dict[str, Any]:
         """Every setting as this client has it."""
-        own = {"sd_model_checkpoint": desk.library.default, "samples_format": "png", "jpeg_quality": 95,
-               "reason": desk.settings.reason}  # fmt: skip
+        own = {"sd_model_checkpoint": service.library.default, "samples_format": "png", "jpeg_quality": 95,
+               "reason": service.settings.reason}  # fmt: skip
         fixed = {name: accepted[0] for name, accepted in _FIXED.items()}
         return own | fixed | _OF_THE_PAGE | self._chosen.get(owner, {})
 
@@ -54,7 +54,7 @@ class Choices:
         """Keep an owner's settings; of very many owners the oldest is forgotten.
 
         Raises:
-            Refusal: a setting that is not known, or a value that is not done; nothing is written then.
+            APIError: a setting that is not known, or a value that is not done; nothing is written then.
         """
         for name, value in given.items():
             check_setting(name, value)
@@ -70,20 +70,20 @@ def check_setting(name: str, value: Any) -> None:
     shown = str(value)[:40]
     if name in _FIXED:
         if not any(value == accepted for accepted in _FIXED[name]):
-            raise Refusal("invalid", f"{name} {shown!r} is not offered: only {_FIXED[name][0]!r} is", name)
+            raise APIError("invalid", f"{name} {shown!r} is not offered: only {_FIXED[name][0]!r} is", name)
     elif name == "samples_format":
         if str(value).lower() not in FORMATS:
-            raise Refusal("invalid", f"{name} {shown!r} is not accepted; use {', '.join(FORMATS)}", name)
+            raise APIError("invalid", f"{name} {shown!r} is not accepted; use {', '.join(FORMATS)}", name)
     elif name == "jpeg_quality":
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
-            raise Refusal("invalid", f"{name} {shown!r} is not accepted: give 0 to 100", name)
+            raise APIError("invalid", f"{name} {shown!r} is not accepted: give 0 to 100", name)
     elif name == "reason":
         if value not in WORDS:
-            raise Refusal("invalid", f"{name} {shown!r} is not accepted; use {' or '.join(WORDS)}", name)
+            raise APIError("invalid", f"{name} {shown!r} is not accepted; use {' or '.join(WORDS)}", name)
     elif name in _OF_THE_PAGE:
         if type(value) is not type(_OF_THE_PAGE[name]) or len(str(value)) > 100:
             kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_OF_THE_PAGE[name])]
-            raise Refusal("invalid", f"{name} {shown!r} is not accepted: give {kind}", name)
+            raise APIError("invalid", f"{name} {shown!r} is not accepted: give {kind}", name)
     elif name != "sd_model_checkpoint":
         known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason", *_FIXED, *_OF_THE_PAGE))
-        raise Refusal("invalid", f"{name[:60]} is not known; known are {known}", name[:60])
+        raise APIError("invalid", f"{name[:60]} is not known; known are {known}", name[:60])

@@ -1,7 +1,6 @@
 """`resize_mode` of img2img: how a picture of another shape becomes the one that is drawn from.
 
-Comes in: a wish with its picture and mask, and the size to draw. Goes out: the same wish, whose picture has the shape
-of that size. The size itself is checked before.
+Changes the picture and the mask of generation parameters to the shape of the size to draw, which is checked before.
 
 Source: `resize_image` and `StableDiffusionProcessingImg2Img` of AUTOMATIC1111's web UI 1.10.
 """
@@ -11,54 +10,56 @@ import math
 import numpy as np
 from PIL import Image
 
-from leanlens.serve.desk import Wish
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import GenerationParameters
 
 STRETCH, CROP, FILL, LATENT = range(4)
 """The values of `resize_mode`."""
 
 
-def resize_source(mode: int, wish: Wish, size: tuple[int, int], most: int) -> None:
-    """Bring the picture of a wish, and its mask, to the shape of `size` (width, height).
+def resize_source(mode: int, parameters: GenerationParameters, size: tuple[int, int], most: int) -> None:
+    """Bring the picture of generation parameters, and its mask, to the shape of `size` (width, height).
 
     Args:
         mode: 0 stretches, 1 crops, 2 fills what is missing by repeating the border, 3 stretches between the latents.
-        wish: what is changed.
+        parameters: what is changed.
         size: of the picture to draw.
         most: pixels that the source may have with mode 3, which encodes it at its own size.
 
     Raises:
-        Refusal: another mode, or mode 3 with a mask or a picture that is too large for it.
+        APIError: another mode, or mode 3 with a mask or a picture that is too large for it.
     """
-    assert wish.image is not None
+    assert parameters.image is not None
     if mode not in (STRETCH, CROP, FILL, LATENT):
-        raise Refusal(
+        raise APIError(
             "invalid", f"resize_mode {str(mode)[:20]} is not accepted; use 0 (stretch), 1 (crop), 2 (fill) or "
             "3 (stretch the latents)", "resize_mode",
         )  # fmt: skip
     if mode == LATENT:
-        _leave_to_the_latents(wish, size, most)
-    if mode == CROP or wish.image.width * size[1] == wish.image.height * size[0]:
+        _leave_to_the_latents(parameters, size, most)
+    if mode == CROP or parameters.image.width * size[1] == parameters.image.height * size[0]:
         return  # the pipeline crops, and scales
-    target = _same_area(wish.image, size) if mode == LATENT else size
+    target = _same_area(parameters.image, size) if mode == LATENT else size
     change = _filled if mode == FILL else _stretched
-    wish.image, wish.image_bytes = change(wish.image, target), None
-    if wish.mask is not None:
-        wish.mask = change(wish.mask, target)
+    parameters.image, parameters.image_bytes = change(parameters.image, target), None
+    if parameters.mask is not None:
+        parameters.mask = change(parameters.mask, target)
 
 
-def _leave_to_the_latents(wish: Wish, size: tuple[int, int], most: int) -> None:
-    assert wish.image is not None
-    if wish.mask is not None:
-        raise Refusal("invalid", "resize_mode 3 is not accepted beside mask; use 0 (stretch), 1 (crop) or 2 (fill)",
+def _leave_to_the_latents(parameters: GenerationParameters, size: tuple[int, int], most: int) -> None:
+    assert parameters.image is not None
+    if parameters.mask is not None:
+        raise APIError("invalid", "resize_mode 3 is not accepted beside mask; use 0 (stretch), 1 (crop) or 2 (fill)",
                       "resize_mode")  # fmt: skip
-    if wish.image.width * wish.image.height > most:
-        raise Refusal(
-            "invalid", f"resize_mode 3 is not accepted for a picture of {wish.image.width}x{wish.image.height}: at "
-            f"most {most:,} pixels are; use 0 (stretch), 1 (crop) or 2 (fill)", "resize_mode",
-        )  # fmt: skip
-    if wish.image.size != size:
-        wish.latent_resize = "bilinear"
+    if parameters.image.width * parameters.image.height > most:
+        raise APIError(
+            "invalid",
+            f"resize_mode 3 is not accepted for a picture of {parameters.image.width}x{parameters.image.height}: at "
+            f"most {most:,} pixels are; use 0 (stretch), 1 (crop) or 2 (fill)",
+            "resize_mode",
+        )
+    if parameters.image.size != size:
+        parameters.latent_resize = "bilinear"
 
 
 def _same_area(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int]:

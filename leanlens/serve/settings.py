@@ -90,7 +90,7 @@ class ServerSettings(BaseModel):
     """Drawing requests of one client; None sets no limit."""
 
     api_keys: tuple[str, ...] = ()
-    """Keys; with any key or user set, every door asks for one."""
+    """Keys; with any key or user set, every API asks for one."""
     users: dict[str, str] = {}
     """Name -> password, for clients that speak HTTP Basic."""
     cors_origins: tuple[str, ...] = ()
@@ -187,6 +187,6 @@ class ServerSettings(BaseModel):
         return self.safety in ("off", "prompt")
 
     @property
-    def guarded(self) -> bool:
+    def requires_auth(self) -> bool:
         """Whether clients have to say who they are."""
         return bool(self.api_keys or self.users)

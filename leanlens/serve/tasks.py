@@ -1,6 +1,6 @@
-"""One client's wish while it is being fulfilled: a job, made of one task for each picture.
+"""One client's parameters while it is being fulfilled: a job, made of one task for each picture.
 
-Comes in: requests. Goes out: states, and events for whoever listens. Doors listen, workers report; neither knows the
+Comes in: requests. Goes out: states, and events for whoever listens. APIs listen, workers report; neither knows the
 other. Everything here may be called from any thread.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from leanlens.log import logger
 from leanlens.pipeline.request import ImageRequest
-from leanlens.serve.journal import REQUEST
+from leanlens.serve.errors import APIError
+from leanlens.serve.logging import REQUEST
 from leanlens.serve.preview import Look
-from leanlens.serve.refusal import Refusal
 
 FINAL = ("done", "failed", "cancelled")
 
@@ -43,7 +43,7 @@ class Task:
         snapshot: the last look at it, from the second step on.
         picture: when it is done.
         text_tokens: of the prompt, once it is encoded.
-        refusal: when it failed.
+        error: when it failed.
         unwanted: nobody waits for it any more.
         ends_early: it is to end after the running step, with the picture that is expected then.
     """
@@ -59,7 +59,7 @@ class Task:
     snapshot: Look | None = None
     picture: StoredPicture | None = None
     text_tokens: int = 0
-    refusal: Refusal | None = None
+    error: APIError | None = None
     unwanted: bool = False
     ends_early: bool = False
 
@@ -92,7 +92,7 @@ class Job:
         requests: one for each picture.
         model: the library's name for the model.
         owner: who asked; the queue is fair between owners.
-        door: which door it came through.
+        api: which API it came through.
         identity: 32 hexadecimal digits, or None to make them up.
         iteration: how many pictures belong together, for clients that count in batches.
     """
@@ -102,13 +102,13 @@ class Job:
         requests: Sequence[ImageRequest],
         model: str,
         owner: str,
-        door: str,
+        api: str,
         identity: str | None = None,
         iteration: int = 1,
     ):
         self.id = identity or secrets.token_hex(16)
         self.owner = owner
-        self.door = door
+        self.api = api
         self.model = model
         self.created = time.time()
         self.request_id = REQUEST.get()  # for the log
@@ -141,10 +141,10 @@ class Job:
                 except Exception:  # one that has gone away does not keep the others from hearing
                     logger.exception("a listener of job %s failed", self.id)
 
-    def fail(self, task: Task, refusal: Refusal) -> None:
+    def fail(self, task: Task, error: APIError) -> None:
         """End a task without a picture."""
-        task.refusal = refusal
-        self.report(task, "cancelled" if refusal.kind == "cancelled" else "failed")
+        task.error = error
+        self.report(task, "cancelled" if error.kind == "cancelled" else "failed")
 
     @property
     def is_final(self) -> bool:

@@ -11,7 +11,7 @@ import io
 from PIL import Image, ImageFilter, ImageOps
 
 from leanlens.pictures.decode import asks_for_turn, brightness, read_picture
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # everything else that Pillow knows stays closed
@@ -21,24 +21,24 @@ def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> 
     """An uploaded picture, unpacked: L, LA, RGB or RGBA, 8-bit, upright.
 
     Raises:
-        Refusal: too many bytes or pixels, damaged, or neither PNG nor JPEG nor WebP.
+        APIError: too many bytes or pixels, damaged, or neither PNG nor JPEG nor WebP.
     """
     if len(data) > settings.max_upload:
-        raise Refusal(
+        raise APIError(
             "too_large", f"{field} has {len(data):,} bytes; at most {settings.max_upload:,} are accepted", field
         )
 
     def refuse_too_many(picture: Image.Image) -> None:
         pixels = picture.width * picture.height
         if pixels > settings.max_upload_pixels:  # known from the header, before anything is unpacked
-            raise Refusal(
+            raise APIError(
                 "invalid", f"{field} has {pixels:,} pixels; at most {settings.max_upload_pixels:,} are accepted", field
             )
 
     try:
         return read_picture(data, FORMATS, refuse_too_many)
     except ValueError as error:
-        raise Refusal("invalid", f"{field} is no PNG, JPEG or WebP picture that can be read: {error}", field) from None
+        raise APIError("invalid", f"{field} is no PNG, JPEG or WebP picture that can be read: {error}", field) from None
 
 
 def upright_bytes(data: bytes) -> bytes | None:
@@ -50,14 +50,14 @@ def from_base64(text: str, field: str = "image") -> bytes:
     """Bytes of base64 text, with or without a data address before it.
 
     Raises:
-        Refusal: no base64.
+        APIError: no base64.
     """
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise Refusal("invalid", f"{field} is no base64 text", field) from None
+        raise APIError("invalid", f"{field} is no base64 text", field) from None
 
 
 def to_png(picture: Image.Image) -> bytes:
@@ -71,10 +71,10 @@ def mask_from_transparency(mask: Image.Image) -> Image.Image:
     """A mask in which transparent means repaint -> one in which white does.
 
     Raises:
-        Refusal: a mask without transparency.
+        APIError: a mask without transparency.
     """
     if "A" not in mask.getbands() and "transparency" not in mask.info:
-        raise Refusal("invalid", "mask has no alpha channel; transparent marks what to repaint", "mask")
+        raise APIError("invalid", "mask has no alpha channel; transparent marks what to repaint", "mask")
     return ImageOps.invert(mask.convert("RGBA").getchannel("A"))
 
 

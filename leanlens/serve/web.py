@@ -1,7 +1,7 @@
-"""The web page of the server, for people without a client: mounted at `/`, one more door to the desk.
+"""The web page of the server, for people without a client: mounted at `/`, one more API to the service.
 
-Comes in: a FastAPI app and its desk. Goes out: the app with a Gradio page behind its other routes. The page asks for
-pictures as the other doors do, so limits, archive, queue and bytes are theirs. It loads nothing from elsewhere: fonts
+Comes in: a FastAPI app and its service. Goes out: the app with a Gradio page behind its other routes. The page asks for
+pictures as the other APIs do, so limits, archive, queue and bytes are theirs. It loads nothing from elsewhere: fonts
 are the system's, Gradio's measuring of use is off, and the browser is told to refuse what comes from another origin.
 """
 
@@ -20,25 +20,35 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Scope
 
 from leanlens.pipeline.metadata import read_record
-from leanlens.serve.desk import Desk, Wish
+from leanlens.serve.errors import APIError
 from leanlens.serve.jobs import NAME
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.service import GenerationParameters, ImageService
 from leanlens.serve.tasks import Job
 from leanlens.serve.uploads import open_upload, to_png
-from leanlens.serve.web_form import ASPECTS, OWN, SETTINGS, Form, form_from, grid_from, size_of, wish_from, with_seed
+from leanlens.serve.web_form import (
+    ASPECTS,
+    OWN,
+    SETTINGS,
+    Form,
+    form_from,
+    grid_from,
+    parameters_from,
+    size_of,
+    with_seed,
+)
 from leanlens.serve.web_reason import reading, suggestions
 from leanlens.serve.web_routes import PageRoutes, log_briefly
 from leanlens.serve.web_run import run
 from leanlens.serve.web_show import (
     SUGGESTIONS,
     escaped,
+    show_error,
     show_grid,
     show_history,
     show_jobs,
     show_kept,
     show_note,
     show_queue,
-    show_refusal,
     show_welcome,
 )
 from leanlens.serve.web_style import (
@@ -65,14 +75,14 @@ _HISTORY = 24  # pictures, and how many more at a time
 _SESSIONS = (
     500  # open tabs whose state is kept, about 100 KB each; Gradio's 10,000 would let a stranger fill a gigabyte
 )
-# Programs have the other doors; how many draw at once is the desk's to say.
+# Programs have the other APIs; how many draw at once is the service's to say.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
 _HEAD = "<h1>leanlens<small>images from words</small></h1>"
 _ICON = Path(__file__).with_name("icon.svg")
 
 
-def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None, better: str = "") -> None:
+def mount_page(app: FastAPI, service: ImageService, estimate: Estimate | None = None, better: str = "") -> None:
     """Put the page behind the routes that `app` has; what begins like one of those never reaches it.
 
     Args:
@@ -80,10 +90,10 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None, bette
         better: a line on larger models that this machine could hold; blank leaves it out.
     """
     # What is dropped on the page lies beside the pictures, not in a folder that all users of the machine share.
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(desk.archive.folder / "page"))
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(service.archive.folder / "page"))
     log_briefly()
-    doors = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
-    page = Page(desk, estimate, better).build()
+    apis = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
+    page = Page(service, estimate, better).build()
     page.state_session_capacity = _SESSIONS
     gr.mount_gradio_app(
         app,
@@ -92,7 +102,7 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None, bette
         footer_links=[],
         run_history=False,
         show_error=True,
-        max_file_size=desk.settings.max_upload,
+        max_file_size=service.settings.max_upload,
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
@@ -105,19 +115,19 @@ def mount_page(app: FastAPI, desk: Desk, estimate: Estimate | None = None, bette
     mounted = app.router.routes.pop()
     assert isinstance(mounted, Mount)
     app.router.routes.append(
-        _PageMount("/", app=PageRoutes(mounted.app, Path(os.environ["GRADIO_TEMP_DIR"])), name="page", doors=doors)
+        _PageMount("/", app=PageRoutes(mounted.app, Path(os.environ["GRADIO_TEMP_DIR"])), name="page", apis=apis)
     )
 
 
 class _PageMount(Mount):
-    """A mount that leaves the other doors alone: their unknown routes and wrong methods are theirs to answer."""
+    """A mount that leaves the other APIs alone: their unknown routes and wrong methods are theirs to answer."""
 
-    def __init__(self, path: str, app: ASGIApp, name: str, doors: set[str]):
+    def __init__(self, path: str, app: ASGIApp, name: str, apis: set[str]):
         super().__init__(path, app=app, name=name)
-        self.doors = doors
+        self.apis = apis
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["path"].split("/")[1] in self.doors:
+        if scope["path"].split("/")[1] in self.apis:
             return Match.NONE, {}
         return super().matches(scope)
 
@@ -152,12 +162,12 @@ class Page:
     """The page's parts and what they do; one for all who look at it.
 
     Args:
-        desk: draws.
+        service: draws.
         estimate, better: as in `mount_page`.
     """
 
-    def __init__(self, desk: Desk, estimate: Estimate | None = None, better: str = ""):
-        self.desk = desk
+    def __init__(self, service: ImageService, estimate: Estimate | None = None, better: str = ""):
+        self.service = service
         self.estimate = estimate
         self.better = better
         self._orders: dict[str, list[_Order]] = {}
@@ -168,12 +178,12 @@ class Page:
     async def draw(self, request: gr.Request, limit: float, favourites: bool, source: Any, *fields: Any) -> Answers:
         """Draw what the form says, after what this tab draws already; yields the stage, and at the end the history."""
         try:
-            opened = _once(source, self.desk)
-            wish = await run_in_threadpool(wish_from, Form(*fields), self.desk, opened)
-        except Refusal as refusal:
-            yield self._refused(refusal, request)
+            opened = _once(source, self.service)
+            parameters = await run_in_threadpool(parameters_from, Form(*fields), self.service, opened)
+        except APIError as error:
+            yield self._refused(error, request)
             return
-        async for answer in self._follow([wish], request, show_jobs, limit, favourites):
+        async for answer in self._follow([parameters], request, show_jobs, limit, favourites):
             yield answer
 
     async def draw_grid(
@@ -182,34 +192,40 @@ class Page:
     ) -> Answers:  # fmt: skip
         """Draw every combination of two settings; yields as `draw` does."""
         try:
-            asked = await run_in_threadpool(with_seed, Form(*fields), self.desk, source is not None)
+            asked = await run_in_threadpool(with_seed, Form(*fields), self.service, source is not None)
             grid = grid_from(asked, x or None, x_values, y or None, y_values)
-            opened = _once(source, self.desk)
+            opened = _once(source, self.service)
             forms = [form for row in grid.forms for form in row]
-            wishes = [await run_in_threadpool(wish_from, form, self.desk, opened) for form in forms]
-        except Refusal as refusal:
-            yield self._refused(refusal, request)
+            parameter_sets = [await run_in_threadpool(parameters_from, form, self.service, opened) for form in forms]
+        except APIError as error:
+            yield self._refused(error, request)
             return
-        async for answer in self._follow(wishes, request, lambda jobs: show_grid(grid, jobs), limit, favourites):
+        async for answer in self._follow(
+            parameter_sets, request, lambda jobs: show_grid(grid, jobs), limit, favourites
+        ):
             yield answer
 
     async def _follow(
-        self, wishes: Sequence[Wish], request: gr.Request, show: Callable[[Sequence[Job]], str], limit: float,
+        self,
+        parameter_sets: Sequence[GenerationParameters],
+        request: gr.Request,
+        show: Callable[[Sequence[Job]], str],
+        limit: float,
         favourites: bool,
-    ) -> Answers:  # fmt: skip
+    ) -> Answers:
         session = request.session_hash or ""
-        orders, order = self._orders.setdefault(session, []), _Order(wishes[0].prompt, show)
+        orders, order = self._orders.setdefault(session, []), _Order(parameter_sets[0].prompt, show)
         orders.append(order)
-        steps = run(self.desk, wishes, _owner(request), order.jobs)
-        refusal: Refusal | None = None
+        steps = run(self.service, parameter_sets, _owner(request), order.jobs)
+        failure: APIError | None = None
         try:
             async for _ in steps:
                 first, *waiting = (one for one in orders if not one.ended)
                 if first is order:
                     queue = show_queue([one.prompt for one in waiting])
                     yield await run_in_threadpool(show, order.jobs) + queue, gr.skip(), gr.skip()
-        except Refusal as error:
-            refusal = error
+        except APIError as error:
+            failure = error
         finally:
             await steps.aclose()  # a browser that went away stops its pictures now
             order.ended = True
@@ -220,28 +236,28 @@ class Page:
         stage: Any = gr.skip()
         if is_over:
             shown = next((one for one in reversed(orders) if one.is_seen), orders[-1])
-            stage = "" if refusal is None else show_refusal(refusal)
+            stage = "" if failure is None else show_error(failure)
             stage += await run_in_threadpool(shown.show, shown.jobs) if shown.jobs else ""
-        elif refusal is not None:
-            gr.Warning(escaped(refusal.message))
+        elif failure is not None:
+            gr.Warning(escaped(failure.message))
         yield stage, *await run_in_threadpool(self.history, limit, favourites, request)
 
-    def _refused(self, refusal: Refusal, request: gr.Request) -> tuple[Any, Any, Any]:
+    def _refused(self, error: APIError, request: gr.Request) -> tuple[Any, Any, Any]:
         """Why nothing is drawn: on the stage, or beside it where something else is being drawn there."""
         if not self._orders.get(request.session_hash or ""):
-            return show_refusal(refusal), gr.skip(), gr.skip()
-        gr.Warning(escaped(refusal.message))
+            return show_error(error), gr.skip(), gr.skip()
+        gr.Warning(escaped(error.message))
         return gr.skip(), gr.skip(), gr.skip()
 
     def stop(self, request: gr.Request) -> None:
         """Stop what this browser tab draws, at the next step, and what it has queued."""
         for order in reversed(self._orders.get(request.session_hash or "", ())):
             for job in order.jobs:
-                self.desk.cancel(job)
+                self.service.cancel(job)
 
     def history(self, limit: float, favourites: bool, request: gr.Request) -> tuple[str, Any]:
         """The newest pictures of whoever asks, or only favourites; and the button for more, where there are more."""
-        text, more = show_history(self.desk, _owner(request), int(limit), favourites)
+        text, more = show_history(self.service, _owner(request), int(limit), favourites)
         return text, gr.Button(visible=more)
 
     def older(self, limit: float, favourites: bool, request: gr.Request) -> tuple[Any, ...]:
@@ -253,9 +269,9 @@ class Page:
         """A picture of the history made a favourite, or none, or deleted."""
         action, _, name = _pressed(event).partition(":")
         if action in ("favour", "unfavour"):
-            self.desk.archive.favour(_owner(request), name, action == "favour")
+            self.service.archive.favour(_owner(request), name, action == "favour")
         elif action == "remove":
-            self.desk.archive.remove(_owner(request), name)
+            self.service.archive.remove(_owner(request), name)
         else:
             return gr.skip(), gr.skip()
         return self.history(limit, favourites, request)
@@ -270,9 +286,9 @@ class Page:
         action, _, name = _pressed(event).partition(":")
         if action != "use":
             return [gr.skip()] * (1 + len(Form().__dict__))
-        path = self.desk.archive.picture(name) if NAME.fullmatch(name) else None
+        path = self.service.archive.picture(name) if NAME.fullmatch(name) else None
         if path is None:
-            return self._unchanged(Refusal("unknown", "this image no longer exists"))
+            return self._unchanged(APIError("unknown", "this image no longer exists"))
         return self._recovered(path, lambda text, record: show_kept(name, record, text))
 
     def recover(self, path: str | None) -> list[Any]:
@@ -280,27 +296,27 @@ class Page:
         if path is None:
             return [gr.skip()] * (1 + len(Form().__dict__))
         try:
-            open_upload(Path(path).read_bytes(), self.desk.settings)
-        except Refusal as refusal:
-            return self._unchanged(refusal)
+            open_upload(Path(path).read_bytes(), self.service.settings)
+        except APIError as error:
+            return self._unchanged(error)
         return self._recovered(Path(path), lambda text, record: show_note(text))
 
     def _recovered(self, path: Path, show: Callable[[str, dict[str, Any]], str]) -> list[Any]:
         try:
             record = read_record(path)
-            form, notes = form_from(record, self.desk)
-        except Refusal as refusal:
-            return self._unchanged(refusal)
+            form, notes = form_from(record, self.service)
+        except APIError as error:
+            return self._unchanged(error)
         except ValueError:
-            return self._unchanged(Refusal("invalid", "this image carries no leanlens settings"))
+            return self._unchanged(APIError("invalid", "this image carries no leanlens settings"))
         return [show(" ".join(["These are the settings of this image.", *notes]), record), *_values(form)]
 
-    def _unchanged(self, refusal: Refusal) -> list[Any]:
-        return [show_refusal(refusal), *[gr.skip()] * len(Form().__dict__)]
+    def _unchanged(self, error: APIError) -> list[Any]:
+        return [show_error(error), *[gr.skip()] * len(Form().__dict__)]
 
     def choose_model(self, model: str) -> tuple[int, float, int]:
         """Steps, guidance and base size of a model."""
-        defaults = self.desk.library.defaults(self.desk.library.find_model(model))
+        defaults = self.service.library.defaults(self.service.library.find_model(model))
         return defaults.num_inference_steps, defaults.guidance_scale, defaults.side
 
     def predict(self, *fields: Any) -> str:
@@ -308,15 +324,15 @@ class Page:
         form = Form(**dict(zip(_PLANNED, fields, strict=True)))
         assert self.estimate is not None
         try:
-            model = self.desk.library.find_model(form.model)
-            defaults = self.desk.library.defaults(model)
-            width, height = size_of(form, self.desk)
+            model = self.service.library.find_model(form.model)
+            defaults = self.service.library.defaults(model)
+            width, height = size_of(form, self.service)
             text = self.estimate(
-                self.desk.library.source(model), width or defaults.side, height or defaults.side,
+                self.service.library.source(model), width or defaults.side, height or defaults.side,
                 form.steps or defaults.num_inference_steps,
                 defaults.guidance_scale if form.guidance is None else form.guidance, int(form.count or 1),
             )  # fmt: skip
-        except (ValueError, Refusal):
+        except (ValueError, APIError):
             return ""
         return show_note(text)
 
@@ -364,7 +380,7 @@ class Page:
                 # "multiple": what is pressed while something is drawn is drawn after it.
                 gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
             places = {name: place for place, name in enumerate(fields)}
-            kept_by_browser = restore(list(self.desk.library.models()), places["model"], places["reason"])
+            kept_by_browser = restore(list(self.service.library.models()), places["model"], places["reason"])
             page.load(None, values, values, js=kept_by_browser, queue=False)
             page.load(None, values, None, js=TELL, queue=False)
             changed = [part.change for part in values]
@@ -381,25 +397,25 @@ class Page:
     def _prompt(self) -> tuple[Any, ...]:
         """The prompt, the buttons under it, what is understood of it, and the planner's line."""
         prompt = gr.Textbox(
-            label="Prompt", lines=3, max_lines=12, max_length=self.desk.settings.max_prompt, autofocus=True,
+            label="Prompt", lines=3, max_lines=12, max_length=self.service.settings.max_prompt, autofocus=True,
             placeholder="What should the image show?", info="Shift+Enter draws.", elem_id="prompt",
         )  # fmt: skip
         suggestions()
         with gr.Row():
             draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
             stop = gr.Button("Stop", min_width=80, elem_id="stop")
-        reason, choices = reading(self.desk)
+        reason, choices = reading(self.service)
         line = gr.HTML(padding=False, elem_id="estimate", visible=self.estimate is not None)
         return prompt, draw, stop, reason, choices, line
 
     def _fields(self, prompt: Any, reason: Any, choices: Any, line: Any) -> dict[str, Any]:
         """The fields of `Form`, in its order."""
-        desk, settings = self.desk, self.desk.settings
-        steps, guidance, side = self.choose_model(desk.library.default)
+        service, settings = self.service, self.service.settings
+        steps, guidance, side = self.choose_model(service.library.default)
         with gr.Row():
-            models = list(desk.library.models())
-            model = gr.Dropdown(models, value=desk.library.default, label="Model", min_width=140, scale=2)
-            # Without bounds of its own: a field that has some says so twice, and the desk says it once.
+            models = list(service.library.models())
+            model = gr.Dropdown(models, value=service.library.default, label="Model", min_width=140, scale=2)
+            # Without bounds of its own: a field that has some says so twice, and the service says it once.
             count = gr.Number(1, label="Images", precision=0, min_width=90, info=f"up to {settings.max_count}")
         gr.HTML(show_note(self.better), padding=False, elem_id="better", visible=bool(self.better))
         aspect = gr.Radio(list(ASPECTS), value=OWN, label="Aspect", elem_id="aspect",
@@ -416,8 +432,8 @@ class Page:
                 size = gr.Textbox(label="Size", placeholder="WIDTHxHEIGHT", info="overrides aspect and base size",
                                   min_width=140)  # fmt: skip
             loras = gr.Dropdown(
-                sorted(desk.library.loras()), multiselect=True, allow_custom_value=True, value=[], label="LoRAs",
-                info="name:0.8 sets the strength", visible=bool(desk.library.loras()), elem_id="loras",
+                sorted(service.library.loras()), multiselect=True, allow_custom_value=True, value=[], label="LoRAs",
+                info="name:0.8 sets the strength", visible=bool(service.library.loras()), elem_id="loras",
             )  # fmt: skip
             # Text, as the seed is: a number field that is left blank says 0 as soon as it is seen.
             strength = gr.Textbox(label="Strength", placeholder="0.6, or 1 with a mask", max_length=20,
@@ -472,7 +488,7 @@ def _pressed(event: gr.EventData) -> str:
 
 
 def _owner(request: gr.Request) -> str:
-    """Who asks, as the guard has found out."""
+    """Who asks, as the middleware has found out."""
     return str(request.state.owner)
 
 
@@ -520,30 +536,32 @@ def _bytes(part: Any) -> bytes:
     return part if isinstance(part, bytes) else _upload(part.path).read_bytes()
 
 
-def _once(source: tuple[bytes, list[bytes]] | None, desk: Desk) -> Callable[[Wish], None] | None:
-    """What puts the editor's picture and mask into wishes; unpacked for the first one and shared by all."""
+def _once(
+    source: tuple[bytes, list[bytes]] | None, service: ImageService
+) -> Callable[[GenerationParameters], None] | None:
+    """What puts the editor's image and mask into generation parameters; decoded once and shared by all."""
     if source is None:
         return None
     opened: list[tuple[Image.Image, bytes, Image.Image | None]] = []
 
-    def put(wish: Wish) -> None:
+    def put(parameters: GenerationParameters) -> None:
         if not opened:
-            picture, mask = _opened(source, desk)
+            picture, mask = _opened(source, service)
             opened.append((picture, to_png(picture), mask))
-        wish.image, wish.image_bytes, wish.mask = opened[0]
+        parameters.image, parameters.image_bytes, parameters.mask = opened[0]
 
     return put
 
 
-def _opened(source: tuple[bytes, list[bytes]], desk: Desk) -> tuple[Image.Image, Image.Image | None]:
+def _opened(source: tuple[bytes, list[bytes]], service: ImageService) -> tuple[Image.Image, Image.Image | None]:
     """The picture, and where it was painted over as a mask; without paint there is none."""
     background, layers = source
-    image = open_upload(background, desk.settings).convert("RGBA")
+    image = open_upload(background, service.settings).convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     picture = Image.alpha_composite(white, image).convert("RGB")
     mask = Image.new("L", picture.size, 0)
     for layer in layers:
-        painted = open_upload(layer, desk.settings, "mask").convert("RGBA").getchannel("A")
+        painted = open_upload(layer, service.settings, "mask").convert("RGBA").getchannel("A")
         if painted.size != mask.size:
             painted = painted.resize(mask.size, Image.Resampling.NEAREST)
         mask = ImageChops.lighter(mask, painted.point(lambda level: 255 if level > 0 else 0))

@@ -6,7 +6,7 @@ Comes in: the field's text, or the record of a picture. Goes out: the facts that
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from leanlens.pipeline.request import MAX_SEED
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 
 _MOST = 60_000  # characters
 
@@ -42,7 +42,7 @@ def read_choices(text: str) -> Choices:
     """The choices in a form; none for a blank text.
 
     Raises:
-        Refusal: text of another form.
+        APIError: text of another form.
     """
     if not text.strip():
         return Choices()
@@ -51,4 +51,4 @@ def read_choices(text: str) -> Choices:
             raise ValueError
         return Choices.model_validate_json(text)
     except (ValidationError, ValueError):
-        raise Refusal("invalid", "the edited facts of this prompt are damaged; reload the page", "choices") from None
+        raise APIError("invalid", "the edited facts of this prompt are damaged; reload the page", "choices") from None

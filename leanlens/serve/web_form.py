@@ -1,7 +1,7 @@
-"""The fields of the page <-> wishes and records.
+"""The fields of the page <-> generation parameters and records.
 
-Comes in: what a person filled in, or the record of a picture. Goes out: a `Wish` for the desk, or the fields that draw
-that picture again. Knows nothing of how the page looks.
+Comes in: what a person filled in, or the record of a picture. Goes out: `GenerationParameters` for the service, or
+the fields that draw that picture again. Knows nothing of how the page looks.
 """
 
 import re
@@ -14,8 +14,8 @@ from leanlens.hub import is_here
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import RANDOM_SEED, resolve_seed
 from leanlens.resolution import BUCKETS, sizes_at
-from leanlens.serve.desk import Desk, Wish
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import GenerationParameters, ImageService
 from leanlens.serve.web_choices import Choices, read_choices
 
 OWN = "auto"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
@@ -29,7 +29,7 @@ class Form:
     """What the page asks for, in the order of its fields; None and blank text leave a setting to the model.
 
     Attributes:
-        prompt, negative_prompt, model, loras: as in `Wish`; a LoRA is a name, or name:scale.
+        prompt, negative_prompt, model, loras: as in `GenerationParameters`; a LoRA is a name, or name:scale.
         aspect: one of `ASPECTS`.
         base: side of the square of the wanted area, pixels.
         size: WIDTHxHEIGHT, which then stands above aspect and base.
@@ -56,15 +56,17 @@ class Form:
     choices: str = ""
 
 
-def wish_from(form: Form, desk: Desk, source: Callable[[Wish], None] | None = None) -> Wish:
-    """What the desk is asked for; `source` puts in the picture to start from, as in `Wish`.
+def parameters_from(
+    form: Form, service: ImageService, source: Callable[[GenerationParameters], None] | None = None
+) -> GenerationParameters:
+    """What the service is asked for; `source` puts in the picture to start from, as in `GenerationParameters`.
 
     Raises:
-        Refusal: a field that cannot be read.
+        APIError: a field that cannot be read.
     """
-    width, height = size_of(form, desk, source is not None)
-    choices = _choices(form, desk, source is not None)
-    return Wish(
+    width, height = size_of(form, service, source is not None)
+    choices = _choices(form, service, source is not None)
+    return GenerationParameters(
         prompt=form.prompt or "",
         negative_prompt=form.negative_prompt or "",
         model=form.model,
@@ -82,70 +84,70 @@ def wish_from(form: Form, desk: Desk, source: Callable[[Wish], None] | None = No
     )
 
 
-def with_seed(form: Form, desk: Desk, has_image: bool = False) -> Form:
+def with_seed(form: Form, service: ImageService, has_image: bool = False) -> Form:
     """The form with a seed: its own, the one whose choices the page shows, or a random one.
 
     Raises:
-        Refusal: a field that cannot be read.
+        APIError: a field that cannot be read.
     """
-    return replace(form, seed=str(resolve_seed(_seed(form.seed, _choices(form, desk, has_image)))))
+    return replace(form, seed=str(resolve_seed(_seed(form.seed, _choices(form, service, has_image)))))
 
 
-def _choices(form: Form, desk: Desk, has_image: bool) -> Choices:
+def _choices(form: Form, service: ImageService, has_image: bool) -> Choices:
     """What was decided on how the prompt is read; nothing where it is drawn as it is written."""
-    is_rewritten = form.reason is not False and not has_image and has_reasoner(desk, form.model)
+    is_rewritten = form.reason is not False and not has_image and has_reasoner(service, form.model)
     return read_choices(form.choices or "") if is_rewritten else Choices()
 
 
-def has_reasoner(desk: Desk, model: str | None) -> bool:
+def has_reasoner(service: ImageService, model: str | None) -> bool:
     """Whether prompts for a model are rewritten unless one says no; False for one that is not on this machine yet.
 
     Raises:
-        Refusal: a model that is not offered.
+        APIError: a model that is not offered.
     """
-    name = desk.library.find_model(model)
-    source = desk.library.source(name)
-    return (is_here(source) or Path(source).expanduser().exists()) and desk.reasoning.reasoner(name) is not None
+    name = service.library.find_model(model)
+    source = service.library.source(name)
+    return (is_here(source) or Path(source).expanduser().exists()) and service.reasoning.reasoner(name) is not None
 
 
-def size_of(form: Form, desk: Desk, has_image: bool = False) -> tuple[int | None, int | None]:
+def size_of(form: Form, service: ImageService, has_image: bool = False) -> tuple[int | None, int | None]:
     """(width, height) in pixels, or (None, None) where the form leaves them open.
 
     Raises:
-        Refusal: no size, or a base that is not accepted.
+        APIError: no size, or a base that is not accepted.
     """
     if (form.size or "").strip():
         match = _SIZE.fullmatch(form.size)
         if match is None:
-            raise Refusal("invalid", f"size {form.size[:40]!r} is not accepted; give WIDTHxHEIGHT", "size")
+            raise APIError("invalid", f"size {form.size[:40]!r} is not accepted; give WIDTHxHEIGHT", "size")
         return int(match[1]), int(match[2])
     if form.aspect == OWN and (has_image or form.base is None):
         return None, None
-    base = form.base or desk.library.defaults(desk.library.find_model(form.model)).side
+    base = form.base or service.library.defaults(service.library.find_model(form.model)).side
     aspect = "1:1" if form.aspect == OWN else form.aspect
     try:
         height, width = sizes_at(base)[aspect]
     except KeyError:
-        raise Refusal("invalid", f"aspect {aspect!r} is not known; known are {', '.join(ASPECTS)}", "aspect") from None
+        raise APIError("invalid", f"aspect {aspect!r} is not known; known are {', '.join(ASPECTS)}", "aspect") from None
     except ValueError as error:
-        raise Refusal("invalid", str(error), "size") from None
+        raise APIError("invalid", str(error), "size") from None
     return width, height
 
 
-def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
+def form_from(record: dict[str, Any], service: ImageService) -> tuple[Form, list[str]]:
     """The form that draws a picture again, and what of its settings this server cannot offer.
 
     The record may come from a file that someone dropped, so no path in it is opened: models and LoRAs are looked up
     among those offered, and a picture that it was started from has to be given again.
 
     Raises:
-        Refusal: a record of another form.
+        APIError: a record of another form.
     """
     notes: list[str] = []
     try:
         request = record["request"]
-        model = _offered_model(record, desk, notes)
-        aspect, base, size = _shape(int(request["width"]), int(request["height"]), desk, model)
+        model = _offered_model(record, service, notes)
+        aspect, base, size = _shape(int(request["width"]), int(request["height"]), service, model)
         reasoned = None if request.get("reasoner") is None else Reasoned.model_validate(request["reasoner"])
         form = Form(
             prompt=str(request["prompt"]) if reasoned is None else reasoned.original,
@@ -157,19 +159,19 @@ def form_from(record: dict[str, Any], desk: Desk) -> tuple[Form, list[str]]:
             steps=int(request["num_inference_steps"]),
             guidance=float(request["guidance_scale"]),
             seed=str(int(request["seed"])),
-            loras=_offered_loras(request["loras"], desk, notes),
+            loras=_offered_loras(request["loras"], service, notes),
             strength="" if request["strength"] is None else repr(float(request["strength"])),
-            reason=_was_reasoned(request) if has_reasoner(desk, model) else None,
+            reason=_was_reasoned(request) if has_reasoner(service, model) else None,
             choices="" if reasoned is None else Choices(prompt=reasoned.original, edits=reasoned.fixed).written(),
         )
         started = request["image"] is not None
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise Refusal("invalid", "the settings in this picture are damaged") from None
+        raise APIError("invalid", "the settings in this picture are damaged") from None
     if started:
         notes.append("It started from another image; add that again below.")
     if form.reason is False:
         notes.append("Its prompt was drawn as it was written, so rewriting is turned off.")
-    if reasoned is not None and not _is_drawn_as(form, desk, str(request["prompt"])):
+    if reasoned is not None and not _is_drawn_as(form, service, str(request["prompt"])):
         notes.append(
             "Its prompt would be rewritten in another way now, so the form holds its caption and rewriting is off."
         )
@@ -184,11 +186,11 @@ def _was_reasoned(request: dict[str, Any]) -> bool | None:
     return request.get("reasoner") is not None
 
 
-def _is_drawn_as(form: Form, desk: Desk, caption: str) -> bool:
+def _is_drawn_as(form: Form, service: ImageService, caption: str) -> bool:
     """Whether this form's prompt becomes that caption here."""
     try:
-        return desk.reason(wish_from(form, desk))[0].prompt == caption
-    except Refusal:
+        return service.reason(parameters_from(form, service))[0].prompt == caption
+    except APIError:
         return False
 
 
@@ -229,15 +231,15 @@ def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values:
         x_values, y_values: one value a line; what is not text may also be separated by commas.
 
     Raises:
-        Refusal: no values, too many, one that cannot be read, or the same setting twice.
+        APIError: no values, too many, one that cannot be read, or the same setting twice.
     """
     if x is None and y is None:
-        raise Refusal("missing", "choose a setting that varies along X or Y", "x")
+        raise APIError("missing", "choose a setting that varies along X or Y", "x")
     if x == y:
-        raise Refusal("invalid", f"X and Y both vary {x}; choose two settings, or leave one empty", "y")
+        raise APIError("invalid", f"X and Y both vary {x}; choose two settings, or leave one empty", "y")
     columns, rows = _axis("X", x, x_values), _axis("Y", y, y_values)
     if len(columns) * len(rows) > MAX_CELLS:
-        raise Refusal("invalid", f"the grid has {len(columns) * len(rows)} pictures; at most {MAX_CELLS} are accepted")
+        raise APIError("invalid", f"the grid has {len(columns) * len(rows)} pictures; at most {MAX_CELLS} are accepted")
     form = replace(form, count=1, seed=str(resolve_seed(_seed(form.seed))))
     forms = tuple(tuple(replace(form, **row, **column) for _, column in columns) for _, row in rows)
     return Grid(tuple(text for text, _ in columns), tuple(text for text, _ in rows), forms)
@@ -248,12 +250,12 @@ def _axis(name: str, setting: str | None, text: str) -> list[tuple[str, dict[str
     if setting is None:
         return [("", {})]
     if setting not in SETTINGS:
-        raise Refusal("invalid", f"{name} {setting[:40]!r} is no setting; known are {', '.join(SETTINGS)}")
+        raise APIError("invalid", f"{name} {setting[:40]!r} is no setting; known are {', '.join(SETTINGS)}")
     chosen = SETTINGS[setting]
     pieces = (text or "").splitlines() if chosen in _TEXTS else re.split(r"[,\n\r]", text or "")
     values = [piece.strip() for piece in pieces if piece.strip()]
     if not values:
-        raise Refusal("missing", f"{name} has no values for {setting}; give one a line")
+        raise APIError("missing", f"{name} has no values for {setting}; give one a line")
     return [(f"{setting} {value}", _change(chosen, value, setting)) for value in values]
 
 
@@ -265,7 +267,7 @@ def _change(chosen: str, text: str, setting: str) -> dict[str, Any]:
     try:
         value = readers.get(chosen, str)(text)
     except ValueError:
-        raise Refusal("invalid", f"{setting} {text[:40]!r} is not a number that is accepted") from None
+        raise APIError("invalid", f"{setting} {text[:40]!r} is not a number that is accepted") from None
     return {chosen: value, "size": ""} if chosen in ("aspect", "base") else {chosen: value}
 
 
@@ -282,7 +284,7 @@ def _seed(text: str, choices: Choices | None = None) -> int | None:
     if text in ("", str(RANDOM_SEED)):
         return None if choices is None else choices.seed
     if re.fullmatch(r"\d{1,19}", text, re.ASCII) is None:
-        raise Refusal(
+        raise APIError(
             "invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or -1 for a random one", "seed"
         )
     return int(text)
@@ -293,7 +295,7 @@ def _strength(text: str) -> float | None:
     try:
         return float(text) if text else None
     except ValueError:
-        raise Refusal(
+        raise APIError(
             "invalid", f"strength {text[:40]!r} is not accepted; give a number from 0 to 1, or nothing", "strength"
         ) from None
 
@@ -308,17 +310,17 @@ def _lora(text: str) -> tuple[str, float]:
         return text, 1.0  # a colon in the name; whether it is offered is the library's to say
 
 
-def _offered_model(record: dict[str, Any], desk: Desk, notes: list[str]) -> str:
+def _offered_model(record: dict[str, Any], service: ImageService, notes: list[str]) -> str:
     name = str(record["model"]["name"])
-    for offered, source in desk.library.models().items():
+    for offered, source in service.library.models().items():
         if name in (offered, source):
             return offered
-    notes.append(f"The model {Path(name).name} is not offered here; {desk.library.default} is chosen.")
-    return desk.library.default
+    notes.append(f"The model {Path(name).name} is not offered here; {service.library.default} is chosen.")
+    return service.library.default
 
 
-def _offered_loras(loras: list[dict[str, Any]], desk: Desk, notes: list[str]) -> tuple[str, ...]:
-    offered = {str(path): name for name, path in desk.library.loras().items()}
+def _offered_loras(loras: list[dict[str, Any]], service: ImageService, notes: list[str]) -> tuple[str, ...]:
+    offered = {str(path): name for name, path in service.library.loras().items()}
     names = []
     for lora in loras:
         path, scale = str(lora["path"]), float(lora["scale"])
@@ -331,9 +333,9 @@ def _offered_loras(loras: list[dict[str, Any]], desk: Desk, notes: list[str]) ->
     return tuple(names)
 
 
-def _shape(width: int, height: int, desk: Desk, model: str) -> tuple[str, int | None, str]:
+def _shape(width: int, height: int, service: ImageService, model: str) -> tuple[str, int | None, str]:
     """Aspect, base and size fields that give these sides: a bucket where there is one."""
-    side = desk.library.defaults(model).side
+    side = service.library.defaults(model).side
     for base in dict.fromkeys((side, *BUCKETS)):
         for aspect, sides in sizes_at(base).items():
             if sides == (height, width):

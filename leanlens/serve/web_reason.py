@@ -17,9 +17,9 @@ from leanlens.reason.write import SIZES
 from leanlens.scenes.describe import STYLE_PHRASES
 from leanlens.scenes.icons import COLORS
 from leanlens.scenes.scene import PLAIN_COLORS
-from leanlens.serve.desk import Desk
-from leanlens.serve.refusal import Refusal
-from leanlens.serve.web_form import Form, has_reasoner, wish_from
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import ImageService
+from leanlens.serve.web_form import Form, has_reasoner, parameters_from
 
 _HERE = Path(__file__).parent
 READING = (_HERE / "web_reading.js").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def suggestions() -> Any:
     return gr.HTML(row, padding=False, elem_id="suggest", js_on_load=SUGGESTING, server_functions=[suggest])
 
 
-def reading(desk: Desk) -> tuple[Any, Any]:
+def reading(service: ImageService) -> tuple[Any, Any]:
     """The switch and, below it, what is understood of the prompt.
 
     Returns:
@@ -55,14 +55,14 @@ def reading(desk: Desk) -> tuple[Any, Any]:
     import gradio as gr
 
     def read(asked: Any) -> dict[str, Any]:
-        return read_prompt(asked, desk)
+        return read_prompt(asked, service)
 
     switch = gr.Checkbox(True, label="Rewrite my prompt", container=False, elem_id="reason")
     panel = gr.HTML(
         '<div class="leanlens reading" data-state="empty"></div>', padding=False, elem_id="reading",
         js_on_load=READING, server_functions=[read, suggest], fields=list(Form().__dict__), options=known_values(),
-        models=[name for name in desk.library.models() if has_reasoner(desk, name)],
-        isOff=desk.settings.reason == "off",
+        models=[name for name in service.library.models() if has_reasoner(service, name)],
+        isOff=service.settings.reason == "off",
     )  # fmt: skip
     choices = gr.Textbox(visible="hidden", elem_id="choices")
     panel.change(None, None, choices, js=DECIDED, queue=False)
@@ -84,7 +84,7 @@ class Asked(BaseModel):
     choices: str
 
 
-def read_prompt(asked: Any, desk: Desk) -> dict[str, Any]:
+def read_prompt(asked: Any, service: ImageService) -> dict[str, Any]:
     """What is understood of a prompt, for the page's script.
 
     Returns:
@@ -97,11 +97,11 @@ def read_prompt(asked: Any, desk: Desk) -> dict[str, Any]:
     fields = Asked.model_validate(asked).model_dump()
     form = Form(**fields | {"base": fields["base"] and round(fields["base"])})
     try:
-        if not has_reasoner(desk, form.model):
+        if not has_reasoner(service, form.model):
             return {"state": "absent"}
-        request, model = desk.reason(wish_from(form, desk))
-    except Refusal as refusal:
-        return {"state": "refused", "sentence": sentence(refusal.message)}
+        request, model = service.reason(parameters_from(form, service))
+    except APIError as error:
+        return {"state": "refused", "sentence": sentence(error.message)}
     if request.reasoner is None:
         return {"state": "alone", "sentence": "Your prompt is drawn as you wrote it."}
     return shown(request.reasoner, model, request.seed)

@@ -11,9 +11,9 @@ from typing import Any
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.pipeline.reasoned import asked_prompt
-from leanlens.serve.desk import Desk
 from leanlens.serve.encode import preview_bytes
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
+from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.web_form import Grid
 
@@ -34,9 +34,9 @@ def escaped(text: object) -> str:
     return html.escape(str(text)).translate(_MARKS)
 
 
-def show_refusal(refusal: Refusal) -> str:
+def show_error(error: APIError) -> str:
     """Why there is no picture."""
-    return _wrapped(f'<p class="wrong" role="alert">{escaped(_sentence(refusal.message))}</p>')
+    return _wrapped(f'<p class="wrong" role="alert">{escaped(_sentence(error.message))}</p>')
 
 
 def show_note(text: str) -> str:
@@ -93,18 +93,18 @@ def show_grid(grid: Grid, jobs: Sequence[Job]) -> str:
     return _wrapped(f'{_progress(jobs, width * len(grid.rows))}<div class="wide">{table}</div>')
 
 
-def show_history(desk: Desk, owner: str, limit: int, favourites: bool = False) -> tuple[str, bool]:
+def show_history(service: ImageService, owner: str, limit: int, favourites: bool = False) -> tuple[str, bool]:
     """An owner's newest pictures, each with what can be done with it; and whether there are more."""
-    kept = desk.archive.kept(owner, limit + 1, favourites)
-    figures = [_kept(desk, picture) for picture in kept[:limit]]
+    kept = service.archive.kept(owner, limit + 1, favourites)
+    figures = [_kept(service, picture) for picture in kept[:limit]]
     if not any(figures):
         empty = "Mark an image with ☆ to find it here." if favourites else "Your images appear here and stay."
         return show_note(empty), False
     return _wrapped(f'<div class="leanlens-pictures kept">{"".join(figures)}</div>'), len(kept) > limit
 
 
-def _kept(desk: Desk, picture: dict[str, Any]) -> str:
-    path = desk.archive.picture(picture["name"])
+def _kept(service: ImageService, picture: dict[str, Any]) -> str:
+    path = service.archive.picture(picture["name"])
     if path is None:
         return ""
     try:
@@ -139,7 +139,7 @@ def _figure(task: Task) -> str:
         sides = (request.width, request.height)
         return _finished(task.picture.name, request.asked, request.prompt, sides, request.seed)
     snapshot = task.snapshot
-    if task.refusal is not None:
+    if task.error is not None:
         why = f'<p class="wrong">{escaped(_sentence(_ending(task)))}</p>'
         return why if snapshot is None else f"<figure>{_look(task)}{why}</figure>"
     if snapshot is None:
@@ -150,9 +150,9 @@ def _figure(task: Task) -> str:
 
 def _ending(task: Task) -> str:
     """Why a picture is not finished."""
-    assert task.refusal is not None
-    if task.refusal.kind != "cancelled":
-        return task.refusal.message
+    assert task.error is not None
+    if task.error.kind != "cancelled":
+        return task.error.message
     return f"Stopped at step {task.step} of {task.steps}" if task.step else "Stopped before it began"
 
 

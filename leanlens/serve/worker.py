@@ -1,6 +1,6 @@
 """One device's thread: it takes batches from the queue, has them drawn, and hands pictures over.
 
-Comes in: tasks. Goes out: finished pictures through `deliver`, refusals and steps through the tasks' jobs. Whatever
+Comes in: tasks. Goes out: finished pictures through `deliver`, errors and steps through the tasks' jobs. Whatever
 goes wrong with one batch is answered to its clients; the worker goes on. Knows nothing of HTTP or of files, nor where
 the device is.
 """
@@ -15,13 +15,13 @@ from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.room import Room
-from leanlens.serve.drawer import Drawer, Drawn, first_line
-from leanlens.serve.journal import REQUEST
+from leanlens.serve.engine import Drawn, Engine, first_line
+from leanlens.serve.errors import APIError
 from leanlens.serve.library import Library
+from leanlens.serve.logging import REQUEST
 from leanlens.serve.metrics import Metrics
 from leanlens.serve.preview import Look
 from leanlens.serve.queue import FairQueue
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.tasks import Task
 
@@ -34,21 +34,21 @@ class Worker:
     """One thread that draws on one device.
 
     Args:
-        drawer: the device.
+        engine: the device.
         settings, queue, library, metrics: those of the server.
         deliver: called with a task and its picture, from the worker's thread.
     """
 
     def __init__(
         self,
-        drawer: Drawer,
+        engine: Engine,
         settings: ServerSettings,
         queue: FairQueue,
         library: Library,
         metrics: Metrics,
         deliver: Callable[[Task, DrawnPicture], None],
     ):
-        self.drawer = drawer
+        self.engine = engine
         self.settings = settings
         self.queue = queue
         self.library = library
@@ -61,7 +61,7 @@ class Worker:
         """Seconds for one picture, lately."""
         self._busy = threading.Lock()
         self._room: Room | None = None
-        self._thread = threading.Thread(target=self._run, name=f"leanlens-{drawer.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"leanlens-{engine.name}", daemon=True)
 
     def start(self) -> None:
         """Open the default model and begin to draw."""
@@ -78,13 +78,13 @@ class Worker:
     @property
     def model(self) -> str | None:
         """The name of the model that is open."""
-        return self.drawer.model
+        return self.engine.model
 
     def room(self, model: str) -> Room | None:
         """What is free for pictures of a model; while one is drawn, what was before. None where it is not known."""
         if self._busy.acquire(blocking=False):
             try:
-                self._room = self.drawer.room()
+                self._room = self.engine.room()
             finally:
                 self._busy.release()
         return self._room if self.model == model else None
@@ -93,13 +93,13 @@ class Worker:
         """Let the model go, once what is being drawn is finished; the next picture opens it again."""
         with self._busy:
             if self.model is not None:
-                self.drawer.unload()
+                self.engine.unload()
 
     def open(self, model: str) -> None:
         """Have a model open, once what is being drawn is finished.
 
         Raises:
-            Refusal: it cannot be opened.
+            APIError: it cannot be opened.
         """
         with self._busy:
             self._open(model)
@@ -122,14 +122,14 @@ class Worker:
                         self._serve([task for task in batch if not task.is_final])
                 except Exception:  # a mistake in answering: those who asked are told, the next ones are drawn
                     logger.exception("a batch could not be answered")
-                    self._end(batch, Refusal("failed", "the server made a mistake; its log says which"))
+                    self._end(batch, APIError("failed", "the server made a mistake; its log says which"))
                 REQUEST.set(None)
             elif self.queue.is_closed:
                 return
             elif self.model is not None:
                 logger.info("%s has been idle for %g s and is let go", self.model, self.settings.idle_unload)
                 with self._busy:
-                    self.drawer.unload()
+                    self.engine.unload()
 
     def _serve(self, batch: list[Task]) -> None:
         """Draw a batch; whatever goes wrong is told to those who asked."""
@@ -139,7 +139,7 @@ class Worker:
         try:
             pictures = self._draw(batch)
         except Unwanted:
-            self._end(batch, Refusal("cancelled", "the drawing was stopped"))
+            self._end(batch, APIError("cancelled", "the drawing was stopped"))
         except Exception as error:
             self._recover(batch, error)
         else:
@@ -155,7 +155,7 @@ class Worker:
         """After a failure: several that do not fit together are drawn in halves, one that fails is told why."""
         if is_out_of_memory(error):
             error.__traceback__ = None  # its frames hold the tensors that fill the memory
-            self.drawer.tidy()
+            self.engine.tidy()
             if len(batch) > 1:
                 logger.warning("%d pictures do not fit in memory together; they are drawn in halves", len(batch))
                 middle = len(batch) // 2
@@ -166,15 +166,15 @@ class Worker:
             for task in batch:  # one of them is at fault, and the others are not to suffer
                 self._serve([task])
             return
-        refusal = as_refusal(error, batch[0].request)
-        if refusal.kind == "failed":
+        api_error = as_api_error(error, batch[0].request)
+        if api_error.kind == "failed":
             logger.error("drawing failed", exc_info=error)
-        self._end(batch, refusal)
+        self._end(batch, api_error)
 
-    def _end(self, batch: list[Task], refusal: Refusal) -> None:
-        self.metrics.count("leanlens_pictures_total", len(batch), state=refusal.kind)
+    def _end(self, batch: list[Task], error: APIError) -> None:
+        self.metrics.count("leanlens_pictures_total", len(batch), state=error.kind)
         for task in batch:
-            task.job.fail(task, refusal)
+            task.job.fail(task, error)
 
     def _draw(self, batch: list[Task]) -> list[Drawn]:
         for task in batch:
@@ -182,7 +182,7 @@ class Worker:
                 self.metrics.observe("leanlens_wait_seconds", time.monotonic() - task.since)
                 task.job.report(task, "started")
         self._open(batch[0].model)
-        self._room = self.drawer.room()
+        self._room = self.engine.room()
 
         def on_step(step: int, looks: Sequence[Look | None]) -> bool:
             wanted = [task for task in batch if not task.unwanted]
@@ -193,14 +193,14 @@ class Worker:
                 task.job.report(task, "step", look if self.settings.shows_previews else None)
             return all(task.ends_early for task in wanted)
 
-        return self.drawer.draw(batch[0].model, [task.request for task in batch], on_step)
+        return self.engine.draw(batch[0].model, [task.request for task in batch], on_step)
 
     def _open(self, model: str) -> None:
         """Have the model open, and note what is known of it then."""
         if self.model == model:
             return
         began = time.monotonic()
-        opening = self.drawer.open(model)
+        opening = self.engine.open(model)
         self.library.learn(model, opening.side, opening.sizes)
         if model == self.library.default:
             self.is_ready, self.trouble = True, None
@@ -216,18 +216,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
 
 
-def as_refusal(error: BaseException, request: ImageRequest) -> Refusal:
+def as_api_error(error: BaseException, request: ImageRequest) -> APIError:
     """An error of the drawing in the words that a client gets."""
-    if isinstance(error, Refusal):
+    if isinstance(error, APIError):
         return error
     if is_out_of_memory(error):
         smaller = [max(16, round(side * 0.7) // 16 * 16) for side in (request.width, request.height)]
-        return Refusal(
+        return APIError(
             "memory",
             f"a picture of {request.width}x{request.height} does not fit in the memory of this server; "
             f"try {smaller[0]}x{smaller[1]}, half of its area",
             "size",
         )
     if isinstance(error, ValueError | FloatingPointError):
-        return Refusal("invalid", str(error))
-    return Refusal("failed", "the drawing failed; the server's log says why")
+        return APIError("invalid", str(error))
+    return APIError("failed", "the drawing failed; the server's log says why")

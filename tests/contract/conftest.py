@@ -1,5 +1,5 @@
 """The same toy server as the tests of the server's rooms use."""
 
-from tests.serve.conftest import desk, png, server, settings
+from tests.serve.conftest import png, server, service, settings
 
-__all__ = ["desk", "png", "server", "settings"]
+__all__ = ["png", "server", "service", "settings"]

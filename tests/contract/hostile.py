@@ -1,4 +1,4 @@
-"""Hostile requests over all doors, made up from a seed.
+"""Hostile requests over all APIs, made up from a seed.
 
 Comes in: a source of chance. Goes out: bytes to write into a socket, each a request that a stranger could send. Bodies
 are built here and not by a client library, which would refuse to send most of them.

@@ -1,4 +1,4 @@
-"""Hostile requests over all doors of a running server: none ends in a mistake, none keeps others waiting."""
+"""Hostile requests over all APIs of a running server: none ends in a mistake, none keeps others waiting."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Watch(threading.Thread):
 
 
 @pytest.mark.long
-def test_hostile_requests_over_all_doors(tmp_path):
+def test_hostile_requests_over_all_apis(tmp_path):
     running = Running(tmp_path / "out", "--max-pixels", "4096", "--timeout", "30").wait()
     chance = random.Random(19)
     process = psutil.Process(running.process.pid)

@@ -78,7 +78,7 @@ def said_by_mcp(client, name):
 
 
 @pytest.mark.parametrize("ask", [said_by_v1, said_by_sdapi, said_by_mcp])
-def test_a_hostile_lora_is_refused_at_every_door_and_the_server_lives(ask, server, tmp_path):
+def test_a_hostile_lora_is_refused_at_every_api_and_the_server_lives(ask, server, tmp_path):
     folder = tmp_path / "loras"
     lora_file(folder)  # a sound one, "bright"
     for name, content in HOSTILE.items():
@@ -97,14 +97,14 @@ def test_a_hostile_lora_is_refused_at_every_door_and_the_server_lives(ask, serve
     assert client.get("/health").status_code == 200
 
 
-def test_the_page_says_what_is_wrong_with_a_lora(desk, tmp_path):
+def test_the_page_says_what_is_wrong_with_a_lora(service, tmp_path):
     pytest.importorskip("gradio")
     from leanlens.serve.web import Page
     from tests.serve.test_web import Visitor, collect, fields
 
     (tmp_path / "loras").mkdir()
     (tmp_path / "loras" / "deep.safetensors").write_bytes(HOSTILE["deep"])
-    page = Page(desk(lora_folders=(tmp_path / "loras",)))
+    page = Page(service(lora_folders=(tmp_path / "loras",)))
     last, *_ = collect(page.draw(Visitor(), 24, False, None, *fields(loras=["deep"])))[-1]
     assert "deep.safetensors" in last
     assert "Traceback" not in last

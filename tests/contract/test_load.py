@@ -71,7 +71,7 @@ def test_sixty_four_clients_get_their_own_pictures(tmp_path):
 def test_drawing_together_pays_where_a_call_has_a_cost_of_its_own(tmp_path, monkeypatch):
     """An accelerator's cost for each call is stood in for by 20 ms of waiting: together they are drawn faster."""
     from leanlens.models.transformer import LensTransformer2DModel
-    from leanlens.serve.desk import Desk, Wish
+    from leanlens.serve.service import GenerationParameters, ImageService
     from leanlens.serve.settings import ServerSettings
 
     plain = LensTransformer2DModel.forward
@@ -84,24 +84,26 @@ def test_drawing_together_pays_where_a_call_has_a_cost_of_its_own(tmp_path, monk
     monkeypatch.setattr(LensTransformer2DModel, "forward", costly)
 
     def seconds(most: int, pictures: int = 16) -> float:
-        desk = Desk(ServerSettings.checked(models=("toy",), output=tmp_path / f"{most}-{cost}", devices=("cpu",),
-                                           dtype="float32", max_batch=most))  # fmt: skip
+        settings = ServerSettings.checked(
+            models=("toy",), output=tmp_path / f"{most}-{cost}", devices=("cpu",), dtype="float32", max_batch=most
+        )
+        service = ImageService(settings)
         fields = {"width": 64, "height": 64, "num_inference_steps": 4}
-        warm, job = (desk.prepare(Wish("a", count=count, **fields), "a", "test") for count in (1, 8))
-        jobs = [job, desk.prepare(Wish("a", count=pictures - 8, **fields), "b", "test")]
+        warm, job = (service.prepare(GenerationParameters("a", count=count, **fields), "a", "test") for count in (1, 8))
+        jobs = [job, service.prepare(GenerationParameters("a", count=pictures - 8, **fields), "b", "test")]
         opened, ended = threading.Event(), threading.Event()
         warm.listen(lambda event: opened.set() if warm.is_final else None)
         for one in jobs:
             one.listen(lambda event: ended.set() if all(one.is_final for one in jobs) else None)
-        desk.open()
-        desk.start(warm)
+        service.open()
+        service.start(warm)
         assert opened.wait(60)
         began = time.monotonic()
         for one in jobs:
-            desk.start(one)
+            service.start(one)
         assert ended.wait(120)
         took = time.monotonic() - began
-        desk.close()
+        service.close()
         assert all(one.state == "done" for one in jobs)
         return took
 

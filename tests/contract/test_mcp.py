@@ -113,7 +113,7 @@ def test_over_pipes_an_assistant_draws_alters_and_asks(tmp_path):
         assert "num_inference_steps" not in text
 
 
-def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
+def test_over_http_the_same_tools_stand_beside_the_other_apis(live):
     async def use(client):
         drawn = await client.call_tool("draw", {"prompt": "a fox", "seed": 5, **SMALL})
         refused = [
@@ -138,16 +138,16 @@ def test_over_http_the_same_tools_stand_beside_the_other_doors(live):
     assert "safety filter" in refused[1].content[0].text
     assert "there is no such job" in refused[2].content[0].text
     assert "size 250x250: width 250 is not a positive multiple of 16" in refused[4].content[0].text
-    # The jobs of one key are the same at every door.
+    # The jobs of one key are the same at every API.
     jobs = httpx.get(f"{live.url}/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
     assert drawn.structured_content["job"] in {job["id"] for job in jobs}
 
 
-def test_a_result_says_what_was_drawn_and_what_was_not_understood(monkeypatch, desk):
+def test_a_result_says_what_was_drawn_and_what_was_not_understood(monkeypatch, service):
 
     fake = FakeReasoner()
     monkeypatch.setattr("leanlens.serve.reasoning.reasoner_of_model", lambda model: fake)
-    server = tool_server(desk())
+    server = tool_server(service())
 
     async def main():
         async with mcp.Client(server) as client:

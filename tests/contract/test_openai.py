@@ -186,7 +186,7 @@ def test_models(server):
         ([1, 2], 400, "invalid_value", None),
     ],
 )
-def test_refusals_have_the_originals_shape(refusing, body, status, code, param):
+def test_errors_have_the_originals_shape(refusing, body, status, code, param):
     answer = refusing.post(DRAW, json=body)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]

@@ -191,7 +191,7 @@ def test_what_is_not_done_stands_in_warnings(toy, png):
     assert [one.split(" ")[0] for one in completed["warnings"]] == ["response_format"]
 
 
-def test_refusals_name_the_field_that_was_sent_and_one_bound(toy):
+def test_errors_name_the_field_that_was_sent_and_one_bound(toy):
     for field in ("steps", "num_inference_steps"):
         for value in (0, 151, 2000):
             param, message = refused(toy.post(DRAW, json={"prompt": "a", field: value}))

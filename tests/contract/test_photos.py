@@ -1,6 +1,6 @@
-"""One photo at every door: turned as its EXIF asks, 16-bit grey as grey, and the mask where the person put it.
+"""One photo at every API: turned as its EXIF asks, 16-bit grey as grey, and the mask where the person put it.
 
-`/mcp` is none of these doors: it starts from pictures that the server drew, and takes no files.
+`/mcp` is none of these APIs: it starts from pictures that the server drew, and takes no files.
 """
 
 import base64
@@ -127,18 +127,18 @@ def by_sdapi(picture, server, **_):
     return base64.b64decode(answer.json()["images"][0])
 
 
-def by_page(picture, desk, **_):
+def by_page(picture, service, **_):
     pytest.importorskip("gradio")
     from leanlens.serve.web import _once
-    from leanlens.serve.web_form import Form, wish_from
+    from leanlens.serve.web_form import Form, parameters_from
 
     paint = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     paint[PAINT] = (255, 255, 255, 255)
     layer = io.BytesIO()
     Image.fromarray(paint).save(layer, "PNG")
-    opened = desk()
+    opened = service()
     form = Form(prompt="a", steps=3, seed="1", strength="1")
-    job = opened.prepare(wish_from(form, opened, _once((picture, [layer.getvalue()]), opened)), "ann", "page")
+    job = opened.prepare(parameters_from(form, opened, _once((picture, [layer.getvalue()]), opened)), "ann", "page")
 
     done = threading.Event()
     job.listen(lambda event: event.kind == "done" and done.set())
@@ -148,20 +148,20 @@ def by_page(picture, desk, **_):
     return task.picture.path.read_bytes()
 
 
-DOORS = {"command": by_command, "pipeline": by_pipeline, "edits": by_edits, "edits in JSON": by_edits_in_json,
+APIS = {"command": by_command, "pipeline": by_pipeline, "edits": by_edits, "edits in JSON": by_edits_in_json,
          "sdapi": by_sdapi, "page": by_page}  # fmt: skip
 
 
 @pytest.mark.parametrize("photo", [phone_photo, deep_grey], ids=["phone", "16-bit grey"])
-@pytest.mark.parametrize("door", DOORS)
-def test_a_photo_is_kept_upright_where_the_mask_says(door, photo, server, desk, tmp_path, monkeypatch):
+@pytest.mark.parametrize("api", APIS)
+def test_a_photo_is_kept_upright_where_the_mask_says(api, photo, server, service, tmp_path, monkeypatch):
     picture, seen = photo()
-    data = DOORS[door](picture, server=server, desk=desk, tmp_path=tmp_path, monkeypatch=monkeypatch)
+    data = APIS[api](picture, server=server, service=service, tmp_path=tmp_path, monkeypatch=monkeypatch)
     drawn = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
     assert drawn.shape == (HEIGHT, WIDTH, 3)
     assert (np.abs(drawn[KEEP] - seen[KEEP]) <= 1).all()
     assert (np.abs(drawn[PAINT] - seen[PAINT]) > 30).any()
-    if door != "pipeline":  # what is kept of the upload is what was drawn from
+    if api != "pipeline":  # what is kept of the upload is what was drawn from
         (tmp_path / "drawn.png").write_bytes(data)
         kept = (tmp_path / read_record(tmp_path / "drawn.png")["request"]["image"]).resolve()
         from leanlens.pipeline.image import open_picture

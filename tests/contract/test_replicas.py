@@ -1,4 +1,4 @@
-"""`leanlens serve --replicas 2`: a real Ray cluster of this machine, the same doors, jobs and bytes as without."""
+"""`leanlens serve --replicas 2`: a real Ray cluster of this machine, the same APIs, jobs and bytes as without."""
 
 import base64
 import io

@@ -39,14 +39,14 @@ def test_txt2img_answers_as_clients_parse_it(server):
     assert float(answer.headers["x-process-time"]) > 0
 
 
-def test_the_same_picture_at_every_door(server):
+def test_the_same_picture_at_every_api(server):
     client = server()
     here = client.post(TEXT, json={"prompt": "a", **SMALL}).json()["images"][0]
     body = {"prompt": "a", "size": "64x64", "seed": 5, "num_inference_steps": 3}
     assert here == client.post("/v1/images/generations", json=body).json()["data"][0]["b64_json"]
 
 
-def test_minus_one_is_a_random_seed_at_every_door(server):
+def test_minus_one_is_a_random_seed_at_every_api(server):
     client = server()
     told = info(client.post(TEXT, json={"prompt": "a", **SMALL, "seed": -1, "batch_size": 2}))
     assert told["all_seeds"] == [told["seed"], told["seed"] + 1]
@@ -193,7 +193,7 @@ def test_progress_with_a_look_and_an_interrupt(server):
         (PICTURE, {"prompt": "a", "init_images": ["aGVsbG8="]}, 422),
     ],
 )
-def test_refusals_have_the_originals_shape(server, path, body, status):
+def test_errors_have_the_originals_shape(server, path, body, status):
     answer = server().post(path, json=body)
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error", "detail", "body", "errors"}

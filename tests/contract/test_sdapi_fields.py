@@ -72,7 +72,7 @@ def test_img2img_rounds_too_and_its_size_is_checked_before_its_picture(toy, png)
     assert refused(toy.post(PICTURE, json=huge)).startswith("width x height 8192x8192 is not accepted")
 
 
-def test_refusals_name_the_fields_of_these_clients(toy):
+def test_errors_name_the_fields_of_these_clients(toy):
     for fields, said in (
         ({"steps": 151}, "steps 151 is not accepted: give a whole number from 1 to 150"),
         ({"steps": 0}, "steps 0 is not accepted: give a whole number from 1 to 150"),
@@ -212,10 +212,10 @@ def test_skip_drops_one_iteration_and_goes_on(server):
 
 
 def test_the_model_is_let_go_and_opened_again(toy):
-    desk = toy.app.state.desk
+    service = toy.app.state.service
     for route, opened_model in (("unload-checkpoint", None), ("reload-checkpoint", "toy"), ("unload-checkpoint", None)):
         assert toy.post(f"/sdapi/v1/{route}").json() == {}
-        assert desk.workers[0].model == opened_model
+        assert service.workers[0].model == opened_model
     assert toy.post(TEXT, json={**SMALL, "prompt": "a"}).status_code == 200
     assert toy.post("/sdapi/v1/interrogate", json={"image": "x", "model": "clip"}).status_code == 404
     assert toy.post("/sdapi/v1/refresh-embeddings").status_code == 200

@@ -33,17 +33,17 @@ def hangup_ends_a_process():
 def test_who_waits_is_told_and_the_server_is_gone_in_time(tmp_path, sig):
     running = Running(tmp_path / "out", "--batch", "1").wait()
     answers: dict[str, httpx.Response] = {}
-    doors = {
+    apis = {
         "openai": ("/v1/images/generations", LONG),
         "stream": ("/v1/images/generations", {**LONG, "stream": True, "partial_images": 2}),
         "sdapi": ("/sdapi/v1/txt2img", LONG),
     }
 
-    def ask(door: str) -> None:
-        path, body = doors[door]
-        answers[door] = httpx.post(running.url + path, json=body, timeout=60)
+    def ask(api: str) -> None:
+        path, body = apis[api]
+        answers[api] = httpx.post(running.url + path, json=body, timeout=60)
 
-    threads = [threading.Thread(target=ask, args=(door,)) for door in doors]
+    threads = [threading.Thread(target=ask, args=(api,)) for api in apis]
     for thread in threads:
         thread.start()
     page = socket.create_connection(("127.0.0.1", running.port))  # a tab, whose heartbeat never ends
@@ -67,8 +67,8 @@ def test_who_waits_is_told_and_the_server_is_gone_in_time(tmp_path, sig):
 
 HANGS = """
 import sys, time
-import leanlens.serve.desk
-leanlens.serve.desk.Desk.stop = lambda desk: time.sleep(60)
+import leanlens.serve.service
+leanlens.serve.service.ImageService.stop = lambda service: time.sleep(60)
 from leanlens.cli.main import run
 sys.argv = ["leanlens", *sys.argv[1:]]
 run()

@@ -1,4 +1,4 @@
-"""One decoder for all doors: turned once, 8-bit, whatever the file says."""
+"""One decoder for all APIs: turned once, 8-bit, whatever the file says."""
 
 import io
 import struct

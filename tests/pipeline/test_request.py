@@ -1,4 +1,4 @@
-"""The form that every door fills in."""
+"""The form that every API fills in."""
 
 import pytest
 

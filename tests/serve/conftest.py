@@ -17,14 +17,14 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def desk(settings):
-    """`desk(max_batch=1)` -> an open desk; closed at the end."""
-    from leanlens.serve.desk import Desk
+def service(settings):
+    """`service(max_batch=1)` -> an open service; closed at the end."""
+    from leanlens.serve.service import ImageService
 
     opened = []
 
-    def make(started: bool = True, **fields) -> Desk:
-        one = Desk(settings(**fields))
+    def make(started: bool = True, **fields) -> ImageService:
+        one = ImageService(settings(**fields))
         opened.append(one)
         if started:
             one.open()

@@ -1,4 +1,4 @@
-"""What holds for every door: keys, bounds, rates, ids, metrics, clients that go away."""
+"""What holds for every API: keys, bounds, rates, ids, metrics, clients that go away."""
 
 import base64
 import logging
@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leanlens.serve.app import make_app
-from leanlens.serve.desk import Wish
+from leanlens.serve.service import GenerationParameters
 from leanlens.serve.settings import ServerSettings
 
 DRAW = "/v1/images/generations"
@@ -39,8 +39,8 @@ def test_every_line_of_the_log_is_json_and_says_which_request_it_is_about(server
     import io
     import json
 
-    from leanlens.serve import drawer
-    from leanlens.serve.journal import JsonLines
+    from leanlens.serve import engine
+    from leanlens.serve.logging import JsonLines
 
     def broken(*given):
         raise KeyError("what went wrong")
@@ -52,7 +52,7 @@ def test_every_line_of_the_log_is_json_and_says_which_request_it_is_about(server
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        monkeypatch.setattr(drawer, "draw_together", broken)
+        monkeypatch.setattr(engine, "draw_together", broken)
         assert server().post(DRAW, json=SMALL, headers={"x-request-id": "mine-2"}).status_code == 500
     finally:
         logger.removeHandler(handler)
@@ -72,7 +72,7 @@ def test_every_line_of_the_log_is_json_and_says_which_request_it_is_about(server
 def test_lines_for_a_terminal_are_text_that_nobody_can_forge(server):
     import io
 
-    from leanlens.serve.journal import TextLines, log_format
+    from leanlens.serve.logging import TextLines, log_format
 
     text = io.StringIO()
     handler = logging.StreamHandler(text)
@@ -173,9 +173,9 @@ def test_a_full_queue_is_told_by_its_status_streaming_or_not(settings, tmp_path)
 
 def test_the_wait_that_is_told_follows_from_the_measured_pace(settings, tmp_path):
     client = TestClient(make_app(settings(max_queue=4, output=tmp_path / "full")))
-    desk = client.app.state.desk
-    desk.workers[0].pace = 7.0
-    desk.start(desk.prepare(Wish("a", count=3), "other", "test"))
+    service = client.app.state.service
+    service.workers[0].pace = 7.0
+    service.start(service.prepare(GenerationParameters("a", count=3), "other", "test"))
     answer = client.post(DRAW, json={**SMALL, "n": 2})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
     assert (
@@ -190,12 +190,12 @@ def test_a_slow_request_ends_in_time_and_is_not_tried_again(server):
     answer = client.post(DRAW, json={**SMALL, "size": "128x128", "num_inference_steps": 100, "n": 8})
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert answer.headers["x-should-retry"] == "false"
-    assert not client.app.state.desk.running()
+    assert not client.app.state.service.running()
 
 
 def test_a_client_that_goes_away_frees_its_place(server):
     client = server()
-    desk = client.app.state.desk
+    service = client.app.state.service
     body = b'{"prompt": "a", "num_inference_steps": 100, "n": 4}'
 
     async def leave() -> None:
@@ -215,9 +215,9 @@ def test_a_client_that_goes_away_frees_its_place(server):
             await client.app(scope, receive, send)
 
     anyio.run(leave)
-    assert not desk.running()
-    assert len(desk.queue) == 0
-    assert desk.archive.recent("9.9.9.9")[0]["state"] == "cancelled"
+    assert not service.running()
+    assert len(service.queue) == 0
+    assert service.archive.recent("9.9.9.9")[0]["state"] == "cancelled"
     assert client.post(DRAW, json=SMALL).status_code == 200
 
 
@@ -232,9 +232,9 @@ def test_pages_of_other_origins_are_refused_and_browsers_are_asked_for_a_passwor
     client = server()
     for origin, status in (("https://evil.example", 403), ("null", 403), ("http://testserver", 200)):
         assert client.post(DRAW, json=SMALL, headers={"Origin": origin}).status_code == status
-    guarded = server(api_keys=("k",), output=tmp_path / "guarded")
-    assert guarded.get("/").headers["www-authenticate"] == "Basic"
-    assert guarded.get("/v1/models").headers["www-authenticate"] == "Bearer"
+    requires_auth = server(api_keys=("k",), output=tmp_path / "requires_auth")
+    assert requires_auth.get("/").headers["www-authenticate"] == "Basic"
+    assert requires_auth.get("/v1/models").headers["www-authenticate"] == "Bearer"
 
 
 def test_a_client_may_name_its_job_and_finds_it_by_that_name(server):
@@ -249,7 +249,7 @@ def test_a_client_may_name_its_job_and_finds_it_by_that_name(server):
 
 def test_whoever_is_answered_finds_the_end_written_down(server, monkeypatch):
     client, name = server(), "0123456789abcdef" * 2
-    archive = client.app.state.desk.archive
+    archive = client.app.state.service.archive
     finish = archive.finish
     monkeypatch.setattr(archive, "finish", lambda job: (time.sleep(0.3), finish(job)))
     assert client.post(DRAW, json=SMALL, headers={"x-job-id": name}).status_code == 200
@@ -258,7 +258,7 @@ def test_whoever_is_answered_finds_the_end_written_down(server, monkeypatch):
 
 def test_a_mistake_of_ours_is_answered_and_hides_its_details(server, monkeypatch, caplog):
     client = server()
-    monkeypatch.setattr(client.app.state.desk, "prepare", lambda *args: {}["secret"])
+    monkeypatch.setattr(client.app.state.service, "prepare", lambda *args: {}["secret"])
     answer = client.post(DRAW, json=SMALL)
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in answer.text
@@ -283,10 +283,10 @@ def test_the_tools_of_assistants_can_be_left_out(server, tmp_path):
 
 
 def test_a_page_is_mounted_with_the_desk(settings):
-    def mount(app, desk):
+    def mount(app, service):
         @app.get("/page")
         def page():
-            return {"default": desk.library.default}
+            return {"default": service.library.default}
 
     with TestClient(make_app(settings(), mount=mount)) as client:
         assert client.get("/page").json() == {"default": "toy"}

@@ -134,17 +134,19 @@ def test_edits_refuse_before_anything_is_unpacked(server, png, monkeypatch):
     assert seen == []
 
 
-def test_the_page_unpacks_a_picture_once_for_a_grid_and_not_for_what_is_refused(desk, png, monkeypatch):
-    from leanlens.serve.refusal import Refusal
+def test_the_page_unpacks_a_picture_once_for_a_grid_and_not_for_what_is_refused(service, png, monkeypatch):
+    from leanlens.serve.errors import APIError
     from leanlens.serve.web import _once
-    from leanlens.serve.web_form import Form, wish_from
+    from leanlens.serve.web_form import Form, parameters_from
 
-    seen, one = _counting(monkeypatch), desk(started=False)
+    seen, one = _counting(monkeypatch), service(started=False)
     source = _once((png(), []), one)
-    with pytest.raises(Refusal):
-        one.prepare(wish_from(Form(prompt="a", steps=5000), one, source), "a", "page")
+    with pytest.raises(APIError):
+        one.prepare(parameters_from(Form(prompt="a", steps=5000), one, source), "a", "page")
     assert seen == []
-    jobs = [one.prepare(wish_from(Form(prompt="a", steps=steps), one, source), "a", "page") for steps in (1, 2, 3)]
+    jobs = [
+        one.prepare(parameters_from(Form(prompt="a", steps=steps), one, source), "a", "page") for steps in (1, 2, 3)
+    ]
     assert seen == ["opened"]
     assert len({job.tasks[0].request.image for job in jobs}) == 1
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.errors import APIError
 from leanlens.serve.jobs import Archive
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.tasks import Job
 
 RECORD = {
@@ -112,7 +112,7 @@ def test_uploads_stay_as_long_as_a_picture_needs_them(tmp_path):
 def test_a_failed_job_keeps_its_reason(tmp_path):
     archive, one = Archive(tmp_path), job()
     archive.begin(one)
-    one.fail(one.tasks[0], Refusal("memory", "too large"))
+    one.fail(one.tasks[0], APIError("memory", "too large"))
     archive.finish(one)
     assert archive.job(one.id)["error"] == "too large"
 

@@ -7,7 +7,7 @@ from leanlens.pipeline.draw import draw
 from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
-from leanlens.serve.drawer import LocalDrawer
+from leanlens.serve.engine import LocalEngine
 from leanlens.serve.memory import sizes_of
 
 REQUEST = ImageRequest.checked(
@@ -27,16 +27,16 @@ class Toy:
 
 def test_the_words_reach_the_model(settings, tmp_path):
     lower = settings(offload="encoder", encoder_on="disk", tile_vae=True, features=tmp_path / "kept")
-    drawer = LocalDrawer("cpu", lower, Toy())
-    drawer.open("toy")
-    drawn = drawer.draw("toy", [REQUEST], lambda *_: None)
-    held = drawer._opened
+    engine = LocalEngine("cpu", lower, Toy())
+    engine.open("toy")
+    drawn = engine.draw("toy", [REQUEST], lambda *_: None)
+    held = engine._opened
     assert held.holding == Holding("auto", "encoder", "disk", True)
     assert (held.pipeline.text_encoder, held.pipeline.encoder_home.openings) == (None, 1)
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
     plain = draw(open_model("toy", "cpu", "float32", holding=Holding(tile_vae=True)), REQUEST)
     assert drawn[0].picture.image.tobytes() == plain.image.tobytes()
-    drawer.close()
+    engine.close()
 
 
 def test_one_model_may_be_held_otherwise(settings):

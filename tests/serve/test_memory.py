@@ -8,10 +8,10 @@ import torch
 from leanlens.pipeline.placement import open_model
 from leanlens.plan.memory import ModelSizes
 from leanlens.plan.room import Room, working_bytes
-from leanlens.serve import drawer as drawer_module
-from leanlens.serve.desk import Wish
+from leanlens.serve import engine as engine_module
+from leanlens.serve.errors import APIError
 from leanlens.serve.memory import _left_in_container, free_bytes, sizes_of
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.service import GenerationParameters
 
 SIDE = 128
 
@@ -25,55 +25,55 @@ def one_picture():
 @pytest.fixture
 def batches(monkeypatch):
     """The sizes of the batches that are really drawn."""
-    sizes, plain = [], drawer_module.draw_together
+    sizes, plain = [], engine_module.draw_together
 
     def counted(opened, requests, *rest):
         sizes.append(len(requests))
         return plain(opened, requests, *rest)
 
-    monkeypatch.setattr(drawer_module, "draw_together", counted)
+    monkeypatch.setattr(engine_module, "draw_together", counted)
     return sizes
 
 
-def finished(desk, job) -> threading.Event:
+def finished(service, job) -> threading.Event:
     ended = threading.Event()
     job.listen(lambda event: ended.set() if job.is_final else None)
-    desk.start(job)
+    service.start(job)
     return ended
 
 
-def wish(side: int = SIDE, **fields) -> Wish:
-    return Wish("a", width=side, height=side, num_inference_steps=2, seed=1, **fields)
+def parameters(side: int = SIDE, **fields) -> GenerationParameters:
+    return GenerationParameters("a", width=side, height=side, num_inference_steps=2, seed=1, **fields)
 
 
-def test_a_picture_that_cannot_fit_is_refused_before_the_queue_and_what_it_names_fits(desk, one_picture, batches):
-    server = desk(memory_limit=1.5 * one_picture)
-    assert finished(server, server.prepare(wish(), "a", "test")).wait(60)
+def test_a_picture_that_cannot_fit_is_refused_before_the_queue_and_what_it_names_fits(service, one_picture, batches):
+    server = service(memory_limit=1.5 * one_picture)
+    assert finished(server, server.prepare(parameters(), "a", "test")).wait(60)
     with pytest.raises(
-        Refusal, match=r"a picture of 512x512 needs about .* GB of memory .* are free; \d+x\d+ would"
+        APIError, match=r"a picture of 512x512 needs about .* GB of memory .* are free; \d+x\d+ would"
     ) as no:
-        server.prepare(wish(512), "a", "test")
+        server.prepare(parameters(512), "a", "test")
     assert (no.value.kind, no.value.field, no.value.looks.status) == ("memory", "size", 400)
     side = int(no.value.message.rpartition("; ")[2].partition("x")[0])
     assert SIDE <= side < 512
-    job = server.prepare(wish(side), "a", "test")
+    job = server.prepare(parameters(side), "a", "test")
     assert finished(server, job).wait(60)
     assert job.state == "done"
     assert batches == [1, 1]
 
 
-def test_a_worker_refuses_what_came_before_its_model_was_open(desk, one_picture, batches):
-    server = desk(started=False, memory_limit=0.5 * one_picture)
-    job = server.prepare(wish(), "a", "test")
+def test_a_worker_refuses_what_came_before_its_model_was_open(service, one_picture, batches):
+    server = service(started=False, memory_limit=0.5 * one_picture)
+    job = server.prepare(parameters(), "a", "test")
     ended = finished(server, job)
     server.open()
     assert ended.wait(60)
-    assert (job.state, job.tasks[0].refusal.kind, batches) == ("failed", "memory", [])
+    assert (job.state, job.tasks[0].error.kind, batches) == ("failed", "memory", [])
 
 
-def test_what_does_not_fit_together_is_drawn_in_parts_that_do(desk, one_picture, batches):
-    server = desk(started=False, memory_limit=2.5 * one_picture)
-    job = server.prepare(wish(count=5), "a", "test")
+def test_what_does_not_fit_together_is_drawn_in_parts_that_do(service, one_picture, batches):
+    server = service(started=False, memory_limit=2.5 * one_picture)
+    job = server.prepare(parameters(count=5), "a", "test")
     ended = finished(server, job)
     server.open()
     assert ended.wait(60)
@@ -81,42 +81,42 @@ def test_what_does_not_fit_together_is_drawn_in_parts_that_do(desk, one_picture,
     assert batches == [2, 1, 2]
 
 
-def test_the_guard_can_be_turned_off(desk, batches):
-    server = desk(memory_limit=0)
-    job = server.prepare(wish(count=3), "a", "test")
+def test_the_guard_can_be_turned_off(service, batches):
+    server = service(memory_limit=0)
+    job = server.prepare(parameters(count=3), "a", "test")
     assert finished(server, job).wait(60)
     assert (job.state, sum(batches)) == ("done", 3)
 
 
-def test_a_model_whose_weights_cannot_fit_is_not_opened(desk, monkeypatch):
+def test_a_model_whose_weights_cannot_fit_is_not_opened(service, monkeypatch):
     opened = []
-    monkeypatch.setattr(drawer_module, "open_model", lambda *given, **more: opened.append(given))
-    server = desk(started=False)
+    monkeypatch.setattr(engine_module, "open_model", lambda *given, **more: opened.append(given))
+    server = service(started=False)
     monkeypatch.setattr(server.library, "_ask_sizes", lambda source: ModelSizes())
-    monkeypatch.setattr(drawer_module, "free_bytes", lambda device: 4e9)
-    job = server.prepare(wish(), "a", "test")
+    monkeypatch.setattr(engine_module, "free_bytes", lambda device: 4e9)
+    job = server.prepare(parameters(), "a", "test")
     ended = finished(server, job)
     server.open()
     assert ended.wait(60)
-    assert job.tasks[0].refusal.kind == "unavailable"
-    assert "its weights need at least 21 GB of memory and 4 GB are free" in job.tasks[0].refusal.message
+    assert job.tasks[0].error.kind == "unavailable"
+    assert "its weights need at least 21 GB of memory and 4 GB are free" in job.tasks[0].error.message
     assert "its weights need" in server.trouble
     assert opened == []
 
 
-@pytest.mark.parametrize("door", ["/v1/images/generations", "/sdapi/v1/txt2img"])
-def test_each_door_says_so_in_its_own_shape(server, one_picture, door):
+@pytest.mark.parametrize("api", ["/v1/images/generations", "/sdapi/v1/txt2img"])
+def test_each_api_says_so_in_its_own_shape(server, one_picture, api):
     client = server(memory_limit=1.5 * one_picture)
     small = {"prompt": "a", "steps": 1, "width": SIDE, "height": SIDE}
-    assert client.post(door, json=small).status_code == 200
-    answer = client.post(door, json={**small, "width": 512, "height": 512})
+    assert client.post(api, json=small).status_code == 200
+    answer = client.post(api, json={**small, "width": 512, "height": 512})
     assert answer.status_code == 400
-    if door.startswith("/v1"):
+    if api.startswith("/v1"):
         error = answer.json()["error"]
         named = "width x height"  # the fields that were sent
         assert (error["code"], error["param"], error["type"]) == ("out_of_memory", named, "invalid_request_error")
         said = error["message"]
-        streamed = client.post(door, json={**small, "width": 512, "height": 512, "stream": True})
+        streamed = client.post(api, json={**small, "width": 512, "height": 512, "stream": True})
         assert (streamed.status_code, streamed.json()["error"]["code"]) == (400, "out_of_memory")
     else:
         assert answer.json()["error"] == "HTTPException"

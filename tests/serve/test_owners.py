@@ -24,20 +24,20 @@ def test_anothers_job_is_not_found(server):
 
 def test_anothers_running_job_is_not_cancelled(server):
     client = server(api_keys=("ours", "theirs"))
-    desk = client.app.state.desk
-    job = desk.prepare(wish(), "somebody", "test")
-    desk.start(job)
+    service = client.app.state.service
+    job = service.prepare(parameters(), "somebody", "test")
+    service.start(job)
     assert client.post(f"/v1/jobs/{job.id}/cancel", headers=key("theirs")).status_code == 404
     assert not any(task.unwanted for task in job.tasks)
-    desk.cancel(job)
+    service.cancel(job)
 
 
 def test_a_job_that_was_cancelled_is_not_whole(server):
     client = server()
-    desk = client.app.state.desk
-    job = desk.prepare(wish(), "testclient", "test")
-    desk.start(job)
-    desk.cancel(job)
+    service = client.app.state.service
+    job = service.prepare(parameters(), "testclient", "test")
+    service.start(job)
+    service.cancel(job)
     told = client.get(f"/v1/jobs/{job.id}").json()
     assert (told["state"], told["progress"]) == ("cancelled", 0.0)
 
@@ -53,10 +53,10 @@ def test_no_more_jobs_are_listed_than_asked_for(server):
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limit")
 
 
-def wish():
-    from leanlens.serve.desk import Wish
+def parameters():
+    from leanlens.serve.service import GenerationParameters
 
-    return Wish("a", num_inference_steps=100, count=4)
+    return GenerationParameters("a", num_inference_steps=100, count=4)
 
 
 @pytest.mark.parametrize(("kind", "format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])

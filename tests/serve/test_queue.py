@@ -6,8 +6,8 @@ import time
 import pytest
 
 from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.errors import APIError
 from leanlens.serve.queue import FairQueue
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.tasks import Job
 
 GOOD = {"prompt": "a", "width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 3}
@@ -53,7 +53,7 @@ def test_what_differs_is_not_drawn_together(other):
 def test_the_bound_is_kept_and_the_wait_is_told():
     queue = FairQueue(3)
     queue.put(job("a", 2))
-    with pytest.raises(Refusal, match="queue of 3 has no room for 2 more: 2 wait and 0 places") as refused:
+    with pytest.raises(APIError, match="queue of 3 has no room for 2 more: 2 wait and 0 places") as refused:
         queue.put(job("b", 2), pace=12.4)
     assert refused.value.retry_after == pytest.approx(12.4)  # one picture has to be drawn for two places
     assert len(queue) == 2
@@ -64,7 +64,7 @@ def full(refused: list[tuple[str, int]], bound: int = 4) -> FairQueue:
     queue = FairQueue(bound)
     queue.put(job("early", bound))
     for owner, count in refused:
-        with pytest.raises(Refusal):
+        with pytest.raises(APIError):
             queue.put(job(owner, count), pace=2.0)
     return queue
 
@@ -72,7 +72,7 @@ def full(refused: list[tuple[str, int]], bound: int = 4) -> FairQueue:
 def test_who_was_refused_is_not_overtaken():
     queue = full([("patient", 1)])
     queue.take()
-    with pytest.raises(Refusal, match="no room for 1 more: 3 wait and 1 places are kept"):
+    with pytest.raises(APIError, match="no room for 1 more: 3 wait and 1 places are kept"):
         queue.put(job("newcomer"), pace=2.0)
     queue.put(job("patient"))
     queue.take()
@@ -84,7 +84,7 @@ def test_the_wait_told_counts_those_who_were_refused_before():
     queue.put(job("early", 4))
     waits = []
     for owner in ("a", "b", "a"):  # asking again before the time changes nothing
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(APIError) as refused:
             queue.put(job(owner), pace=2.0)
         waits.append(refused.value.retry_after)
     assert waits == [2.0, 4.0, 2.0]
@@ -95,7 +95,7 @@ def test_the_wait_told_counts_what_is_being_drawn():
     queue.put(job("early", 4))
     queue.take(limit=3)
     queue.put(job("next", 3))
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(APIError) as refused:
         queue.put(job("late"), pace=2.0)
     assert refused.value.retry_after == 2.0 * (3 + 1)
 
@@ -112,7 +112,7 @@ def test_no_more_places_are_kept_than_there_are():
     queue = full([("a", 3), ("b", 2), ("c", 1)])
     queue.take(limit=4)
     queue.put(job("c"))
-    with pytest.raises(Refusal, match="4 places are kept for others"):
+    with pytest.raises(APIError, match="4 places are kept for others"):
         full([("a", 3), ("c", 1)]).put(job("d"))
 
 
@@ -137,5 +137,5 @@ def test_dropped_tasks_are_gone_and_a_closed_queue_lets_go():
     queue.close()
     waiting.join(5)
     assert not waiting.is_alive()
-    with pytest.raises(Refusal, match="shutting down"):
+    with pytest.raises(APIError, match="shutting down"):
         queue.put(job("c"))

@@ -1,4 +1,4 @@
-"""Prompts are rewritten at every door of the server, before drawing, and the record goes with the image."""
+"""Prompts are rewritten at every API of the server, before drawing, and the record goes with the image."""
 
 import json
 
@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.reason import reasoner_of_model
-from leanlens.serve.desk import Wish
+from leanlens.serve.errors import APIError
 from leanlens.serve.infotext import read_parameters
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.service import GenerationParameters
 from tests.reasoning import FakeReasoner
 from tests.serve.test_worker import lora_file
 
@@ -28,7 +28,7 @@ def fake(monkeypatch):
 
 def files_of(client):
     """The records in the files of a server, the oldest first."""
-    folder = client.app.state.desk.archive.folder / "pictures"
+    folder = client.app.state.service.archive.folder / "pictures"
     return [read_record(path) for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)]
 
 
@@ -109,10 +109,10 @@ def test_a_preview_is_what_is_drawn(server, fake):
         ({"prompt": "a", "loras": ["none"]}, "loras 'none' is not offered; choose among: none"),
         ({"prompt": "a", "size": "33x32"}, "size 33x32: "),
         ({"prompt": "a" * 40_000}, "prompt has 40,000 characters; at most 32,000 are accepted"),
-        ({"prompt": "a", "wish": 1}, "wish 1 is not accepted: "),
+        ({"prompt": "a", "parameters": 1}, "parameters 1 is not accepted: "),
     ],
 )  # fmt: skip
-def test_refusals_name_the_field(server, fake, body, message):
+def test_errors_name_the_field(server, fake, body, message):
     answer = server().post(ASK, json=body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"].startswith(message)
@@ -126,7 +126,7 @@ def test_fixed_facts_are_refused_where_nothing_is_rewritten(server, fake, png, m
     assert edit.status_code == 400
     assert edit.json()["error"]["message"] == "fixed is not accepted: the prompt beside an image is drawn as it is"
     monkeypatch.setattr("leanlens.serve.reasoning.reasoner_of_model", reasoner_of_model)
-    client.app.state.desk.reasoning._reasoners.clear()
+    client.app.state.service.reasoning._reasoners.clear()
     plain = client.post(ASK, json={"prompt": "a", "fixed": {"background": "red"}}).json()
     assert plain["error"]["message"] == "fixed is not accepted: toy has no reasoner"
 
@@ -215,15 +215,15 @@ def test_a_loras_trigger_is_kept(server, fake, tmp_path):
     assert fake.asks[0].triggers == ("sks toy", "in mystyle")
 
 
-def test_a_caption_is_held_against_the_word_list(desk, fake, tmp_path):
+def test_a_caption_is_held_against_the_word_list(service, fake, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("knife\n")
-    one = desk(started=False, safety="prompt", safety_words=words)
-    for wish in (Wish("a cat", fixed={"color 1": "knife"}), Wish("a knife")):
-        with pytest.raises(Refusal, match="prompt holds 'knife'"):
-            one.prepare(wish, "somebody", "test")
-        with pytest.raises(Refusal, match="prompt holds 'knife'"):
-            one.reason(wish)
+    one = service(started=False, safety="prompt", safety_words=words)
+    for parameters in (GenerationParameters("a cat", fixed={"color 1": "knife"}), GenerationParameters("a knife")):
+        with pytest.raises(APIError, match="prompt holds 'knife'"):
+            one.prepare(parameters, "somebody", "test")
+        with pytest.raises(APIError, match="prompt holds 'knife'"):
+            one.reason(parameters)
 
 
 def test_the_second_pass_carries_the_caption_and_words_of_its_own_are_left_alone(server, fake):
@@ -237,10 +237,10 @@ def test_the_second_pass_carries_the_caption_and_words_of_its_own_are_left_alone
     assert len(fake.asks) == 2
 
 
-def test_a_record_that_comes_with_the_prompt_is_drawn_as_it_is(desk, fake):
-    one = desk(started=False)
-    request, _ = one.reason(Wish("two cats", seed=5, width=32, height=32))
-    again = Wish(request.prompt, seed=9, width=32, height=32, reasoned=request.reasoner)
+def test_a_record_that_comes_with_the_prompt_is_drawn_as_it_is(service, fake):
+    one = service(started=False)
+    request, _ = one.reason(GenerationParameters("two cats", seed=5, width=32, height=32))
+    again = GenerationParameters(request.prompt, seed=9, width=32, height=32, reasoned=request.reasoner)
     job = one.prepare(again, "somebody", "test")
     assert (job.tasks[0].request.prompt, job.tasks[0].request.reasoner) == (CATS, request.reasoner)
     assert len(fake.asks) == 1

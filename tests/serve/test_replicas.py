@@ -13,11 +13,11 @@ ray = pytest.importorskip("ray")
 from ray.exceptions import RayActorError  # noqa: E402
 
 from leanlens.pipeline.metadata import read_record  # noqa: E402
-from leanlens.serve import drawer as drawer_module  # noqa: E402
+from leanlens.serve import engine as engine_module  # noqa: E402
 from leanlens.serve import replicas  # noqa: E402
-from leanlens.serve.desk import Desk, Wish  # noqa: E402
-from leanlens.serve.refusal import Refusal  # noqa: E402
-from leanlens.serve.replicas import Replica, ReplicaDrawer  # noqa: E402
+from leanlens.serve.errors import APIError  # noqa: E402
+from leanlens.serve.replicas import Replica, ReplicaEngine  # noqa: E402
+from leanlens.serve.service import GenerationParameters, ImageService  # noqa: E402
 from tests.serve.test_worker import SMALL, finish  # noqa: E402
 
 
@@ -78,42 +78,42 @@ class Call:
 
 @pytest.fixture
 def far(settings, monkeypatch):
-    """`far(**fields)` -> a desk whose one device is at the far end, and the handle to it."""
-    monkeypatch.setattr(ReplicaDrawer, "close", lambda self: None)
-    desks = []
+    """`far(**fields)` -> a service whose one device is at the far end, and the handle to it."""
+    monkeypatch.setattr(ReplicaEngine, "close", lambda self: None)
+    services = []
 
     def make(**fields):
         handles = []
 
-        def drawers(given, library):
+        def engines(given, library):
             handles.append(Handle(given))
-            return [ReplicaDrawer("far", handles[0], library, None)]
+            return [ReplicaEngine("far", handles[0], library, None)]
 
-        desk = Desk(settings(**fields), drawers)
-        desks.append(desk)
-        desk.open()
-        return desk, handles[0]
+        service = ImageService(settings(**fields), engines)
+        services.append(service)
+        service.open()
+        return service, handles[0]
 
     yield make
-    for desk in desks:
-        desk.close()
+    for service in services:
+        service.close()
 
 
 def file(job) -> bytes:
     return job.tasks[0].picture.path.read_bytes()
 
 
-def test_the_same_file_comes_back_as_from_this_process(far, desk):
+def test_the_same_file_comes_back_as_from_this_process(far, service):
     server, _ = far()
     looks = []
-    job = server.prepare(Wish("a fox", seed=5, **SMALL), "a", "test")
+    job = server.prepare(GenerationParameters("a fox", seed=5, **SMALL), "a", "test")
     job.listen(lambda event: looks.append(event.snapshot) if event.snapshot else None)
     ended = threading.Event()
     job.listen(lambda event: ended.set() if job.is_final else None)
     server.start(job)
     assert ended.wait(60)
-    near = desk(output=server.settings.output.with_name("near"))
-    (same,) = finish(near, Wish("a fox", seed=5, **SMALL))
+    near = service(output=server.settings.output.with_name("near"))
+    (same,) = finish(near, GenerationParameters("a fox", seed=5, **SMALL))
     assert file(job) == file(same)
     assert job.tasks[0].text_tokens == same.tasks[0].text_tokens > 0
     assert [look.step for look in looks] == [2, 3]
@@ -123,8 +123,10 @@ def test_the_same_file_comes_back_as_from_this_process(far, desk):
 
 def test_uploads_go_along_and_the_record_names_the_servers_own_files(far):
     server, _ = far()
-    wish = Wish("a", seed=1, image=Image.new("RGB", (64, 64), "red"), mask=Image.new("L", (64, 64), 255), **SMALL)
-    (job,) = finish(server, wish)
+    parameters = GenerationParameters(
+        "a", seed=1, image=Image.new("RGB", (64, 64), "red"), mask=Image.new("L", (64, 64), 255), **SMALL
+    )
+    (job,) = finish(server, parameters)
     record = read_record(job.tasks[0].picture.path)
     inputs = server.archive.folder / "inputs"
     assert {record["request"]["image"], record["request"]["mask"]} == {str(path) for path in inputs.iterdir()}
@@ -133,21 +135,21 @@ def test_uploads_go_along_and_the_record_names_the_servers_own_files(far):
 
 def test_a_cancelled_picture_stops_at_the_far_end_and_the_next_is_drawn(far):
     server, handle = far()
-    job = server.prepare(Wish("a", num_inference_steps=100, width=64, height=64), "a", "test")
+    job = server.prepare(GenerationParameters("a", num_inference_steps=100, width=64, height=64), "a", "test")
     begun = threading.Event()
     job.listen(lambda event: begun.set() if event.kind == "step" else None)
     server.start(job)
     assert begun.wait(60)
     server.cancel(job)
-    (after,) = finish(server, Wish("b", **SMALL))
+    (after,) = finish(server, GenerationParameters("b", **SMALL))
     assert (job.state, after.state) == ("cancelled", "done")
     assert "stop" in handle.asked
 
 
 def test_an_interrupted_picture_comes_back_as_it_was_expected_to_become(far):
     server, handle = far(max_batch=1)
-    wish = Wish("a", num_inference_steps=100, width=64, height=64, seed=5, count=2)
-    job = server.prepare(wish, "a", "test")
+    parameters = GenerationParameters("a", num_inference_steps=100, width=64, height=64, seed=5, count=2)
+    job = server.prepare(parameters, "a", "test")
     ended = threading.Event()
 
     def on_event(event) -> None:
@@ -165,27 +167,27 @@ def test_an_interrupted_picture_comes_back_as_it_was_expected_to_become(far):
     assert record["request"]["num_inference_steps"] == 100
     assert (first.state, second.state, second.picture) == ("done", "cancelled", None)
     assert "end_early" in handle.asked
-    (after,) = finish(server, Wish("b", **SMALL))
+    (after,) = finish(server, GenerationParameters("b", **SMALL))
     assert "stopped_after" not in read_record(after.tasks[0].picture.path)
 
 
 def test_a_lost_replica_is_asked_again_and_one_that_is_lost_twice_is_told(far):
     server, handle = far()
-    (first,) = finish(server, Wish("a", seed=1, **SMALL))
+    (first,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
     handle.lose(1)
-    (again,) = finish(server, Wish("a", seed=1, **SMALL))
+    (again,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
     assert file(again) == file(first)
     handle.lose(2)
-    (lost,) = finish(server, Wish("a", seed=1, **SMALL))
-    assert (lost.state, lost.tasks[0].refusal.kind) == ("failed", "failed")
-    (after,) = finish(server, Wish("a", seed=1, **SMALL))
+    (lost,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
+    assert (lost.state, lost.tasks[0].error.kind) == ("failed", "failed")
+    (after,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
     assert file(after) == file(first)
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (Refusal("invalid", "not so", "prompt"), "invalid"),
+        (APIError("invalid", "not so", "prompt"), "invalid"),
         (ValueError("not so"), "invalid"),
         (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
         (KeyError("secret"), "failed"),
@@ -196,33 +198,33 @@ def test_what_goes_wrong_at_the_far_end_is_told_as_here(far, monkeypatch, caplog
         raise error
 
     server, _ = far()
-    finish(server, Wish("a", **SMALL))
-    monkeypatch.setattr(drawer_module, "draw_together", wrong)
-    (job,) = finish(server, Wish("a", **SMALL))
-    refusal = job.tasks[0].refusal
-    assert refusal.kind == kind
-    assert "secret" not in refusal.message
+    finish(server, GenerationParameters("a", **SMALL))
+    monkeypatch.setattr(engine_module, "draw_together", wrong)
+    (job,) = finish(server, GenerationParameters("a", **SMALL))
+    error = job.tasks[0].error
+    assert error.kind == kind
+    assert "secret" not in error.message
     assert ("secret" in caplog.text) == (kind == "failed")
 
 
 def test_memory_is_asked_at_the_far_end(far):
     server, handle = far(memory_limit=0.005)
-    finish(server, Wish("a", **SMALL))
-    with pytest.raises(Refusal, match="512x512 needs about"):
-        server.prepare(Wish("a", width=512, height=512), "a", "test")
+    finish(server, GenerationParameters("a", **SMALL))
+    with pytest.raises(APIError, match="512x512 needs about"):
+        server.prepare(GenerationParameters("a", width=512, height=512), "a", "test")
     assert "room" in handle.asked
 
 
 def test_the_model_is_let_go_when_idle_and_opened_again(far):
     server, handle = far(idle_unload=0.2)
-    finish(server, Wish("a", **SMALL))
+    finish(server, GenerationParameters("a", **SMALL))
     worker = server.workers[0]
     for _ in range(200):
         if worker.model is None:
             break
         threading.Event().wait(0.05)
-    assert (worker.model, handle.replica._drawer.model) == (None, None)
-    (job,) = finish(server, Wish("a", **SMALL))
+    assert (worker.model, handle.replica._engine.model) == (None, None)
+    (job,) = finish(server, GenerationParameters("a", **SMALL))
     assert job.state == "done"
 
 
@@ -246,11 +248,11 @@ def test_without_the_package_it_says_what_to_install(settings, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"replicas need the package ray; install it with: pip install .*\[scale\]"):
-        replicas.replica_drawers(2)(settings(), None)
+        replicas.replica_engines(2)(settings(), None)
 
 
 def test_a_model_counts_as_opened_until_the_far_end_has_let_it_go(monkeypatch):
-    near, seen = ReplicaDrawer("a", None, None, None), []
+    near, seen = ReplicaEngine("a", None, None, None), []
     near.model = "toy"
     monkeypatch.setattr(near, "_ask_if_there", lambda what: seen.append((what, near.model)))
     near.unload()

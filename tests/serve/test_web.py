@@ -19,9 +19,9 @@ from starlette.testclient import TestClient
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.app import make_app
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.web import Page, mount_page
-from leanlens.serve.web_form import Form, form_from, grid_from, wish_from
+from leanlens.serve.web_form import Form, form_from, grid_from, parameters_from
 from leanlens.serve.web_show import SUGGESTIONS, escaped, show_history, show_welcome
 
 SEEN = [None, False]  # what the history shows: how many, which the server keeps, and whether only favourites
@@ -59,8 +59,8 @@ def names(text):
 
 
 @pytest.fixture
-def page(desk):
-    return Page(desk())
+def page(service):
+    return Page(service())
 
 
 @pytest.fixture
@@ -90,13 +90,13 @@ def test_it_draws_with_looks_and_keeps_a_history(page):
     assert ">Done<" in last
     assert "<b>" not in last
     assert "${" not in last
-    assert names(history) == [name] == names(show_history(page.desk, "ann", 10)[0])
+    assert names(history) == [name] == names(show_history(page.service, "ann", 10)[0])
     assert f'data-name="use:{name}"' in history
-    assert names(show_history(page.desk, "bob", 10)[0]) == []
-    record = read_record(page.desk.archive.picture(name))
+    assert names(show_history(page.service, "bob", 10)[0]) == []
+    record = read_record(page.service.archive.picture(name))
     assert record["request"]["seed"] == 7
-    assert record["request"]["guidance_scale"] == page.desk.library.defaults("toy").guidance_scale
-    assert page.desk.archive.recent("ann")[0]["door"] == "page"
+    assert record["request"]["guidance_scale"] == page.service.library.defaults("toy").guidance_scale
+    assert page.service.archive.recent("ann")[0]["api"] == "page"
     assert page._orders == {}
     assert older.visible is False  # there is nothing more to show
 
@@ -114,7 +114,7 @@ def test_a_half_drawn_picture_is_shown(page):
     stage = asyncio.run(first_look())
     assert re.search(r"Step \d+ of 100", stage)
     assert 0 < float(re.search(r'value="([\d.]+)"', stage)[1]) < 1
-    assert [job["state"] for job in page.desk.archive.recent("ann")] == ["cancelled"]  # who goes away, stops it
+    assert [job["state"] for job in page.service.archive.recent("ann")] == ["cancelled"]  # who goes away, stops it
 
 
 def test_stop_ends_only_this_tabs_pictures(page):
@@ -123,12 +123,12 @@ def test_stop_ends_only_this_tabs_pictures(page):
         async for answer in page.draw(Visitor(session="a"), 24, False, None, *fields(size="256x256", steps=100)):
             answers.append(answer)
             page.stop(Visitor(session="b"))
-            assert answers[1:] or page.desk.running()
+            assert answers[1:] or page.service.running()
             page.stop(Visitor(session="a"))
         return answers
 
     assert "Stopped before it began" in asyncio.run(stopped())[-1][0]
-    assert page.desk.running() == []
+    assert page.service.running() == []
 
 
 def test_what_is_asked_while_something_is_drawn_is_drawn_after_it(page):
@@ -153,9 +153,9 @@ def test_what_is_asked_while_something_is_drawn_is_drawn_after_it(page):
     assert queued
     assert "<li>&lt;second&gt;</li>" in queued[0]
     (last,) = [stage for stage in (stages["first"][-1], stages["second"][-1]) if stage != gr.skip()]
-    record = read_record(page.desk.archive.picture(*names(last)))
+    record = read_record(page.service.archive.picture(*names(last)))
     assert record["request"]["prompt"] == "<second>"  # at the end the newest is shown, whichever ended last
-    assert len(page.desk.archive.kept("ann", 9)) == 2
+    assert len(page.service.archive.kept("ann", 9)) == 2
     assert page._orders == {}
 
 
@@ -163,15 +163,15 @@ def test_stop_stops_what_is_queued_too(page):
     async def stopped():
         long = fields(size="256x256", steps=100)
         tasks = [asyncio.create_task(_collected(page.draw(Visitor(), 24, False, None, *long))) for _ in range(2)]
-        while len(page.desk.running()) < 2 or page._orders["tab"][0].jobs[0].tasks[0].snapshot is None:
+        while len(page.service.running()) < 2 or page._orders["tab"][0].jobs[0].tasks[0].snapshot is None:
             await asyncio.sleep(0.01)
         page.stop(Visitor())
         return await asyncio.gather(*tasks)
 
     (last,) = [answers[-1][0] for answers in asyncio.run(stopped()) if answers[-1][0] != gr.skip()]
     assert "data:image/png;base64," in last  # of the first, which had begun
-    assert page.desk.running() == []
-    assert {job["state"] for job in page.desk.archive.recent("ann")} == {"cancelled"}
+    assert page.service.running() == []
+    assert {job["state"] for job in page.service.archive.recent("ann")} == {"cancelled"}
 
 
 def test_a_stopped_picture_keeps_its_last_look(page):
@@ -187,7 +187,7 @@ def test_a_stopped_picture_keeps_its_last_look(page):
     assert re.search(r"Stopped at step \d+ of 100\.", last)
 
 
-def test_a_refusal_leaves_what_is_being_drawn_on_the_stage(page, monkeypatch):
+def test_an_error_leaves_what_is_being_drawn_on_the_stage(page, monkeypatch):
     warned = []
     monkeypatch.setattr(gr, "Warning", warned.append)
 
@@ -216,7 +216,7 @@ def test_pictures_of_the_history_are_favoured_and_deleted(page):
     assert names(page.history(24, True, ann)[0]) == [first]
     assert press(ann, "unfavour", first, favourites=True) == []
     assert press(ann, "remove", second) == [first]
-    assert page.desk.archive.picture(second) is None
+    assert page.service.archive.picture(second) is None
     assert page.keep(24, False, ann, gr.EventData(None, {"name": f"use:{first}"})) == (gr.skip(), gr.skip())
     for none in ("remove:../index.sqlite", "remove:", "", "favour:%"):
         page.keep(24, False, ann, gr.EventData(None, {"name": none}))
@@ -242,20 +242,20 @@ def test_what_is_refused_is_said(page):
         ((stage, _, _),) = collect(page.draw(Visitor(), 24, False, None, *fields(**changed)))
         assert 'role="alert"' in stage
         assert words in stage
-    assert page.desk.archive.recent("ann") == []
+    assert page.service.archive.recent("ann") == []
 
 
 def test_settings_come_back_from_a_picture(page, tmp_path, png):
     drawn = collect(page.draw(Visitor(), 24, False, None, *fields(seed=str(2**63 - 1), negative_prompt="fog")))[-1][0]
     (name,) = names(drawn)
     taken = page.take(gr.EventData(None, {"name": f"use:{name}"}))
-    dropped = page.recover(str(page.desk.archive.picture(name)))
+    dropped = page.recover(str(page.service.archive.picture(name)))
     assert taken[1:] == dropped[1:]
     assert (names(taken[0]), names(dropped[0])) == ([name], [])
     form = Form(*taken[1:])
     assert (form.seed, form.negative_prompt, form.steps) == (str(2**63 - 1), "fog", 3)
     again = collect(page.draw(Visitor(), 24, False, None, *taken[1:]))[-1][0]
-    first, second = (page.desk.archive.picture(each).read_bytes() for each in (name, *names(again)))
+    first, second = (page.service.archive.picture(each).read_bytes() for each in (name, *names(again)))
     assert first == second
     for bad in ("../index.sqlite", "0" * 32 + "-0.png", ""):
         assert 'role="alert"' in page.take(gr.EventData(None, {"name": f"use:{bad}"}))[0]
@@ -273,16 +273,18 @@ def test_a_suggestion_fills_the_prompt_and_what_is_none_does_not(page):
         assert page.suggest(gr.EventData(None, {"name": none})) == gr.skip()
 
 
-def test_strength_is_read_as_text(desk):
-    one = desk(started=False)
-    strengths = [wish_from(Form(strength=text), one, lambda wish: None).strength for text in ("", " 0.25 ", "1")]
+def test_strength_is_read_as_text(service):
+    one = service(started=False)
+    strengths = [
+        parameters_from(Form(strength=text), one, lambda parameters: None).strength for text in ("", " 0.25 ", "1")
+    ]
     assert strengths == [None, 0.25, 1.0]
-    with pytest.raises(Refusal, match="strength 'much' is not accepted; give a number"):
-        wish_from(Form(strength="much"), one, lambda wish: None)
+    with pytest.raises(APIError, match="strength 'much' is not accepted; give a number"):
+        parameters_from(Form(strength="much"), one, lambda parameters: None)
 
 
-def test_a_foreign_record_opens_no_path_and_names_what_is_missing(desk):
-    one = desk(started=False)
+def test_a_foreign_record_opens_no_path_and_names_what_is_missing(service):
+    one = service(started=False)
     request = {
         "prompt": "a", "negative_prompt": "", "width": 240, "height": 80, "num_inference_steps": 5,
         "guidance_scale": 2.5, "seed": 1, "image": "/etc/passwd", "strength": 0.5,
@@ -293,12 +295,12 @@ def test_a_foreign_record_opens_no_path_and_names_what_is_missing(desk):
     assert len(notes) == 3
     for broken in ({}, {"request": {}}, {"request": {**request, "seed": "x"}, "model": {"name": "toy"}},
                    {"request": [], "model": 1}):  # fmt: skip
-        with pytest.raises(Refusal, match="damaged"):
+        with pytest.raises(APIError, match="damaged"):
             form_from(broken, one)
 
 
-def test_sizes_follow_aspect_and_base(desk):
-    one = desk(started=False)
+def test_sizes_follow_aspect_and_base(service):
+    one = service(started=False)
     for changed, size in (
         ({}, (None, None)),
         ({"base": 128}, (128, 128)),
@@ -307,15 +309,15 @@ def test_sizes_follow_aspect_and_base(desk):
         ({"aspect": "1:1"}, (128, 128)),
         ({"aspect": "1:1", "size": "64 × 32"}, (64, 32)),
     ):
-        wish = wish_from(Form(**changed), one)
-        assert (wish.width, wish.height) == size
+        parameters = parameters_from(Form(**changed), one)
+        assert (parameters.width, parameters.height) == size
 
 
 def test_a_grid_varies_two_settings_from_one_seed(page):
     arguments = ["steps", "1, 2", "prompt", "a fox, red\na cat"]
     stage, _, _ = collect(page.draw_grid(Visitor(), 24, False, *arguments, None, *fields(seed="")))[-1]
     found = names(stage)
-    requests = [read_record(page.desk.archive.picture(name))["request"] for name in found]
+    requests = [read_record(page.service.archive.picture(name))["request"] for name in found]
     assert [(one["prompt"], one["num_inference_steps"]) for one in requests] == [
         ("a fox, red", 1), ("a fox, red", 2), ("a cat", 1), ("a cat", 2),
     ]  # fmt: skip
@@ -334,7 +336,7 @@ def test_grids_that_cannot_be_drawn():
         (("steps", ",".join("1" * 9), "seed", ",".join("1" * 9)), "81 pictures"),
         (("colour", "red", None, ""), "no setting"),
     ):
-        with pytest.raises(Refusal, match=words):
+        with pytest.raises(APIError, match=words):
             grid_from(form, *arguments)
     shapes = grid_from(form, "aspect", "1:1\n2:1", None, "").forms[0]
     assert [(one.aspect, one.size) for one in shapes] == [("1:1", ""), ("2:1", "")]
@@ -350,7 +352,7 @@ def test_a_picture_to_start_from_and_paint_as_a_mask(page, png):
     kept = {}
     for kind, layers in (("plain", [png(64, 48, (0, 0, 0, 0), "RGBA")]), ("mask", [buffer.getvalue()])):
         stage, _, _ = collect(page.draw(Visitor(), 24, False, (picture, layers), *fields(size="", base=128)))[-1]
-        kept[kind] = read_record(page.desk.archive.picture(*names(stage)))["request"]
+        kept[kind] = read_record(page.service.archive.picture(*names(stage)))["request"]
     assert (kept["plain"]["mask"], kept["plain"]["strength"]) == (None, 0.6)
     assert kept["mask"]["strength"] == 1.0
     assert (kept["mask"]["width"], kept["mask"]["height"]) == (64, 48)
@@ -359,7 +361,7 @@ def test_a_picture_to_start_from_and_paint_as_a_mask(page, png):
     assert "no PNG, JPEG or WebP" in collect(page.draw(Visitor(), 24, False, (b"x", []), *fields()))[-1][0]
 
 
-def test_the_planners_line(desk):
+def test_the_planners_line(service):
     asked = []
 
     def estimate(*given):
@@ -368,7 +370,7 @@ def test_the_planners_line(desk):
             raise ValueError("not here")
         return "about 3 s"
 
-    page = Page(desk(started=False), estimate)
+    page = Page(service(started=False), estimate)
     given = ["toy", "auto", None, "", 3, 5, 1]
     assert "about 3 s" in page.predict(*given)
     assert asked == [("toy", 128, 128, 3, 5, 1)]
@@ -391,7 +393,7 @@ def call(client, name, data, event=None, succeeds=True, **headers):
     return message["output"]["data"] if succeeds else message["output"]["error"]
 
 
-def test_the_mounted_page_draws_the_same_bytes_as_the_other_doors(site):
+def test_the_mounted_page_draws_the_same_bytes_as_the_other_apis(site):
     client = site()
     shown = client.get("/")
     assert shown.status_code == 200
@@ -417,7 +419,7 @@ def test_dropped_pictures_reach_our_own_reader(site, png):
     source = {"background": upload(client, png(64, 48)), "layers": [sheet], "composite": None, "id": None}
     stage, _, _ = call(client, "draw", [*SEEN, source, *fields(size="")])
     (name,) = names(stage)
-    archive = client.app.state.desk.archive
+    archive = client.app.state.service.archive
     assert sheet["path"].startswith(str(archive.folder / "page"))
     stored = archive.picture(name)
     assert read_record(stored)["request"]["mask"] is not None
@@ -432,7 +434,7 @@ def test_dropped_pictures_reach_our_own_reader(site, png):
 
 def test_no_file_and_no_address_that_a_client_names_is_opened(site):
     client = site()
-    folder = client.app.state.desk.archive.folder
+    folder = client.app.state.service.archive.folder
     for place in ("http://127.0.0.1:9/x.png", "https://example.invalid/x.png", str(folder / "index.sqlite"),
                   str(folder / "page" / ".." / "index.sqlite"), __file__):  # fmt: skip
         for stream in (False, True):
@@ -441,7 +443,7 @@ def test_no_file_and_no_address_that_a_client_names_is_opened(site):
             source = {"background": part, "layers": [], "composite": None, "id": None}
             assert call(client, "draw", [*SEEN, source, *fields()], succeeds=False)
         assert call(client, "draw", [*SEEN, None, {**part, "is_stream": False}, *fields()[1:]], succeeds=False)
-    assert client.app.state.desk.archive.recent("testclient") == []
+    assert client.app.state.service.archive.recent("testclient") == []
     assert not [path for path in (folder / "page").rglob("*") if path.is_file()]
     for place in (
         "file=https://example.invalid/x", "file=HTTPS://example.invalid/x", "proxy=https://example.invalid/x",
@@ -488,7 +490,7 @@ def test_every_route_of_gradio_is_used_by_the_page_or_refused(site):
     assert seen == USED
 
 
-def test_the_other_doors_answer_as_before_and_nothing_is_loaded_from_elsewhere(site):
+def test_the_other_apis_answer_as_before_and_nothing_is_loaded_from_elsewhere(site):
     client = site()
     for path, status in (("/v1/nothing", 404), ("/v1/images/generations", 405), ("/pictures/x", 404)):
         answer = client.get(path)
@@ -500,7 +502,7 @@ def test_the_other_doors_answer_as_before_and_nothing_is_loaded_from_elsewhere(s
     assert loaded == []
     assert not [sheet for sheet in config.get("stylesheets") or [] if "//" in sheet]
     for secret in ("index.sqlite", "pictures"):
-        path = client.app.state.desk.archive.folder / secret
+        path = client.app.state.service.archive.folder / secret
         assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
 
 
@@ -513,8 +515,8 @@ def test_the_page_asks_for_the_key(site):
     assert client.post("/gradio_api/queue/join", json={}).status_code == 401
     client.headers["authorization"] = "Basic " + base64.b64encode(b"ann:secret").decode()
     stage, _, _ = call(client, "draw", [*SEEN, None, *fields()])
-    desk = client.app.state.desk
-    assert [job["owner"] for job in desk.archive.recent("user ann")] == ["user ann"]
+    service = client.app.state.service
+    assert [job["owner"] for job in service.archive.recent("user ann")] == ["user ann"]
     assert names(stage)
 
 
@@ -539,7 +541,7 @@ def test_a_server_that_starts_anew_shows_the_old_pictures(settings):
             if run == 0:
                 (name,) = names(call(client, "draw", [*SEEN, None, *fields()])[0])
             assert names(call(client, "history", SEEN)[0]) == [name]
-            assert time.time() - client.app.state.desk.started < 60
+            assert time.time() - client.app.state.service.started < 60
 
 
 def test_strangers_sessions_are_few_enough_to_be_kept(site):

@@ -13,10 +13,10 @@ from leanlens.pipeline.metadata import read_record
 from leanlens.pipeline.reasoned import Fact, Reasoned, Unknown
 from leanlens.reason.reasoner import Ask
 from leanlens.reason.scenes import SceneReasoner
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.errors import APIError
 from leanlens.serve.web import Page
 from leanlens.serve.web_choices import Choices, read_choices
-from leanlens.serve.web_form import Form, form_from, grid_from, wish_from, with_seed
+from leanlens.serve.web_form import Form, form_from, grid_from, parameters_from, with_seed
 from leanlens.serve.web_reason import known_values, read_prompt, suggest
 from tests.serve.test_web import Visitor, collect, names
 
@@ -57,8 +57,8 @@ def reasoned(monkeypatch):
 
 
 @pytest.fixture
-def page(reasoned, desk):
-    return Page(desk())
+def page(reasoned, service):
+    return Page(service())
 
 
 def decided(**given) -> str:
@@ -69,12 +69,12 @@ def draw(page, **changed) -> list[dict]:
     """Draw a form; gives the requests of the pictures, in order."""
     fields = Form(**{**SMALL, **changed}).__dict__.values()
     stage = collect(page.draw(Visitor(), 24, False, None, *fields))[-1][0]
-    return [read_record(page.desk.archive.picture(name))["request"] for name in names(stage)]
+    return [read_record(page.service.archive.picture(name))["request"] for name in names(stage)]
 
 
 def test_what_is_read_is_what_is_drawn(page):
     choices = decided(prompt="a  red fox ", edits={"background": "teal"}, seed=99)
-    read = read_prompt({**ASKED, "size": "32x32", "seed": "", "choices": choices}, page.desk)
+    read = read_prompt({**ASKED, "size": "32x32", "seed": "", "choices": choices}, page.service)
     assert (read["state"], read["seed"], read["language"], read["unknown"]) == ("read", "99", "en", [])
     assert read["caption"] == "a red fox <i>99</i> 32x32 on teal."
     assert [(fact["key"], fact["value"], fact["stated"]) for fact in read["facts"]] == [
@@ -93,7 +93,7 @@ def test_edits_are_of_one_prompt_and_locks_of_all():
     assert read_choices(decided(**choices.model_dump())) == choices
     assert read_choices("") == read_choices(" ") == Choices()
     for text in ("x", "[]", "null", '{"seed": -1}', '{"edits": {"a": 1}}', '{"more": 1}', " " * 5 + "{" * 100_000):
-        with pytest.raises(Refusal, match="damaged"):
+        with pytest.raises(APIError, match="damaged"):
             read_choices(text)
 
 
@@ -102,11 +102,11 @@ def test_turned_off_it_is_drawn_as_written(page):
     assert (drawn["prompt"], drawn.get("reasoner"), drawn["seed"]) == ("a red fox", None, 7)
 
 
-def test_where_nothing_is_rewritten_what_was_decided_is_left_out(desk):
-    one = desk(started=False)
+def test_where_nothing_is_rewritten_what_was_decided_is_left_out(service):
+    one = service(started=False)
     choices = decided(locks={"background": "teal"}, seed=3)
-    wish = wish_from(Form(choices=choices), one)
-    assert (wish.seed, wish.fixed) == (None, {})
+    parameters = parameters_from(Form(choices=choices), one)
+    assert (parameters.seed, parameters.fixed) == (None, {})
     assert read_prompt({**ASKED, "choices": choices}, one) == {"state": "absent"}
 
 
@@ -114,18 +114,18 @@ def test_with_a_source_image_the_prompt_is_left_alone(page, png):
     fields = Form(**{**SMALL, "steps": 2, "choices": decided(locks={"background": "teal"})}).__dict__.values()
     stage = collect(page.draw(Visitor(), 24, False, (png(32, 32), []), *fields))[-1][0]
     (name,) = names(stage)
-    assert read_record(page.desk.archive.picture(name))["request"]["prompt"] == "a red fox"
+    assert read_record(page.service.archive.picture(name))["request"]["prompt"] == "a red fox"
 
 
 def test_what_cannot_be_read_is_said(page):
     def said(**changed):
-        read = read_prompt({**ASKED, **changed}, page.desk)
+        read = read_prompt({**ASKED, **changed}, page.service)
         return read["state"], read["sentence"]
 
     assert said(prompt="a caption") == ("alone", "Your prompt is drawn as you wrote it: it is a caption already.")
     assert said(choices=decided(locks={"bad": "x"})) == ("refused", "Fixed 'bad' is not a fact.")
     assert said(size="big")[0] == said(seed="x")[0] == said(choices="x")[0] == said(model="none")[0] == "refused"
-    unknown = read_prompt({**ASKED, "prompt": "a towr"}, page.desk)["unknown"]
+    unknown = read_prompt({**ASKED, "prompt": "a towr"}, page.service)["unknown"]
     assert unknown == [
         {"word": "towr", "nearest": "tower", "sentence": "toy does not know 'towr'; nearest: tower (0.50)."}
     ]
@@ -134,13 +134,13 @@ def test_what_cannot_be_read_is_said(page):
 def test_what_the_page_does_not_send_is_refused(page):
     for bad in ({**ASKED, "base": "x"}, {**ASKED, "prompt": None}, {**ASKED, "more": 1}, [], "a", None):
         with pytest.raises(ValueError, match="validation error"):
-            read_prompt(bad, page.desk)
+            read_prompt(bad, page.service)
 
 
 def test_nothing_is_kept_of_a_reading(page):
     for _ in range(3):
-        read_prompt(ASKED, page.desk)
-    assert page.desk.archive.recent("ann") == page.desk.running() == []
+        read_prompt(ASKED, page.service)
+    assert page.service.archive.recent("ann") == page.service.running() == []
 
 
 def test_settings_come_back_with_the_words_and_what_was_decided(page):
@@ -157,41 +157,41 @@ def test_settings_come_back_with_the_words_and_what_was_decided(page):
         "prompt": "a red fox", "edits": {"background": "teal", "style": "flat"}, "locks": {},
     }  # fmt: skip
     again = names(collect(page.draw(Visitor(), 24, False, None, *values))[-1][0])
-    first, second = (page.desk.archive.picture(each).read_bytes() for each in (name, *again))
+    first, second = (page.service.archive.picture(each).read_bytes() for each in (name, *again))
     assert first == second
 
 
 def test_a_caption_that_would_be_another_now_comes_back_as_it_was_drawn(page, monkeypatch):
     stage = collect(page.draw(Visitor(), 24, False, None, *Form(**SMALL).__dict__.values()))[-1][0]
     (name,) = names(stage)
-    record = read_record(page.desk.archive.picture(name))
+    record = read_record(page.service.archive.picture(name))
     record["request"]["prompt"] = record["request"]["reasoner"]["prompt"] = "a caption of before"
-    form, notes = form_from(record, page.desk)
+    form, notes = form_from(record, page.service)
     assert (form.prompt, form.reason, form.choices) == ("a caption of before", False, "")
     assert "so the form holds its caption and rewriting is off" in notes[0]
-    assert desk_prompt(form, page.desk) == "a caption of before"
+    assert service_prompt(form, page.service) == "a caption of before"
     record["request"]["reasoner"] = {"prompt": 1}
-    with pytest.raises(Refusal, match="damaged"):
-        form_from(record, page.desk)
+    with pytest.raises(APIError, match="damaged"):
+        form_from(record, page.service)
 
 
-def desk_prompt(form, desk) -> str:
-    return desk.reason(wish_from(form, desk))[0].prompt
+def service_prompt(form, service) -> str:
+    return service.reason(parameters_from(form, service))[0].prompt
 
 
 def test_what_was_drawn_as_written_comes_back_so(page, png):
     record = {"request": draw(page, reason=False)[0], "model": {"name": "toy"}}
-    form, notes = form_from(record, page.desk)
+    form, notes = form_from(record, page.service)
     assert (form.reason, notes) == (False, ["Its prompt was drawn as it was written, so rewriting is turned off."])
     record["request"] |= {"image": "x.png", "strength": 0.5}
-    assert form_from(record, page.desk)[0].reason is None  # the switch says nothing of it, and stays
+    assert form_from(record, page.service)[0].reason is None  # the switch says nothing of it, and stays
 
 
 def test_a_grid_shows_the_readings_of_one_seed(page):
     form = Form(**{**SMALL, "seed": ""}, choices=decided(locks={"background": "teal"}, seed=41))
-    grid = grid_from(with_seed(form, page.desk), "prompt", "a fox\na dog", None, "")
-    wishes = [wish_from(one, page.desk) for one in grid.forms[0]]
-    assert [(wish.prompt, wish.seed, wish.fixed) for wish in wishes] == [
+    grid = grid_from(with_seed(form, page.service), "prompt", "a fox\na dog", None, "")
+    parameter_sets = [parameters_from(one, page.service) for one in grid.forms[0]]
+    assert [(parameters.prompt, parameters.seed, parameters.fixed) for parameters in parameter_sets] == [
         ("a fox", 41, {"background": "teal"}), ("a dog", 41, {"background": "teal"}),
     ]  # fmt: skip
 
@@ -241,8 +241,8 @@ def test_the_mounted_page_answers_its_script(reasoned, settings):
         assert ask("reading", "postprocess", "x").status_code == 404
 
 
-def test_the_operator_who_turns_it_off_is_named(desk, reasoned):
-    one = desk(started=False, reason="off")
+def test_the_operator_who_turns_it_off_is_named(service, reasoned):
+    one = service(started=False, reason="off")
     page = Page(one)
 
     async def built():

@@ -15,22 +15,22 @@ from leanlens.pipeline.draw import draw
 from leanlens.pipeline.metadata import save_picture
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
-from leanlens.serve import drawer as drawer_module
-from leanlens.serve.desk import Wish
+from leanlens.serve import engine as engine_module
+from leanlens.serve.errors import APIError
 from leanlens.serve.preview import LatentColours, Snapshot
-from leanlens.serve.refusal import Refusal
+from leanlens.serve.service import GenerationParameters
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 3}
 
 
-def finish(desk, *wishes: Wish, owner: str = "a") -> list:
+def finish(service, *parameter_sets: GenerationParameters, owner: str = "a") -> list:
     """Prepare all, start all, wait for all."""
-    jobs = [desk.prepare(wish, owner, "test") for wish in wishes]
+    jobs = [service.prepare(parameters, owner, "test") for parameters in parameter_sets]
     ended = threading.Event()
     for job in jobs:
         job.listen(lambda event: ended.set() if all(one.is_final for one in jobs) else None)
     for job in jobs:
-        desk.start(job)
+        service.start(job)
     assert ended.wait(120)
     return jobs
 
@@ -52,25 +52,27 @@ def alone():
     return make
 
 
-def test_drawn_alone_the_file_is_that_of_the_command_line(desk, alone, tmp_path):
-    (job,) = finish(desk(), Wish("a fox", seed=5, **SMALL))
+def test_drawn_alone_the_file_is_that_of_the_command_line(service, alone, tmp_path):
+    (job,) = finish(service(), GenerationParameters("a fox", seed=5, **SMALL))
     wanted = alone(tmp_path / "alone.png", prompt="a fox", seed=5, guidance_scale=5.0, **SMALL)
     assert job.state == "done"
     assert job.tasks[0].picture.path.read_bytes() == wanted
 
 
-def test_what_is_left_out_is_the_models_own(desk):
-    (job,) = finish(desk(), Wish("a fox"))
+def test_what_is_left_out_is_the_models_own(service):
+    (job,) = finish(service(), GenerationParameters("a fox"))
     request = job.tasks[0].request
     assert (request.width, request.height, request.num_inference_steps, request.guidance_scale) == (128, 128, 4, 5.0)
     assert job.tasks[0].text_tokens > 0
 
 
-def test_together_they_differ_from_alone_by_at_most_two_levels(desk, alone, tmp_path):
-    server = desk(started=False)
-    wishes = [Wish(prompt, seed=seed, **SMALL) for seed, prompt in enumerate(("a", "a longer one", "third"))]
-    wishes.append(Wish("with words to keep away from", negative_prompt="rain", seed=9, **SMALL))
-    jobs = [server.prepare(wish, f"owner {index}", "test") for index, wish in enumerate(wishes)]
+def test_together_they_differ_from_alone_by_at_most_two_levels(service, alone, tmp_path):
+    server = service(started=False)
+    parameter_sets = [
+        GenerationParameters(prompt, seed=seed, **SMALL) for seed, prompt in enumerate(("a", "a longer one", "third"))
+    ]
+    parameter_sets.append(GenerationParameters("with words to keep away from", negative_prompt="rain", seed=9, **SMALL))
+    jobs = [server.prepare(parameters, f"owner {index}", "test") for index, parameters in enumerate(parameter_sets)]
     ended = threading.Event()
     for job in jobs:
         job.listen(lambda event: ended.set() if all(one.is_final for one in jobs) else None)
@@ -85,9 +87,9 @@ def test_together_they_differ_from_alone_by_at_most_two_levels(desk, alone, tmp_
             assert np.abs(np.asarray(picture, dtype=int) - pixels(job.tasks[0])).max() <= 2
 
 
-def test_batching_can_be_turned_off(desk):
-    server = desk(started=False, max_batch=1)
-    job = server.prepare(Wish("a", count=3, seed=1, **SMALL), "a", "test")
+def test_batching_can_be_turned_off(service):
+    server = service(started=False, max_batch=1)
+    job = server.prepare(GenerationParameters("a", count=3, seed=1, **SMALL), "a", "test")
     server.start(job)
     ended = threading.Event()
     job.listen(lambda event: ended.set() if job.is_final else None)
@@ -97,9 +99,11 @@ def test_batching_can_be_turned_off(desk):
     assert [task.request.seed for task in job.tasks] == [1, 2, 3]
 
 
-def test_previews_come_and_look_like_the_picture(desk):
-    server, looks = desk(), []
-    job = server.prepare(Wish("a fox", seed=5, width=128, height=128, num_inference_steps=6), "a", "test")
+def test_previews_come_and_look_like_the_picture(service):
+    server, looks = service(), []
+    job = server.prepare(
+        GenerationParameters("a fox", seed=5, width=128, height=128, num_inference_steps=6), "a", "test"
+    )
     ended = threading.Event()
 
     def listen(event):
@@ -132,10 +136,10 @@ def test_a_straight_path_is_seen_to_its_end():
     torch.testing.assert_close(seen[0], clean[2], atol=1e-5, rtol=0)
 
 
-def test_a_cancelled_picture_stops_at_its_next_step_and_a_waiting_one_at_once(desk):
-    server = desk(max_batch=1)
-    long = server.prepare(Wish("a", num_inference_steps=100, width=64, height=64), "a", "test")
-    waiting = server.prepare(Wish("b", **SMALL), "a", "test")
+def test_a_cancelled_picture_stops_at_its_next_step_and_a_waiting_one_at_once(service):
+    server = service(max_batch=1)
+    long = server.prepare(GenerationParameters("a", num_inference_steps=100, width=64, height=64), "a", "test")
+    waiting = server.prepare(GenerationParameters("b", **SMALL), "a", "test")
     begun = threading.Event()
     long.listen(lambda event: begun.set() if event.kind == "step" else None)
     server.start(long)
@@ -145,22 +149,24 @@ def test_a_cancelled_picture_stops_at_its_next_step_and_a_waiting_one_at_once(de
     server.cancel(long)
     assert (long.state, waiting.state, len(server.queue)) == ("cancelled", "cancelled", 0)
     assert long.tasks[0].step < 100
-    (after,) = finish(server, Wish("c", **SMALL))
+    (after,) = finish(server, GenerationParameters("c", **SMALL))
     assert after.state == "done"
     assert not server.running()
 
 
-def test_out_of_memory_answers_one_request_and_the_worker_goes_on(desk, monkeypatch):
-    plain = drawer_module.draw_together
+def test_out_of_memory_answers_one_request_and_the_worker_goes_on(service, monkeypatch):
+    plain = engine_module.draw_together
 
     def short_of_memory(opened, requests, *rest):
         if len(requests) > 1 or requests[0].prompt == "huge":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB")
         return plain(opened, requests, *rest)
 
-    monkeypatch.setattr(drawer_module, "draw_together", short_of_memory)
-    server = desk(started=False)
-    jobs = [server.prepare(Wish(prompt, seed=1, **SMALL), "a", "test") for prompt in ("one", "huge", "two")]
+    monkeypatch.setattr(engine_module, "draw_together", short_of_memory)
+    server = service(started=False)
+    jobs = [
+        server.prepare(GenerationParameters(prompt, seed=1, **SMALL), "a", "test") for prompt in ("one", "huge", "two")
+    ]
     ended = threading.Event()
     for job in jobs:
         job.listen(lambda event: ended.set() if all(one.is_final for one in jobs) else None)
@@ -168,32 +174,32 @@ def test_out_of_memory_answers_one_request_and_the_worker_goes_on(desk, monkeypa
     server.open()
     assert ended.wait(120)
     assert [job.state for job in jobs] == ["done", "failed", "done"]
-    refusal = jobs[1].tasks[0].refusal
-    assert (refusal.kind, refusal.looks.status) == ("memory", 400)
-    assert "64x64 does not fit" in refusal.message
-    assert "try 32x32" in refusal.message
+    error = jobs[1].tasks[0].error
+    assert (error.kind, error.looks.status) == ("memory", 400)
+    assert "64x64 does not fit" in error.message
+    assert "try 32x32" in error.message
 
 
-def test_an_unforeseen_error_is_logged_and_told_and_the_worker_goes_on(desk, monkeypatch, caplog):
-    plain = drawer_module.draw_together
+def test_an_unforeseen_error_is_logged_and_told_and_the_worker_goes_on(service, monkeypatch, caplog):
+    plain = engine_module.draw_together
 
     def broken(opened, requests, *rest):
         if requests[0].prompt == "broken":
             raise KeyError("secret detail")
         return plain(opened, requests, *rest)
 
-    monkeypatch.setattr(drawer_module, "draw_together", broken)
-    server = desk()
-    (bad,) = finish(server, Wish("broken", **SMALL))
-    (good,) = finish(server, Wish("good", **SMALL))
+    monkeypatch.setattr(engine_module, "draw_together", broken)
+    server = service()
+    (bad,) = finish(server, GenerationParameters("broken", **SMALL))
+    (good,) = finish(server, GenerationParameters("good", **SMALL))
     assert (bad.state, good.state) == ("failed", "done")
-    assert bad.tasks[0].refusal.kind == "failed"
-    assert "secret" not in bad.tasks[0].refusal.message
+    assert bad.tasks[0].error.kind == "failed"
+    assert "secret" not in bad.tasks[0].error.message
     assert "secret detail" in caplog.text
 
 
-def test_a_full_disk_fails_one_picture_and_a_lost_listener_keeps_nobody_waiting(desk, monkeypatch):
-    server = desk()
+def test_a_full_disk_fails_one_picture_and_a_lost_listener_keeps_nobody_waiting(service, monkeypatch):
+    server = service()
     store = server.archive.store
 
     def full(task, drawn):
@@ -205,9 +211,9 @@ def test_a_full_disk_fails_one_picture_and_a_lost_listener_keeps_nobody_waiting(
         raise RuntimeError("Event loop is closed")
 
     monkeypatch.setattr(server.archive, "store", full)
-    (bad,) = finish(server, Wish("full", **SMALL))
-    assert (bad.state, bad.tasks[0].refusal.message) == ("failed", "the picture cannot be written: OSError")
-    job = server.prepare(Wish("good", **SMALL), "a", "test")
+    (bad,) = finish(server, GenerationParameters("full", **SMALL))
+    assert (bad.state, bad.tasks[0].error.message) == ("failed", "the picture cannot be written: OSError")
+    job = server.prepare(GenerationParameters("good", **SMALL), "a", "test")
     ended = threading.Event()
     job.listen(lost)
     job.listen(lambda event: ended.set() if job.is_final else None)
@@ -215,26 +221,26 @@ def test_a_full_disk_fails_one_picture_and_a_lost_listener_keeps_nobody_waiting(
     assert ended.wait(60)
     assert job.state == "done"
     monkeypatch.setattr(server.workers[0], "deliver", lost)
-    (undelivered,) = finish(server, Wish("undelivered", **SMALL))
-    assert (undelivered.state, undelivered.tasks[0].refusal.kind) == ("failed", "failed")
+    (undelivered,) = finish(server, GenerationParameters("undelivered", **SMALL))
+    assert (undelivered.state, undelivered.tasks[0].error.kind) == ("failed", "failed")
     assert server.workers[0].is_alive
     assert not server.running()
 
 
-def test_prompts_are_encoded_once_and_kept_within_a_bound(desk, monkeypatch):
+def test_prompts_are_encoded_once_and_kept_within_a_bound(service, monkeypatch):
     calls = []
     plain = placement.OpenedModel.features
     monkeypatch.setattr(
         placement.OpenedModel, "features", lambda self, request: calls.append(request.prompt) or plain(self, request)
     )
-    server = desk()
-    finish(server, Wish("a", count=2, **SMALL))
-    finish(server, Wish("b", **SMALL))
-    finish(server, Wish("a", **SMALL))
+    server = service()
+    finish(server, GenerationParameters("a", count=2, **SMALL))
+    finish(server, GenerationParameters("b", **SMALL))
+    finish(server, GenerationParameters("a", **SMALL))
     assert calls == ["a", "b"]
-    tight = desk(prompt_cache=0, output=server.settings.output.with_name("other"))
+    tight = service(prompt_cache=0, output=server.settings.output.with_name("other"))
     for prompt in ("c", "d", "c"):
-        finish(tight, Wish(prompt, **SMALL))
+        finish(tight, GenerationParameters(prompt, **SMALL))
     assert calls[2:] == ["c", "d", "c"]
 
 
@@ -258,25 +264,25 @@ def lora_file(folder: Path, name: str = "bright", rank: int = 2) -> Path:
     return folder / f"{name}.safetensors"
 
 
-def test_a_lora_by_name_acts_for_one_request_and_is_out_for_the_next(desk, alone, tmp_path):
+def test_a_lora_by_name_acts_for_one_request_and_is_out_for_the_next(service, alone, tmp_path):
     file = lora_file(tmp_path / "loras")
     save_file({"diffusion_model.nothing.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "loras" / "bad.safetensors")
-    server = desk(lora_folders=(tmp_path / "loras",))
-    (plain,) = finish(server, Wish("a", seed=1, **SMALL))
-    (bright,) = finish(server, Wish("a", seed=1, loras=[("bright", 0.8)], **SMALL))
-    (bad,) = finish(server, Wish("a", seed=1, loras=[("bright", 1.0), ("bad", 1.0)], **SMALL))
-    (again,) = finish(server, Wish("a", seed=1, **SMALL))
+    server = service(lora_folders=(tmp_path / "loras",))
+    (plain,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
+    (bright,) = finish(server, GenerationParameters("a", seed=1, loras=[("bright", 0.8)], **SMALL))
+    (bad,) = finish(server, GenerationParameters("a", seed=1, loras=[("bright", 1.0), ("bad", 1.0)], **SMALL))
+    (again,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
     assert bright.state == "done"
     assert (pixels(plain.tasks[0]) != pixels(bright.tasks[0])).any()
-    assert (bad.state, bad.tasks[0].refusal.kind) == ("failed", "invalid")
+    assert (bad.state, bad.tasks[0].error.kind) == ("failed", "invalid")
     assert plain.tasks[0].picture.path.read_bytes() == again.tasks[0].picture.path.read_bytes()
     wanted = alone(
         tmp_path / "x.png", prompt="a", seed=1, guidance_scale=5.0, loras=[{"path": str(file), "scale": 0.8}], **SMALL
     )
     assert bright.tasks[0].picture.path.read_bytes() == wanted
     for name in ("../loras/bright", str(file), "other", ""):
-        with pytest.raises(Refusal, match="is not offered; choose among: bad, bright"):
-            server.prepare(Wish("a", loras=[(name, 1.0)]), "a", "test")
+        with pytest.raises(APIError, match="is not offered; choose among: bad, bright"):
+            server.prepare(GenerationParameters("a", loras=[(name, 1.0)]), "a", "test")
 
 
 @pytest.fixture(scope="module")
@@ -288,28 +294,28 @@ def saved_toy(tmp_path_factory):
     return folder
 
 
-def test_another_model_by_request_and_let_go_when_idle(desk, saved_toy):
-    server = desk(model_folders=(saved_toy.parent,), idle_unload=0.3)
-    (first,) = finish(server, Wish("a", seed=1, **SMALL))
-    (second,) = finish(server, Wish("a", seed=1, model="second", **SMALL))
+def test_another_model_by_request_and_let_go_when_idle(service, saved_toy):
+    server = service(model_folders=(saved_toy.parent,), idle_unload=0.3)
+    (first,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
+    (second,) = finish(server, GenerationParameters("a", seed=1, model="second", **SMALL))
     assert second.tasks[0].picture.record["model"]["name"] == str(saved_toy)
     assert (pixels(first.tasks[0]) != pixels(second.tasks[0])).any()
-    with pytest.raises(Refusal, match="model '/etc' is not offered; choose among: toy, second"):
-        server.prepare(Wish("a", model="/etc"), "a", "test")
+    with pytest.raises(APIError, match="model '/etc' is not offered; choose among: toy, second"):
+        server.prepare(GenerationParameters("a", model="/etc"), "a", "test")
     deadline = time.monotonic() + 20
     while server.workers[0].model is not None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert server.workers[0].model is None
-    (third,) = finish(server, Wish("a", seed=1, **SMALL))
+    (third,) = finish(server, GenerationParameters("a", seed=1, **SMALL))
     assert third.tasks[0].picture.path.read_bytes() == first.tasks[0].picture.path.read_bytes()
 
 
-def test_a_model_that_cannot_be_opened_is_said_and_the_others_draw(desk, tmp_path):
+def test_a_model_that_cannot_be_opened_is_said_and_the_others_draw(service, tmp_path):
     (tmp_path / "models" / "broken").mkdir(parents=True)
     (tmp_path / "models" / "broken" / "model_index.json").write_text("{}")
-    server = desk(model_folders=(tmp_path / "models",))
-    (broken,) = finish(server, Wish("a", model="broken", **SMALL))
-    (good,) = finish(server, Wish("a", **SMALL))
-    assert (broken.state, broken.tasks[0].refusal.kind) == ("failed", "unavailable")
-    assert "model broken cannot be opened" in broken.tasks[0].refusal.message
+    server = service(model_folders=(tmp_path / "models",))
+    (broken,) = finish(server, GenerationParameters("a", model="broken", **SMALL))
+    (good,) = finish(server, GenerationParameters("a", **SMALL))
+    assert (broken.state, broken.tasks[0].error.kind) == ("failed", "unavailable")
+    assert "model broken cannot be opened" in broken.tasks[0].error.message
     assert good.state == "done"

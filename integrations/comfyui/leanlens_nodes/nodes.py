@@ -2,7 +2,7 @@
 
 Comes in: ComfyUI's inputs. Goes out: its outputs. Drawing is `server` or `local`; pictures are `pictures`.
 
-Steps 0, guidance -1 and width or height 0 mean the model's own, as at every door of leanlens.
+Steps 0, guidance -1 and width or height 0 mean the model's own, as at every API of leanlens.
 """
 
 import os

@@ -56,7 +56,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def with_hole(picture: Image.Image, mask: Image.Image) -> bytes:
-    """A PNG that is transparent where `mask` is white, which is how the OpenAI door takes masks."""
+    """A PNG that is transparent where `mask` is white, which is how the OpenAI API takes masks."""
     transparent = picture.convert("RGBA")
     transparent.putalpha(mask.point(lambda level: 255 - level))
     return png(transparent)

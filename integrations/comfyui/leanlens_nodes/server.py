@@ -1,4 +1,4 @@
-"""A leanlens server, asked through its OpenAI door.
+"""A leanlens server, asked through its OpenAI API.
 
 Comes in: an address and the fields of a request. Goes out: finished pictures as bytes; while it lasts, looks at
 half-drawn ones and how far the job is. Needs nothing but Python. Knows nothing of ComfyUI.

@@ -1,6 +1,6 @@
-"""Why a client gets no picture, in words that every door can translate.
+"""Why a client gets no picture, in words that every API can translate.
 
-Comes in: a kind, a sentence, perhaps the name of the field at fault. Goes out: an exception that doors turn into their
+Comes in: a kind, a sentence, perhaps the name of the field at fault. Goes out: an exception that APIs turn into their
 own status code and error body. Knows nothing of HTTP clients beyond that table.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of refusal looks to a client: HTTP status, and the OpenAI error's `type` and `code`."""
+    """How one kind of error looks to a client: HTTP status, and the OpenAI error's `type` and `code`."""
 
     status: int
     type: str
@@ -40,7 +40,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class Refusal(Exception):
+class APIError(Exception):
     """A request that is not answered with a picture.
 
     Args:
@@ -64,22 +64,22 @@ class Refusal(Exception):
 
 
 @contextmanager
-def in_the_clients_words(names: Mapping[str, str]) -> Iterator[None]:
-    """Refusals from this block name fields as the client wrote them: `names` are ours -> the client's."""
+def with_client_names(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors from this block name fields as the client wrote them: `names` are ours -> the client's."""
     try:
         yield
-    except Refusal as refusal:
-        theirs = names.get(refusal.field or "")
+    except APIError as error:
+        theirs = names.get(error.field or "")
         if theirs is None:
             raise
-        message = refusal.message
-        if message.startswith(f"{refusal.field} "):
-            message = theirs + message.removeprefix(refusal.field or "")
-        raise Refusal(refusal.kind, message, theirs, refusal.retry_after) from None
+        message = error.message
+        if message.startswith(f"{error.field} "):
+            message = theirs + message.removeprefix(error.field or "")
+        raise APIError(error.kind, message, theirs, error.retry_after) from None
 
 
-def refused_because(error: ValueError, fields: tuple[str, ...]) -> Refusal:
-    """One of our own one-sentence errors as a refusal; a sentence that opens with a field's name is about it."""
+def api_error_from(error: ValueError, fields: tuple[str, ...]) -> APIError:
+    """One of our own one-sentence errors as an error; a sentence that opens with a field's name is about it."""
     message = str(error)
     first = message.split(" ", 1)[0].split(".")[0]
-    return Refusal("invalid", message, first if first in fields else None)
+    return APIError("invalid", message, first if first in fields else None)

@@ -1,7 +1,7 @@
-"""From what a door has read to pictures: the one way in, for every door.
+"""From what an API has read to pictures: the one way in, for every API.
 
-Comes in: a `Wish`, in which whatever the client left out is None. Goes out: a running `Job`. Defaults are the model's,
-limits are the operator's. Knows nothing of HTTP; a page or a tool in the same process uses it as the doors do.
+Comes in: `GenerationParameters`, in which whatever the client left out is None. Goes out: a running `Job`. Defaults are
+the model's, limits are the operator's. Knows nothing of HTTP; a page or a tool in the same process uses it too.
 """
 
 import math
@@ -22,15 +22,15 @@ from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import MAX_SEED, ImageRequest, LatentResize, resolve_seed
 from leanlens.resolution import require_whole_tokens
-from leanlens.serve.drawer import Drawer, LocalDrawer
+from leanlens.serve.engine import Engine, LocalEngine
+from leanlens.serve.errors import APIError, api_error_from
 from leanlens.serve.jobs import Archive
-from leanlens.serve.journal import REQUEST
 from leanlens.serve.library import Library, Sizes
-from leanlens.serve.memory import refuse_what_cannot_fit
+from leanlens.serve.logging import REQUEST
+from leanlens.serve.memory import require_memory
 from leanlens.serve.metrics import server_metrics
 from leanlens.serve.queue import FairQueue
 from leanlens.serve.reasoning import Reasoning
-from leanlens.serve.refusal import Refusal, refused_because
 from leanlens.serve.safety import SafetyFilter
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.tasks import FINAL, Event, Job, Task
@@ -44,7 +44,7 @@ _FIELDS = tuple(ImageRequest.model_fields)
 
 
 @dataclass
-class Wish:
+class GenerationParameters:
     """What a client asks for; None is what it left out, and takes the model's default.
 
     Attributes:
@@ -80,7 +80,7 @@ class Wish:
     strength: float | None = None
     loras: Sequence[tuple[str, float]] = ()
     iteration: int = 1
-    source: "Callable[[Wish], None] | None" = None
+    source: "Callable[[GenerationParameters], None] | None" = None
     identity: str | None = None
     latent_resize: LatentResize | None = None
     reason: str | None = None
@@ -88,28 +88,28 @@ class Wish:
     reasoned: Reasoned | None = None
 
 
-Drawers = Callable[[ServerSettings, Library], Sequence[Drawer]]
-"""What has the devices: a server's settings and library -> one drawer for each."""
+EngineFactory = Callable[[ServerSettings, Library], Sequence[Engine]]
+"""What has the devices: a server's settings and library -> one engine for each."""
 
 
-def local_drawers(settings: ServerSettings, library: Library) -> list[Drawer]:
+def local_engines(settings: ServerSettings, library: Library) -> list[Engine]:
     """The devices of this process."""
-    return [LocalDrawer(name, settings, library) for name in settings.devices]
+    return [LocalEngine(name, settings, library) for name in settings.devices]
 
 
-class Desk:
+class ImageService:
     """Workers, queue, archive and library of one server.
 
     Args:
         settings: the operator's.
-        drawers: what has the devices.
+        engines: what has the devices.
         sizes: as `Library` takes it.
 
     Raises:
         ValueError: a folder that cannot be written to, or an unusable setting.
     """
 
-    def __init__(self, settings: ServerSettings, drawers: Drawers = local_drawers, sizes: Sizes | None = None):
+    def __init__(self, settings: ServerSettings, engines: EngineFactory = local_engines, sizes: Sizes | None = None):
         self.settings = settings
         self.library = Library(settings, sizes)
         self.reasoning = Reasoning(settings, self.library)
@@ -125,8 +125,8 @@ class Desk:
         # Writing PNG files takes a processor, not the device: the worker goes on meanwhile.
         self._writers = ThreadPoolExecutor(2, thread_name_prefix="leanlens-write")
         self.workers = [
-            Worker(drawer, settings, self.queue, self.library, self.metrics, self._deliver)
-            for drawer in drawers(settings, self.library)
+            Worker(engine, settings, self.queue, self.library, self.metrics, self._deliver)
+            for engine in engines(settings, self.library)
         ]
         self.metrics.gauge("leanlens_queue_pictures", "Pictures that wait.", lambda: len(self.queue))
         self.metrics.gauge("leanlens_queue_seconds", "Until a picture that came now would begin.", self.expected_wait)
@@ -143,7 +143,7 @@ class Desk:
         """Take nothing more, and tell everybody who waits that the server ends."""
         self.queue.close()
         for job in self.running():
-            self.cancel(job, Refusal("unavailable", "the server is shutting down", retry_after=10))
+            self.cancel(job, APIError("unavailable", "the server is shutting down", retry_after=10))
 
     def close(self, timeout: float = 3.0) -> None:
         """Stop: what is drawing is stopped at its next step, what is finished is written.
@@ -157,7 +157,7 @@ class Desk:
             if worker.is_alive:
                 worker.join(max(0.0, ends - time.monotonic()))
             if not worker.is_alive:
-                worker.drawer.close()
+                worker.engine.close()
         self._writers.shutdown()
         self.archive.close()
 
@@ -171,51 +171,51 @@ class Desk:
 
     # ---------------------------------------------------------------------------------------- jobs
 
-    def prepare(self, wish: Wish, owner: str, door: str) -> Job:
-        """Check a wish and write the job down; `start` begins it, so that listeners can be there before.
+    def prepare(self, parameters: GenerationParameters, owner: str, api: str) -> Job:
+        """Check generation parameters and write the job down; `start` begins it, so that listeners can be there before.
 
         Raises:
-            Refusal: whatever is not accepted, in one sentence.
+            APIError: whatever is not accepted, in one sentence.
         """
         self._check_rate(owner)
-        requests, model = self._requests(wish)
-        if wish.identity is not None and _ID.fullmatch(wish.identity) is None:
-            raise Refusal("invalid", "job id is not accepted: give 32 hexadecimal digits in lower case")
-        return self.write_down(Job(requests, model, owner, door, wish.identity, wish.iteration))
+        requests, model = self._requests(parameters)
+        if parameters.identity is not None and _ID.fullmatch(parameters.identity) is None:
+            raise APIError("invalid", "job id is not accepted: give 32 hexadecimal digits in lower case")
+        return self.write_down(Job(requests, model, owner, api, parameters.identity, parameters.iteration))
 
-    def check(self, wish: Wish) -> None:
+    def check(self, parameters: GenerationParameters) -> None:
         """Refuse what `prepare` would refuse, but for the picture and the mask; nothing is kept.
 
         Raises:
-            Refusal: whatever is not accepted, in one sentence.
+            APIError: whatever is not accepted, in one sentence.
         """
         try:
-            self._fields(wish)
+            self._fields(parameters)
         except ValueError as error:
-            raise refused_because(error, _FIELDS) from None
+            raise api_error_from(error, _FIELDS) from None
 
-    def reason(self, wish: Wish) -> tuple[ImageRequest, str]:
+    def reason(self, parameters: GenerationParameters) -> tuple[ImageRequest, str]:
         """What `prepare` would draw first, with its caption and record, and the model's name; nothing is kept.
 
         Raises:
-            Refusal: whatever is not accepted, in one sentence.
+            APIError: whatever is not accepted, in one sentence.
         """
         try:
-            fields, seed, model = self._fields(wish)
+            fields, seed, model = self._fields(parameters)
             request = ImageRequest.checked(**fields, seed=seed)
-            starts_from_an_image = wish.image is not None or wish.source is not None
-            return request if starts_from_an_image else self._rewritten([request], model, wish)[0], model
+            starts_from_an_image = parameters.image is not None or parameters.source is not None
+            return request if starts_from_an_image else self._rewritten([request], model, parameters)[0], model
         except ValueError as error:
-            raise refused_because(error, _FIELDS) from None
+            raise api_error_from(error, _FIELDS) from None
 
     def write_down(self, job: Job) -> Job:
         """Enter a job whose requests are checked; `start` begins it.
 
         Raises:
-            Refusal: its id is taken.
+            APIError: its id is taken.
         """
         if not self.archive.begin(job):
-            raise Refusal("exists", f"job {job.id} exists already; ask for it by its id")
+            raise APIError("exists", f"job {job.id} exists already; ask for it by its id")
         job.listen(self._note)  # the first to hear: whoever is answered finds the end written down
         return job
 
@@ -223,38 +223,38 @@ class Desk:
         """Put a prepared job into the queue.
 
         Raises:
-            Refusal: the queue is full.
+            APIError: the queue is full.
         """
         with self._lock:
             self._running[job.id] = job
         try:
             self.queue.put(job, self.pace)
-        except Refusal as refusal:
+        except APIError as error:
             for task in job.tasks:
-                job.fail(task, refusal)
+                job.fail(task, error)
             raise
 
-    def running(self, owner: str | None = None, door: str | None = None) -> list[Job]:
+    def running(self, owner: str | None = None, api: str | None = None) -> list[Job]:
         """Jobs that are not finished, the oldest first."""
         with self._lock:
             return [
                 job
                 for job in self._running.values()
-                if (owner is None or job.owner == owner) and (door is None or job.door == door)
+                if (owner is None or job.owner == owner) and (api is None or job.api == api)
             ]
 
     def find(self, identity: str) -> Job | None:
         """A job that is not finished, by its id."""
         return self._running.get(identity)
 
-    def cancel(self, job: Job, why: Refusal | None = None, tasks: Sequence[Task] | None = None) -> None:
+    def cancel(self, job: Job, why: APIError | None = None, tasks: Sequence[Task] | None = None) -> None:
         """Stop a job, or some of its pictures: those waiting at once, those being drawn at the next step."""
         chosen = [task for task in (job.tasks if tasks is None else tasks) if not task.is_final]
         for task in chosen:
             task.unwanted = True
         self.queue.drop(lambda task: task in chosen)
         for task in chosen:
-            job.fail(task, why or Refusal("cancelled", "the drawing was stopped"))
+            job.fail(task, why or APIError("cancelled", "the drawing was stopped"))
 
     def end_early(self, job: Job) -> None:
         """End a job with what there is: what waits is dropped, what is being drawn ends after its running step.
@@ -275,7 +275,7 @@ class Desk:
         """Have a model open on every device, once what is being drawn is finished.
 
         Raises:
-            Refusal: it cannot be opened.
+            APIError: it cannot be opened.
         """
         for worker in self.workers:
             worker.open(model)
@@ -292,78 +292,86 @@ class Desk:
 
     # ---------------------------------------------------------------------------------------- inside
 
-    def _requests(self, wish: Wish) -> tuple[list[ImageRequest], str]:
+    def _requests(self, parameters: GenerationParameters) -> tuple[list[ImageRequest], str]:
         """What is to be drawn: limits first, then the picture to start from, which is let go once it is kept."""
         try:
-            fields, seed, model = self._fields(wish)
-            if wish.image is not None or wish.mask is not None or wish.source is not None:
+            fields, seed, model = self._fields(parameters)
+            if parameters.image is not None or parameters.mask is not None or parameters.source is not None:
                 with self._unpacking:
-                    fields |= self._unpacked(wish, model, fields, seed)
-            requests = [ImageRequest.checked(**fields, seed=seed + index) for index in range(wish.count)]
-            return self._rewritten(requests, model, wish), model
+                    fields |= self._unpacked(parameters, model, fields, seed)
+            requests = [ImageRequest.checked(**fields, seed=seed + index) for index in range(parameters.count)]
+            return self._rewritten(requests, model, parameters), model
         except ValueError as error:
-            raise refused_because(error, _FIELDS) from None
+            raise api_error_from(error, _FIELDS) from None
         finally:
-            wish.image = wish.image_bytes = wish.mask = wish.source = None
+            parameters.image = parameters.image_bytes = parameters.mask = parameters.source = None
 
-    def _rewritten(self, requests: list[ImageRequest], model: str, wish: Wish) -> list[ImageRequest]:
+    def _rewritten(
+        self, requests: list[ImageRequest], model: str, parameters: GenerationParameters
+    ) -> list[ImageRequest]:
         """Each request with its own caption; what a caption says in other words is held against the filter too."""
-        found = self.reasoning.rewrite(requests, model, wish.reason, wish.fixed)
+        found = self.reasoning.rewrite(requests, model, parameters.reason, parameters.fixed)
         for request in found:
             if request.reasoner is not None:
                 self.safety.check_prompt(request.prompt)
         return found
 
-    def _fields(self, wish: Wish) -> tuple[dict[str, Any], int, str]:
+    def _fields(self, parameters: GenerationParameters) -> tuple[dict[str, Any], int, str]:
         """Everything but picture and mask, within the operator's bounds; the first seed; the model."""
         settings = self.settings
-        model = self.library.find_model(wish.model)
-        for name, text in (("prompt", wish.prompt), ("negative_prompt", wish.negative_prompt)):
+        model = self.library.find_model(parameters.model)
+        for name, text in (("prompt", parameters.prompt), ("negative_prompt", parameters.negative_prompt)):
             if len(text) > settings.max_prompt:
-                raise Refusal(
+                raise APIError(
                     "invalid", f"{name} has {len(text):,} characters; at most {settings.max_prompt:,} are accepted",
                     name,
                 )  # fmt: skip
-        self.safety.check_prompt(wish.prompt)
-        if not 1 <= wish.count <= settings.max_count:
-            raise Refusal("invalid", f"n {wish.count} is not accepted: give 1 to {settings.max_count}", "n")
+        self.safety.check_prompt(parameters.prompt)
+        if not 1 <= parameters.count <= settings.max_count:
+            raise APIError("invalid", f"n {parameters.count} is not accepted: give 1 to {settings.max_count}", "n")
         defaults = self.library.defaults(model)
-        steps = defaults.num_inference_steps if wish.num_inference_steps is None else wish.num_inference_steps
-        width, height = _size(wish, defaults.side)
-        seed = resolve_seed(wish.seed)
+        steps = (
+            defaults.num_inference_steps if parameters.num_inference_steps is None else parameters.num_inference_steps
+        )
+        width, height = _size(parameters, defaults.side)
+        seed = resolve_seed(parameters.seed)
         fields: dict[str, Any] = {
-            "prompt": wish.prompt,
-            "negative_prompt": wish.negative_prompt,
+            "prompt": parameters.prompt,
+            "negative_prompt": parameters.negative_prompt,
             "width": width,
             "height": height,
             "num_inference_steps": steps,
-            "guidance_scale": defaults.guidance_scale if wish.guidance_scale is None else wish.guidance_scale,
-            "loras": [self.library.find_lora(name, scale) for name, scale in wish.loras],
-            "reasoner": wish.reasoned,
+            "guidance_scale": defaults.guidance_scale
+            if parameters.guidance_scale is None
+            else parameters.guidance_scale,
+            "loras": [self.library.find_lora(name, scale) for name, scale in parameters.loras],
+            "reasoner": parameters.reasoned,
         }
         self._check_steps(steps)
-        self._check(wish, model, fields, seed)
+        self._check(parameters, model, fields, seed)
         return fields, seed, model
 
-    def _check(self, wish: Wish, model: str, fields: dict[str, Any], seed: int) -> None:
+    def _check(self, parameters: GenerationParameters, model: str, fields: dict[str, Any], seed: int) -> None:
         """Refuse a request that is none, or is beyond what the operator or the memory allows."""
         request = ImageRequest.checked(**fields, seed=seed)
-        self._check_limits(request.width, request.height, seed + wish.count - 1)
+        self._check_limits(request.width, request.height, seed + parameters.count - 1)
         self._check_memory(model, request)
 
-    def _unpacked(self, wish: Wish, model: str, fields: dict[str, Any], seed: int) -> dict[str, Any]:
+    def _unpacked(
+        self, parameters: GenerationParameters, model: str, fields: dict[str, Any], seed: int
+    ) -> dict[str, Any]:
         """The picture to start from, and the size, which may be its own."""
-        if wish.source is not None:
-            wish.source(wish)
-        own = dict(zip(("width", "height"), _size(wish, fields["width"]), strict=True))
+        if parameters.source is not None:
+            parameters.source(parameters)
+        own = dict(zip(("width", "height"), _size(parameters, fields["width"]), strict=True))
         if any(side != fields[name] for name, side in own.items()):
-            self._check(wish, model, {**fields, **own}, seed)
-        return own | self._source(wish)
+            self._check(parameters, model, {**fields, **own}, seed)
+        return own | self._source(parameters)
 
     def _check_steps(self, steps: int) -> None:
         """The one bound that this server has, whatever a request may hold elsewhere."""
         if not 1 <= steps <= self.settings.max_steps:
-            raise Refusal(
+            raise APIError(
                 "invalid",
                 f"num_inference_steps {str(steps)[:20]} is not accepted: give a whole number from 1 to "
                 f"{self.settings.max_steps}",
@@ -373,39 +381,39 @@ class Desk:
     def _check_limits(self, width: int, height: int, last_seed: int) -> None:
         """The operator's bounds, on numbers that are accepted as such."""
         if width * height > self.settings.max_pixels:
-            raise Refusal("invalid", _too_large(width, height, self.settings.max_pixels), "size")
+            raise APIError("invalid", _too_large(width, height, self.settings.max_pixels), "size")
         if last_seed > MAX_SEED:
-            raise Refusal("invalid", f"seed is not accepted: that of the last picture would pass {MAX_SEED}", "seed")
+            raise APIError("invalid", f"seed is not accepted: that of the last picture would pass {MAX_SEED}", "seed")
 
     def _check_memory(self, model: str, request: ImageRequest) -> None:
         """Refuse what no worker that has the model open has room for; the others find out when they open it."""
         sizes = self.library.sizes(model)
         rooms = [room for worker in self.workers if (room := worker.room(model)) is not None]
         if sizes is not None and len(rooms) == len(self.workers):
-            refuse_what_cannot_fit(sizes, max(rooms, key=lambda room: room.free), request)
+            require_memory(sizes, max(rooms, key=lambda room: room.free), request)
 
-    def _source(self, wish: Wish) -> dict[str, Any]:
+    def _source(self, parameters: GenerationParameters) -> dict[str, Any]:
         """The picture to start from, kept in the archive; strength as `leanlens generate` has it."""
-        if wish.image is None:
-            if wish.mask is not None:
-                raise Refusal("missing", "image is missing beside mask", "image")
+        if parameters.image is None:
+            if parameters.mask is not None:
+                raise APIError("missing", "image is missing beside mask", "image")
             return {}
-        if wish.mask is not None and wish.mask.size != wish.image.size:
-            raise Refusal(
+        if parameters.mask is not None and parameters.mask.size != parameters.image.size:
+            raise APIError(
                 "invalid",
-                f"mask is {wish.mask.width}x{wish.mask.height} but the picture is {wish.image.width}x"
-                f"{wish.image.height}; give a mask of the same size",
+                f"mask is {parameters.mask.width}x{parameters.mask.height} but the picture is {parameters.image.width}x"
+                f"{parameters.image.height}; give a mask of the same size",
                 "mask",
             )
-        if wish.mask is not None and wish.mask.convert("L").getbbox() is None:
-            raise Refusal("invalid", "mask marks nothing, so nothing would be repainted", "mask")
-        default = 0.6 if wish.mask is None else 1.0
+        if parameters.mask is not None and parameters.mask.convert("L").getbbox() is None:
+            raise APIError("invalid", "mask marks nothing, so nothing would be repainted", "mask")
+        default = 0.6 if parameters.mask is None else 1.0
         # What asks to be turned is kept as it was turned: nobody who opens the file turns it again.
-        given = (wish.image_bytes and upright_bytes(wish.image_bytes)) or to_png(wish.image)
+        given = (parameters.image_bytes and upright_bytes(parameters.image_bytes)) or to_png(parameters.image)
         image = self.archive.keep_input(given, f".{suffix_of(given)}")
-        mask = None if wish.mask is None else str(self.archive.keep_input(to_png(wish.mask), ".png"))
-        strength = default if wish.strength is None else wish.strength
-        return {"image": str(image), "mask": mask, "strength": strength, "latent_resize": wish.latent_resize}
+        mask = None if parameters.mask is None else str(self.archive.keep_input(to_png(parameters.mask), ".png"))
+        strength = default if parameters.strength is None else parameters.strength
+        return {"image": str(image), "mask": mask, "strength": strength, "latent_resize": parameters.latent_resize}
 
     def _check_rate(self, owner: str) -> None:
         most = self.settings.requests_per_minute
@@ -420,7 +428,7 @@ class Desk:
                 calls.popleft()
             if len(calls) >= most:
                 wait = max(1.0, calls[0] + 60 - now)
-                raise Refusal(
+                raise APIError(
                     "rate", f"more than {most} requests in a minute; try again in {wait:.0f} s", retry_after=wait
                 )
             calls.append(now)
@@ -438,9 +446,9 @@ class Desk:
         try:
             drawn.record["safety"] = self.safety.check_picture(drawn.image, task.request.prompt)
         except Exception as error:  # a filter that fails lets nothing through
-            if not isinstance(error, Refusal):
+            if not isinstance(error, APIError):
                 logger.exception("the safety filter failed")
-                error = Refusal("failed", "the safety filter failed; the server's log says why")
+                error = APIError("failed", "the safety filter failed; the server's log says why")
             self.metrics.count("leanlens_pictures_total", state=error.kind)
             task.job.fail(task, error)
             return
@@ -448,7 +456,7 @@ class Desk:
             task.picture = self.archive.store(task, drawn)
         except Exception as error:
             logger.exception("a finished picture cannot be written")
-            task.job.fail(task, Refusal("failed", f"the picture cannot be written: {type(error).__name__}"))
+            task.job.fail(task, APIError("failed", f"the picture cannot be written: {type(error).__name__}"))
             return
         self.metrics.count("leanlens_pictures_total", state="done")
         task.job.report(task, "done")
@@ -468,29 +476,29 @@ def named_size(text: str) -> tuple[int, int]:
     """Width and height of a size in the form WIDTHxHEIGHT.
 
     Raises:
-        Refusal: another form, or sides that are no multiples of 16; of the field "size".
+        APIError: another form, or sides that are no multiples of 16; of the field "size".
     """
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
     if match is None:
-        raise Refusal("invalid", f"size {text[:40]!r} is not accepted; give WIDTHxHEIGHT or auto", "size")
+        raise APIError("invalid", f"size {text[:40]!r} is not accepted; give WIDTHxHEIGHT or auto", "size")
     width, height = int(match[1]), int(match[2])
     try:
         require_whole_tokens("width", width)
         require_whole_tokens("height", height)
     except ValueError as error:
-        raise Refusal("invalid", f"size {text}: {error}", "size") from None
+        raise APIError("invalid", f"size {text}: {error}", "size") from None
     return width, height
 
 
-def _size(wish: Wish, side: int) -> tuple[int, int]:
-    """Width and height: the wish's, or the picture's to start from cut to whole tokens, or the model's own square."""
-    if (wish.width is None) != (wish.height is None):
-        missing = "width" if wish.width is None else "height"
-        raise Refusal("missing", f"{missing} is missing; give both sides or none", missing)
-    if wish.width is not None and wish.height is not None:
-        return wish.width, wish.height
-    if wish.image is not None:
-        return max(16, wish.image.width // 16 * 16), max(16, wish.image.height // 16 * 16)
+def _size(parameters: GenerationParameters, side: int) -> tuple[int, int]:
+    """Width and height: as given, or those of the source image cut to whole tokens, or the model's own square."""
+    if (parameters.width is None) != (parameters.height is None):
+        missing = "width" if parameters.width is None else "height"
+        raise APIError("missing", f"{missing} is missing; give both sides or none", missing)
+    if parameters.width is not None and parameters.height is not None:
+        return parameters.width, parameters.height
+    if parameters.image is not None:
+        return max(16, parameters.image.width // 16 * 16), max(16, parameters.image.height // 16 * 16)
     return side, side
 
 

@@ -21,9 +21,9 @@ from leanlens.pipeline.placement import OpenedModel, open_model, resolve_device
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.memory import ModelSizes, part_bytes
 from leanlens.plan.room import Room, largest_batch
-from leanlens.serve.memory import free_bytes, in_gb, refuse_what_cannot_fit, sizes_of
+from leanlens.serve.errors import APIError
+from leanlens.serve.memory import free_bytes, in_gb, require_memory, sizes_of
 from leanlens.serve.preview import LatentColours, Look, Snapshot
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 
 # Opening builds models under the process-wide random state, so one opens at a time.
@@ -51,7 +51,7 @@ class Drawn:
     text_tokens: int
 
 
-class Drawer(Protocol):
+class Engine(Protocol):
     """What a worker asks of a device.
 
     Attributes:
@@ -63,7 +63,7 @@ class Drawer(Protocol):
     model: str | None
 
     def open(self, model: str) -> Opening:
-        """Have a model open, and no other. Raises a Refusal if it cannot be."""
+        """Have a model open, and no other. Raises an APIError if it cannot be."""
 
     def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
         """Draw requests that share a batch. Raises MemoryError for several that do not fit together."""
@@ -82,7 +82,7 @@ class Drawer(Protocol):
 
 
 class Sources(Protocol):
-    """What a drawer asks of a library: what `open_model` takes for a name, and a model's sizes where they are known."""
+    """What an engine asks of a library: what `open_model` takes for a name, and a model's sizes where known."""
 
     def source(self, model: str) -> str:
         """What `open_model` takes."""
@@ -91,7 +91,7 @@ class Sources(Protocol):
         """The model in plain numbers."""
 
 
-class LocalDrawer:
+class LocalEngine:
     """A device of this process.
 
     Args:
@@ -114,12 +114,12 @@ class LocalDrawer:
         """Have a model open, and no other.
 
         Raises:
-            Refusal: it cannot be opened, or its weights do not fit.
+            APIError: it cannot be opened, or its weights do not fit.
         """
         if self._opening is not None and self.model == model:
             return self._opening
         self.unload()
-        self._refuse_weights_that_cannot_fit(model)
+        self._require_memory_for_weights(model)
         try:
             with _OPENING:
                 source = self.library.source(model)
@@ -128,7 +128,7 @@ class LocalDrawer:
                     holding=self.settings.holding(source), features=self.settings.features,
                 )  # fmt: skip
         except (ValueError, OSError) as error:
-            raise Refusal("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error
+            raise APIError("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error
         self._opened, self.model = opened, model
         self._colours = LatentColours.fit(opened.pipeline.vae)
         self._opening = Opening(str(opened.device), int(opened.pipeline.vae.config.sample_size), sizes_of(opened))
@@ -152,7 +152,7 @@ class LocalDrawer:
         """Draw requests that share a batch, one picture for each.
 
         Raises:
-            Refusal: the model cannot be opened, or one picture does not fit.
+            APIError: the model cannot be opened, or one picture does not fit.
             MemoryError: several that do not fit together.
             ValueError: what `draw_together` refuses.
         """
@@ -160,7 +160,7 @@ class LocalDrawer:
         opened, room = self._opened, self.room()
         assert opened is not None
         if room is not None:
-            self._refuse_what_cannot_fit(room, requests)
+            self._require_memory(room, requests)
         tokens: list[int] = []
 
         def encode(request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
@@ -173,7 +173,7 @@ class LocalDrawer:
         return [Drawn(picture, count) for picture, count in zip(pictures, tokens, strict=True)]
 
     def room(self) -> Room | None:
-        """What is free for drawing now, or the operator's bound; None where there is no model, or the guard is off."""
+        """What is free for drawing now, or the operator's bound; None without a model, or where the check is off."""
         limit = self.settings.memory_limit
         if self._opened is None or limit == 0:
             return None
@@ -182,15 +182,15 @@ class LocalDrawer:
 
     # ---------------------------------------------------------------------------------------- inside
 
-    def _refuse_what_cannot_fit(self, room: Room, requests: Sequence[ImageRequest]) -> None:
+    def _require_memory(self, room: Room, requests: Sequence[ImageRequest]) -> None:
         assert self._opening is not None
         first = requests[0]
-        refuse_what_cannot_fit(self._opening.sizes, room, first)
+        require_memory(self._opening.sizes, room, first)
         fits = largest_batch(self._opening.sizes, room, first.height, first.width, len(requests))
         if fits < len(requests):
             raise MemoryError(f"{fits} of {len(requests)} pictures of {first.width}x{first.height} fit together")
 
-    def _refuse_weights_that_cannot_fit(self, model: str) -> None:
+    def _require_memory_for_weights(self, model: str) -> None:
         """Main memory that runs out ends the process, so there it is asked first; a card raises an error instead."""
         device = resolve_device(self.name)
         sizes = self.library.sizes(model)
@@ -200,7 +200,7 @@ class LocalDrawer:
         # The least that any dtype takes; what is packed in the file may stay so.
         need, free = sum(part_bytes(sizes, "bfloat16", packed=True).values()), free_bytes(device)
         if need > free:
-            raise Refusal(
+            raise APIError(
                 "unavailable",
                 f"model {model} cannot be opened: its weights need at least {in_gb(need)} of memory and {in_gb(free)} "
                 "are free",

@@ -1,4 +1,4 @@
-"""What happens to every HTTP request before a door sees it, and to every answer after.
+"""What happens to every HTTP request before an API sees it, and to every answer after.
 
 Comes in: requests. Goes out: requests with an owner and an id, within the operator's bounds; answers with that id, one
 line of log and one count each. Knows nothing of pictures.
@@ -23,9 +23,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from leanlens.serve.journal import REQUEST
+from leanlens.serve.errors import APIError
+from leanlens.serve.logging import REQUEST
 from leanlens.serve.metrics import Metrics
-from leanlens.serve.refusal import Refusal
 from leanlens.serve.settings import ServerSettings
 
 # Whoever watches the process needs no key; the names of pictures cannot be guessed, and `<img>` sends none.
@@ -37,30 +37,34 @@ _ID = re.compile(r"[\w.:-]{1,80}", re.ASCII)
 log = logging.getLogger("leanlens.serve")
 
 
-class Guard:
+class RequestMiddleware:
     """Middleware: request ids, keys, the size of bodies, log lines, and errors that nobody foresaw.
 
     Args:
-        app: what it guards.
+        app: what it wraps.
         settings: keys and bounds.
         metrics: counts answers.
-        refuse: a path and a refusal -> the answer in the words of that path's door.
+        error_response: a path and an error -> the response in the format of that path's API.
         is_closing: whether the server has been told to stop.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, refuse: Callable[[str, Refusal], Response],
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        metrics: Metrics,
+        error_response: Callable[[str, APIError], Response],
         is_closing: Callable[[], bool] = lambda: False,
-    ):  # fmt: skip
+    ):
         self.app = app
         self.settings = settings
         self.metrics = metrics
-        self.refuse = refuse
+        self.error_response = error_response
         self.is_closing = is_closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "websocket" and self.settings.guarded and self._owner(scope) is None:
+            if scope["type"] == "websocket" and self.settings.requires_auth and self._owner(scope) is None:
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await self.app(scope, receive, send)
@@ -90,8 +94,8 @@ class Guard:
             target = _origin_form(scope)
             if isinstance(target, Response):
                 await target(scope, receive, tell)
-            elif isinstance(target, Refusal):
-                await self.refuse(scope["path"], target)(scope, receive, tell)
+            elif isinstance(target, APIError):
+                await self.error_response(scope["path"], target)(scope, receive, tell)
             else:
                 scope = target
                 await self._pass_on(scope, watched, tell, Headers(scope=scope))
@@ -104,8 +108,8 @@ class Guard:
         except Exception:
             log.exception("request %s ended in an error that was not foreseen", identity)
             if answer["status"] is None:
-                refusal = Refusal("failed", "the server made a mistake; its log says which")
-                await self.refuse(scope["path"], refusal)(scope, receive, tell)
+                error = APIError("failed", "the server made a mistake; its log says which")
+                await self.error_response(scope["path"], error)(scope, receive, tell)
         finally:
             self._write_down(scope, identity, answer, time.perf_counter() - began)
 
@@ -113,20 +117,20 @@ class Guard:
         owner = self._owner(scope)
         path = scope["path"]
         if self.settings.loopback_only and not _OURS.fullmatch(headers.get("host", "")):
-            refusal = Refusal("forbidden", "this server answers to localhost only; its operator can name another host")
-            await self.refuse(path, refusal)(scope, receive, send)
+            error = APIError("forbidden", "this server answers to localhost only; its operator can name another host")
+            await self.error_response(path, error)(scope, receive, send)
             return
         if owner is None and not _OPEN.fullmatch(path):
-            refusal = Refusal("unauthorized", "the API key or password is missing or wrong")
-            await self.refuse(path, refusal)(scope, receive, send)
+            error = APIError("unauthorized", "the API key or password is missing or wrong")
+            await self.error_response(path, error)(scope, receive, send)
             return
         if not self._is_welcome(headers):
-            refusal = Refusal("forbidden", "web pages of other origins may not call; the operator can allow them")
-            await self.refuse(path, refusal)(scope, receive, send)
+            error = APIError("forbidden", "web pages of other origins may not call; the operator can allow them")
+            await self.error_response(path, error)(scope, receive, send)
             return
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 15 or int(length) > self.settings.max_body:
-            await self.refuse(path, self._too_large())(scope, receive, send)
+            await self.error_response(path, self._too_large())(scope, receive, send)
             return
         scope.setdefault("state", {})["owner"] = owner or "anyone"
         await self.app(scope, self._counted(receive), send)
@@ -138,8 +142,8 @@ class Guard:
             return {"type": "http.disconnect"}
 
         if is_unanswered:
-            refusal = Refusal("unavailable", "the server is shutting down", retry_after=10)
-            await self.refuse(scope["path"], refusal)(scope, nothing, send)
+            error = APIError("unavailable", "the server is shutting down", retry_after=10)
+            await self.error_response(scope["path"], error)(scope, nothing, send)
         else:
             with suppress(Exception):  # an answer of a stated length is cut off
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -167,12 +171,12 @@ class Guard:
 
         return counted
 
-    def _too_large(self) -> Refusal:
-        return Refusal("too_large", f"the request is too large: at most {self.settings.max_body:,} bytes are accepted")
+    def _too_large(self) -> APIError:
+        return APIError("too_large", f"the request is too large: at most {self.settings.max_body:,} bytes are accepted")
 
     def _owner(self, scope: Scope) -> str | None:
         """Who asks: a key or a user, or without any set the address; None for one who may not."""
-        if not self.settings.guarded:  # clients send empty or meaningless credentials; they are not looked at
+        if not self.settings.requires_auth:  # clients send empty or meaningless credentials; they are not looked at
             client = scope.get("client")
             return str(client[0]) if client else "local"
         kind, _, value = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -197,10 +201,10 @@ class Guard:
         return self._known_key(password)
 
     def _write_down(self, scope: Scope, identity: str, answer: dict[str, object], seconds: float) -> None:
-        door = scope["path"].split("/")[1] if scope["path"].count("/") > 1 else "other"
+        api = scope["path"].split("/")[1] if scope["path"].count("/") > 1 else "other"
         status = answer["status"] or GONE
         self.metrics.count(
-            "leanlens_requests_total", door=door if door in ("v1", "sdapi", "pictures") else "other", status=status
+            "leanlens_requests_total", door=api if api in ("v1", "sdapi", "pictures") else "other", status=status
         )
         line = {
             "request": identity, "method": scope["method"], "path": scope["path"][:200], "status": status,
@@ -210,11 +214,11 @@ class Guard:
         log.info("%s", json.dumps(line), extra={"line": line})
 
 
-def _origin_form(scope: Scope) -> Scope | Response | Refusal:
+def _origin_form(scope: Scope) -> Scope | Response | APIError:
     """The request with a path for a target; other forms are turned into that, answered or refused (RFC 9112, 3.2)."""
     path, method = scope["path"], scope["method"]
     if method in ("CONNECT", "TRACE"):
-        return Refusal("method", "this method is not accepted here")
+        return APIError("method", "this method is not accepted here")
     if path.startswith("/"):
         return scope
     if path == "*" and method == "OPTIONS":
@@ -222,7 +226,7 @@ def _origin_form(scope: Scope) -> Scope | Response | Refusal:
     scheme, separator, rest = path.partition("://")
     host, _, local = rest.partition("/")
     if scheme.lower() not in ("http", "https") or not separator or not host:
-        return Refusal("invalid", "the target of the request is not accepted; give a path")
+        return APIError("invalid", "the target of the request is not accepted; give a path")
     raw = scope.get("raw_path", b"").partition(b"://")[2].partition(b"/")[2]
     headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
     return {
