@@ -33,7 +33,7 @@ from leanlens.models import vae as autoencoder
 from leanlens.scenes.icons import library
 from leanlens.scenes.layout import PATTERNS
 from leanlens.train.autoencoder import BUSY_CHOICES, MEASURED, AutoencoderRecipe, Pictures, train_autoencoder
-from leanlens.train.run import exit_code
+from leanlens.train.signals import exit_code
 
 ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")
 OTHER_STEPS = 2**31  # the number of the first step that no run reaches

@@ -47,7 +47,7 @@ from leanlens.train.config import TrainRecipe
 from leanlens.train.denoiser import build_denoiser
 from leanlens.train.frozen_models import encoder_flops, open_frozen_models
 from leanlens.train.loop import train
-from leanlens.train.run import exit_code
+from leanlens.train.signals import exit_code
 from leanlens.train.step import TrainingData
 
 Name = tuple[Bucket, int, int]  # size, number of the picture, kind of its caption

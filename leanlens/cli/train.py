@@ -54,7 +54,7 @@ def _train(recipe: Path, changes: list[str], dry_run: bool) -> int:
 
         return _print_lines(rehearse(wanted, group), group)
     from leanlens.train.loop import train as run
-    from leanlens.train.run import exit_code
+    from leanlens.train.signals import exit_code
 
     progress = run(wanted, group)
     if group.leads:
@@ -141,7 +141,7 @@ def _join_alone(what: str, recipe: Any) -> Any:
 
 
 def _report_alone(recipe: Any, samples: str, progress: Any) -> int:
-    from leanlens.train.run import exit_code
+    from leanlens.train.signals import exit_code
 
     print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} {samples}, {progress.seconds:.0f} s")
     return exit_code(progress.stopped)
@@ -150,7 +150,7 @@ def _report_alone(recipe: Any, samples: str, progress: Any) -> int:
 def _one_error(act: Callable[[], int]) -> int:
     """What `act` returns. Of several processes that fail only the first raises its error; the others say nothing."""
     from leanlens.dist import is_first_to_fail, leads_here, leave
-    from leanlens.train.run import Interrupted, exit_code
+    from leanlens.train.signals import Interrupted, exit_code
 
     try:
         return act()

@@ -51,10 +51,12 @@ from leanlens.train.compiled import compile_checked, undo_compile
 from leanlens.train.config import Count, Minutes, Name, Optim, Run, Share, StepCount, Width
 from leanlens.train.ema import Averages
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
+from leanlens.train.lock import held
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+from leanlens.train.progress import ProgressLine
 from leanlens.train.resume import named
-from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
+from leanlens.train.signals import StopRequest, say_stopped, stop_on_signals
 from leanlens.weights.load import open_vae
 
 BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain

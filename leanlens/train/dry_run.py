@@ -20,10 +20,10 @@ from leanlens.train.config import Model, Scenes, TrainRecipe
 from leanlens.train.data import canvas_of, learnt_stream, open_held_out, open_sources, rules_of
 from leanlens.train.export import is_run
 from leanlens.train.language import LanguageRecipe, build_language, places_of
+from leanlens.train.lock import require_folder, require_free
 from leanlens.train.loop import open_models, require_startable
 from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
 from leanlens.train.resume import require_same_run
-from leanlens.train.run import require_folder, require_free
 
 TEXT_TOKENS = 165  # the paper's mean caption with what follows it in the template
 TOY_SIZES = (32, 48, 4)  # channels of the latents, width and layers of the text encoder; see `pipeline/toy.py`

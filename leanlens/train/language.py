@@ -31,10 +31,12 @@ from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
 from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
 from leanlens.train.config import Count, Minutes, Name, Optim, Run, StepCount
+from leanlens.train.lock import held
 from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
+from leanlens.train.progress import ProgressLine
 from leanlens.train.resume import named
-from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
+from leanlens.train.signals import StopRequest, say_stopped, stop_on_signals
 
 IGNORED = -100  # the label of a token that is not to be learnt
 TOKENIZER_CAPTIONS = 20_000  # that the tokenizer is learnt from, at most

@@ -31,12 +31,14 @@ from leanlens.train.denoiser import build_denoiser, freeze_unread
 from leanlens.train.ema import Averages
 from leanlens.train.export import replace_pipeline, whole_weights, write_snapshots
 from leanlens.train.frozen_models import open_frozen_models
+from leanlens.train.lock import held
 from leanlens.train.memory_check import require_memory
 from leanlens.train.metrics import MetricsFile, peak_flops, peak_memory
 from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
 from leanlens.train.parallel import computing, parallelize
-from leanlens.train.run import ProgressLine, StopRequest, held, say_stopped, stop_on_signals
+from leanlens.train.progress import ProgressLine
 from leanlens.train.sample import draw_grid
+from leanlens.train.signals import StopRequest, say_stopped, stop_on_signals
 from leanlens.train.start import load_start
 from leanlens.train.state import Progress, RunState, claim_folder
 from leanlens.train.step import StepSums, TrainingData, accumulate_gradients, validation_losses

@@ -16,10 +16,10 @@ from leanlens.pipeline.toy import toy_pipeline
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import open_data
 from leanlens.train.dry_run import TOY_SIZES, dry_run, summary
+from leanlens.train.lock import held
 from leanlens.train.loop import open_models
 from leanlens.train.loop import train as train_run
 from leanlens.train.resume import claim_run
-from leanlens.train.run import held
 from tests.train.tiny import CPU, tiny_recipe
 
 TABLE = {64: ((64, 64), (64, 96))}

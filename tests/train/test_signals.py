@@ -1,11 +1,8 @@
-"""One run in a folder at a time, signals that save, and what the output says."""
+"""Signals that save and stop a run, its exit code, and the command that goes on."""
 
 import json
-import logging
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,70 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from leanlens.train import run as keeping
-from leanlens.train.run import ProgressLine, StopRequest, held, require_folder, require_free, this_command
+from leanlens.train import signals
+from leanlens.train.signals import StopRequest, this_command
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def holder(folder):
-    """A process that holds the folder until it is killed."""
-    code = (
-        "import sys, time; from pathlib import Path; from leanlens.train.run import held\n"
-        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(120)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def test_two_runs_in_one_folder(tmp_path):
-    """The second is refused in a sentence that names the first; a killed one blocks nobody."""
-    process = holder(tmp_path)
-    try:
-        who = (
-            rf"process {process.pid} on {re.escape(socket.gethostname())}, which has been training there since \d{{4}}-"
-        )
-        with pytest.raises(ValueError, match=rf"run\.dir {tmp_path} is in use by {who}"), held(tmp_path):
-            pass
-        with pytest.raises(ValueError, match=who):
-            require_free(tmp_path)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert (tmp_path / ".owner.json").is_file()  # what the kill left behind
-    require_free(tmp_path)
-    with held(tmp_path), pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"), held(tmp_path):
-        pass
-    with held(tmp_path):  # one after the other, in one process
-        pass
-    assert not (tmp_path / ".owner.json").exists()
-
-
-def test_a_lock_without_a_name(tmp_path):
-    with held(tmp_path):
-        (tmp_path / ".owner.json").write_text("{")
-        with pytest.raises(ValueError, match="is in use by another process; wait until it ends"):
-            require_free(tmp_path)
-
-
-def test_looking_at_a_free_folder_makes_nothing(tmp_path):
-    require_free(tmp_path / "run")
-    require_folder(tmp_path / "run" / "below")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("folder", ["/proc/run", "/sys/run/below"])
-def test_a_folder_that_takes_no_files(folder):
-    if not Path(folder).parents[-2].is_dir():
-        pytest.skip("no such file system")
-    with pytest.raises(ValueError, match=rf"run\.dir {folder} is not accepted: .* cannot be written to"):
-        require_folder(Path(folder))
-
-
 def test_a_second_signal(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: clock[0])
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     request = StopRequest()
     request.saves = True
@@ -92,7 +34,7 @@ def test_a_second_signal(monkeypatch):
 
 def test_torchrun_sends_a_signal_on(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: clock[0])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     request = StopRequest()
     request.saves = True
@@ -105,7 +47,7 @@ def test_torchrun_sends_a_signal_on(monkeypatch):
 
 
 def test_a_signal_before_the_first_step():
-    with pytest.raises(keeping.Interrupted):
+    with pytest.raises(signals.Interrupted):
         StopRequest().note(signal.SIGTERM)
 
 
@@ -125,42 +67,6 @@ def test_the_command_that_goes_on(monkeypatch, argv, torchrun, said):
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert this_command() == said
-
-
-def test_lines_in_a_pipe_say_what_is_left(monkeypatch, caplog):
-    clock = [0.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: clock[0])
-    line = ProgressLine(100, 40)
-    with caplog.at_level(logging.INFO):
-        for step in range(41, 61):
-            clock[0] += 6
-            line.tell(step, f"loss {step}")
-    line.close()
-    said = [record.message for record in caplog.records]
-    assert said[0] == "step 41 of 100: loss 41, 0:05:54 left"  # 59 steps of 6 seconds
-    assert [text.split(":")[0] for text in said] == [f"step {step} of 100" for step in (41, 47, 53, 59)]
-    assert said[-1].endswith("loss 59, 0:04:06 left")
-
-
-def test_minutes_end_a_run_sooner(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: clock[0])
-    line = ProgressLine(1000, 0, minutes=1, silent=True)
-    clock[0] = 10.0
-    line.tell(1, "")
-    assert line.seconds_left() == 50
-
-
-def test_a_terminal_has_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    line = ProgressLine(4, 1)
-    time.sleep(0.2)  # a bar is not drawn anew more often
-    line.tell(2, "loss 0.5")
-    line.close()
-    said = capsys.readouterr().err
-    assert "2/4" in said
-    assert "loss 0.5" in said
 
 
 # ------------------------------------------------------------------------------------------------ as a shell sees it
