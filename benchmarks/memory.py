@@ -1,4 +1,4 @@
-"""The ladder of memory, rung by rung: peak memory of each stage, time, and what it does to the picture.
+"""Each way to offload and quantise: peak memory of each stage, time, and what it does to the picture.
 
     python benchmarks/memory.py --grid docs/images/memory_grid.png > benchmarks/results/memory_cpu.json
 
@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 STAGES = ("opening", "encoding", "denoising", "decoding")
-# Name -> words of the ladder; `dtype` is bfloat16 but for the first.
+# Name -> load options; `dtype` is bfloat16 but for the first.
 RUNGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {},
@@ -62,11 +62,11 @@ def main() -> None:
     result: dict[str, Any] = {"benchmark": "memory", "command": " ".join(sys.argv), "machine": describe_machine()}
     with tempfile.TemporaryDirectory() as folder:
         for name in given.only or ("nano", "wide"):
-            result[name] = ladder(name, given, Path(folder))
+            result[name] = run_model(name, given, Path(folder))
     print(json.dumps(result, indent=2))
 
 
-def ladder(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run_model(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All rungs of one model."""
     side, steps, cfg = {"nano": (128, 20, 5.0), "wide": (given.side, 4, 1.0), "toy": (128, 2, 2.0)}[name]
     model = "nano" if name == "nano" else str(folder / name)
@@ -99,9 +99,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from leanlens.models import vae as autoencoder
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.image import from_pixels
-    from leanlens.pipeline.ladder import Holding
     from leanlens.pipeline.placement import open_model, tiled_decoding
     from leanlens.pipeline.request import ImageRequest
+    from leanlens.plan.options import LoadOptions
 
     words = {name: case[name] for name in ("quant", "offload", "encoder_on", "tile_vae") if name in case}
     side, grid = case["side"], (case["side"] // 16, case["side"] // 16)
@@ -110,10 +110,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         width=side, height=side, num_inference_steps=case["steps"], guidance_scale=case["cfg"], seed=7,
     )  # fmt: skip
     small = request.model_copy(update={"width": 64, "height": 64, "num_inference_steps": 1})
-    draw(open_model("toy", case["device"], case["dtype"], holding=Holding("int8", "block", "disk")), small)
+    draw(open_model("toy", case["device"], case["dtype"], options=LoadOptions("int8", "block", "disk")), small)
     watch = _Watch(case["device"])  # every library that is loaded late is there now
     with watch("opening"):
-        opened = open_model(case["model"], case["device"], case["dtype"], holding=Holding(**words))
+        opened = open_model(case["model"], case["device"], case["dtype"], options=LoadOptions(**words))
     pipeline = opened.pipeline
     with watch("encoding"):
         positive, negative = opened.features(request)

@@ -123,7 +123,7 @@ def measure(name: str, path: str, folder: Path, num: int, size: str | None, devi
     preset = PRESETS[name] if name in PRESETS else preset_for(path)
     settled = settle(path, Wishes(device=device, size=size), lambda line: print(line, file=sys.stderr))
     began = time.perf_counter()
-    opened = open_model(settled.model, settled.device, settled.dtype, None, settled.compile, settled.holding)
+    opened = open_model(settled.model, settled.device, settled.dtype, None, settled.compile, settled.options)
     opening = time.perf_counter() - began
     side = min(preset.base_resolution, int(opened.pipeline.vae.config.sample_size))
     requests = [_request(preset, index, size or f"{side}x{side}") for index in range(num)]
@@ -175,7 +175,7 @@ def _planned(path: str, size: str, opened: Any, compiled: bool) -> dict[str, Any
     """What the planner says of the same drawing, held in the same way; None where it does not know the model."""
     from leanlens.cli.plan import find_machine, plan_image
 
-    held, dtype = opened.holding, str(opened.dtype).removeprefix("torch.")
+    held, dtype = opened.options, str(opened.dtype).removeprefix("torch.")
     quant = None if held.quant == "auto" else held.quant
     pins = [dtype, quant, held.offload, opened.device.type, held.encoder_on, held.tile_vae or None, compiled]
     try:

@@ -7,8 +7,8 @@ from pathlib import Path
 from leanlens.plan.choose import Drawing, Machine, Pins, Settings, choose, torch_device, weigh
 from leanlens.plan.devices import DEVICES, Device, find_device
 from leanlens.plan.memory import ModelSizes
+from leanlens.plan.options import OFFLOADS
 from leanlens.plan.rates import ASSUMPTIONS
-from leanlens.plan.words import OFFLOADS
 
 TARGET = Path(__file__).parent / "plan.md"
 MEMORY = Path(__file__).parent / "memory.md"
@@ -67,13 +67,13 @@ def measured() -> str:
     made = found["machine"]
     parts = [f"{made['cpu']}, {made['threads']} threads, commit {made['commit']}."]
     for model in ("nano", "wide"):
-        ladder = found[model]
-        parts.append(f"\n{model}, {ladder['side']} pixels, {ladder['steps']} steps, guidance {ladder['guidance']:g}:\n")
+        result = found[model]
+        parts.append(f"\n{model}, {result['side']} pixels, {result['steps']} steps, guidance {result['guidance']:g}:\n")
         parts += [
             "| rung | peak | planned | seconds: open, encode, denoise, decode | PSNR, dB |",
             "|---|---|---|---|---|",
         ]
-        for rung, row in ladder["rungs"].items():
+        for rung, row in result["rungs"].items():
             peak, planned = (1000 * max(row[key].values()) for key in ("peak_gb", "planned_gb"))
             seconds = ", ".join(f"{value:.2g}" for value in row["seconds"].values())
             decibels = "the same bits" if row["psnr_db"] is None else f"{row['psnr_db']:g}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
+from leanlens.plan.options import ENCODERS, OFFLOADS, QUANTS
 
 AUTO = "auto"
 _SMALL = ("toy", "nano")  # fit wherever Python does
@@ -24,11 +24,11 @@ class Settled:
     device: str
     dtype: str
     compile: bool
-    holding: Any
+    options: Any
 
     def sentence(self) -> str:
         """How the model is held, where that is not the plain way; with a comma in front."""
-        held, parts = self.holding, []
+        held, parts = self.options, []
         parts += [f"weights in {held.quant}"] if held.quant not in (AUTO, "none") else []
         parts += [f"offload {held.offload}"] if held.offload != "none" else []
         parts += [f"text encoder on {held.encoder_on}"] if held.encoder_on != "device" else []
@@ -76,7 +76,7 @@ def settle(model: str, wishes: Wishes, say: Callable[[str], None]) -> Settled:
     Raises:
         ValueError: a word that is not accepted.
     """
-    from leanlens.pipeline.ladder import Holding
+    from leanlens.plan.options import LoadOptions
 
     if model == AUTO:
         return _best(wishes, say)
@@ -89,7 +89,7 @@ def settle(model: str, wishes: Wishes, say: Callable[[str], None]) -> Settled:
             f"of the device and {plan['peak_ram_gb']} GB of main memory. Trying; `leanlens plan` says more."
         )
     settings = plan["settings"]
-    holding = Holding(
+    options = LoadOptions(
         wishes.quant if settings["quant"] == "none" else settings["quant"],
         settings["offload"],
         settings["encoder_on"],
@@ -97,16 +97,16 @@ def settle(model: str, wishes: Wishes, say: Callable[[str], None]) -> Settled:
     )
     if settings["quant"] not in ("none", wishes.quant) or settings["tile_vae"] != wishes.tile_vae:
         say(f"Planned: only with loss does it fit here: {plan['lost']}")
-    return Settled(model, wishes.device, wishes.dtype, wishes.compile, holding)
+    return Settled(model, wishes.device, wishes.dtype, wishes.compile, options)
 
 
 def _plain(wishes: Wishes) -> Any:
     """The words as they are; what is left open stays on the device, as the files have it."""
-    from leanlens.pipeline.ladder import Holding
+    from leanlens.plan.options import LoadOptions
 
     offload = "none" if wishes.offload == AUTO else wishes.offload
     encoder_on = "device" if wishes.encoder_on == AUTO else wishes.encoder_on
-    return Holding(wishes.quant, offload, encoder_on, wishes.tile_vae)
+    return LoadOptions(wishes.quant, offload, encoder_on, wishes.tile_vae)
 
 
 def _best(wishes: Wishes, say: Callable[[str], None]) -> Settled:

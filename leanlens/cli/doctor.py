@@ -97,7 +97,7 @@ def _machine() -> dict[str, Any]:
 def _kernels() -> str:
     """Whether a GPU can keep the text encoder as it is released."""
     from leanlens.install import KERNELS
-    from leanlens.plan.words import kernels_missing
+    from leanlens.plan.options import kernels_missing
 
     missing = kernels_missing()
     if not missing:

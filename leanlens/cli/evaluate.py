@@ -86,7 +86,7 @@ def scenes(
     reasoners = _reasoners(settled.model, reason or ["off"])
     icons = library(sources)
     scorer = SceneScorer(icons)
-    opened = open_model(settled.model, device, dtype, holding=settled.holding)
+    opened = open_model(settled.model, device, dtype, options=settled.options)
     done = evaluate_scenes(
         opened, num, seed, icons, scorer, prompts,
         steps=steps, guidance=cfg, size=size, real=real, reconstruction=reconstruction, say=_say,

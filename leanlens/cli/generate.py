@@ -211,7 +211,7 @@ def generate(
     speed = Speed(attention=attention, fp8=fp8, cache=cache, guided_share=guided_share)
     settled = settled or settle(model, wishes, say)
     opened = open_model(
-        settled.model, settled.device, settled.dtype, given, settled.compile, settled.holding, features, speed
+        settled.model, settled.device, settled.dtype, given, settled.compile, settled.options, features, speed
     )
     if group is not None and share is not None:
         from leanlens.pipeline.share import share_drawing
@@ -230,7 +230,7 @@ def generate(
         say(f"warning: {advice}")
     requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
     reasoner, triggers = reasoner_of_model(settled.model, reason), triggers_of([one["path"] for one in fields["loras"]])
-    if opened.pipeline.encoder_home is not None:  # all are encoded before the encoder is let go
+    if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is let go
         requests = [reason_request(reasoner, request, triggers) for request in requests]
     opened.prepare(requests)
     telling = Telling(model, say)

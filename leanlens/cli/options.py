@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
+from leanlens.plan.options import ENCODERS, OFFLOADS, QUANTS
 
 # Panels, in the order in which help shows them.
 IMAGE = "Image"

@@ -13,7 +13,7 @@ import typer
 
 from leanlens.cli.options import IMAGE, MODEL, AsJson, Cfg, Steps, option
 from leanlens.install import KERNELS
-from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS, kernels_missing
+from leanlens.plan.options import ENCODERS, OFFLOADS, QUANTS, kernels_missing
 
 MACHINE, PINS, TRAINING = "Machine", "Settings to fix", "Training runs"
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "auto": None}

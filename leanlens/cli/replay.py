@@ -56,16 +56,16 @@ def replay(
 
     with unneeded_left_out():
         from leanlens.pipeline.draw import draw
-        from leanlens.pipeline.ladder import Holding
         from leanlens.pipeline.placement import open_model
         from leanlens.pipeline.speed import Speed
+        from leanlens.plan.options import LoadOptions
     from leanlens.threads import check_threads
 
     run, recorded = record["run"], record["model"]
     parts = recorded.get("parts") if model is None else None
     opened = open_model(
         model or recorded["name"], device or run["device"], dtype or run["dtype"], parts, run["compiled"],
-        Holding.of_record(run), speed=Speed.of_record(run),
+        LoadOptions.of_record(run), speed=Speed.of_record(run),
     )  # fmt: skip
     if opened.fingerprint != recorded["fingerprint"]:
         raise ValueError(
@@ -105,8 +105,8 @@ def _require_form(picture: Path, record: dict[str, Any]) -> None:
     """
     from pydantic import BaseModel, ValidationError
 
-    from leanlens.pipeline.ladder import Holding
     from leanlens.pipeline.speed import Speed
+    from leanlens.plan.options import LoadOptions
 
     class Lora(BaseModel):
         path: str
@@ -144,7 +144,7 @@ def _require_form(picture: Path, record: dict[str, Any]) -> None:
         first = error.errors()[0]
         raise ValueError(f"{damaged}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     try:
-        Holding.of_record(record["run"]), Speed.of_record(record["run"])
+        LoadOptions.of_record(record["run"]), Speed.of_record(record["run"])
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{damaged}: run") from None
 

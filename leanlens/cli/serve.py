@@ -130,7 +130,7 @@ def serve(
     settled = _settled(model or ["nano"], wishes, replicas)
     settings = ServerSettings.checked(
         models=tuple(one.model for one in settled),
-        held={one.model: one.holding for one in settled},
+        held={one.model: one.options for one in settled},
         quant=quant,
         offload="none" if offload == AUTO else offload,
         encoder_on="device" if encoder_on == AUTO else encoder_on,
@@ -238,7 +238,7 @@ def _estimate(settings: Any) -> Any:
     machine = lru_cache(maxsize=1)(lambda: find_machine(None, None, None))
     device = resolve_device(settings.devices[0])
     dtype = str(resolve_dtype(settings.dtype, device)).removeprefix("torch.")
-    held = settings.holding(settings.models[0])
+    held = settings.load_options(settings.models[0])
     pins: list[Any] = [dtype, None if held.quant == "auto" else held.quant, held.offload, device.type, held.encoder_on]
 
     @lru_cache(maxsize=256)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanlens.bounds import check_config
-from leanlens.models.once import Modulation, OncePerDrawing
+from leanlens.models.modulation_cache import Modulation, ModulationCache
 from leanlens.models.safetensors_only import SafetensorsOnlyMixin
 
 ROPE_THETA = 10000.0
@@ -149,7 +149,7 @@ class LensTransformer2DModel(
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
         text_lengths: list[int] | None = None,
-        once: OncePerDrawing | None = None,
+        modulation_cache: ModulationCache | None = None,
     ) -> Tensor | tuple[Tensor] | Transformer2DModelOutput:
         """Predict the velocity of packed latents.
 
@@ -168,9 +168,10 @@ class LensTransformer2DModel(
                 (1, sum of S, E) hold them one after another, `img_shapes` has one grid and this list one text length
                 (0 is accepted) for each, `timestep` is a scalar or (N,), and there is no mask. Samples do not see each
                 other: the result is that of N calls.
-            once: of the drawing this call belongs to: what every call would compute again is then computed once, and
-                the last block leaves its text out. The level is the one that `once` is at, for all samples alike. A
-                model that is compiled as a whole does not read it: a graph that did would serve one drawing only.
+            modulation_cache: of the drawing this call belongs to: what every call would compute again is then computed
+                once, and the last block leaves its text out. The level is the one that the cache is at, for all
+                samples alike. A model that is compiled as a whole does not read it: a graph that did would serve one
+                drawing only.
 
         Returns:
             The velocity `noise - data`, (B, L, patch_size^2 * out_channels), in the dtype of `hidden_states`.
@@ -179,7 +180,8 @@ class LensTransformer2DModel(
             ValueError: an input whose shape does not fit the others.
         """
         if torch.compiler.is_compiling():
-            once = None  # its dictionaries would be guarded object by object, so each drawing would compile again
+            # Its dictionaries would be guarded object by object, so each drawing would compile again.
+            modulation_cache = None
         samples = hidden_states.shape[0] if text_lengths is None else len(text_lengths)
         self._check_inputs(
             hidden_states, encoder_hidden_states, encoder_hidden_states_mask, timestep, img_shapes, samples
@@ -195,19 +197,19 @@ class LensTransformer2DModel(
             )
         segments, rotary = self._lay_out(hidden_states, encoder_hidden_states, img_shapes, text_lengths)
         image = self.img_in(hidden_states)  # (B, L, D)
-        # Text (B, S, D); level (B, D), packed (N, D), with `once` (1, D)
-        if once is None:
+        # Text (B, S, D); level (B, D), packed (N, D), with `modulation_cache` (1, D)
+        if modulation_cache is None:
             text = self.project_text(encoder_hidden_states)
             temb = self.time_text_embed(timestep, image if segments is None else image.expand(samples, -1, -1))
         else:
-            text, temb = once.text(self, encoder_hidden_states), once.embedding(self, image)
+            text, temb = modulation_cache.text(self, encoder_hidden_states), modulation_cache.embedding(self, image)
         mask = _key_mask(encoder_hidden_states_mask, image)  # (B, 1, 1, L + S) or None
 
         if self.blocks_are_compiled:
             image, text = image.clone(), text.clone()  # a graph for any size tells views, as both are, from the rest
-        unread = None if once is None or self.blocks_are_compiled else self.transformer_blocks[-1]
+        unread = None if modulation_cache is None or self.blocks_are_compiled else self.transformer_blocks[-1]
         for block in self.transformer_blocks:
-            level = temb if once is None else once.modulation(block, temb)
+            level = temb if modulation_cache is None else modulation_cache.modulation(block, temb)
             rest = (level, rotary, mask, segments, block is not unread)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 text, image = self._gradient_checkpointing_func(block, image, text, *rest)

@@ -6,9 +6,9 @@ of prompts, pixels or files.
 Two ways to the same velocity. The plain one runs the conditional and the unconditional branch each by itself, on text
 of its true length and without an attention mask: pictures whose texts differ in length are packed into one row, in
 which each attends to itself. It leaves the unconditional branch out at guidance 1, and computes once what every step
-would compute again (`models/once.py`). A compiled transformer keeps the mask, because each set of lengths would be
-another graph to it. `exact` does what the released code did: both branches padded to one length in one masked batch,
-always. In float32 they agree to rounding; in bfloat16 the last bits differ.
+would compute again (`models/modulation_cache.py`). A compiled transformer keeps the mask, because each set of lengths
+would be another graph to it. `exact` does what the released code did: both branches padded to one length in one masked
+batch, always. In float32 they agree to rounding; in bfloat16 the last bits differ.
 
 Within the loop nothing is read from the device or sent to it, so the host runs ahead of an accelerator.
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from leanlens.flow.guidance import guided_velocity
-from leanlens.models.once import OncePerDrawing
+from leanlens.models.modulation_cache import ModulationCache
 from leanlens.pipeline.features import TextFeatures, join
 
 
@@ -140,7 +140,7 @@ def _check_group(group: Any, exact: bool) -> None:
 def _plain_branches(transformer, grid, positive, negative, scales, times, attention_kwargs, group) -> Velocity:
     texts = {id(text): _as_it_goes_in(text, transformer) for text in (positive, negative)}
     level_at = _levels(times, transformer)
-    once = OncePerDrawing(times)
+    modulation_cache = ModulationCache(times)
     sides = (("cond", positive), ("uncond", negative))
 
     def branch(name: str, text: TextFeatures, latents: Tensor) -> Tensor:
@@ -149,13 +149,13 @@ def _plain_branches(transformer, grid, positive, negative, scales, times, attent
         rows = latents if lengths is None else latents.flatten(0, 1)[None]  # (B, L, C) or (1, B L, C)
         with transformer.cache_context(name):
             velocity = transformer(
-                rows, layers, mask, level_at(once.step), grids,
-                attention_kwargs=attention_kwargs, text_lengths=lengths, once=once,
+                rows, layers, mask, level_at(modulation_cache.step), grids,
+                attention_kwargs=attention_kwargs, text_lengths=lengths, modulation_cache=modulation_cache,
             )  # fmt: skip
         return velocity.reshape(*latents.shape[:2], -1)
 
     def velocity(latents: Tensor, step: int) -> Tensor:
-        once.step = step
+        modulation_cache.step = step
         if scales[step] == 1:
             return branch(*sides[0], latents)
         if group is None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from leanlens.pipeline.ladder import Holding, hold_folder, is_small, open_denoiser, say_what_kernels_spare
-from leanlens.plan.words import kernels_missing
+from leanlens.pipeline.offload import is_small, open_denoiser, open_folder, warn_of_missing_kernels
+from leanlens.plan.options import LoadOptions, kernels_missing
 
-HOLDING_WORDS = ("device", "quant", "offload", "encoder_on", "tile_vae")
+LOAD_OPTIONS = ("device", "quant", "offload", "encoder_on", "tile_vae")
 # Class in the official files -> (the library they say it is in, our module).
 _LIBRARIES = {
     "LensTransformer2DModel": ("diffusers", "leanlens.models.transformer"),
@@ -34,7 +34,7 @@ class OfficialFolderMixin:
         Args:
             pretrained_model_name_or_path: a folder, a preset name (`turbo`, `rl`, `base`, `nano`) or a repository id.
             kwargs: as diffusers has them: `torch_dtype`, `device_map`, any component by its name, and so on. Or, with
-                `torch_dtype` alone, `device` and the words of `ladder.Holding`, such as `offload="block"`: the parts
+                `torch_dtype` alone, `device` and the fields of `LoadOptions`, such as `offload="block"`: the parts
                 are then where they belong already, and `to` is not called.
 
         Raises:
@@ -55,7 +55,7 @@ class OfficialFolderMixin:
             raise ValueError("use_safetensors False is not accepted: leanlens reads safetensors only")
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        if words := {name: kwargs.pop(name) for name in HOLDING_WORDS if name in kwargs}:
+        if words := {name: kwargs.pop(name) for name in LOAD_OPTIONS if name in kwargs}:
             return _hold(cls, layout, words, **kwargs)
         named = [name for name, entry in layout.config.items() if isinstance(entry, list) and entry[0] is not None]
         if missing := [name for name in layout.missing if name in named and name not in kwargs]:
@@ -67,12 +67,12 @@ class OfficialFolderMixin:
         has_kernels = torch.cuda.is_available() and not kernels_missing()
         if encoder is not None and encoder.quantisation == "mxfp4" and not has_kernels:
             # Without kernels for MXFP4 it is decoded in any case; tensor by tensor that spares the packed copy.
-            say_what_kernels_spare(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            warn_of_missing_kernels(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             kwargs["text_encoder"] = open_text_encoder(encoder.path, _dtype("text_encoder", kwargs, torch.bfloat16))
         if denoiser is not None and denoiser.quantisation is not None:  # diffusers does not know our formats
             usual = torch.float32 if is_small(denoiser) else torch.bfloat16  # a small one is as one that is not packed
             kwargs["transformer"] = open_denoiser(
-                denoiser.path, _place(kwargs), _dtype("transformer", kwargs, usual), Holding()
+                denoiser.path, _place(kwargs), _dtype("transformer", kwargs, usual), LoadOptions()
             )
         opening: Any = super()
         return opening.from_pretrained(str(layout.path), **kwargs)
@@ -131,10 +131,10 @@ def _place(kwargs: dict[str, Any]) -> torch.device:
 
 
 def _hold(kind: Any, layout: Any, words: dict[str, Any], dtype: torch.dtype | None = None, **others: Any) -> Any:
-    """A folder opened as the words of the ladder say."""
+    """A folder opened with load options."""
     if others:
         raise ValueError(f"{next(iter(others))} cannot be combined with {next(iter(words))}; give torch_dtype alone")
     from leanlens.pipeline.placement import resolve_device
 
     device = resolve_device(words.pop("device", None))
-    return hold_folder(layout, device, dtype or torch.bfloat16, Holding(**words), kind)
+    return open_folder(layout, device, dtype or torch.bfloat16, LoadOptions(**words), kind)

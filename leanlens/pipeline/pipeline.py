@@ -27,9 +27,9 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.adapters import LensLoraMixin
 from leanlens.pipeline.callbacks import EMBEDS, DrawingStateMixin, call_back
 from leanlens.pipeline.denoise import Changed, StepHook, Stop, denoise
+from leanlens.pipeline.encoder_loading import EncoderLoader
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.folder import OfficialFolderMixin
-from leanlens.pipeline.home import EncoderHome
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
 from leanlens.pipeline.placement import compute_device, tiled_decoding
 from leanlens.pipeline.reasoned import Reasoned
@@ -94,8 +94,8 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         self.reasoner: PromptRewriter | None = None
         """Rewrites prompts when a call asks for it with `enable_reasoner=True`: a reasoner of `leanlens.reason`, or a
         function from a list of prompts to a list of prompts."""
-        self.encoder_home: EncoderHome | None = None
-        """Brings the text encoder in and lets it go again, where the pipeline does not hold it (`ladder.py`)."""
+        self.encoder_loader: EncoderLoader | None = None
+        """Loads and unloads the text encoder, where it is not kept in memory."""
         self.guidance_group: Any = None
         """A `torch.distributed` group of two processes that draw each picture together, a branch of guidance each."""
 
@@ -227,8 +227,8 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
     @property
     def text_side(self) -> TextSide:
         """Prompts -> features, as the opened folder has it."""
-        if self.encoder_home is not None:
-            self.encoder_home.enter(self)
+        if self.encoder_loader is not None:
+            self.encoder_loader.load(self)
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder and tokenizer; pass prompt_embeds instead of prompt")
         told = self.text_encoder if self.transformer is None else self.transformer.config
@@ -268,8 +268,8 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         try:
             yield
         finally:
-            if self.encoder_home is not None:
-                self.encoder_home.leave(self)
+            if self.encoder_loader is not None:
+                self.encoder_loader.unload(self)
 
     def _resolve_size(self, height, width, base_resolution, aspect_ratio) -> tuple[int, int]:
         if height is None and width is None and base_resolution is None and aspect_ratio is None:

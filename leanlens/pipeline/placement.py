@@ -19,9 +19,10 @@ from leanlens.files import fingerprint
 from leanlens.log import warn_once
 from leanlens.pipeline.feature_cache import FeatureCache
 from leanlens.pipeline.features import TextFeatures
-from leanlens.pipeline.ladder import Holding, held_packed, hold_folder, hold_parts
+from leanlens.pipeline.offload import open_folder, open_parts, packed_format
 from leanlens.pipeline.request import ImageRequest, LoraChoice
-from leanlens.pipeline.speed import Speed, hasten
+from leanlens.pipeline.speed import Speed, apply_speed
+from leanlens.plan.options import LoadOptions
 from leanlens.threads import Load, StepThreads, can_be_chosen
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class OpenedModel:
         fingerprint: of its weight files (`files.fingerprint`).
         device, dtype: where and in what the transformer computes.
         compiled: whether its blocks are compiled.
-        holding: how its parts are held.
+        options: how its parts are held.
         feature_cache: text features of earlier prompts on disk, or None.
         speed: how it was made fast.
         load: what a small model's threads are chosen by, call by call; None where their number is fixed.
@@ -129,7 +130,7 @@ class OpenedModel:
     device: torch.device
     dtype: torch.dtype
     compiled: bool
-    holding: Holding = field(default_factory=Holding)
+    options: LoadOptions = field(default_factory=LoadOptions)
     feature_cache: FeatureCache | None = None
     speed: Speed = field(default_factory=Speed)
     load: Load | None = None
@@ -151,7 +152,7 @@ class OpenedModel:
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled,
-            **self.holding.conditions(),
+            **self.options.conditions(),
             **self.speed.conditions(),
             **threads,
             "torch": torch.__version__,
@@ -176,9 +177,9 @@ class OpenedModel:
 
     def prepare(self, requests: Sequence[ImageRequest]) -> None:
         """Encode the prompts of several requests while the text encoder is here, if it is one that is let go."""
-        home = self.pipeline.encoder_home
-        if home is not None:
-            with home.kept(self.pipeline):
+        loader = self.pipeline.encoder_loader
+        if loader is not None:
+            with loader.kept_loaded(self.pipeline):
                 self._prepared = {_text_of(request): self._features(request) for request in requests}
 
     def _features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
@@ -196,7 +197,7 @@ class OpenedModel:
         """Have exactly these adapters on the transformer."""
         if loras == self._loras:
             return
-        if loras and self.holding.offload == "disk":
+        if loras and self.options.offload == "disk":
             raise ValueError("loras cannot be used with offload 'disk', which holds no weights to add them to")
         if self._loras:
             self.pipeline.unload_lora_weights()
@@ -219,7 +220,7 @@ def open_model(
     dtype: str | None = None,
     parts: dict[str, str] | None = None,
     compile: bool = False,
-    holding: Holding | None = None,
+    options: LoadOptions | None = None,
     features: str | Path | None = None,
     speed: Speed | None = None,
 ) -> OpenedModel:
@@ -233,41 +234,41 @@ def open_model(
         parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
             not hold them.
         compile: compile the transformer's blocks; without a C++ compiler on a CPU it stays as it is, and says so.
-        holding: how the parts are quantised, offloaded and tiled; None keeps all on the device (`Holding`).
+        options: how the parts are quantised, offloaded and tiled; None keeps all on the device (`LoadOptions`).
         features: a folder where text features are kept, so that a prompt is encoded once and for all.
         speed: attention kernels, CUDA graphs, and what is faster at a price; None takes nothing of it.
 
     Raises:
         ValueError: a name, device or dtype that cannot be used, weights that are missing or damaged, or words of
-            `holding` that do not go together with the rest.
+            `options` that do not go together with the rest.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
-    holding, speed = holding or Holding(), speed or Speed()
+    options, speed = options or LoadOptions(), speed or Speed()
     parts = {part: path for part, path in (parts or {}).items() if path}
     if name == "toy" and parts:
         raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
-    if speed.fp8 and (holding.offload in ("block", "disk") or holding.quant not in ("auto", "none")):
+    if speed.fp8 and (options.offload in ("block", "disk") or options.quant not in ("auto", "none")):
         raise ValueError(
-            f"fp8 products cannot be combined with quant {holding.quant!r} and offload {holding.offload!r}; they make "
+            f"fp8 products cannot be combined with quant {options.quant!r} and offload {options.offload!r}; they make "
             "their own weights, which stay on the device"
         )
-    if compile and holding.offload in ("block", "disk"):
-        raise ValueError(f"compile cannot be combined with offload {holding.offload!r}; leave one of them out")
+    if compile and options.offload in ("block", "disk"):
+        raise ValueError(f"compile cannot be combined with offload {options.offload!r}; leave one of them out")
     text_files: list[Path] = []
     load = Load()  # looks at the machine while the model is opened
     if name == "toy":
-        pipeline, digest = _toy(where, kind, holding)
+        pipeline, digest = _toy(where, kind, options)
     else:
-        pipeline, digest, text_files = _opened(name, where, kind, parts, holding)
+        pipeline, digest, text_files = _opened(name, where, kind, parts, options)
     pipeline.set_progress_bar_config(disable=True)
     compiled = compile and _can_compile(where)
-    hasten(pipeline, where, speed, compiled)
+    apply_speed(pipeline, where, speed, compiled)
     opened = OpenedModel(
-        pipeline, name, parts, digest, where, kind, compiled, holding, speed=speed, load=_load(where, pipeline, load)
+        pipeline, name, parts, digest, where, kind, compiled, options, speed=speed, load=_load(where, pipeline, load)
     )
     if features is not None:
-        place = "cpu" if holding.encoder_on == "cpu" else where.type
+        place = "cpu" if options.encoder_on == "cpu" else where.type
         opened.feature_cache = FeatureCache(features, fingerprint(text_files) if text_files else "toy", kind, place)
     return opened
 
@@ -284,16 +285,16 @@ def _text_of(request: ImageRequest) -> tuple[str, str, str, int]:
     return request.prompt, request.negative_prompt, request.template_date, request.max_sequence_length
 
 
-def _toy(device: torch.device, dtype: torch.dtype, holding: Holding) -> "tuple[LensPipeline, str]":
+def _toy(device: torch.device, dtype: torch.dtype, options: LoadOptions) -> "tuple[LensPipeline, str]":
     from leanlens.pipeline.toy import toy_pipeline
 
     pipeline, digest = toy_pipeline(), "toy".ljust(64, "0")
-    if not holding.is_plain:  # what is held otherwise is read from files
+    if not options.is_plain:  # what is held otherwise is read from files
         from leanlens.weights.layouts import identify
 
         folder = tempfile.mkdtemp(prefix="leanlens-toy-")
         pipeline.save_pretrained(folder)
-        held = hold_folder(identify(folder), device, dtype, holding)
+        held = open_folder(identify(folder), device, dtype, options)
         weakref.finalize(held, shutil.rmtree, folder, ignore_errors=True)
         return held, digest
     for part in (pipeline.transformer, pipeline.vae):
@@ -302,7 +303,7 @@ def _toy(device: torch.device, dtype: torch.dtype, holding: Holding) -> "tuple[L
 
 
 def _opened(
-    name: str, device: torch.device, dtype: torch.dtype, parts: dict[str, str], holding: Holding
+    name: str, device: torch.device, dtype: torch.dtype, parts: dict[str, str], options: LoadOptions
 ) -> "tuple[LensPipeline, str, list[Path]]":
     """A pipeline, the fingerprint of its weights, and the files of its text encoder and tokenizer."""
     from leanlens.hub import locate
@@ -316,20 +317,20 @@ def _opened(
         files = _files_of(layout)
         text = [file for part in ("text_encoder", "tokenizer") for file in _part_files(layout, part)]
         denoiser = layout.parts.get("transformer")
-        packed = denoiser is not None and held_packed(denoiser) is not None
-        if holding == Holding() or (holding.is_plain and not packed):
+        packed = denoiser is not None and packed_format(denoiser) is not None
+        if options == LoadOptions() or (options.is_plain and not packed):
             pipeline = LensPipeline.from_pretrained(path, dtype=dtype).to(device)
         else:
-            pipeline = hold_folder(layout, device, dtype, holding)
+            pipeline = open_folder(layout, device, dtype, options)
     else:
         given: dict[str, Any] = dict(parts)
         paths = component_paths(path, **given)
         files = [file for used in (path, *paths.values()) for file in _files_of(identify(used))]
         text = [file for part in ("text_encoder", "tokenizer") for file in _files_of(identify(paths[part]))]
-        if holding.is_plain and not held_packed(identify(paths["transformer"])):
+        if options.is_plain and not packed_format(identify(paths["transformer"])):
             pipeline = LensPipeline(**components(path, dtype=dtype, **given)).to(device)
         else:
-            pipeline = hold_parts(paths, device, dtype, holding)
+            pipeline = open_parts(paths, device, dtype, options)
     return pipeline, fingerprint(sorted({file for file in files if file.suffix == ".safetensors"})), text
 
 

@@ -64,7 +64,7 @@ class Speed:
         return cls(**{name: run[name] for name in vars(cls()) if name in run})
 
 
-def hasten(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) -> None:
+def apply_speed(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) -> None:
     """Set a pipeline up.
 
     Raises:

@@ -13,6 +13,7 @@ from itertools import product
 
 from leanlens.plan.devices import GIB, Device
 from leanlens.plan.memory import ELEMENT_BYTES, ModelSizes, is_tiled, part_bytes
+from leanlens.plan.options import ENCODERS, IN_TURNS, OFFLOADS, QUANTS
 from leanlens.plan.peaks import STAGES, Drawing, Settings, peaks
 from leanlens.plan.rates import (
     assumed,
@@ -22,7 +23,6 @@ from leanlens.plan.rates import (
     unpacking_seconds,
     usable_bytes,
 )
-from leanlens.plan.words import ENCODERS, IN_TURNS, OFFLOADS, QUANTS
 
 __all__ = ["STAGES", "Choice", "Drawing", "Machine", "Pins", "Settings", "choices", "choose", "torch_device", "weigh"]
 

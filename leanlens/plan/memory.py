@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from leanlens.plan.compute import DenoiserSizes
-from leanlens.plan.words import QUANT_BITS
+from leanlens.plan.options import QUANT_BITS
 
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MXFP4_BYTES = 4.25 / 8  # four bits each, and one byte for every 32

@@ -1,7 +1,7 @@
 """Bytes that a combination of settings needs on a device and in main memory, stage by stage.
 
 Comes in: a device, a model's sizes, a request, settings. Goes out: two peaks for each of `STAGES`. Arithmetic only;
-what each word does to a pipeline is in `pipeline/ladder.py`, and `tests/plan/test_peaks.py` compares the two.
+what each word does to a pipeline is in `pipeline/offload.py`, and `tests/plan/test_peaks.py` compares the two.
 
 "opening" is the model without its text encoder, if that is let go; a prompt may be encoded after a picture was drawn,
 so at "encoding" the denoiser is there, wherever it waits.
@@ -24,8 +24,8 @@ from leanlens.plan.memory import (
     unpacking_bytes,
     without_modulation_bytes,
 )
+from leanlens.plan.options import IN_TURNS
 from leanlens.plan.rates import assumed
-from leanlens.plan.words import IN_TURNS
 
 STAGES = ("opening", "encoding", "denoising", "decoding")
 Peaks = dict[str, float]
@@ -61,7 +61,7 @@ class Settings:
         device: where everything computes: cuda, mps or cpu.
         dtype: of all parts.
         encoder: mxfp4, or the dtype that the text encoder is decoded to.
-        quant, offload, encoder_on: as `words.py` has them.
+        quant, offload, encoder_on: as `options.py` has them.
         tiling: the decoder works in tiles, which changes pixels near their seams.
         tile_vae: it does so in small ones, because that was asked for and not because the picture is large.
         compile: the denoiser's blocks are compiled.
@@ -138,7 +138,7 @@ def _apart(model: ModelSizes, settings: Settings, weights: Peaks, work: Peaks) -
 def _held_apart(
     model: ModelSizes, drawing: Drawing, settings: Settings, weights: Peaks, work: Peaks
 ) -> tuple[Peaks, Peaks]:
-    """Parts go straight where they are held (`ladder.py`), and wait in main memory or on disk."""
+    """Parts go straight where they are held (`offload.py`), and wait in main memory or on disk."""
     element, offload = element_bytes(settings.dtype), settings.offload
     layer = streamed_bytes(model, element)
     vram = dict.fromkeys(STAGES, 0.0)

@@ -41,7 +41,7 @@ class Assumption:
 _FA2 = "FlashAttention-2 and -3 papers, forward at head width 64 and 4k tokens"
 _OURS = "benchmarks/results/transformer_cpu.json"
 _NANO = "benchmarks/results/latency_nano.json"
-_LADDER = "benchmarks/results/memory_cpu.json"
+_MEASURED = "benchmarks/results/memory_cpu.json"
 ASSUMPTIONS: dict[str, Assumption] = {
     "matmul": Assumption(0.66, "share of a GPU's 16-bit peak that matrix products reach", "650 of 989 TFLOP/s on H100"),
     "matmul_amd": Assumption(0.50, "the same on AMD", "our guess; not measured"),
@@ -87,10 +87,14 @@ ASSUMPTIONS: dict[str, Assumption] = {
         "fits a user's report on an RTX 4090: 24 GB at 1024, 27 GB at 1440",
     ),
     "scratch_cpu": Assumption(
-        2.0, "the same on a processor", f"{_LADDER}: 0 to 2.4 at the released width, with what is not given back"
+        2.0,
+        "the same on a processor",
+        f"{_MEASURED}: 0 to 2.4 at the released width, with what is not given back",
     ),
     "process": Assumption(
-        0.6e9, "bytes of Python and its libraries, on a processor", f"{_LADDER}: 0.53 to 0.56, and more as they work"
+        0.6e9,
+        "bytes of Python and its libraries, on a processor",
+        f"{_MEASURED}: 0.53 to 0.56, and more as they work",
     ),
     "process_gpu": Assumption(3.0e9, "the same with the libraries of CUDA or ROCm", "usual for torch"),
     "system": Assumption(2.0e9, "bytes of main memory left to the rest of the machine", "our choice"),

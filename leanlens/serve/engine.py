@@ -19,8 +19,8 @@ from leanlens.pipeline.draw import DrawnPicture, draw_together
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.placement import OpenedModel, open_model, resolve_device
 from leanlens.pipeline.request import ImageRequest
+from leanlens.plan.free_memory import FreeMemory, largest_batch
 from leanlens.plan.memory import ModelSizes, part_bytes
-from leanlens.plan.room import Room, largest_batch
 from leanlens.serve.errors import APIError
 from leanlens.serve.memory import free_bytes, in_gb, require_memory, sizes_of
 from leanlens.serve.preview import LatentColours, Look, Snapshot
@@ -68,7 +68,7 @@ class Engine(Protocol):
     def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
         """Draw requests that share a batch. Raises MemoryError for several that do not fit together."""
 
-    def room(self) -> Room | None:
+    def free_memory(self) -> FreeMemory | None:
         """What is free now; None where it is not asked."""
 
     def unload(self) -> None:
@@ -125,7 +125,7 @@ class LocalEngine:
                 source = self.library.source(model)
                 opened = open_model(
                     source, self.name, self.settings.dtype, compile=self.settings.compile,
-                    holding=self.settings.holding(source), features=self.settings.features,
+                    options=self.settings.load_options(source), features=self.settings.features,
                 )  # fmt: skip
         except (ValueError, OSError) as error:
             raise APIError("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error
@@ -142,7 +142,7 @@ class LocalEngine:
     def tidy(self) -> None:
         """Let the text features go that are kept, and give back what nobody holds any more."""
         self._features.clear()
-        free_memory()
+        release_memory()
 
     def close(self) -> None:
         """Let the model go."""
@@ -157,10 +157,10 @@ class LocalEngine:
             ValueError: what `draw_together` refuses.
         """
         self.open(model)
-        opened, room = self._opened, self.room()
+        opened, memory = self._opened, self.free_memory()
         assert opened is not None
-        if room is not None:
-            self._require_memory(room, requests)
+        if memory is not None:
+            self._require_memory(memory, requests)
         tokens: list[int] = []
 
         def encode(request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
@@ -172,21 +172,21 @@ class LocalEngine:
         pictures = draw_together(opened, requests, watch, encode)
         return [Drawn(picture, count) for picture, count in zip(pictures, tokens, strict=True)]
 
-    def room(self) -> Room | None:
+    def free_memory(self) -> FreeMemory | None:
         """What is free for drawing now, or the operator's bound; None without a model, or where the check is off."""
         limit = self.settings.memory_limit
         if self._opened is None or limit == 0:
             return None
         free = free_bytes(self._opened.device) if limit is None else limit * 1e9
-        return Room(free, str(self._opened.dtype).removeprefix("torch."), self._opened.device.type)
+        return FreeMemory(free, str(self._opened.dtype).removeprefix("torch."), self._opened.device.type)
 
     # ---------------------------------------------------------------------------------------- inside
 
-    def _require_memory(self, room: Room, requests: Sequence[ImageRequest]) -> None:
+    def _require_memory(self, memory: FreeMemory, requests: Sequence[ImageRequest]) -> None:
         assert self._opening is not None
         first = requests[0]
-        require_memory(self._opening.sizes, room, first)
-        fits = largest_batch(self._opening.sizes, room, first.height, first.width, len(requests))
+        require_memory(self._opening.sizes, memory, first)
+        fits = largest_batch(self._opening.sizes, memory, first.height, first.width, len(requests))
         if fits < len(requests):
             raise MemoryError(f"{fits} of {len(requests)} pictures of {first.width}x{first.height} fit together")
 
@@ -194,7 +194,7 @@ class LocalEngine:
         """Main memory that runs out ends the process, so there it is asked first; a card raises an error instead."""
         device = resolve_device(self.name)
         sizes = self.library.sizes(model)
-        held = self.settings.holding(self.library.source(model))
+        held = self.settings.load_options(self.library.source(model))
         if sizes is None or device.type in ("cuda", "xpu") or self.settings.memory_limit == 0 or not held.is_plain:
             return  # what is not held at once, nobody can count here
         # The least that any dtype takes; what is packed in the file may stay so.
@@ -244,7 +244,7 @@ class _Watch:
         return self.on_step(step, looks)
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Give back what nobody holds any more."""
     gc.collect()
     if torch.cuda.is_available():

@@ -13,8 +13,8 @@ import torch
 from leanlens.pipeline.placement import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.compute import DenoiserSizes
+from leanlens.plan.free_memory import FreeMemory, largest_size, working_bytes
 from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes
-from leanlens.plan.room import Room, largest_size, working_bytes
 from leanlens.serve.errors import APIError
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -47,7 +47,7 @@ def sizes_of(opened: OpenedModel) -> ModelSizes:
     """An opened model in plain numbers: those of its configurations, and its parameters counted."""
     pipeline = opened.pipeline
     part, vae = pipeline.transformer.config, pipeline.vae.config
-    encoder: Any = pipeline.text_encoder or pipeline.encoder_home  # which has its configuration, whether open or not
+    encoder: Any = pipeline.text_encoder or pipeline.encoder_loader  # which has its configuration, whether open or not
     text: Any = getattr(encoder.config, "text_config", None) or encoder.config
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     layers = len(part.selected_layer_index)
@@ -83,21 +83,21 @@ def sizes_of(opened: OpenedModel) -> ModelSizes:
     )
 
 
-def require_memory(sizes: ModelSizes, room: Room, request: ImageRequest) -> None:
+def require_memory(sizes: ModelSizes, memory: FreeMemory, request: ImageRequest) -> None:
     """Raise an error that names what would fit, for a picture that needs more than there is.
 
     Raises:
         APIError: of kind memory.
     """
-    need = working_bytes(sizes, room, request.height, request.width)
-    if need <= room.free:
+    need = working_bytes(sizes, memory, request.height, request.width)
+    if need <= memory.free:
         return
-    size = largest_size(sizes, room, request.height, request.width)
+    size = largest_size(sizes, memory, request.height, request.width)
     fits = "no picture of this shape fits now" if size is None else f"{size[1]}x{size[0]} would fit"
     raise APIError(
         "memory",
         f"a picture of {request.width}x{request.height} needs about {in_gb(need)} of memory while it is drawn, and "
-        f"{in_gb(room.free)} are free; {fits}",
+        f"{in_gb(memory.free)} are free; {fits}",
         "size",
     )
 

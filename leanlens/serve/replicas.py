@@ -28,8 +28,8 @@ from leanlens.install import install_extra
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
+from leanlens.plan.free_memory import FreeMemory
 from leanlens.plan.memory import ModelSizes
-from leanlens.plan.room import Room
 from leanlens.serve.engine import Drawn, Engine, LocalEngine, Opening, first_line
 from leanlens.serve.errors import APIError
 from leanlens.serve.keeper import Keeper
@@ -136,9 +136,9 @@ class ReplicaEngine:
         self.model = model
         return drawn
 
-    def room(self) -> Room | None:
+    def free_memory(self) -> FreeMemory | None:
         """What is free now; None while that cannot be asked."""
-        return self._ask_if_there("room")
+        return self._ask_if_there("free_memory")
 
     def unload(self) -> None:
         """Let the model go; it counts as opened until the far end has."""
@@ -260,9 +260,9 @@ class Replica:
         """End the drawing at its next step with the pictures that are expected then."""
         self._ending.set()
 
-    async def room(self) -> Room | None:
-        """See `LocalEngine.room`."""
-        return self._engine.room()
+    async def free_memory(self) -> FreeMemory | None:
+        """See `LocalEngine.free_memory`."""
+        return self._engine.free_memory()
 
     async def unload(self) -> None:
         """See `LocalEngine.unload`."""

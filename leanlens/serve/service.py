@@ -386,11 +386,11 @@ class ImageService:
             raise APIError("invalid", f"seed is not accepted: that of the last picture would pass {MAX_SEED}", "seed")
 
     def _check_memory(self, model: str, request: ImageRequest) -> None:
-        """Refuse what no worker that has the model open has room for; the others find out when they open it."""
+        """Reject what fits in no worker that has the model open; the others find out when they open it."""
         sizes = self.library.sizes(model)
-        rooms = [room for worker in self.workers if (room := worker.room(model)) is not None]
-        if sizes is not None and len(rooms) == len(self.workers):
-            require_memory(sizes, max(rooms, key=lambda room: room.free), request)
+        free = [memory for worker in self.workers if (memory := worker.free_memory(model)) is not None]
+        if sizes is not None and len(free) == len(self.workers):
+            require_memory(sizes, max(free, key=lambda memory: memory.free), request)
 
     def _source(self, parameters: GenerationParameters) -> dict[str, Any]:
         """The picture to start from, kept in the archive; strength as `leanlens generate` has it."""

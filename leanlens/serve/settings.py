@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS
+from leanlens.plan.options import LoadOptions
 
 
 class ServerSettings(BaseModel):
@@ -38,7 +38,7 @@ class ServerSettings(BaseModel):
     encoder_on: str = "device"
     tile_vae: bool = False
     """How models are held, in the words of `leanlens generate`."""
-    held: dict[str, Holding] = {}
+    held: dict[str, LoadOptions] = {}
     """What `open_model` takes -> how that model is held instead."""
     features: Path | None = None
     """A folder that keeps the text features of prompts."""
@@ -140,12 +140,12 @@ class ServerSettings(BaseModel):
 
     @model_validator(mode="after")
     def _words(self) -> "ServerSettings":
-        self.holding("")
+        self.load_options("")
         return self
 
-    def holding(self, source: str) -> Holding:
+    def load_options(self, source: str) -> LoadOptions:
         """How a model is held, by what `open_model` takes for it."""
-        return self.held.get(source) or Holding(self.quant, self.offload, self.encoder_on, self.tile_vae)
+        return self.held.get(source) or LoadOptions(self.quant, self.offload, self.encoder_on, self.tile_vae)
 
     @field_validator("models", "devices")
     @classmethod

@@ -14,7 +14,7 @@ import torch
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
-from leanlens.plan.room import Room
+from leanlens.plan.free_memory import FreeMemory
 from leanlens.serve.engine import Drawn, Engine, first_line
 from leanlens.serve.errors import APIError
 from leanlens.serve.library import Library
@@ -60,7 +60,7 @@ class Worker:
         self.pace = 0.0
         """Seconds for one picture, lately."""
         self._busy = threading.Lock()
-        self._room: Room | None = None
+        self._free_memory: FreeMemory | None = None
         self._thread = threading.Thread(target=self._run, name=f"leanlens-{engine.name}", daemon=True)
 
     def start(self) -> None:
@@ -80,14 +80,14 @@ class Worker:
         """The name of the model that is open."""
         return self.engine.model
 
-    def room(self, model: str) -> Room | None:
+    def free_memory(self, model: str) -> FreeMemory | None:
         """What is free for pictures of a model; while one is drawn, what was before. None where it is not known."""
         if self._busy.acquire(blocking=False):
             try:
-                self._room = self.engine.room()
+                self._free_memory = self.engine.free_memory()
             finally:
                 self._busy.release()
-        return self._room if self.model == model else None
+        return self._free_memory if self.model == model else None
 
     def unload(self) -> None:
         """Let the model go, once what is being drawn is finished; the next picture opens it again."""
@@ -182,7 +182,7 @@ class Worker:
                 self.metrics.observe("leanlens_wait_seconds", time.monotonic() - task.since)
                 task.job.report(task, "started")
         self._open(batch[0].model)
-        self._room = self.engine.room()
+        self._free_memory = self.engine.free_memory()
 
         def on_step(step: int, looks: Sequence[Look | None]) -> bool:
             wanted = [task for task in batch if not task.unwanted]

@@ -7,7 +7,7 @@ import pytest
 
 from leanlens.cli import auto
 from leanlens.cli.auto import Settled, Wishes, settle
-from leanlens.pipeline.ladder import Holding
+from leanlens.plan.options import LoadOptions
 
 
 @pytest.fixture
@@ -41,31 +41,31 @@ def six_gigabytes(monkeypatch):
 
 def test_small_models_and_closed_questions_are_not_planned(monkeypatch, said):
     monkeypatch.setattr(auto, "_planned", lambda *_: pytest.fail("planned"))
-    assert settle("nano", Wishes(), said.append).holding == Holding()
-    assert settle("toy", Wishes(quant="int8", offload="block"), said.append).holding == Holding("int8", "block")
+    assert settle("nano", Wishes(), said.append).options == LoadOptions()
+    assert settle("toy", Wishes(quant="int8", offload="block"), said.append).options == LoadOptions("int8", "block")
     asked = Wishes(offload="none", encoder_on="device", quant="fp8", tile_vae=True)
-    assert settle("turbo", asked, said.append).holding == Holding("fp8", tile_vae=True)
+    assert settle("turbo", asked, said.append).options == LoadOptions("fp8", tile_vae=True)
     assert not said
 
 
 def test_a_large_model_is_held_as_the_planner_says(six_gigabytes, said):
     settled = settle("rl", Wishes(), said.append)
-    assert settled.holding == Holding("auto", "block", "disk")
+    assert settled.options == LoadOptions("auto", "block", "disk")
     assert settled.sentence() == ", offload block, text encoder on disk"
     assert not said  # nothing is lost
-    assert settle("rl", Wishes(offload="disk"), said.append).holding == Holding("auto", "disk", "disk")
+    assert settle("rl", Wishes(offload="disk"), said.append).options == LoadOptions("auto", "disk", "disk")
 
 
 def test_what_is_lost_and_what_does_not_fit_is_said(six_gigabytes, said):
     settled = settle("rl", Wishes(offload="model"), said.append)
-    assert settled.holding.quant == "nf4"
+    assert settled.options.quant == "nf4"
     assert "only with loss" in said[0]
     settle("rl", Wishes(offload="none", size="1440x1440"), said.append)
     assert "does not fit here" in said[1]
 
 
 def test_a_folder_is_planned_by_its_files(folder, said):
-    assert settle(folder, Wishes(device="cpu"), said.append).holding == Holding()
+    assert settle(folder, Wishes(device="cpu"), said.append).options == LoadOptions()
 
 
 def test_auto_takes_the_best_model_that_is_here(monkeypatch, tmp_path, six_gigabytes, said):
@@ -75,13 +75,13 @@ def test_auto_takes_the_best_model_that_is_here(monkeypatch, tmp_path, six_gigab
         (tmp_path / name).mkdir()
         (tmp_path / name / "model_index.json").write_text("{}")
     settled = settle("auto", Wishes(), said.append)
-    assert (settled.model, settled.holding.offload, settled.dtype) == ("rl", "block", "bfloat16")
+    assert (settled.model, settled.options.offload, settled.dtype) == ("rl", "block", "bfloat16")
     shutil.rmtree(tmp_path / "rl")
     assert settle("auto", Wishes(), said.append).model == "turbo"
     assert [line.split(",")[0] for line in said] == ["--model auto: nano", "--model auto: rl", "--model auto: turbo"]
 
 
-def test_generate_with_the_ladder(leanlens, tmp_path):
+def test_generate_with_load_options(leanlens, tmp_path):
     words = ["--size", "64x64", "--steps", 1, "--seed", 5, "--device", "cpu", "--dtype", "float32", "--json"]
     lower = ["--quant", "int8", "--offload", "encoder", "--encoder-on", "disk", "--features", tmp_path / "kept"]
     (tmp_path / "prompts.txt").write_text("a\nb\n")
@@ -112,14 +112,14 @@ def test_wrong_words(leanlens, words, said):
 
 
 def test_settled_is_silent_about_the_plain_way():
-    assert Settled("nano", "auto", "auto", False, Holding()).sentence() == ""
+    assert Settled("nano", "auto", "auto", False, LoadOptions()).sentence() == ""
 
 
 def test_doctor_names_missing_kernels(monkeypatch):
     from leanlens.cli import doctor
-    from leanlens.plan import words
+    from leanlens.plan import options
 
-    monkeypatch.setattr(words, "kernels_missing", lambda: ["triton"])
+    monkeypatch.setattr(options, "kernels_missing", lambda: ["triton"])
     assert doctor._kernels().startswith("no: triton missing; pip install")
-    monkeypatch.setattr(words, "kernels_missing", list)
+    monkeypatch.setattr(options, "kernels_missing", list)
     assert doctor._kernels().startswith("yes")

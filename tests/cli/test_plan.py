@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS
+from leanlens.plan.options import ENCODERS, OFFLOADS, QUANTS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -63,13 +63,13 @@ HELD = ("quant", "offload", "encoder_on", "tile_vae", "dtype")
 
 
 def test_every_command_that_is_printed_parses():
-    from leanlens.pipeline.ladder import Holding
+    from leanlens.plan.options import LoadOptions
 
     parsed = [parse(command) for command in printed_commands()]
     for name, words in (("quant", QUANTS), ("offload", OFFLOADS), ("encoder_on", ENCODERS)):
         assert {options[name] for options in parsed} == set(words)
     for options in parsed:
-        Holding(*(options[name] for name in HELD[:4]))
+        LoadOptions(*(options[name] for name in HELD[:4]))
         assert not (options["compile"] and options["offload"] in ("block", "disk"))
 
 

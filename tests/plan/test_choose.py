@@ -69,7 +69,7 @@ def test_what_another_program_reports_of_a_3090():
     assert 40e9 < max(choice.ram.values()) < 55e9
 
 
-def test_the_aims_of_the_ladder():
+def test_the_aims_of_offloading():
     """1024 pixels on 6 GB beside 16 GB of main memory, 1440 on 12 GB, without loss."""
     six = Machine(with_memory(find_device("RTX 3050"), 6), 16)
     choice = choose(six, LENS, True, Drawing())

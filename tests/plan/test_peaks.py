@@ -1,4 +1,4 @@
-"""What the planner says of the ladder of memory against the pipelines that the ladder opens."""
+"""The memory that the planner predicts for each load option, against opened pipelines."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.choose import Drawing, Machine, Settings, weigh
@@ -20,8 +19,8 @@ from leanlens.plan.memory import (
     two_blocks_bytes,
     unpacking_bytes,
 )
+from leanlens.plan.options import QUANT_BITS, QUANTS, LoadOptions
 from leanlens.plan.rates import assumed
-from leanlens.plan.words import QUANT_BITS, QUANTS
 from leanlens.weights.packed import FORMATS, PackedLinear, is_packed_layer
 from tests.plan.live import LiveBytes
 
@@ -83,7 +82,7 @@ def test_memory_of_every_stage_on_a_processor(words, tmp_path):
     from leanlens.pipeline.toy import toy_pipeline
 
     toy_pipeline().save_pretrained(tmp_path / "toy")
-    model = open_model(str(tmp_path / "toy"), "cpu", "float32", holding=Holding(**words))
+    model = open_model(str(tmp_path / "toy"), "cpu", "float32", options=LoadOptions(**words))
     sizes, _ = model_sizes(str(tmp_path / "toy"))
     settings = Settings("cpu", "float32", "float32", **{"quant": "none", **words})
     drawing = Drawing(512, 512, 1, 1.0, text_tokens=30)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from leanlens.pipeline.placement import open_model
+from leanlens.plan.free_memory import FreeMemory, working_bytes
 from leanlens.plan.memory import ModelSizes
-from leanlens.plan.room import Room, working_bytes
 from leanlens.serve import engine as engine_module
 from leanlens.serve.errors import APIError
 from leanlens.serve.memory import _left_in_container, free_bytes, sizes_of
@@ -19,7 +19,7 @@ SIDE = 128
 @pytest.fixture(scope="module")
 def one_picture():
     """Gigabytes that one picture of 128 x 128 needs on the toy model."""
-    return working_bytes(sizes_of(open_model("toy", "cpu", "float32")), Room(0, "float32"), SIDE, SIDE) / 1e9
+    return working_bytes(sizes_of(open_model("toy", "cpu", "float32")), FreeMemory(0, "float32"), SIDE, SIDE) / 1e9
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every rung of the ladder of memory: that it acts, and what it does to the picture."""
+"""Every load option: that it acts, and what it does to the picture."""
 
 import gc
 import shutil
@@ -8,15 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from leanlens.models.waiting import WaitingLinear
+from leanlens.models.offloaded_linear import OffloadedLinear
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.speed import Speed
 from leanlens.pipeline.toy import toy_pipeline
-from leanlens.plan.words import QUANTS
+from leanlens.plan.options import QUANTS, LoadOptions
 from leanlens.weights.assemble import convert
 from leanlens.weights.packed import PackedLinear
 from tests.plan.live import LiveBytes
@@ -27,7 +26,7 @@ KEPT = {"int8": 35, "mxfp8": 22, "fp8": 22, "nf4": 14, "int4": 14}
 
 
 def opened(**words):
-    return open_model("toy", device="cpu", dtype="float32", holding=Holding(**words))
+    return open_model("toy", device="cpu", dtype="float32", options=LoadOptions(**words))
 
 
 def picture(model, **changes):
@@ -65,13 +64,13 @@ def test_offloading_changes_no_bit(reference, offload, encoder_on):
 
 def test_the_encoder_is_opened_to_encode_and_let_go(reference):
     model = opened(offload="encoder")
-    home = model.pipeline.encoder_home
+    loader = model.pipeline.encoder_loader
     assert model.pipeline.text_encoder is None
     for _ in range(2):
         picture(model)
-    assert home.openings == 1  # the features of the last prompt are kept
+    assert loader.openings == 1  # the features of the last prompt are kept
     picture(model, prompt="b")
-    assert (home.openings, model.pipeline.text_encoder) == (2, None)
+    assert (loader.openings, model.pipeline.text_encoder) == (2, None)
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing).__name__ == "LensGptOssEncoder" and _is_ours(thing)]
 
@@ -84,7 +83,7 @@ def test_several_prompts_are_encoded_in_one_opening():
     model = opened(offload="encoder")
     model.prepare([ImageRequest.checked(**{**GOOD, "prompt": prompt}) for prompt in "abc"])
     pictures = {picture(model, prompt=prompt).tobytes() for prompt in "abc"}
-    assert (model.pipeline.encoder_home.openings, len(pictures)) == (1, 3)
+    assert (model.pipeline.encoder_loader.openings, len(pictures)) == (1, 3)
 
 
 def test_parts_take_turns(plain):
@@ -100,8 +99,8 @@ def test_parts_take_turns(plain):
 
 def test_modulation_stays_behind_and_is_fetched_once_in_a_drawing(reference, monkeypatch):
     model, fetched = opened(offload="modulation"), []
-    plain = WaitingLinear.fetched
-    monkeypatch.setattr(WaitingLinear, "fetched", lambda self, device: fetched.append(self) or plain(self, device))
+    plain = OffloadedLinear.fetched
+    monkeypatch.setattr(OffloadedLinear, "fetched", lambda self, device: fetched.append(self) or plain(self, device))
     assert picture(model).tobytes() == reference.tobytes()  # two steps of two branches each
     transformer = model.pipeline.transformer
     assert len(fetched) == len(set(fetched)) == 2 * len(transformer.transformer_blocks)
@@ -187,19 +186,19 @@ def test_a_small_packed_denoiser_is_decoded_when_it_is_opened(packed_folder, ref
     words = {"device": "cpu", "dtype": "float32"}
     ways = {
         "plain": lambda: open_model(str(packed_folder), **words),
-        "held": lambda: open_model(str(packed_folder), **words, holding=Holding(offload="encoder")),
+        "held": lambda: open_model(str(packed_folder), **words, options=LoadOptions(offload="encoder")),
         "parts": lambda: open_model(str(packed_folder), **words, parts={"vae": str(packed_folder / "vae")}),
-        "none": lambda: open_model(str(packed_folder), **words, holding=Holding("none")),
-        "disk": lambda: open_model(str(packed_folder), **words, holding=Holding(offload="disk")),
+        "none": lambda: open_model(str(packed_folder), **words, options=LoadOptions("none")),
+        "disk": lambda: open_model(str(packed_folder), **words, options=LoadOptions(offload="disk")),
     }
     for name, way in ways.items():
         model = way()
         assert packed_in(model.pipeline.transformer) == set()
         assert {weight.dtype for weight in model.pipeline.transformer.parameters()} == {torch.float32}
         drawn[name] = picture(model).tobytes()
-    asked = open_model(str(packed_folder), **words, holding=Holding("int8"))
+    asked = open_model(str(packed_folder), **words, options=LoadOptions("int8"))
     assert packed_in(asked.pipeline.transformer) == {"int8"}
-    monkeypatch.setattr("leanlens.pipeline.ladder.SMALL", 1000)
+    monkeypatch.setattr("leanlens.pipeline.offload.SMALL", 1000)
     for name in ("plain", "held", "parts", "none"):
         model = ways[name]()
         assert packed_in(model.pipeline.transformer) == (set() if name == "none" else {"int8"})
@@ -220,7 +219,7 @@ def test_a_small_packed_folder_opens_in_the_dtype_that_a_plain_one_does(packed_f
     assert dtypes(torch_dtype=half) == (half, half)
     assert dtypes(torch_dtype={"transformer": half, "default": full}) == (half, full)
     assert dtypes(torch_dtype={"vae": half}) == (full, half)
-    monkeypatch.setattr("leanlens.pipeline.ladder.SMALL", 1000)
+    monkeypatch.setattr("leanlens.pipeline.offload.SMALL", 1000)
     assert dtypes()[0] == half  # 8 GB of the released Lens
 
 
@@ -251,22 +250,22 @@ def test_tiles(plain, reference):
 def test_features_on_disk_spare_the_encoder(reference, tmp_path):
     def model():
         return open_model(
-            "toy", "cpu", "float32", holding=Holding(offload="encoder"), features=tmp_path / "features"
+            "toy", "cpu", "float32", options=LoadOptions(offload="encoder"), features=tmp_path / "features"
         )  # fmt: skip
 
     first, second = model(), model()
     assert picture(first).tobytes() == picture(second).tobytes() == reference.tobytes()
-    assert (first.pipeline.encoder_home.openings, second.pipeline.encoder_home.openings) == (1, 0)
+    assert (first.pipeline.encoder_loader.openings, second.pipeline.encoder_loader.openings) == (1, 0)
     picture(second, prompt="b")
     picture(second, negative_prompt="b")
-    assert second.pipeline.encoder_home.openings == 2
+    assert second.pipeline.encoder_loader.openings == 2
     kept = list((tmp_path / "features").rglob("*.safetensors"))
     assert len(kept) == 3
     for file in kept:
         file.write_bytes(b"damaged")
     third = model()
     assert picture(third).tobytes() == reference.tobytes()
-    assert third.pipeline.encoder_home.openings == 1
+    assert third.pipeline.encoder_loader.openings == 1
 
 
 def test_loras_on_blocks_that_come_and_go(tmp_path, plain):
@@ -306,7 +305,7 @@ def test_from_pretrained_takes_the_words(tmp_path):
     pipeline = LensPipeline.from_pretrained(tmp_path / "toy", torch_dtype=torch.float32, **words)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline("a", height=64, width=64, num_inference_steps=1).images
-    assert (len(images), pipeline.encoder_home.openings, pipeline.text_encoder) == (1, 1, None)
+    assert (len(images), pipeline.encoder_loader.openings, pipeline.text_encoder) == (1, 1, None)
     with pytest.raises(ValueError, match="vae cannot be combined with"):
         LensPipeline.from_pretrained(tmp_path / "toy", vae=None, **words)
 
@@ -322,26 +321,26 @@ def test_from_pretrained_takes_the_words(tmp_path):
 )
 def test_words_that_are_not_known(words, said):
     with pytest.raises(ValueError, match=said):
-        Holding(**words)
+        LoadOptions(**words)
 
 
 def test_words_that_do_not_go_together():
     with pytest.raises(ValueError, match="compile cannot be combined with offload 'disk'"):
-        open_model("toy", "cpu", "float32", compile=True, holding=Holding(offload="disk"))
+        open_model("toy", "cpu", "float32", compile=True, options=LoadOptions(offload="disk"))
     for words in ({"offload": "block"}, {"quant": "int8"}):
         with pytest.raises(ValueError, match="fp8 products cannot be combined with"):
-            open_model("toy", "cpu", "float32", holding=Holding(**words), speed=Speed(fp8=True))
+            open_model("toy", "cpu", "float32", options=LoadOptions(**words), speed=Speed(fp8=True))
     with pytest.raises(ValueError, match="only GPT-OSS is read so"):
-        open_model("nano", "cpu", "float32", holding=Holding(offload="encoder", encoder_on="disk"))
+        open_model("nano", "cpu", "float32", options=LoadOptions(offload="encoder", encoder_on="disk"))
 
 
 def test_missing_kernels_are_named(monkeypatch, caplog):
     from leanlens.log import warn_once
-    from leanlens.pipeline import ladder
+    from leanlens.pipeline import offload
 
     warn_once.cache_clear()
-    monkeypatch.setattr(ladder, "kernels_missing", lambda: ["kernels", "triton"])
+    monkeypatch.setattr(offload, "kernels_missing", lambda: ["kernels", "triton"])
     for device in ("cpu", "cuda", "cuda"):
-        ladder.say_what_kernels_spare(torch.device(device))
+        offload.warn_of_missing_kernels(torch.device(device))
     assert caplog.text.count("kernels and triton") == 1
     assert "40.7 GB" in caplog.text

@@ -1,7 +1,4 @@
-"""What one drawing needs to compute only once.
-
-Comes in: the noise levels that will be walked, which are all known beforehand. Goes out: the projected text of each
-branch, and the modulation of every block at every level. Knows nothing of schedules, guidance or prompts.
+"""Computes projected text and the modulation of every block once per drawing instead of in every step.
 
 A third of the released weights (1.36 of 4.10 billion) do nothing but turn a noise level into modulation, so with the
 rows of all levels at hand they are read once in a drawing and not in every pass of every branch. What is computed is
@@ -22,12 +19,12 @@ from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanlens.models.waiting import WaitingLinear
+from leanlens.models.offloaded_linear import OffloadedLinear
 
 Modulation = Tensor | tuple[Tensor, Tensor]
 
 
-class OncePerDrawing:
+class ModulationCache:
     """Handed to every call of the transformer that belongs to one drawing.
 
     Args:
@@ -91,7 +88,7 @@ def _comes_when_it_runs(block: Any) -> bool:
 @contextmanager
 def _weights_here(linear: Any, device: torch.device) -> Iterator[Any]:
     """A layer whose weights are fetched for each call has them fetched once for all calls within."""
-    if isinstance(linear, WaitingLinear):
+    if isinstance(linear, OffloadedLinear):
         yield linear.fetched(device)
         return
     hook = getattr(linear, "_hf_hook", None)

@@ -1,7 +1,6 @@
-"""Whether pictures fit into what is free on a device whose model is open, and what would fit instead.
+"""Whether images fit into the free memory of a device whose model is open, and which size would fit instead.
 
-Comes in: a model's sizes, free bytes, a size in pixels, a number of pictures. Goes out: bytes, a number, a size.
-Arithmetic only: whoever asks has measured what is free. Weights lie on the device already and are not counted again.
+Weights are on the device already and are not counted again.
 """
 
 import math
@@ -20,7 +19,7 @@ from leanlens.plan.rates import assumed
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeMemory:
     """What is free where a model computes.
 
     Attributes:
@@ -34,14 +33,14 @@ class Room:
     kind: str = "cpu"
 
 
-def working_bytes(model: ModelSizes, room: Room, height: int, width: int, pictures: int = 1) -> float:
+def working_bytes(model: ModelSizes, memory: FreeMemory, height: int, width: int, pictures: int = 1) -> float:
     """What drawing `pictures` together needs at its peak beside the weights; prompts are encoded one by one.
 
     Raises:
         ValueError: an unknown dtype.
     """
-    element, fused = element_bytes(room.dtype), room.kind != "mps"
-    scratch = assumed("scratch_cpu" if room.kind == "cpu" else "scratch_gpu")
+    element, fused = element_bytes(memory.dtype), memory.kind != "mps"
+    scratch = assumed("scratch_cpu" if memory.kind == "cpu" else "scratch_gpu")
     encoding = encoding_bytes(model.encoder, TEXT_TOKENS + PREFIX_TOKENS, element)
     tokens = height * width // 256
     denoising = denoising_bytes(model.denoiser, model.heads, tokens, TEXT_TOKENS, element, fused)
@@ -49,19 +48,21 @@ def working_bytes(model: ModelSizes, room: Room, height: int, width: int, pictur
     return max(encoding, pictures * denoising, pictures * decoding)
 
 
-def largest_batch(model: ModelSizes, room: Room, height: int, width: int, most: int) -> int:
+def largest_batch(model: ModelSizes, memory: FreeMemory, height: int, width: int, most: int) -> int:
     """How many pictures of this size fit together, at most `most`; 0 if not even one does."""
-    fitting = (count for count in range(most, 0, -1) if working_bytes(model, room, height, width, count) <= room.free)
+    fitting = (
+        count for count in range(most, 0, -1) if working_bytes(model, memory, height, width, count) <= memory.free
+    )
     return next(fitting, 0)
 
 
-def largest_size(model: ModelSizes, room: Room, height: int, width: int) -> tuple[int, int] | None:
+def largest_size(model: ModelSizes, memory: FreeMemory, height: int, width: int) -> tuple[int, int] | None:
     """(height, width) of the largest picture of about this shape that fits, in multiples of 16; None if none does."""
     low, high = 0, max(height, width) // 16  # the longer side in tokens; what needs more never needs less memory
     while low < high:
         middle = (low + high + 1) // 2
         size = _shaped(height, width, middle)
-        low, high = (middle, high) if working_bytes(model, room, *size) <= room.free else (low, middle - 1)
+        low, high = (middle, high) if working_bytes(model, memory, *size) <= memory.free else (low, middle - 1)
     return _shaped(height, width, low) if low else None
 
 

@@ -1,12 +1,12 @@
-"""A server whose models are held lower on the ladder of memory."""
+"""A server whose models are offloaded or quantised."""
 
 import pytest
 import torch
 
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.ladder import Holding
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
+from leanlens.plan.options import LoadOptions
 from leanlens.serve.engine import LocalEngine
 from leanlens.serve.memory import sizes_of
 
@@ -31,21 +31,21 @@ def test_the_words_reach_the_model(settings, tmp_path):
     engine.open("toy")
     drawn = engine.draw("toy", [REQUEST], lambda *_: None)
     held = engine._opened
-    assert held.holding == Holding("auto", "encoder", "disk", True)
-    assert (held.pipeline.text_encoder, held.pipeline.encoder_home.openings) == (None, 1)
+    assert held.options == LoadOptions("auto", "encoder", "disk", True)
+    assert (held.pipeline.text_encoder, held.pipeline.encoder_loader.openings) == (None, 1)
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
-    plain = draw(open_model("toy", "cpu", "float32", holding=Holding(tile_vae=True)), REQUEST)
+    plain = draw(open_model("toy", "cpu", "float32", options=LoadOptions(tile_vae=True)), REQUEST)
     assert drawn[0].picture.image.tobytes() == plain.image.tobytes()
     engine.close()
 
 
 def test_one_model_may_be_held_otherwise(settings):
-    chosen = settings(held={"toy": Holding("int8")})
-    assert (chosen.holding("toy"), chosen.holding("nano")) == (Holding("int8"), Holding())
+    chosen = settings(held={"toy": LoadOptions("int8")})
+    assert (chosen.load_options("toy"), chosen.load_options("nano")) == (LoadOptions("int8"), LoadOptions())
 
 
 def test_sizes_are_known_while_the_encoder_is_away():
-    away = sizes_of(open_model("toy", "cpu", "float32", holding=Holding(offload="encoder")))
+    away = sizes_of(open_model("toy", "cpu", "float32", options=LoadOptions(offload="encoder")))
     here = sizes_of(open_model("toy", "cpu", "float32"))
     assert (away.denoiser, away.encoder.width, away.encoder.heads) == (here.denoiser, 48, 4)
     assert torch.tensor(away.encoder.layers) == here.encoder.layers

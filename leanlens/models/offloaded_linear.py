@@ -1,10 +1,8 @@
-"""Modulation weights that wait in main memory while the rest of the transformer is on its device.
+"""Modulation weights that stay in main memory while the rest of the transformer is on its device.
 
-Comes in: a transformer. Goes out: the same one, whose modulation layers are copied to the device for as long as they
-compute. Knows nothing of drawings; `once.py` has every layer copied once in a drawing, because all noise levels are
-known beforehand.
-
-They are a third of the released weights (1.36 of 4.10 billion), and what they give for 20 levels is 35 MB.
+Each modulation layer is copied to the device while it computes. `modulation_cache.py` has every layer copied once in a
+drawing, because all noise levels are known beforehand. They are a third of the released weights (1.36 of 4.10 billion),
+and what they give for 20 levels is 35 MB.
 """
 
 from collections.abc import Callable
@@ -16,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class WaitingLinear(nn.Linear):
+class OffloadedLinear(nn.Linear):
     """A linear layer whose weights stay where they are, whatever its model is moved to."""
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "WaitingLinear":
-        """What moves or casts a whole model passes it by."""
+    def _apply(self, fn: Any, recurse: bool = True) -> "OffloadedLinear":
+        """Moving or casting the whole model leaves this layer as it is."""
         return self
 
     def fetched(self, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -33,8 +31,8 @@ class WaitingLinear(nn.Linear):
         return self.fetched(input.device)(input)
 
 
-def keep_modulation_back(transformer: Any, device: torch.device) -> None:
-    """Have the modulation of every block wait in main memory, in pages that a GPU reads directly.
+def offload_modulation(transformer: Any, device: torch.device) -> None:
+    """Keep the modulation of every block in main memory, pinned where the device is a GPU.
 
     Args:
         transformer: on the processor, in the dtype that it computes in.
@@ -45,4 +43,4 @@ def keep_modulation_back(transformer: Any, device: torch.device) -> None:
             if device.type == "cuda":
                 for name, value in [*linear.named_parameters()]:
                     setattr(linear, name, nn.Parameter(value.detach().pin_memory(), requires_grad=False))
-            linear.__class__ = WaitingLinear
+            linear.__class__ = OffloadedLinear

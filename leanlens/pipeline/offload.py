@@ -1,14 +1,10 @@
-"""The ladder of memory: how the parts of a pipeline are opened and held, from all on the device to next to nothing.
+"""Opens the parts of a pipeline where `LoadOptions` want them: quantised, offloaded, tiled.
 
-Comes in: where the parts lie, a device, a dtype and a `Holding`, whose words are those that `leanlens plan` prints.
-Goes out: a `LensPipeline` that draws as any other. Which words a machine needs, `plan/choose.py` says.
-
-Offloading, eviction and reading from disk leave every bit of a picture as it is. Quantising and tiling do not.
+Offloading and reading from disk leave every bit of an image as it is. Quantising and tiling do not.
 """
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leanlens.install import KERNELS
-from leanlens.pipeline.home import EncoderHome
-from leanlens.plan.words import ENCODERS, OFFLOADS, QUANTS, kernels_missing
+from leanlens.pipeline.encoder_loading import EncoderLoader
+from leanlens.plan.options import LoadOptions, kernels_missing
 
 if TYPE_CHECKING:
     from leanlens.pipeline.pipeline import LensPipeline
@@ -29,57 +25,8 @@ if TYPE_CHECKING:
 SMALL = 500_000_000
 
 
-@dataclass(frozen=True)
-class Holding:
-    """How a model is held.
-
-    Attributes:
-        quant: of the denoiser's attention and MLPs; "auto" keeps them as the files have them, but for a denoiser of at
-            most `SMALL` weights, which it decodes while it opens it; "none" decodes any. Both give the same picture.
-        offload: what waits elsewhere while it is not needed (`plan.words.OFFLOADS`).
-        encoder_on: where the text encoder computes: on the device, on the processor, or on the device while its
-            weights are read layer by layer from disk.
-        tile_vae: pictures are decoded in tiles of half the side that the autoencoder was trained at.
-
-    Raises:
-        ValueError: a word that is not known, or two that do not go together.
-    """
-
-    quant: str = "auto"
-    offload: str = "none"
-    encoder_on: str = "device"
-    tile_vae: bool = False
-
-    def __post_init__(self) -> None:
-        for name, accepted in (("quant", ("auto", *QUANTS)), ("offload", OFFLOADS), ("encoder_on", ENCODERS)):
-            value = getattr(self, name)
-            if value not in accepted:
-                raise ValueError(f"{name} {value!r} is not accepted; use one of {', '.join(accepted)}")
-        if self.offload == "disk" and self.quant not in ("auto", "none"):
-            raise ValueError(
-                f"quant {self.quant!r} is not accepted with offload 'disk', which reads weights as the files have "
-                "them; write quantised ones with `leanlens weights convert --quant` and open those"
-            )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether everything stays on the device, and is decoded unless the files of a large denoiser are packed."""
-        return self in (Holding(), Holding("none"))
-
-    def conditions(self) -> dict[str, Any]:
-        """Of these words, those that can change a picture; what is plain is left out."""
-        said = {"quant": self.quant} if self.quant not in ("auto", "none") else {}
-        said |= {"encoder_on": self.encoder_on} if self.encoder_on == "cpu" else {}
-        return said | ({"tile_vae": True} if self.tile_vae else {})
-
-    @classmethod
-    def of_record(cls, run: Mapping[str, Any]) -> "Holding":
-        """The words that a picture's record names, so that it can be drawn again."""
-        return cls(**{name: run[name] for name in ("quant", "encoder_on", "tile_vae") if name in run})
-
-
-def hold_folder(
-    layout: "Layout", device: torch.device, dtype: torch.dtype, holding: Holding, kind: Any = None
+def open_folder(
+    layout: "Layout", device: torch.device, dtype: torch.dtype, options: LoadOptions, kind: Any = None
 ) -> "LensPipeline":
     """Open a pipeline folder.
 
@@ -87,25 +34,27 @@ def hold_folder(
         kind: the class to open it as; None takes `LensPipeline`.
 
     Raises:
-        ValueError: weights that do not fit, or words that this model cannot be held by.
+        ValueError: weights that do not fit, or load options that this model does not support.
     """
     if kind is None:
         from leanlens.pipeline.pipeline import LensPipeline as kind
     parts = layout.parts
-    transformer = open_denoiser(parts["transformer"].path, device, dtype, holding)
+    transformer = open_denoiser(parts["transformer"].path, device, dtype, options)
     named = layout.config.get("text_encoder") or [None, None]
     opener = None
     if "text_encoder" in parts and named[0] is not None:
-        opener = encoder_opener(parts["text_encoder"], str(named[1]), device, dtype, holding)
+        opener = encoder_opener(parts["text_encoder"], str(named[1]), device, dtype, options)
     pipeline = kind.from_pretrained(layout.path, dtype=dtype, transformer=transformer, text_encoder=None)
-    return _held(pipeline, opener, parts.get("text_encoder"), device, holding)
+    return _placed(pipeline, opener, parts.get("text_encoder"), device, options)
 
 
-def hold_parts(paths: Mapping[str, Path], device: torch.device, dtype: torch.dtype, holding: Holding) -> "LensPipeline":
+def open_parts(
+    paths: Mapping[str, Path], device: torch.device, dtype: torch.dtype, options: LoadOptions
+) -> "LensPipeline":
     """Build a pipeline of files in any layout (`weights.assemble.component_paths`).
 
     Raises:
-        ValueError: as `hold_folder`.
+        ValueError: as `open_folder`.
     """
     from leanlens.pipeline.pipeline import LensPipeline
     from leanlens.weights.assemble import official_scheduler
@@ -117,30 +66,30 @@ def hold_parts(paths: Mapping[str, Path], device: torch.device, dtype: torch.dty
         vae=open_vae(paths["vae"], dtype),
         text_encoder=None,
         tokenizer=open_tokenizer(paths["tokenizer"]),
-        transformer=open_denoiser(paths["transformer"], device, dtype, holding),
+        transformer=open_denoiser(paths["transformer"], device, dtype, options),
     )
     encoder = identify(paths["text_encoder"])
-    opener = encoder_opener(encoder, "LensGptOssEncoder", device, dtype, holding)
-    return _held(pipeline, opener, encoder, device, holding)
+    opener = encoder_opener(encoder, "LensGptOssEncoder", device, dtype, options)
+    return _placed(pipeline, opener, encoder, device, options)
 
 
-def open_denoiser(path: Path, device: torch.device, dtype: torch.dtype, holding: Holding) -> Any:
+def open_denoiser(path: Path, device: torch.device, dtype: torch.dtype, options: LoadOptions) -> Any:
     """The denoiser, quantised as it is asked for, on the device if it stays there."""
     from leanlens.weights.layouts import identify
     from leanlens.weights.load import open_transformer
     from leanlens.weights.packed import open_packed
     from leanlens.weights.stream import stream
 
-    if holding.offload == "disk":
+    if options.offload == "disk":
         return stream(path, "transformer", dtype, device)
-    place = device if holding.offload == "none" else torch.device("cpu")
-    quant = held_packed(identify(path)) if holding.quant == "auto" else holding.quant
+    place = device if options.offload == "none" else torch.device("cpu")
+    quant = packed_format(identify(path)) if options.quant == "auto" else options.quant
     if quant in (None, "none"):
         return open_transformer(path, dtype, place)
     return open_packed(path, quant, dtype, place)
 
 
-def held_packed(layout: "Layout") -> str | None:
+def packed_format(layout: "Layout") -> str | None:
     """The format that "auto" holds a denoiser in; None where its files are not packed, or it is small and decoded."""
     from leanlens.weights.packed import kept_quantisation
 
@@ -153,7 +102,7 @@ def is_small(layout: "Layout") -> bool:
 
 
 def encoder_opener(
-    layout: "Layout", class_name: str, device: torch.device, dtype: torch.dtype, holding: Holding
+    layout: "Layout", class_name: str, device: torch.device, dtype: torch.dtype, options: LoadOptions
 ) -> Callable[[], Any]:
     """What opens the text encoder where it computes.
 
@@ -161,20 +110,20 @@ def encoder_opener(
         ValueError: a language model other than GPT-OSS that is to be read from disk.
     """
     if layout.component != "text_encoder":
-        if holding.encoder_on == "disk":
+        if options.encoder_on == "disk":
             raise ValueError(
                 f"encoder_on 'disk' is not accepted: {layout.path} is a {layout.title}, and only GPT-OSS is read so; "
                 "use device or cpu"
             )
-        return partial(_language_model, layout.path, class_name, device, dtype, holding)
-    if holding.encoder_on == "disk":
+        return partial(_language_model, layout.path, class_name, device, dtype, options)
+    if options.encoder_on == "disk":
         from leanlens.weights.stream import stream
 
         return partial(stream, layout.path, "text_encoder", dtype, device)
-    return partial(_gpt_oss, layout, device if holding.encoder_on == "device" else torch.device("cpu"), dtype)
+    return partial(_gpt_oss, layout, device if options.encoder_on == "device" else torch.device("cpu"), dtype)
 
 
-def say_what_kernels_spare(device: torch.device) -> None:
+def warn_of_missing_kernels(device: torch.device) -> None:
     """Warn, once, where a GPU could hold the text encoder in MXFP4 and packages are missing."""
     from leanlens.log import warn_once
 
@@ -193,11 +142,11 @@ def _gpt_oss(layout: "Layout", device: torch.device, dtype: torch.dtype) -> Any:
     if layout.quantisation == "mxfp4" and device.type == "cuda" and layout.path.is_dir():
         if not kernels_missing() and torch.cuda.get_device_capability(device) >= (7, 5):
             return LensGptOssEncoder.from_pretrained(layout.path, dtype=dtype, device_map=device)
-        say_what_kernels_spare(device)
+        warn_of_missing_kernels(device)
     return open_text_encoder(layout.path, dtype, device)
 
 
-def _language_model(path: Path, class_name: str, device: torch.device, dtype: torch.dtype, holding: Holding) -> Any:
+def _language_model(path: Path, class_name: str, device: torch.device, dtype: torch.dtype, options: LoadOptions) -> Any:
     transformers: Any = importlib.import_module("transformers")
     kind: Any = getattr(transformers, class_name, None)
     is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
@@ -205,27 +154,27 @@ def _language_model(path: Path, class_name: str, device: torch.device, dtype: to
         raise ValueError(
             f"{path.parent / 'model_index.json'} names {class_name[:60]!r}, which is no model of transformers"
         )
-    place = device if holding.encoder_on == "device" else torch.device("cpu")
+    place = device if options.encoder_on == "device" else torch.device("cpu")
     return kind.from_pretrained(path, dtype=dtype, local_files_only=True).to(place).eval()
 
 
-def _held(
+def _placed(
     pipeline: "LensPipeline",
     opener: Callable[[], Any] | None,
     encoder: "Layout | None",
     device: torch.device,
-    holding: Holding,
+    options: LoadOptions,
 ) -> "LensPipeline":
     """The pipeline with its parts where they are held."""
     from leanlens.weights.load import model_config
 
-    step_aside, come_back = _OFFLOAD[holding.offload](pipeline, device)
-    if opener is not None and holding.offload == "none":
+    before_load, after_unload = _OFFLOAD[options.offload](pipeline, device)
+    if opener is not None and options.offload == "none":
         pipeline.text_encoder = opener()
     elif opener is not None and encoder is not None:
         config = SimpleNamespace(**model_config(encoder))
-        pipeline.encoder_home = EncoderHome(opener, step_aside, come_back, config)
-    if holding.tile_vae:
+        pipeline.encoder_loader = EncoderLoader(opener, before_load, after_unload, config)
+    if options.tile_vae:
         tile(pipeline.vae)
     return pipeline
 
@@ -239,25 +188,25 @@ def tile(vae: Any) -> None:
 
 # What each word does to an opened pipeline without its text encoder; they give back how the denoiser steps aside for
 # the encoder, and comes back.
-Moves = tuple[Callable[[], object], Callable[[], object]]
+BeforeAndAfter = tuple[Callable[[], object], Callable[[], object]]
 
 
 def _nothing() -> None:
     pass
 
 
-def _all_stay(pipeline: "LensPipeline", device: torch.device) -> Moves:
+def _keep_on_device(pipeline: "LensPipeline", device: torch.device) -> BeforeAndAfter:
     pipeline.vae.to(device)
     return _nothing, _nothing
 
 
-def _encoder_goes(pipeline: "LensPipeline", device: torch.device) -> Moves:
+def _offload_denoiser_while_encoding(pipeline: "LensPipeline", device: torch.device) -> BeforeAndAfter:
     pipeline.vae.to(device)
     pipeline.transformer.to(device)
     return partial(pipeline.transformer.to, "cpu"), partial(pipeline.transformer.to, device)
 
 
-def _parts_take_turns(pipeline: "LensPipeline", device: torch.device) -> Moves:
+def _offload_models(pipeline: "LensPipeline", device: torch.device) -> BeforeAndAfter:
     from accelerate import cpu_offload_with_hook
 
     _, first = cpu_offload_with_hook(pipeline.transformer, device)
@@ -265,15 +214,15 @@ def _parts_take_turns(pipeline: "LensPipeline", device: torch.device) -> Moves:
     return first.offload, _nothing
 
 
-def _modulation_waits(pipeline: "LensPipeline", device: torch.device) -> Moves:
-    """As `_parts_take_turns`; of the denoiser, what turns noise levels into modulation never comes as a whole."""
-    from leanlens.models.waiting import keep_modulation_back
+def _offload_modulation(pipeline: "LensPipeline", device: torch.device) -> BeforeAndAfter:
+    """As `_offload_models`; of the denoiser, what turns noise levels into modulation never comes as a whole."""
+    from leanlens.models.offloaded_linear import offload_modulation
 
-    keep_modulation_back(pipeline.transformer, device)
-    return _parts_take_turns(pipeline, device)
+    offload_modulation(pipeline.transformer, device)
+    return _offload_models(pipeline, device)
 
 
-def _blocks_take_turns(pipeline: "LensPipeline", device: torch.device) -> Moves:
+def _offload_blocks(pipeline: "LensPipeline", device: torch.device) -> BeforeAndAfter:
     """The next block is on its way while one computes, where the device has streams."""
     pipeline.vae.to(device)
     streams = device.type == "cuda"
@@ -284,11 +233,11 @@ def _blocks_take_turns(pipeline: "LensPipeline", device: torch.device) -> Moves:
     return _nothing, _nothing
 
 
-_OFFLOAD: dict[str, Callable[["LensPipeline", torch.device], Moves]] = {
-    "none": _all_stay,
-    "encoder": _encoder_goes,
-    "model": _parts_take_turns,
-    "modulation": _modulation_waits,
-    "block": _blocks_take_turns,
-    "disk": _all_stay,
+_OFFLOAD: dict[str, Callable[["LensPipeline", torch.device], BeforeAndAfter]] = {
+    "none": _keep_on_device,
+    "encoder": _offload_denoiser_while_encoding,
+    "model": _offload_models,
+    "modulation": _offload_modulation,
+    "block": _offload_blocks,
+    "disk": _keep_on_device,
 }

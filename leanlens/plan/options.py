@@ -1,0 +1,79 @@
+"""How a model is loaded: `LoadOptions`, and the words that its fields accept.
+
+`pipeline/offload.py` carries them out; `plan/choose.py` says which ones a machine needs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import util
+from typing import Any
+
+# Of the denoiser's attention and gated MLPs, best first; bits of each weight, scales included.
+QUANT_BITS = {"int8": 8.02, "mxfp8": 8.25, "fp8": 8.0, "nf4": 4.5, "int4": 4.5}
+QUANTS = ("none", *QUANT_BITS)
+
+# none: every part stays on the device. encoder: the text encoder is opened to encode, then unloaded; meanwhile the
+# denoiser is in main memory. model: the denoiser is there too while an image is decoded. modulation: the same, and its
+# modulation stays there but for the layer that computes. block: its blocks are there and come one by one, the next
+# while one computes. disk: it is read from its files layer by layer and never loaded as a whole.
+OFFLOADS = ("none", "encoder", "model", "modulation", "block", "disk")
+IN_TURNS = ("model", "modulation")  # with these, denoiser and autoencoder are on the device one after the other
+
+# Where the text encoder computes; disk: on the device, its weights read layer by layer from their files.
+ENCODERS = ("device", "cpu", "disk")
+
+MXFP4_PACKAGES = ("kernels", "triton")
+
+
+def kernels_missing() -> list[str]:
+    """Which of the packages that MXFP4 kernels need are not installed."""
+    return [name for name in MXFP4_PACKAGES if util.find_spec(name) is None]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How the parts of a model are loaded.
+
+    Attributes:
+        quant: quantisation of the denoiser's attention and MLPs. "auto" keeps what the files have, but decodes a
+            denoiser of at most 500 million weights while opening it; "none" decodes any. Both give the same image.
+        offload: what leaves the device while it is not needed (`OFFLOADS`).
+        encoder_on: where the text encoder computes: on the device, on the processor, or on the device while its
+            weights are read layer by layer from disk.
+        tile_vae: decode images in tiles of half the side that the autoencoder was trained at.
+
+    Raises:
+        ValueError: an unknown word, or two that cannot be combined.
+    """
+
+    quant: str = "auto"
+    offload: str = "none"
+    encoder_on: str = "device"
+    tile_vae: bool = False
+
+    def __post_init__(self) -> None:
+        for name, accepted in (("quant", ("auto", *QUANTS)), ("offload", OFFLOADS), ("encoder_on", ENCODERS)):
+            value = getattr(self, name)
+            if value not in accepted:
+                raise ValueError(f"{name} {value!r} is not accepted; use one of {', '.join(accepted)}")
+        if self.offload == "disk" and self.quant not in ("auto", "none"):
+            raise ValueError(
+                f"quant {self.quant!r} is not accepted with offload 'disk', which reads weights as the files have "
+                "them; write quantised ones with `leanlens weights convert --quant` and open those"
+            )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether everything stays on the device, and is decoded unless the files of a large denoiser are packed."""
+        return self in (LoadOptions(), LoadOptions("none"))
+
+    def conditions(self) -> dict[str, Any]:
+        """The options that can change an image; defaults are left out."""
+        said = {"quant": self.quant} if self.quant not in ("auto", "none") else {}
+        said |= {"encoder_on": self.encoder_on} if self.encoder_on == "cpu" else {}
+        return said | ({"tile_vae": True} if self.tile_vae else {})
+
+    @classmethod
+    def of_record(cls, run: Mapping[str, Any]) -> "LoadOptions":
+        """The options in an image's record, so that it can be drawn again."""
+        return cls(**{name: run[name] for name in ("quant", "encoder_on", "tile_vae") if name in run})
