@@ -25,7 +25,8 @@ from leanlens.config import checked
 from leanlens.pipeline.features import TextFeatures
 from leanlens.plan.compute import training_flops
 from leanlens.train.config import TrainRecipe
-from leanlens.train.denoiser import build_denoiser, denoiser_losses, freeze_unread, sizes_of
+from leanlens.train.denoiser_losses import denoiser_losses
+from leanlens.train.denoiser_model import build_denoiser, freeze_unread, sizes_of
 from leanlens.train.optim import build_optimizers, clip_gradients
 from leanlens.train.parallel import computing, parallelize
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from leanlens.config import read_recipe
 from leanlens.files import whole_folder
 from leanlens.train.config import TrainRecipe
-from leanlens.train.denoiser import build_denoiser
+from leanlens.train.denoiser_model import build_denoiser
 from leanlens.train.start import start_weights
 
 TEXT_SIDE = ("txt_", "_added_", "to_add_out")  # in the names of its weights

@@ -46,7 +46,7 @@ from leanlens.scenes.scene import NO_RULES, sample_scene
 from leanlens.store import content_key
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import rules_of
-from leanlens.train.denoiser import build_denoiser
+from leanlens.train.denoiser_model import build_denoiser
 from leanlens.train.frozen_models import open_frozen_models
 
 Bucket = tuple[int, int]  # (height, width), pixels

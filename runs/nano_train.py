@@ -44,7 +44,7 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import template_named
 from leanlens.scenes.icons import library
 from leanlens.train.config import TrainRecipe
-from leanlens.train.denoiser import build_denoiser
+from leanlens.train.denoiser_model import build_denoiser
 from leanlens.train.frozen_models import encoder_flops, open_frozen_models
 from leanlens.train.loop import train
 from leanlens.train.signals import exit_code

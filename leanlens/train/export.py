@@ -26,7 +26,7 @@ from leanlens.scenes.icons import PARTS
 from leanlens.train.best_effort import best_effort
 from leanlens.train.checkpoint import intact_checkpoint, latest_checkpoint, load_tensors, read_facts
 from leanlens.train.config import WIDEST, TrainRecipe
-from leanlens.train.denoiser import build_denoiser
+from leanlens.train.denoiser_model import build_denoiser
 from leanlens.train.ema import Averages, mixture
 from leanlens.train.frozen_models import open_frozen_models
 
@@ -202,7 +202,7 @@ def _rebuilt(
 
 
 def _trained(recipe: TrainRecipe) -> list[str]:
-    from leanlens.train.denoiser import freeze_unread
+    from leanlens.train.denoiser_model import freeze_unread
 
     model = build_denoiser(recipe.model, 0, device="meta")
     freeze_unread(model)

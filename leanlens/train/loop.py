@@ -27,7 +27,7 @@ from leanlens.train.best_effort import best_effort
 from leanlens.train.checkpoint import Checkpoints, latest_checkpoint
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import open_data
-from leanlens.train.denoiser import build_denoiser, freeze_unread
+from leanlens.train.denoiser_model import build_denoiser, freeze_unread
 from leanlens.train.ema import Averages
 from leanlens.train.export import replace_pipeline, whole_weights, write_snapshots
 from leanlens.train.frozen_models import open_frozen_models

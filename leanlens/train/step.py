@@ -17,15 +17,15 @@ from leanlens.flow.times import spread_times
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.config import TrainRecipe
-from leanlens.train.denoiser import (
+from leanlens.train.denoiser_losses import (
     channel_weights,
     denoiser_losses,
     draw_randomness,
     levels_of,
     packed_training_losses,
-    sizes_of,
     training_losses,
 )
+from leanlens.train.denoiser_model import sizes_of
 from leanlens.train.parallel import computing
 
 

@@ -70,7 +70,7 @@ def test_packed_is_unpacked(tmp_path, average):
 
 def test_packed_gradients_are_unpacked_gradients(tmp_path):
     """To 1e-6 relative, on the loss and on every gradient of one step."""
-    from leanlens.train.denoiser import build_denoiser
+    from leanlens.train.denoiser_model import build_denoiser
     from leanlens.train.step import accumulate_gradients
 
     found = []

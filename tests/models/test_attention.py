@@ -6,7 +6,7 @@ import torch
 from leanlens.models import attention
 from leanlens.models.attention import WrittenOutAttnProcessor, write_out_attention
 from leanlens.models.transformer import LensAttnProcessor
-from leanlens.train.denoiser import build_denoiser
+from leanlens.train.denoiser_model import build_denoiser
 from tests.train.tiny import tiny_recipe
 
 

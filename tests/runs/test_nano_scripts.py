@@ -19,7 +19,7 @@ from leanlens.scenes import icons
 from leanlens.scenes.render import render
 from leanlens.scenes.scene import sample_scene
 from leanlens.train.config import TrainRecipe
-from leanlens.train.denoiser import build_denoiser
+from leanlens.train.denoiser_model import build_denoiser
 from leanlens.train.frozen_models import open_frozen_models
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import torch
 
 from leanlens.config import checked
 from leanlens.train.config import Optim
-from leanlens.train.denoiser import build_denoiser, freeze_unread
+from leanlens.train.denoiser_model import build_denoiser, freeze_unread
 from leanlens.train.muon import StackedMuon
 from leanlens.train.optim import build_optimizers, clip_gradients, rate_factor, set_rate
 from tests.train.tiny import tiny_recipe

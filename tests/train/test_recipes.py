@@ -14,7 +14,8 @@ from leanlens.pipeline.features import TextFeatures
 from leanlens.plan.compute import training_flops
 from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder
 from leanlens.train.config import Bucket, TrainRecipe, kind_of_recipe
-from leanlens.train.denoiser import build_denoiser, freeze_unread, sizes_of, training_losses
+from leanlens.train.denoiser_losses import training_losses
+from leanlens.train.denoiser_model import build_denoiser, freeze_unread, sizes_of
 from leanlens.train.dry_run import images_per_step, summary
 from leanlens.train.language import LanguageRecipe, build_language
 from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes

@@ -4,14 +4,8 @@ import pytest
 import torch
 
 from leanlens.flow.times import training_times
-from leanlens.train.denoiser import (
-    build_denoiser,
-    denoiser_losses,
-    draw_randomness,
-    freeze_unread,
-    sizes_of,
-    training_losses,
-)
+from leanlens.train.denoiser_losses import denoiser_losses, draw_randomness, training_losses
+from leanlens.train.denoiser_model import build_denoiser, freeze_unread, sizes_of
 from leanlens.train.step import accumulate_gradients, cut, losses_of, validation_losses
 from tests.train.tiny import CPU, RandomStream, encode, tiny_data, tiny_recipe
 
