@@ -32,7 +32,9 @@ from leanlens.log import logger
 from leanlens.models import vae as autoencoder
 from leanlens.scenes.icons import library
 from leanlens.scenes.layout import PATTERNS
-from leanlens.train.autoencoder import BUSY_CHOICES, MEASURED, AutoencoderRecipe, Pictures, train_autoencoder
+from leanlens.train.autoencoder import train_autoencoder
+from leanlens.train.autoencoder_config import AutoencoderRecipe
+from leanlens.train.crops import BUSY_CHOICES, MEASURED, Pictures
 from leanlens.train.signals import exit_code
 
 ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")

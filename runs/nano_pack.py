@@ -153,7 +153,7 @@ def pack_networks(folder: Path) -> None:
     Raises:
         ValueError: a package that holds one of them is missing.
     """
-    from leanlens.train.autoencoder import FirstLayersOfVgg, SemanticNetwork
+    from leanlens.train.autoencoder_losses import FirstLayersOfVgg, SemanticNetwork
 
     spec = find_spec(LANGUAGE)
     if spec is None or spec.origin is None:

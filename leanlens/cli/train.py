@@ -106,7 +106,8 @@ def _report(folder: Path, progress: Any) -> None:
 
 def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> int:
     from leanlens.config import read_recipe
-    from leanlens.train.autoencoder import AutoencoderRecipe, train_autoencoder
+    from leanlens.train.autoencoder import train_autoencoder
+    from leanlens.train.autoencoder_config import AutoencoderRecipe
 
     wanted = read_recipe(AutoencoderRecipe, recipe, changes)
     group = _join_alone("an autoencoder", wanted)
@@ -119,7 +120,8 @@ def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> int:
 
 def _train_language(recipe: Path, changes: list[str], dry_run: bool) -> int:
     from leanlens.config import read_recipe
-    from leanlens.train.language import LanguageRecipe, train_language
+    from leanlens.train.language import train_language
+    from leanlens.train.language_config import LanguageRecipe
 
     wanted = read_recipe(LanguageRecipe, recipe, changes)
     group = _join_alone("a language model", wanted)

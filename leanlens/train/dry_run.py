@@ -14,12 +14,16 @@ from leanlens.dist import Group
 from leanlens.files import read_json
 from leanlens.plan.compute import DenoiserSizes, training_flops
 from leanlens.train.alone import is_begun
-from leanlens.train.autoencoder import AutoencoderRecipe, Heads, open_autoencoder, pictures_of_sources
+from leanlens.train.autoencoder import open_autoencoder
+from leanlens.train.autoencoder_config import AutoencoderRecipe
+from leanlens.train.autoencoder_losses import LossNetworks
 from leanlens.train.checkpoint import latest_checkpoint
 from leanlens.train.config import Model, Scenes, TrainRecipe
+from leanlens.train.crops import pictures_of_sources
 from leanlens.train.data import canvas_of, learnt_stream, open_held_out, open_sources, rules_of
 from leanlens.train.export import is_run
-from leanlens.train.language import LanguageRecipe, build_language, places_of
+from leanlens.train.language import build_language, places_of
+from leanlens.train.language_config import LanguageRecipe
 from leanlens.train.lock import require_folder, require_free
 from leanlens.train.loop import open_models, require_startable
 from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
@@ -154,7 +158,7 @@ def dry_run_autoencoder(recipe: AutoencoderRecipe, group: Group) -> Iterator[str
     """The same of an autoencoder's run."""
     _require_place(recipe, is_begun(recipe.run.dir))
     pictures_of_sources(recipe)
-    Heads(recipe, group.device)
+    LossNetworks(recipe, group.device)
     weights = sum(weight.numel() for weight in open_autoencoder(recipe).parameters())
     yield f"{'autoencoder':12} {weights:,} parameters"
     yield from _sources_lines("crops.sources", recipe.crops.sources)

@@ -109,7 +109,7 @@ def test_a_packed_library_gives_the_same_scenes_from_smaller_drawings(shelf, scr
 
 @needs_packages
 def test_packed_networks_answer_as_the_packages_do(scripts, tmp_path):
-    from leanlens.train.autoencoder import FirstLayersOfVgg, SemanticNetwork
+    from leanlens.train.autoencoder_losses import FirstLayersOfVgg, SemanticNetwork
 
     pack, *_ = scripts
     (tmp_path / "site").mkdir()

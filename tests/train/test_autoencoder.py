@@ -23,20 +23,12 @@ from leanlens.cli.main import app
 from leanlens.config import checked, read_recipe
 from leanlens.models import vae as packing
 from leanlens.pictures.sources import open_source
-from leanlens.train import autoencoder
-from leanlens.train.autoencoder import (
-    AutoencoderRecipe,
-    FirstLayersOfVgg,
-    SemanticNetwork,
-    held_out_error,
-    kl_loss,
-    open_autoencoder,
-    perceptual_loss,
-    random_crops,
-    semantic_loss,
-    train_autoencoder,
-)
+from leanlens.train import autoencoder, crops
+from leanlens.train.autoencoder import held_out_error, open_autoencoder, train_autoencoder
+from leanlens.train.autoencoder_config import AutoencoderRecipe
+from leanlens.train.autoencoder_losses import FirstLayersOfVgg, SemanticNetwork, kl_loss, perceptual_loss, semantic_loss
 from leanlens.train.config import kind_of_recipe
+from leanlens.train.crops import random_crops
 from leanlens.train.linear import start_linear
 
 CPU = torch.device("cpu")
@@ -313,10 +305,10 @@ def test_small_pictures_are_enlarged_and_broken_ones_left_out(recipe, tmp_path):
     Image.effect_noise((64, 64), 90).convert("RGB").save(folder / "cut.png")
     (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:900])
     wanted = recipe(crops={"sources": [str(folder)]}, train={"steps": 1})
-    crops = crops_of(wanted, count=6)
-    colors = crops.movedim(1, -1).flatten(0, -2).unique(dim=0)
+    cut = crops_of(wanted, count=6)
+    colors = cut.movedim(1, -1).flatten(0, -2).unique(dim=0)
     assert len(colors) == 2
-    found = list(autoencoder._whole_pictures(open_source(str(folder))))
+    found = list(crops.whole_pictures(open_source(str(folder))))
     assert sorted(tuple(picture.shape[2:]) for picture in found) == [(16, 16), (32, 32)]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from leanlens.config import Section, checked, plain, read_recipe
-from leanlens.train.autoencoder import AutoencoderRecipe
+from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.config import TrainRecipe
-from leanlens.train.language import LanguageRecipe
+from leanlens.train.language_config import LanguageRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {"smoke": TrainRecipe, "pictures": TrainRecipe, "nano-autoencoder": AutoencoderRecipe,

@@ -15,7 +15,8 @@ from leanlens.pipeline.features import TextSide
 from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
 from leanlens.train import language
 from leanlens.train.config import kind_of_recipe
-from leanlens.train.language import IGNORED, LanguageRecipe, build_language, captions_of, labelled, train_language
+from leanlens.train.language import IGNORED, build_language, captions_of, labelled, train_language
+from leanlens.train.language_config import LanguageRecipe
 from tests.train.test_autoencoder import _one_thread  # noqa: F401 - one thread for this module too
 
 CPU = torch.device("cpu")

@@ -12,12 +12,14 @@ from leanlens.batches.assign import check_table
 from leanlens.config import read_recipe
 from leanlens.pipeline.features import TextFeatures
 from leanlens.plan.compute import training_flops
-from leanlens.train.autoencoder import AutoencoderRecipe, open_autoencoder
+from leanlens.train.autoencoder import open_autoencoder
+from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.config import Bucket, TrainRecipe, kind_of_recipe
 from leanlens.train.denoiser_losses import training_losses
 from leanlens.train.denoiser_model import build_denoiser, freeze_unread, sizes_of
 from leanlens.train.dry_run import images_per_step, summary
-from leanlens.train.language import LanguageRecipe, build_language
+from leanlens.train.language import build_language
+from leanlens.train.language_config import LanguageRecipe
 from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
 from leanlens.train.step import accumulate_gradients
 from tests.train.tiny import CPU, tiny_data, tiny_recipe

@@ -12,7 +12,7 @@ from leanlens.pictures.fingerprint import fingerprint_source
 from leanlens.pictures.record import Record
 from leanlens.pictures.shards import write_shards
 from leanlens.train.config import TrainRecipe
-from leanlens.train.language import LanguageRecipe
+from leanlens.train.language_config import LanguageRecipe
 from leanlens.train.resume import claim_run, require_same_run
 from tests.train.tiny import tiny_recipe
 

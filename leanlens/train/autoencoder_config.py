@@ -1,0 +1,132 @@
+"""The recipe of an autoencoder's run: every key, its meaning and its default."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from leanlens.config import Section, is_stored
+from leanlens.train.config import Count, Minutes, Name, Optim, Run, Share, StepCount, Width
+
+
+class Sizes(Section):
+    """Sizes of the autoencoder, under the names of its configuration file."""
+
+    block_out_channels: tuple[Count, ...] = (16, 32, 64, 128)
+    """Channels of the encoder at full, half, quarter and eighth resolution, at least 4 each."""
+    decoder_block_out_channels: tuple[Count, ...] | None = None
+    """The same of the decoder; None: as the encoder."""
+    layers_per_block: Count = 1
+    latent_channels: Count = 8
+    """Before packing: a token has four times as many."""
+    norm_num_groups: Count = 1
+    """Groups of a normalisation; 1 allows the linear start."""
+
+    @model_validator(mode="after")
+    def _four_widths(self) -> Self:
+        for name in ("block_out_channels", "decoder_block_out_channels"):
+            widths = getattr(self, name)
+            if widths is None:
+                continue
+            if len(widths) != 4 or min(widths) < 4 or any(width % self.norm_num_groups for width in widths):
+                raise ValueError(
+                    f"autoencoder.{name} {list(widths)} is not accepted; give four numbers of at least 4 that are "
+                    f"multiples of autoencoder.norm_num_groups {self.norm_num_groups}"
+                )
+        return self
+
+
+class Losses(Section):
+    """Weights of what is added to the mean absolute error."""
+
+    perceptual: Annotated[float, Field(ge=0)] = 0.1
+    """Of the distance of VGG16 features; needs the extra `nano`."""
+    perceptual_share: Share = 0.25
+    """The part of the crops that it is measured on."""
+    semantic: Annotated[float, Field(ge=0)] = 0.05
+    """Of the alignment with EfficientNet-Lite0; needs the extra `nano`."""
+    kl: Annotated[float, Field(ge=0)] = 1e-4
+    """Of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
+    latent_noise: Annotated[float, Field(ge=0)] = 0.0
+    """With `train.part = "decoder"`: most noise on a crop's latents, in standard deviations of each latent number."""
+
+
+class Crops(Section):
+    """What is learnt from."""
+
+    sources: tuple[Name, ...] = ()
+    """Shards or folders of pictures; `leanlens train` needs one at least."""
+    validation: tuple[Name, ...] = ()
+    """The same, held out: the mean absolute error on fixed crops of these is measured with every save."""
+    side: Annotated[int, Field(ge=32, multiple_of=16)] = 96
+    """Side of a crop, pixels."""
+    pictures: Count = 4
+    """Pictures in a step."""
+    crops: Count = 2
+    """Crops of each."""
+
+
+class Steps(Section):
+    """How long, and in what precision."""
+
+    steps: StepCount
+    part: Literal["all", "decoder"] = "all"
+    """What learns. "decoder" needs `start`, whose latents stay what they are."""
+    minutes: Minutes | None = None
+    """Stop after this time in one process even so; the learning rate then ends where the time does."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = False
+    """Compile what learns, where its gradients stay what they are and come sooner: tried on one step first."""
+    save_every: Count = 500
+
+
+class Average(Section):
+    """The averaged weights that a run keeps beside its own, with the power-function profile of `train.ema`."""
+
+    export: Width = 0.0
+    """Relative width of the average that is measured and exported; 0 keeps none and exports the last weights."""
+
+
+class AutoencoderRecipe(Section):
+    """A whole run. A recipe with a table `[autoencoder]` is one of these."""
+
+    run: Run
+    autoencoder: Sizes
+    crops: Crops
+    train: Steps
+    start: Name | None = None
+    """Folder of an autoencoder of the same sizes to start from. None: a linear one, or random weights where
+    `autoencoder.norm_num_groups` is not 1."""
+    losses: Losses = Losses()
+    ema: Average = Average()
+    optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
+
+    @model_validator(mode="after")
+    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+        if self.run.seed >= 2**32:  # a step's random numbers are named by seed and step together, in 64 bits
+            raise ValueError(f"run.seed {self.run.seed} is not accepted with an autoencoder; give 0 to {2**32 - 1}")
+        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
+            self.optim.require_rate(self.train.steps)
+        return self
+
+    @model_validator(mode="after")
+    def _by_adamw(self) -> Self:
+        if self.optim.matrices != "adamw":
+            raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; convolutions need 'adamw'")
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_alone(self) -> Self:
+        alone = self.train.part == "decoder"
+        if alone and self.start is None:
+            raise ValueError("train.part 'decoder' needs start: the folder of the autoencoder whose latents stay")
+        if alone and self.losses.semantic:
+            raise ValueError(
+                f"losses.semantic {self.losses.semantic:g} is not accepted with train.part 'decoder', which leaves the "
+                "latents as they are; give 0"
+            )
+        if self.losses.latent_noise and not alone:
+            raise ValueError(
+                f"losses.latent_noise {self.losses.latent_noise:g} is not accepted with train.part 'all', where "
+                "latents have the noise of their posterior; give 0"
+            )
+        return self

@@ -1,0 +1,87 @@
+"""The recipe of a language model's run: every key, its meaning and its default."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from leanlens.config import Section, is_stored
+from leanlens.train.config import Count, Minutes, Name, Optim, Run, StepCount
+
+
+class Sizes(Section):
+    """Sizes of the language model."""
+
+    vocabulary: Annotated[int, Field(ge=512)] = 4096
+    width: Count = 256
+    layers: Count = 6
+    heads: Count = 4
+    kv_heads: Count = 2
+    head_dim: Annotated[int, Field(ge=2, multiple_of=2)] = 64
+    experts: Count = 4
+    experts_per_token: Count = 2
+    expert_width: Count = 256
+    window: Count = 128
+    """Tokens that every second layer sees back."""
+    features: tuple[Annotated[int, Field(ge=0)], ...] = (1, 3, 5)
+    """Layers, counted from 0, whose output a denoiser reads. Layers after the last of them are not exported."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.features or max(self.features) >= self.layers or list(self.features) != sorted({*self.features}):
+            raise ValueError(
+                f"language.features {list(self.features)} is not accepted; give rising numbers from 0 to "
+                f"{self.layers - 1}, the last layer"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"language.heads {self.heads} is not accepted; give a multiple of language.kv_heads {self.kv_heads}"
+            )
+        if self.experts_per_token > self.experts:
+            raise ValueError(
+                f"language.experts_per_token {self.experts_per_token} is not accepted; language.experts has "
+                f"{self.experts}"
+            )
+        return self
+
+
+class Captions(Section):
+    """What is learnt from."""
+
+    sources: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Shards or folders of captioned pictures; the pictures are not read."""
+    batch: Count = 32
+    """Captions in a step."""
+    kinds: Annotated[tuple[Literal["brief", "dense", "text"], ...], Field(min_length=1)] = ("brief", "dense", "text")
+    """Which captions of a picture count; each with equal chance."""
+
+
+class Steps(Section):
+    """How long, and in what precision."""
+
+    steps: StepCount
+    minutes: Minutes | None = None
+    """Stop after this time in one process even so; the learning rate then ends where the time does."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    save_every: Count = 500
+
+
+class LanguageRecipe(Section):
+    """A whole run. A recipe with a table `[language]` is one of these."""
+
+    run: Run
+    language: Sizes = Sizes()
+    captions: Captions
+    train: Steps
+    optim: Optim = Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50)
+
+    @model_validator(mode="after")
+    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
+            self.optim.require_rate(self.train.steps)
+        return self
+
+    @model_validator(mode="after")
+    def _by_adamw(self) -> Self:
+        if self.optim.matrices != "adamw":
+            raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; experts need 'adamw'")
+        return self
