@@ -1,8 +1,4 @@
-"""leanlens: the whole of Lens in one library.
-
-Comes in: nothing. Goes out: the public names below, imported when they are first used, so that `import leanlens` costs
-milliseconds and never loads torch.
-"""
+"""Exports the public names of the library, imported on first use, so that `import leanlens` never loads torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'leanlens' has no attribute {name!r}; it exports {', '.join(__all__)}")
+    raise AttributeError(f"module 'leanlens' has no attribute {name!r}: it exports {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

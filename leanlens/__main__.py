@@ -1,4 +1,4 @@
-"""`python -m leanlens` is the `leanlens` command."""
+"""Runs the `leanlens` command as `python -m leanlens`."""
 
 from leanlens.cli.main import run
 

@@ -1,8 +1,4 @@
-"""Recipes: a TOML file and `--set a.b=c` changes to one frozen, strictly checked object.
-
-Comes in: a pydantic model whose sections derive from `Section`, a path and changes. Goes out: the checked recipe, or a
-`ValueError` that names the key and, where the key is unknown, the nearest one. Knows nothing of what recipes mean.
-"""
+"""Reads a TOML recipe and `--set a.b=c` overrides into one frozen, strictly validated object."""
 
 import difflib
 import json
@@ -17,26 +13,26 @@ from leanlens.files import TOML_DEPTH, parse_toml, read_toml
 
 
 class Section(BaseModel):
-    """A table of a recipe: unknown keys are errors, values never change after reading."""
+    """A table of a recipe. Unknown keys are errors; values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
-RECIPES = "recipes"  # the folder inside an installed package; in a clone it lies beside the package
+RECIPES = "recipes"  # folder inside an installed package; in a clone it is next to the package
 
 
 def recipe_names() -> dict[str, Path]:
-    """The recipes that come with the library: name -> file."""
+    """The recipes that ship with the library: name -> file."""
     package = Path(__file__).parent
     folder = next((path for path in (package / RECIPES, package.parent / RECIPES) if path.is_dir()), None)
     return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def find_recipe(wanted: str | Path) -> Path:
-    """A recipe by its path, or by the name of one that comes with the library; a file goes before a name.
+    """The recipe at a path, or one that ships with the library by its name. An existing file takes precedence.
 
     Raises:
-        ValueError: neither; with the nearest names.
+        ValueError: neither a file nor a name; the message suggests the nearest name.
     """
     path, names = Path(wanted), recipe_names()
     if path.is_file() or (path.name != str(wanted)):
@@ -52,15 +48,14 @@ Recipe = TypeVar("Recipe", bound=Section)
 
 
 def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe at `path` with `changes` ("optim.lr=1e-4") applied.
+    """Read the recipe at `path` and apply `changes` such as "optim.lr=1e-4".
 
     Raises:
-        ValueError: a file that is missing or no TOML, a change that is not of the form a.b=c, or a key or value that
-            the recipe does not accept.
+        ValueError: the file is missing or not TOML, a change is not of the form a.b=c, or a key or value is invalid.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"recipe {path} is not a file; give the path of a TOML recipe")
+        raise ValueError(f"recipe {path} not found: expected the path of a TOML file")
     values = read_toml(path, f"recipe {path}")
     for change in changes:
         _apply(values, change)
@@ -68,34 +63,34 @@ def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = (
 
 
 def checked(kind: type[Recipe], values: dict[str, Any], stored: bool = False) -> Recipe:
-    """`values` as a recipe of this kind.
+    """Validate `values` as a recipe of this kind.
 
     Args:
-        stored: they were accepted once, perhaps by an earlier version: no rule between keys that came later refuses
-            them. `is_stored` tells the rules.
+        stored: the values come from a run that was started earlier, perhaps by an older version. Rules between keys
+            that were added since then are skipped; they ask `is_stored`.
 
     Raises:
-        ValueError: one sentence for every key or value that is not accepted.
+        ValueError: one sentence for every invalid key or value.
     """
     try:
-        # Through JSON, because only there does strict checking take a list for a tuple and a string for a path.
+        # Through JSON: only there does strict validation accept a list for a tuple and a string for a path.
         return kind.model_validate_json(json.dumps(values, default=str), strict=True, context={"stored": stored})
     except ValidationError as error:
         raise ValueError("; ".join(_explain(kind, one) for one in error.errors())) from error
 
 
 def is_stored(info: ValidationInfo) -> bool:
-    """Whether a recipe that is being checked is read back from where it was stored; see `checked`."""
+    """Whether the recipe being validated was stored by an earlier run; see `checked`."""
     return bool((info.context or {}).get("stored"))
 
 
 def plain(recipe: Section) -> dict[str, Any]:
-    """The recipe as nested JSON values under the names that its TOML has."""
+    """The recipe as nested JSON values, with the key names of its TOML file."""
     return recipe.model_dump(mode="json", by_alias=True)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (old value, new value) of every value that differs; None where one side lacks the key."""
+    """Dotted key -> (old value, new value) for every value that differs; None if one side lacks the key."""
     left, right = dict(_leaves(old)), dict(_leaves(new))
     return {key: (left.get(key), right.get(key)) for key in {**left, **right} if left.get(key) != right.get(key)}
 
@@ -109,7 +104,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
-    """Write one "a.b=c" into nested tables; c is a TOML value, or else a plain string."""
+    """Apply one "a.b=c" to nested tables; c is a TOML value, or a plain string if it is not valid TOML."""
     dotted, equals, text = change.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
@@ -125,10 +120,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 
 def _value(text: str, what: str) -> Any:
-    """A TOML value, or else a plain string.
+    """A TOML value, or a plain string if `text` is not valid TOML.
 
     Raises:
-        ValueError: it nests too deep, or holds a number that is too long.
+        ValueError: it is nested too deeply, or contains a number that is too long.
     """
     try:
         return parse_toml(f"value = {text}", what)["value"]
@@ -163,7 +158,7 @@ def _nearest(kind: type[Section], key: str) -> str:
 
 
 def _keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a recipe of this kind may hold, tables before what they hold."""
+    """Every dotted key of a recipe of this kind; a table comes before its keys."""
     for name, field in kind.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         yield key

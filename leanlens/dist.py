@@ -1,7 +1,6 @@
-"""The process group: who this process is, and sums over all of them.
+"""Joins the process group that `torchrun` started, and sums or gathers values over it.
 
-Comes in: the environment that `torchrun` sets, or none. Goes out: a `Group`, and tensors summed or gathered over it.
-One process without a launcher is a group of one and needs no backend. Knows nothing of models or data.
+A process without a launcher is a group of one and needs no backend.
 """
 
 import os
@@ -16,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """`rank` of `world_size`, and the device that this process computes on."""
+    """The rank and device of this process, and the number of processes."""
 
     rank: int
     world_size: int
@@ -24,31 +23,31 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is rank 0, which writes logs, records and exports."""
         return self.rank == 0
 
 
 def join(device: str = "auto", timeout_minutes: float = 30) -> Group:
-    """Join the processes that a launcher started, or be a group of one.
+    """Join the process group of the launcher; without a launcher, return a group of one.
 
     Args:
-        device: "auto" (CUDA where there is one, else CPU), "cpu" or "cuda"; with CUDA each process takes the GPU of its
+        device: "auto" (CUDA if available, otherwise CPU), "cpu" or "cuda". With CUDA, each process uses the GPU of its
             local rank.
 
     Raises:
-        ValueError: "cuda" where there is none, or fewer GPUs than processes on this machine.
+        ValueError: CUDA is not available, or this machine has fewer GPUs than processes.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _local_device(device)
     if world_size > 1 and not dist.is_initialized():
-        # Small sums and checkpoints travel between CPUs also where the gradients travel between GPUs.
+        # Small sums and checkpoints use gloo, also when gradients use NCCL.
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     return Group(rank, world_size, chosen)
 
 
 def leave() -> None:
-    """Leave the group; nothing where there is none."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -61,7 +60,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def gathered(value: Any) -> list[Any]:
-    """One small picklable object of every process, in order of rank, on each."""
+    """One small picklable object from each process, in rank order, on every process."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -70,21 +69,20 @@ def gathered(value: Any) -> list[Any]:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Wait until every process has called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def leads_here() -> bool:
-    """Whether this process leads, of those that were started together; known before the group is joined."""
+    """Whether this is rank 0; known before the group is joined."""
     return dist.get_rank() == 0 if dist.is_initialized() else int(os.environ.get("RANK", 0)) == 0
 
 
 def is_first_to_fail() -> bool:
-    """Whether no other process of the group has failed yet: the one whose error is worth reading.
+    """Whether no other process of the group has failed yet, so that only the first error is reported in full.
 
-    Asked at most once by each process that fails. Where the launcher keeps no store of its own (torchrun does), each
-    process is the first.
+    Call it at most once per failed process. Without the launcher's store (torchrun has one), every process is first.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
@@ -100,14 +98,14 @@ def is_first_to_fail() -> bool:
 
 def _local_device(device: str) -> torch.device:
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not accepted; use auto, cpu or cuda")
+        raise ValueError(f"invalid device {device!r}: expected auto, cpu or cuda")
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     local = int(os.environ.get("LOCAL_RANK", 0))
     if local >= torch.cuda.device_count():
         raise ValueError(
-            f"device {device!r} is not accepted for local rank {local}: this machine has {torch.cuda.device_count()} "
-            "GPUs; start as many processes as there are GPUs"
+            f"invalid device {device!r} for local rank {local}: this machine has {torch.cuda.device_count()} "
+            "GPUs; start at most one process per GPU"
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)

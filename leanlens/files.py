@@ -1,8 +1,4 @@
-"""Whole-or-nothing writes, checksums, and text, JSON and TOML that a stranger may have written.
-
-Comes in: paths and bytes. Goes out: files that exist completely or not at all, hexadecimal SHA-256 sums, text, and
-parsed JSON and TOML. Knows nothing of what the bytes mean.
-"""
+"""Writes files and folders atomically, computes checksums, and parses untrusted text, JSON and TOML."""
 
 import hashlib
 import json
@@ -19,17 +15,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
-JSON_DEPTH = 64  # arrays and objects inside each other; the deepest file of any Lens part has 8
+JSON_DEPTH = 64  # nested arrays and objects; the deepest file of a Lens model has 8
 JSON_VALUES = 2_000_000  # a Python value takes about 100 bytes
 JSON_BYTES = 128 * 2**20  # of one file; the largest published tokenizer.json has 35 MB
-_JSON_DIGITS = 100  # of a whole number; a float holds 308
-TOML_BYTES = 2**20  # of one document; Python's parser takes a second or two for as much
-TOML_DEPTH = 32  # tables and arrays inside each other; the deepest recipe has 4
+_JSON_DIGITS = 100  # of an integer; a float has up to 308
+TOML_BYTES = 2**20  # of one document; Python's parser takes a second or two for this size
+TOML_DEPTH = 32  # nested tables and arrays; the deepest recipe has 4
 _CONVERT = "save it as UTF-8, or convert it: iconv -f {} -t UTF-8 OLD > NEW"
 # A string, closed or not. The two classes begin with different characters, so the search is linear.
 _JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _JSON_BRACKET = re.compile(r"[\[\]{}]")
-# Strings of one line and of several, closed or not, and comments. What follows what it repeats is possessive: linear.
+# Single-line and multi-line strings, closed or not, and comments. Possessive quantifiers keep the search linear.
 _TOML_QUIET = re.compile(
     r""""{3}(?:[^"\\]|\\.|"(?!""))*+(?:"{3})?|'{3}(?:[^']|'(?!''))*+(?:'{3})?"""
     r"""|"(?:[^"\\\n]|\\[^\n])*+"?|'[^'\n]*+'?|#[^\n]*+""",
@@ -41,9 +37,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
+    """Yield a temporary path next to `path`. On success it is renamed to `path`; on any error it is removed.
 
-    What stands under `path` afterwards outlives a loss of power: the bytes are on the disk before the name is.
+    The file survives a power failure: its content is synced to disk before it is renamed.
 
     Raises:
         ValueError: the folder of `path` cannot be created or written to.
@@ -65,9 +61,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it is renamed to `path`, on any error it is removed.
+    """Yield a temporary folder next to `path`. On success it is renamed to `path`; on any error it is removed.
 
-    As with `whole_file`, everything in it is on the disk before it has its name.
+    As with `whole_file`, its content is synced to disk before it is renamed.
 
     Raises:
         ValueError: `path` exists and is not an empty folder, or its parent cannot be written to.
@@ -82,7 +78,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         os.chmod(temporary, 0o777 & ~_umask())
         for folder, _, names in os.walk(temporary, topdown=False):
             for name in names:
-                if not os.path.islink(os.path.join(folder, name)):  # what a link names is not written here
+                if not os.path.islink(os.path.join(folder, name)):  # the target of a link was not written here
                     sync(Path(folder, name))
             sync(Path(folder))
         if path.exists():
@@ -94,17 +90,17 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk.
+    """Sync a file, or the entries of a folder, to disk.
 
-    Folders that the system does not let anyone open (Windows) or sync (some network disks) are left to it.
+    Folders that cannot be opened (Windows) or synced (some network file systems) are skipped.
 
     Raises:
-        OSError: the bytes of a file cannot be written to the disk.
+        OSError: the file cannot be synced.
     """
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":
         return
-    # Windows syncs only what is open for writing.
+    # Windows only syncs files that are open for writing.
     handle = os.open(path, os.O_RDONLY if is_folder or os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -116,10 +112,10 @@ def sync(path: Path) -> None:
 
 
 def require_writable(path: str | Path) -> None:
-    """Create the folder of `path` where it is missing and check that a file can be written there.
+    """Create the parent folder of `path` if it is missing and check that a file can be written there.
 
     Raises:
-        ValueError: it cannot; the message names the path and the reason.
+        ValueError: it cannot be written; the message names the path and the reason.
     """
     path = Path(path)
     try:
@@ -129,11 +125,11 @@ def require_writable(path: str | Path) -> None:
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}; give a path in a writable folder") from error
     if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"cannot write {path}: it is a folder that holds files; give another path")
+        raise ValueError(f"cannot write {path}: it is a folder that is not empty; give another path")
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file as 64 lower-case hexadecimal digits."""
+    """The SHA-256 of a file, as 64 lower-case hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -156,10 +152,10 @@ def fingerprint(files: list[Path]) -> str:
 
 
 def read_text(path: str | Path, what: str = "") -> str:
-    """The text of a UTF-8 file, as `decode_text` reads it; `what` names it in errors, its path without one.
+    """Read a UTF-8 file with `decode_text`. `what` names it in errors; the default is its path.
 
     Raises:
-        ValueError: it cannot be read, or is not the text that `decode_text` accepts.
+        ValueError: it cannot be read, or `decode_text` rejects it.
     """
     try:
         content = Path(path).read_bytes()
@@ -169,10 +165,10 @@ def read_text(path: str | Path, what: str = "") -> str:
 
 
 def decode_text(content: bytes, what: str) -> str:
-    """UTF-8 bytes as text: a byte-order mark is dropped, every kind of line end becomes a line feed.
+    """Decode UTF-8. A byte-order mark is dropped and every kind of line ending becomes a line feed.
 
     Raises:
-        ValueError: other bytes, or a NUL character; the message names `what`, the line, and how to convert it.
+        ValueError: invalid UTF-8 or a NUL character; the message names `what`, the line, and how to convert it.
     """
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{what} line 1 is not UTF-8 but UTF-16; {_CONVERT.format('UTF-16')}")
@@ -185,25 +181,25 @@ def decode_text(content: bytes, what: str) -> str:
     if "\0" in text:
         line = _lines(text[: text.index("\0")])
         hint = f": is it UTF-16? {_CONVERT.format('UTF-16LE')}" if text.count("\0") * 3 > len(text) else ""
-        raise ValueError(f"{what} line {line} holds a NUL character, which text does not{hint}")
-    return unified(text)
+        raise ValueError(f"{what} line {line} contains a NUL character{hint}")
+    return with_line_feeds(text)
 
 
-def unified(text: str) -> str:
-    """The text with a line feed at the end of every line, whichever system wrote it."""
+def with_line_feeds(text: str) -> str:
+    """The text with CRLF and CR line endings replaced by line feeds."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _lines(text: str) -> int:
-    """The number of the line that the end of `text` stands in."""
-    return unified(text).count("\n") + 1
+    """The line number at the end of `text`."""
+    return with_line_feeds(text).count("\n") + 1
 
 
 def read_json(path: str | Path, finite: bool = True) -> Any:
-    """The content of a JSON file, as `parse_json` reads it.
+    """Read a JSON file with `parse_json`.
 
     Raises:
-        ValueError: it cannot be read, is larger than 128 MiB, or is not the JSON that `parse_json` accepts.
+        ValueError: it cannot be read, is larger than 128 MiB, or `parse_json` rejects it.
     """
     path = Path(path)
     try:
@@ -211,7 +207,7 @@ def read_json(path: str | Path, finite: bool = True) -> Any:
         if not path.is_file():  # a device or a pipe may have no end
             raise ValueError(f"{path} cannot be read: it is not a file")
         if size > JSON_BYTES:
-            raise ValueError(f"{path} has {size} bytes; a JSON file of at most {JSON_BYTES} is accepted")
+            raise ValueError(f"{path} is too large: {size} bytes; the limit for JSON is {JSON_BYTES}")
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -226,18 +222,18 @@ def parse_json(
     depth: int = JSON_DEPTH,
     values: int = JSON_VALUES,
 ) -> Any:
-    """The value of a JSON document that may be hostile, in time and memory proportional to its length.
+    """Parse an untrusted JSON document in time and memory proportional to its length.
 
     Args:
         content: the document; bytes are UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
         what: names the document in every message, for instance its path.
-        finite: refuse NaN and infinity, which JSON does not have; False reads them as Python writes them.
-        depth: how many arrays and objects may lie inside each other.
-        values: how many values the document may hold in all.
+        finite: reject NaN and infinity, which are not JSON; False accepts them as Python writes them.
+        depth: maximum nesting of arrays and objects.
+        values: maximum number of values in the document.
 
     Raises:
-        ValueError: not JSON, two values under one key of an object, nested too deep, too many values, a whole number of
-            more than 100 digits, half a surrogate pair in a string, or a number that is not finite.
+        ValueError: not JSON, a duplicate key, nested too deeply, too many values, an integer of more than 100 digits,
+            an unpaired surrogate in a string, or a number that is not finite.
     """
     text = _decoded(content, what) if not isinstance(content, str) else content.removeprefix("\ufeff")
     check_json_extent(text, what, depth, values)
@@ -258,7 +254,7 @@ def parse_json(
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{what} is not valid JSON: a string holds half a surrogate pair") from error
+            raise ValueError(f"{what} is not valid JSON: a string contains an unpaired surrogate") from error
     return value
 
 
@@ -267,39 +263,41 @@ def _decoded(content: bytes | bytearray, what: str) -> str:
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{what} is not valid JSON: its bytes are no {encoding} at byte {error.start}") from error
+        raise ValueError(f"{what} is not valid JSON: invalid {encoding} at byte {error.start}") from error
 
 
 def check_json_extent(text: str, what: str, depth: int, values: int) -> None:
-    """Refuse what Python's parser would answer with RecursionError, or with gigabytes; it has no bounds of its own.
+    """Reject documents that would make Python's parser raise RecursionError or use gigabytes.
+
+    Does not check that the text is JSON.
 
     Raises:
-        ValueError: nested too deep, or too many values. Whether the text is JSON is not looked at.
+        ValueError: nested too deeply, or too many values.
     """
     opened = text.count("[") + text.count("{")
-    if opened <= depth and opened + text.count(",") < values:  # strings may hold brackets, so more proves nothing
+    if opened <= depth and opened + text.count(",") < values:  # a larger count proves nothing: strings have brackets
         return
     bare = _JSON_STRING.sub("", text)
     if 1 + bare.count("[") + bare.count("{") + bare.count(",") > values:
-        raise ValueError(f"{what} holds more than {values} values, which is not accepted")
+        raise ValueError(f"{what} has too many values: the limit is {values}")
     level = 0
     for match in _JSON_BRACKET.finditer(bare):
         level += 1 if match[0] in "[{" else -1
         if level > depth:
-            raise ValueError(f"{what} nests arrays and objects more than {depth} deep, which is not accepted")
+            raise ValueError(f"{what} is nested too deeply: the limit is {depth} arrays and objects")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"an object holds the key {twice[:60]!r} twice")
+        raise ValueError(f"duplicate key {twice[:60]!r} in an object")
     return found
 
 
 def _integer(digits: str) -> int:
     if len(digits) > _JSON_DIGITS:
-        raise ValueError(f"the number {digits[:10]}... has {len(digits)} digits; at most {_JSON_DIGITS} are accepted")
+        raise ValueError(f"the number {digits[:10]}... has {len(digits)} digits; the limit is {_JSON_DIGITS}")
     return int(digits)
 
 
@@ -311,29 +309,29 @@ def _finite(digits: str) -> float:
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def read_toml(path: str | Path, what: str = "") -> dict[str, Any]:
-    """The tables of a TOML file, as `parse_toml` reads them; `what` names it in errors, its path without one.
+    """Read a TOML file with `parse_toml`. `what` names it in errors; the default is its path.
 
     Raises:
-        ValueError: it cannot be read, or is not the TOML that `parse_toml` accepts.
+        ValueError: it cannot be read, or `parse_toml` rejects it.
     """
     return parse_toml(read_text(path, what), what or str(path))
 
 
 def parse_toml(text: str, what: str) -> dict[str, Any]:
-    """The tables of a TOML document that may be hostile.
+    """Parse an untrusted TOML document.
 
     Raises:
-        ValueError: not TOML, larger than 1 MiB, or tables and arrays more than 32 deep; the message names `what`.
+        ValueError: not TOML, larger than 1 MiB, or nested more than 32 levels; the message names `what`.
     """
     if len(text) > TOML_BYTES:
-        raise ValueError(f"{what} has {len(text)} characters; TOML of at most {TOML_BYTES} is accepted")
-    # Python's parser has no bounds: brackets take its stack, the dots of a key take memory by their square.
+        raise ValueError(f"{what} is too large: {len(text)} characters; the limit for TOML is {TOML_BYTES}")
+    # Python's parser is unbounded: it recurses on brackets, and dotted keys use quadratic memory.
     bare = _TOML_BARE.sub("", _TOML_QUIET.sub("", text))
-    deep = f"{what} nests tables and arrays more than {TOML_DEPTH} deep, which is not accepted"
+    deep = f"{what} is nested too deeply: the limit is {TOML_DEPTH} tables and arrays"
     if "." * TOML_DEPTH in bare or _deepest(_JSON_BRACKET.findall(bare)) > TOML_DEPTH:
         raise ValueError(deep)
     try:
@@ -350,7 +348,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
 
 
 def _deepest(brackets: list[str]) -> int:
-    """How many brackets stand open at most, whatever their kind."""
+    """The maximum nesting depth of brackets of any kind."""
     return max(accumulate((1 if one in "[{" else -1 for one in brackets), initial=0))
 
 

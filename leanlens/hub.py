@@ -1,13 +1,10 @@
-"""Names -> local files. The only file of the library that downloads.
+"""Resolves a model name, repository id or path to a local path, and downloads what is missing.
 
-Comes in: a preset's name, a repository id, a local folder or a local file. Goes out: a local path. Knows file names
-and checksums, nothing of what the files hold.
-
-A download comes from a mirror: a repository id `owner/name` (read with huggingface_hub), the http(s) address of a
-folder that holds a `SHA256SUMS` file (the format of sha256sum), or a local folder. Files are collected in a folder
-beside the target, `.NAME.MIRROR.partial`, where an interrupted download goes on; when every stated checksum is right
-it is renamed to the target, with its own `SHA256SUMS`, so it is itself a mirror, and `fetched.json`, which says what
-it is.
+This is the only file of the library that downloads. A download comes from a mirror: a repository id `owner/name` (read
+with huggingface_hub), the http(s) address of a folder with a `SHA256SUMS` file (the format of sha256sum), or a local
+folder. Files are collected next to the target in `.NAME.MIRROR.partial`, where an interrupted download resumes. When
+every listed checksum matches, the folder is renamed to the target. It then has its own `SHA256SUMS`, so that it can
+serve as a mirror, and `fetched.json`, which names the model.
 """
 
 import http.client
@@ -45,20 +42,19 @@ _FIRST_PAUSE = 1.0  # seconds; doubles with each attempt in a row
 
 
 class DownloadError(OSError):
-    """No mirror gave the files; the message has one line for each mirror and its reason."""
+    """Every mirror failed; the message gives the reason for each, one per line."""
 
 
 def locate(model: str | Path) -> Path:
-    """The local folder or file of a model; what is not here yet is downloaded.
+    """The local folder or file of a model, downloaded if necessary.
 
     Args:
-        model: a preset's name (before anything of that name in the working folder: write `./turbo` for a folder), an
-            existing folder or file, or a repository id `owner/name`, which is kept in the cache that huggingface_hub
-            shares between programs.
+        model: a preset's name (which takes precedence over a folder of that name: write `./turbo` for the folder), an
+            existing folder or file, or a repository id `owner/name`, which is stored in huggingface_hub's shared cache.
 
     Raises:
-        ValueError: `model` is none of these, or "nano" in a version that holds no model.
-        DownloadError: it could not be downloaded.
+        ValueError: `model` is none of these, or "nano" in a version without an embedded model.
+        DownloadError: the download failed.
     """
     name = str(model)
     if name == "nano":
@@ -71,13 +67,13 @@ def locate(model: str | Path) -> Path:
     if _REPOSITORY.fullmatch(name):
         return _cached_repository(name)
     raise ValueError(
-        f"model {name!r} is not a file or folder here; "
-        f"give one, a preset ({', '.join(PRESETS)}) or a repository id owner/name"
+        f"unknown model {name!r}: expected a local file or folder, "
+        f"a preset ({', '.join(PRESETS)}) or a repository id owner/name"
     )
 
 
 def is_here(model: str) -> bool:
-    """Whether a name stands for a model that this installation has, and needs neither a path nor the network."""
+    """Whether `model` is the name of a preset that is available locally, without the network."""
     if model in PRESETS and model != "nano":
         local = Path(mirrors_for(model)[0]).expanduser() / "model_index.json"
         return _fetched(models_folder() / model, model) or local.is_file()
@@ -85,62 +81,62 @@ def is_here(model: str) -> bool:
 
 
 def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None = None, progress: bool = True) -> Path:
-    """Download a model into a folder, whole or not at all; check the sums its mirror states; go on where it stopped.
+    """Download a model into a folder atomically, verify its checksums, and resume where an earlier try stopped.
 
     Args:
         name: a preset's name or a repository id.
-        to: the folder to make; without it, the models folder of this machine (`models_folder`).
-        mirrors: the only places to try, in this order; without it, those of `mirrors_for`.
+        to: the folder to create; the default is in `models_folder`.
+        mirrors: the mirrors to try, in this order; the default is `mirrors_for`.
         progress: show a bar for each file of an http(s) mirror; repositories have the bars of huggingface_hub.
 
     Returns:
-        The folder. One that an earlier fetch finished is returned as it is.
+        The folder. If an earlier fetch finished, it is returned unchanged.
 
     Raises:
-        ValueError: an unknown name, a setting that cannot be read, or `to` holds other files.
+        ValueError: an unknown name, an invalid mirror setting, or `to` contains other files.
         DownloadError: every mirror failed.
     """
     if name == "nano":
-        raise ValueError("model 'nano' is part of the package and is not fetched; use it by its name")
+        raise ValueError("model 'nano' is part of the package and cannot be fetched; use it by its name")
     if name not in PRESETS and not _REPOSITORY.fullmatch(name):
         raise ValueError(
-            f"model {name!r} cannot be fetched; give a preset ({', '.join(PRESETS)}) or a repository id owner/name"
+            f"cannot fetch model {name!r}: expected a preset ({', '.join(PRESETS)}) or a repository id owner/name"
         )
     target = Path(to).expanduser() if to is not None else models_folder() / name.replace("/", "--")
     if _fetched(target, name):
         if mirrors is not None:
-            logger.info("%s is a finished fetch of %s already; nothing was fetched", target, name)
+            logger.info("%s already contains %s; nothing was fetched", target, name)
         return target
     mirrors = mirrors_for(name) if mirrors is None else list(mirrors)
     if to is None and (single := next((m for m in mirrors if _wanted(name, m) != FOLDER_FILES), None)):
-        raise ValueError(f"mirror {single!r} holds single files, no model folder; give `to`, the folder to put them in")
+        raise ValueError(f"mirror {single!r} has single files and no model folder; give `to`, a folder for them")
     if target.is_file():
-        raise ValueError(f"to {str(target)!r} is a file; give the folder to make")
+        raise ValueError(f"invalid to {str(target)!r}: it is a file; give the folder to create")
     require_writable(target)
     lock = target.parent / f".{target.name}.lock"
     with FileLock(lock):  # the ranks of one run all ask for the same model
         if not _fetched(target, name):
-            _fetch_from_first_that_works(mirrors, name, target, progress)
-        lock.unlink(missing_ok=True)  # only now: whoever still waits for it, or makes it anew, finds the model here
+            _fetch_from_first_available(mirrors, name, target, progress)
+        lock.unlink(missing_ok=True)  # safe only now: a waiting process finds the finished model
     return target
 
 
 def mirrors_for(name: str) -> list[str]:
     """The mirrors to try for a preset or repository id, in order.
 
-    The first of these that is set is used alone: the environment variable LEANLENS_MIRRORS (comma separated, each
-    with `{name}` where the preset's name goes), the list `sources` under `[NAME]` in the mirrors file, the built-in
-    table. A repository id without a setting is its own mirror.
+    Only the first of these that is set is used: the environment variable LEANLENS_MIRRORS (comma separated, `{name}`
+    stands for the preset's name), the list `sources` under `[NAME]` in the mirrors file, the built-in table. A
+    repository id without a setting is its own mirror.
 
     Raises:
-        ValueError: a setting that cannot be read.
+        ValueError: a setting is invalid.
     """
     entries = [entry.strip() for entry in os.environ.get(MIRRORS_VARIABLE, "").split(",") if entry.strip()]
     for entry in entries:
         if "{name}" not in entry:
             raise ValueError(
-                f"{MIRRORS_VARIABLE} entry {entry!r} would give the same files for every model; "
-                "write {name} where the model's name goes"
+                f"invalid {MIRRORS_VARIABLE} entry {entry!r}: it would give the same files for every model; "
+                "write {name} in place of the model's name"
             )
     entries = entries or _mirrors_in_file(name)
     if entries:
@@ -151,7 +147,7 @@ def mirrors_for(name: str) -> list[str]:
 
 
 def describe_sources() -> str:
-    """What can be fetched, in words: each preset with its licence, the mirrors set now, and the other sources known."""
+    """A text listing each preset with its licence, its configured mirrors and other known sources."""
     lines = []
     for preset in PRESETS.values():
         lines += [f"{preset.name}: {preset.title}. {preset.description}", f"  licence: {preset.licence}"]
@@ -166,12 +162,12 @@ def describe_sources() -> str:
 
 
 def mirrors_file() -> Path:
-    """The file with one's own mirrors, `~/.config/leanlens/mirrors.toml`; it need not exist."""
+    """The user's mirrors file, `~/.config/leanlens/mirrors.toml`; it need not exist."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "leanlens" / "mirrors.toml"
 
 
 def models_folder() -> Path:
-    """Where fetched presets are kept: LEANLENS_MODELS, or `~/.cache/leanlens/models`."""
+    """Where fetched models are stored: LEANLENS_MODELS, or `~/.cache/leanlens/models`."""
     if MODELS_VARIABLE in os.environ:
         return Path(os.environ[MODELS_VARIABLE]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanlens" / "models"
@@ -190,7 +186,7 @@ def _embedded() -> Path:
 
 
 def _located_preset(name: str) -> Path:
-    """A fetched folder, a mirror that is a local folder already, or a download."""
+    """A fetched folder, or a mirror that is a local folder; otherwise downloads the preset."""
     if _fetched(models_folder() / name, name):
         return models_folder() / name
     mirrors = mirrors_for(name)
@@ -205,39 +201,37 @@ def _cached_repository(repository: str) -> Path:
 
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(FOLDER_FILES)))
-    except (
-        Exception
-    ) as error:  # any failure of the network library means the same here, and its classes vary by version
+    except Exception as error:  # the network library's error classes vary by version
         raise DownloadError(
-            f"model {repository!r} is not a folder here and could not be downloaded ({_first_line(error)}); "
-            "where there is no network, give the path of a local model folder"
+            f"model {repository!r} is not a local folder and could not be downloaded ({_first_line(error)}); "
+            "without a network, give the path of a local model folder"
         ) from error
     if not (folder / "model_index.json").is_file():
-        raise ValueError(f"model {repository!r} holds no model_index.json; give a repository in model folder layout")
+        raise ValueError(f"model {repository!r} has no model_index.json; give a repository in model folder layout")
     return folder
 
 
 def locate_weights(repository: str, file: str, **options: Any) -> Path:
-    """A weight file of a repository, from the cache that huggingface_hub shares between programs, or downloaded.
+    """A weight file of a repository, from huggingface_hub's shared cache or downloaded into it.
 
     Args:
         repository: `owner/name`.
-        file: its path there.
-        options: `revision`, `token`, `cache_dir` and the like, as `huggingface_hub.hf_hub_download` has them.
+        file: its path in the repository.
+        options: options of `huggingface_hub.hf_hub_download` such as `revision`, `token` and `cache_dir`.
 
     Raises:
-        ValueError: `repository` is no such name.
-        DownloadError: it could not be downloaded.
+        ValueError: `repository` is not of this form.
+        DownloadError: the download failed.
     """
     from huggingface_hub import hf_hub_download
 
     if not _REPOSITORY.fullmatch(repository):
-        raise ValueError(f"{repository!r} is not a file or folder here; give one, or a repository id owner/name")
+        raise ValueError(f"{repository!r} not found: expected a local file or folder, or a repository id owner/name")
     try:
         return Path(hf_hub_download(repository, file, **options))
-    except Exception as error:  # any failure of the network library means the same here, and its classes vary
+    except Exception as error:  # the network library's error classes vary by version
         raise DownloadError(
-            f"{repository!r} is not a file or folder here and {file} could not be downloaded ({_first_line(error)})"
+            f"{repository!r} is not a local file or folder and {file} could not be downloaded ({_first_line(error)})"
         ) from error
 
 
@@ -248,12 +242,12 @@ def _mirrors_in_file(name: str) -> list[str]:
     section = read_toml(path).get(name, {})
     sources = section.get("sources", []) if isinstance(section, dict) else None
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
-        raise ValueError(f'{path}: [{name}] must hold sources = ["…", …], a list of mirrors; it holds {section!r}')
+        raise ValueError(f'invalid {path}: [{name}] is {section!r}; expected sources = ["…", …], a list of mirrors')
     return sources
 
 
 def _wanted(name: str, mirror: str) -> tuple[str, ...]:
-    """Patterns of the files to take: those of the table where it knows this source, else those of a model folder."""
+    """Patterns of the files to fetch: from the built-in table for this source, otherwise those of a model folder."""
     sources = PRESETS[name].sources if name in PRESETS else ()
     return next((source.files for source in sources if source.address == mirror), FOLDER_FILES)
 
@@ -261,7 +255,7 @@ def _wanted(name: str, mirror: str) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------- fetching
 
 
-def _fetch_from_first_that_works(mirrors: Sequence[str], name: str, target: Path, progress: bool) -> None:
+def _fetch_from_first_available(mirrors: Sequence[str], name: str, target: Path, progress: bool) -> None:
     reasons = []
     for mirror in mirrors:
         partial = target.parent / f".{target.name}.{re.sub(r'[^A-Za-z0-9]+', '-', mirror).strip('-')}.partial"
@@ -272,10 +266,10 @@ def _fetch_from_first_that_works(mirrors: Sequence[str], name: str, target: Path
             logger.warning("%s: mirror %s failed: %s", name, mirror, error)
         else:
             return _finish(partial, target, sums, {"model": name, "mirror": mirror})
-    tried = "".join(f"\n  {reason}" for reason in reasons) or " no mirror is set"
+    tried = "".join(f"\n  {reason}" for reason in reasons) or " no mirror is configured"
     raise DownloadError(
         f"{name} could not be downloaded:{tried}\n"
-        f"Where there is no network, give the path of a local model folder, or set mirrors with {MIRRORS_VARIABLE} "
+        f"Without a network, give the path of a local model folder, or set mirrors in {MIRRORS_VARIABLE} "
         f"or {mirrors_file()}"
     )
 
@@ -284,32 +278,32 @@ def _fetched(folder: Path, name: str) -> bool:
     """Whether `folder` is a finished fetch of this model.
 
     Raises:
-        ValueError: it is one of another model.
+        ValueError: it contains another model.
     """
     if not (folder / ORIGIN).is_file():
         return False
     try:
         held = read_json(folder / ORIGIN)["model"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / ORIGIN} does not say which model it belongs to; remove the folder") from error
+        raise ValueError(f"{folder / ORIGIN} does not name its model; remove the folder") from error
     if held != name:
-        raise ValueError(f"{folder} holds {held} and not {name}; give another folder")
+        raise ValueError(f"{folder} contains {held}, not {name}; give another folder")
     return True
 
 
 def _fetch_from(mirror: str, partial: Path, patterns: tuple[str, ...], progress: bool) -> dict[str, str]:
-    """Bring the files of one mirror into `partial` and check them: relative path -> SHA-256."""
+    """Fetch the files of one mirror into `partial` and verify them: relative path -> SHA-256."""
     if mirror.startswith(("http://", "https://")):
         return _fetch_folder(mirror, partial, patterns, progress)
     if Path(mirror).expanduser().is_dir():
         return _copy_folder(Path(mirror).expanduser(), partial, patterns)
     if _REPOSITORY.fullmatch(mirror):
         return _fetch_repository(mirror, partial, patterns)
-    raise ValueError("is no http(s) address, no folder here and no repository id owner/name")
+    raise ValueError("is not an http(s) address, a local folder or a repository id owner/name")
 
 
 def _fetch_repository(repository: str, partial: Path, patterns: tuple[str, ...]) -> dict[str, str]:
-    """huggingface_hub downloads and resumes; the sums it lists for large files are checked here."""
+    """Download with huggingface_hub, which resumes, and verify the checksums that it lists for large files."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -324,13 +318,13 @@ def _fetch_repository(repository: str, partial: Path, patterns: tuple[str, ...])
         snapshot_download(repository, revision=info.sha, local_dir=partial, allow_patterns=list(expected))
     except (DownloadError, ValueError):
         raise
-    except Exception as error:  # any failure of the network library means: next mirror; its classes vary by version
+    except Exception as error:  # try the next mirror; the network library's error classes vary by version
         raise DownloadError(_first_line(error)) from error
     return {path: _checked(partial / path, digest) for path, (_, digest) in expected.items()}
 
 
 def _copy_folder(folder: Path, partial: Path, patterns: tuple[str, ...]) -> dict[str, str]:
-    """Every wanted file of a local folder; a sum that its SHA256SUMS does not state is said not to be checked."""
+    """Copy the matching files of a local folder; warn about files that its SHA256SUMS does not list."""
     if patterns == FOLDER_FILES:
         _require_lens(folder / "model_index.json")
     listed = read_sums(read_text(folder / SUMS, SUMS)) if (folder / SUMS).is_file() else {}
@@ -338,11 +332,11 @@ def _copy_folder(folder: Path, partial: Path, patterns: tuple[str, ...]) -> dict
     files = {name: path for name, path in files.items() if _matches(name, patterns)}
     _require_files(files, "it")
     if lost := [name for name in listed if _matches(name, patterns) and name not in files]:
-        raise DownloadError(f"lacks {len(lost)} files that its {SUMS} names, first {lost[0]}")
+        raise DownloadError(f"lacks {len(lost)} files that its {SUMS} lists, first {lost[0]}")
     if not listed:
-        logger.warning("mirror %s has no %s, so no sum was checked", folder, SUMS)
+        logger.warning("mirror %s has no %s, so no checksum was verified", folder, SUMS)
     elif unlisted := [name for name in files if name not in listed]:
-        logger.warning("%s of mirror %s lacks %s, so their sums were not checked", SUMS, folder, ", ".join(unlisted))
+        logger.warning("%s of mirror %s does not list %s; not verified", SUMS, folder, ", ".join(unlisted))
     _require_space(partial, sum(path.stat().st_size for path in files.values()))
     sums = {}
     for name, path in files.items():
@@ -353,7 +347,7 @@ def _copy_folder(folder: Path, partial: Path, patterns: tuple[str, ...]) -> dict
 
 
 def _fetch_folder(address: str, partial: Path, patterns: tuple[str, ...], progress: bool) -> dict[str, str]:
-    """Every file that SHA256SUMS of an http(s) folder lists and that is wanted."""
+    """Download the matching files that SHA256SUMS of an http(s) folder lists."""
     address = address.rstrip("/") + "/"
     with _opened(address + SUMS) as response:
         listed = read_sums(decode_text(response.read(), SUMS))
@@ -369,7 +363,7 @@ def _fetch_folder(address: str, partial: Path, patterns: tuple[str, ...], progre
 
 
 def _download(address: str, path: Path, digest: str, size: int, progress: bool) -> None:
-    """One file, through `PATH.<sum>.part`: the name ties a started file to its content, whichever try began it."""
+    """Download one file through `PATH.<checksum>.part`, so that a resumed download is of the same content."""
     part = path.with_name(f"{path.name}.{digest[:12]}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     part.touch()
@@ -390,9 +384,9 @@ def _download(address: str, path: Path, digest: str, size: int, progress: bool) 
 
 
 def _append(address: str, part: Path, start: int, bar: tqdm) -> str:
-    """Append the bytes from `start` on to `part`; gives the reason why the connection ended.
+    """Append the bytes from `start` on to `part`, and return why the connection ended.
 
-    A server that knows no ranges starts the file anew.
+    If the server does not support ranges, the file starts from the beginning.
     """
     with _opened(address, {"Range": f"bytes={start}-"} if start else {}) as response:
         resumed = start > 0 and response.status == http.client.PARTIAL_CONTENT
@@ -408,21 +402,19 @@ def _append(address: str, part: Path, start: int, bar: tqdm) -> str:
 
 
 def _opened(address: str, headers: dict[str, str] | None = None, method: str = "GET") -> http.client.HTTPResponse:
-    """An open response; a busy server and a broken connection are tried again, a clear answer is not."""
+    """An open response. Server errors and broken connections are retried; other errors are not."""
     request = urllib.request.Request(address, headers={"User-Agent": "leanlens", **(headers or {})}, method=method)
     for attempt in range(_ATTEMPTS):
         try:
             return urllib.request.urlopen(request, timeout=_TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
-            reason, passing = f"HTTP {error.code} {error.reason}", error.code >= 500 or error.code == 429
-        except (OSError, http.client.HTTPException) as error:  # URLError wraps what failed before the answer
+            reason, transient = f"HTTP {error.code} {error.reason}", error.code >= 500 or error.code == 429
+        except (OSError, http.client.HTTPException) as error:  # URLError wraps errors before the response
             cause = getattr(error, "reason", error)
-            reason, passing = (
-                str(cause),
-                isinstance(cause, ConnectionResetError | TimeoutError | http.client.HTTPException),
-            )
-        if not passing:
+            reason = str(cause)
+            transient = isinstance(cause, ConnectionResetError | TimeoutError | http.client.HTTPException)
+        if not transient:
             break
         if attempt + 1 < _ATTEMPTS:
             time.sleep(_FIRST_PAUSE * 2**attempt)
@@ -430,20 +422,20 @@ def _opened(address: str, headers: dict[str, str] | None = None, method: str = "
 
 
 def _remote_size(address: str) -> int:
-    """Bytes of a remote file; a server that does not tell cannot be resumed from, and is refused."""
+    """Bytes of a remote file. Resuming needs the size, so a server that does not send it is rejected."""
     with _opened(address, method="HEAD") as response:
         length = response.headers.get("Content-Length")
     if length is None:
-        raise DownloadError(f"{address}: the server tells no Content-Length")
+        raise DownloadError(f"{address}: the server sends no Content-Length")
     return int(length)
 
 
 def _checked(path: Path, digest: str | None) -> str:
-    """The SHA-256 of a file; where it is not the expected one the file is removed."""
+    """The SHA-256 of a file. If it is not the expected one, the file is removed and an error raised."""
     found = sha256(path)
     if digest is not None and found != digest:
         path.unlink()
-        raise DownloadError(f"{path.name} has SHA-256 {found} but {digest} was expected; the file is removed")
+        raise DownloadError(f"{path.name} has SHA-256 {found}, expected {digest}; the file was removed")
     return found
 
 
@@ -452,14 +444,14 @@ def _is_there(path: Path, digest: str) -> bool:
 
 
 def _finish(partial: Path, target: Path, sums: dict[str, str], origin: dict[str, str]) -> None:
-    """`partial` -> `target`: sums and origin are written, what only served the download goes away."""
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # huggingface_hub's notes on a local folder
+    """Write checksums and origin, rename `partial` to `target`, and remove what only served the download."""
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # huggingface_hub's metadata
     with whole_file(partial / SUMS) as temporary:
         temporary.write_text("".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items())), encoding="utf-8")
     with whole_file(partial / ORIGIN) as temporary:
         temporary.write_text(json.dumps(origin) + "\n", encoding="utf-8")
     if target.exists():
-        target.rmdir()  # empty: require_writable has refused any other
+        target.rmdir()  # empty: require_writable rejects any other
     for path in (*partial.rglob("*"), partial):
         if not path.is_symlink():
             sync(path)
@@ -470,17 +462,17 @@ def _finish(partial: Path, target: Path, sums: dict[str, str], origin: dict[str,
 
 
 def read_sums(text: str) -> dict[str, str]:
-    """Lines of sha256sum -> relative path -> sum, in lower case.
+    """Parse the output of sha256sum: relative path -> checksum in lower case.
 
     Raises:
-        ValueError: a line of another form, or a path that leaves the folder.
+        ValueError: a malformed line, or a path outside the folder.
     """
     sums = {}
     for line in text.splitlines():
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line.strip())
         if match is None:
             if line.strip():
-                raise ValueError(f"{SUMS} line {line[:80]!r} is not '<64 hexadecimal digits>  <path>'")
+                raise ValueError(f"invalid {SUMS} line {line[:80]!r}: expected '<64 hexadecimal digits>  <path>'")
             continue
         path = PurePosixPath(match[2])
         if path.is_absolute() or ".." in path.parts or "\\" in match[2]:
@@ -490,35 +482,33 @@ def read_sums(text: str) -> dict[str, str]:
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a path fits a pattern of the same depth: `*` does not reach into folders."""
+    """Whether a path matches a pattern of the same depth; `*` does not match across folders."""
     return any(fnmatchcase(path, pattern) and path.count("/") == pattern.count("/") for pattern in patterns)
 
 
 def _require_files(files: dict, where: str) -> None:
     if not any(path.endswith(".safetensors") for path in files):
-        raise DownloadError(f"{where} lists no weights of a Lens model")
+        raise DownloadError(f"{where} lists no safetensors weights")
 
 
 def _require_lens(index: Path) -> None:
     """Check by its model_index.json that a folder is a Lens pipeline, before its gigabytes are copied."""
     if not index.is_file():
-        raise ValueError(f"is no Lens pipeline folder: it has no {index.name}")
+        raise ValueError(f"is not a Lens pipeline folder: it has no {index.name}")
     try:
         named = read_json(index)["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"is no Lens pipeline folder: its {index.name} names no _class_name") from error
+        raise ValueError(f"is not a Lens pipeline folder: its {index.name} has no _class_name") from error
     if not str(named).startswith("Lens"):
-        raise ValueError(f"is a pipeline of class {named}; a LensPipeline is accepted")
+        raise ValueError(f"is a pipeline of class {named}; expected a LensPipeline")
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    """Check the disk before the first byte; what an earlier try left in `folder` counts as there."""
+    """Check free disk space before downloading; files of an earlier try in `folder` need no more space."""
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
     free = shutil.disk_usage(folder.parent).free
     if needed - there > free:
-        raise DownloadError(
-            f"needs {(needed - there) / 1e9:.1f} GB in {folder.parent} and {free / 1e9:.1f} GB are free"
-        )
+        raise DownloadError(f"needs {(needed - there) / 1e9:.1f} GB in {folder.parent}; {free / 1e9:.1f} GB are free")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,24 +1,23 @@
-"""The lines that install leanlens or one of its extras, written once for every message and every page.
+"""Gives the `pip install` command for an extra, matching how this copy of leanlens was installed.
 
-leanlens is installed from its source, not from a package index: from a clone, or from the address of the repository. A
-message names the source that this installation came from, so that its line can be pasted as it is.
+leanlens is installed from source, from a clone or from the address of the repository, and not from a package index.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = "<address of the repository>"  # whoever publishes a copy puts its address here
+REPOSITORY = "<address of the repository>"  # replaced by the publisher of a copy
 FROM_CLONE = 'pip install ".[{extra}]"'
 FROM_GIT = 'pip install "leanlens[{extra}] @ git+' + REPOSITORY + '"'
-# What computes MXFP4 weights as they are, on a GPU. Double quotes: single ones are none to cmd.exe.
+# GPU kernels that compute with packed MXFP4 weights. Double quotes, because cmd.exe does not know single quotes.
 KERNELS = 'pip install "kernels>=0.18.2,<0.19" triton'
 
 
 def install_extra(extra: str) -> str:
-    """The line that adds `extra`, a name in pyproject.toml's optional-dependencies, to this installation.
+    """The command that adds `extra`, a name in pyproject.toml's optional-dependencies, to this installation.
 
-    The source is read from `direct_url.json`, which pip and uv write beside an installed package (PEP 610).
+    The source comes from `direct_url.json`, which pip and uv write for an installed package (PEP 610).
     """
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
@@ -38,7 +37,7 @@ def install_extra(extra: str) -> str:
 
 
 def _origin() -> dict[str, Any]:
-    """What `direct_url.json` says; nothing where leanlens is run from its source without being installed."""
+    """The content of `direct_url.json`; empty if leanlens runs from its source without being installed."""
     from importlib import metadata
 
     try:

@@ -1,7 +1,4 @@
-"""One logger for the library, and messages that are said once per process.
-
-Comes in: messages. Goes out: records of the standard `logging` logger "leanlens". Knows nothing of any other room.
-"""
+"""Defines the library's logger, and functions that log a message once per process."""
 
 import logging
 from functools import cache
@@ -11,11 +8,11 @@ logger = logging.getLogger("leanlens")
 
 @cache
 def warn_once(message: str) -> None:
-    """Log `message` as a warning the first time this process meets it."""
+    """Log `message` as a warning, once per process."""
     logger.warning(message)
 
 
 @cache
-def say_once(message: str) -> None:
-    """Log `message` as information the first time this process meets it."""
+def info_once(message: str) -> None:
+    """Log `message` at level INFO, once per process."""
     logger.info(message)

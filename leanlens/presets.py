@@ -1,12 +1,8 @@
-"""The released models by short name: sampling defaults, licence, and where the weights can be had. One table.
+"""Lists the released models by short name, with their sampling defaults, licences and download sources.
 
-Comes in: a preset's name, or the path of a model. Goes out: a `Preset`. Reads at most one small JSON file; knows
-nothing of downloading (that is `hub`) and nothing of tensors.
-
-Steps and guidance are those of the released model cards. The released command line draws at base resolution 1440; we
-default to 1024, which is what most machines hold; 1440 is one argument away. The first publisher's repositories were
-withdrawn in the middle of 2026, so every source here is a mirror kept by others; `docs/mirrors.md` says how to set
-your own.
+Steps and guidance are those of the released model cards. The released command line defaults to base resolution 1440;
+leanlens defaults to 1024, which fits most machines. The original repositories were withdrawn in the middle of 2026, so
+every source here is a third-party mirror; `docs/mirrors.md` explains how to set your own.
 """
 
 import re
@@ -16,7 +12,7 @@ from pathlib import Path
 
 from leanlens.files import read_json
 
-# What of a model folder is fetched: weights and configs, no pictures, no pickles, no repacked copies.
+# The files of a model folder to fetch: weights and configs, without images, pickles and repacked copies.
 FOLDER_FILES = (
     "model_index.json",
     "scheduler/*.json",
@@ -37,14 +33,14 @@ FOLDER_FILES = (
 
 @dataclass(frozen=True)
 class Source:
-    """One place that holds a model.
+    """A download source of a model.
 
     Attributes:
         address: a repository id `owner/name`.
-        layout: "folder", a model folder that opens as it is; or "files", single files for node-graph programs, which
-            are fetched only when this source is asked for by name.
-        files: shell patterns of what is fetched, relative to the root of the source.
-        gigabytes: about what is fetched, 10^9 bytes.
+        layout: "folder", a model folder; or "files", single files for node-graph programs such as ComfyUI, which are
+            fetched only if this source is requested by its address.
+        files: shell patterns of the files to fetch, relative to the root of the source.
+        gigabytes: approximate download size, 10^9 bytes.
     """
 
     address: str
@@ -58,14 +54,14 @@ class Preset:
     """A released model.
 
     Attributes:
-        name: short name, as every command takes it.
+        name: short name, used in commands.
         title: name in running text.
         description: one sentence.
         num_inference_steps, guidance_scale: sampling defaults.
         base_resolution: default area, as the side of a square in pixels.
-        areas: smallest and largest area that it draws well, as sides of squares in pixels.
-        licence: of the weights, as their cards state it.
-        sources: where it can be had, tried in this order; empty for the model inside the package.
+        areas: smallest and largest area at which it works well, as sides of squares in pixels.
+        licence: licence of the weights, from their model cards.
+        sources: download sources, tried in this order; empty for the embedded model.
     """
 
     name: str
@@ -79,7 +75,7 @@ class Preset:
     areas: tuple[int, int] = (512, 1440)
 
     def advice_on(self, width: int, height: int) -> str | None:
-        """A warning where a size is far from what the model was trained on, by a quarter of the area or more."""
+        """A warning if the area is more than a quarter outside the range the model was trained at; otherwise None."""
         smallest, largest = self.areas
         if 0.75 * smallest**2 < width * height < 1.25 * largest**2:
             return None
@@ -161,11 +157,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_for(model: str | Path) -> Preset:
-    """The preset whose defaults fit `model`: a preset's name, a repository id, a model folder or a weight file.
+    """The preset with the defaults for `model`: a preset's name, a repository id, a model folder or a weight file.
 
-    A name that says "turbo" is turbo, "lens-base" is base, a folder called "nano" is nano; the names looked at are the
-    last part of the path, the repository part of a hub cache path, and `_name_or_path` in model_index.json. Anything
-    else has the defaults of "rl".
+    A name with "turbo" is turbo, with "lens-base" base, and a folder named "nano" is nano. The names tried are the last
+    part of the path, the repository part of a hub cache path, and `_name_or_path` in model_index.json. Any other model
+    has the defaults of "rl".
     """
     if str(model) in PRESETS:
         return PRESETS[str(model)]
@@ -181,7 +177,7 @@ def preset_for(model: str | Path) -> Preset:
 
 def _names_of(path: Path) -> list[str]:
     names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
-    # A file that is missing or broken names nothing here; whoever opens the folder says what is wrong with it.
+    # A missing or invalid file is ignored here; opening the folder reports the error.
     with suppress(OSError, ValueError, AttributeError):
         origin = read_json(path / "model_index.json").get("_name_or_path")
         names.append(Path(str(origin)).name)

@@ -1,7 +1,4 @@
-"""Picture sizes: the nine shapes Lens is sampled at, and the 27 it was trained at.
-
-Comes in: a height and a width, or a base resolution and an aspect ratio. Goes out: (height, width) in pixels, both
-multiples of 16. Knows nothing of models, pictures or batches.
+"""Lists the image sizes of Lens, nine for sampling and 27 for training, and resolves a requested size to pixels.
 
 Sources: Lens, arXiv 2605.21573, section 3 (training sizes); the sampling sizes are those of the released code. Aspect
 ratios are written W:H, sizes (height, width), as the released code has them.
@@ -58,9 +55,9 @@ TRAINING_BUCKETS: dict[int, tuple[tuple[int, int], ...]] = {
 
 
 def sizes_at(base_resolution: int) -> dict[str, tuple[int, int]]:
-    """The nine shapes at a base resolution: aspect ratio "W:H" -> (height, width) in pixels.
+    """The nine sizes at a base resolution: aspect ratio "W:H" -> (height, width) in pixels.
 
-    1024 and 1440 are the tables of the released code; any other base scales the first and rounds to whole tokens.
+    1024 and 1440 are the tables of the released code; another base scales the first and rounds to whole tokens.
 
     Raises:
         ValueError: `base_resolution` is not a positive multiple of 16.
@@ -80,22 +77,23 @@ def resolve_size(
     base_resolution: int | None = None,
     aspect_ratio: str | None = None,
 ) -> tuple[int, int]:
-    """(height, width) in pixels from either a size or a bucket; with nothing given, 1024 x 1024.
+    """(height, width) in pixels from either a size or a bucket; the default is 1024 x 1024.
 
     Args:
         height, width: pixels, multiples of 16; both or neither.
-        base_resolution: side of the square of the wanted area, a multiple of 16; 1024 where it is not given.
-        aspect_ratio: "W:H", equal to one of the nine ("32:18" is 16:9); "1:1" where it is not given.
+        base_resolution: side of a square of the requested area, a multiple of 16; the default is 1024.
+        aspect_ratio: "W:H", equal to one of the nine ("32:18" is 16:9); the default is "1:1".
 
     Raises:
-        ValueError: a size that is not made of whole tokens, half a size, an unknown ratio, or a size and a bucket.
+        ValueError: a size that is not a multiple of 16, only one of height and width, an unknown ratio, or a size
+            together with a bucket.
     """
     if height is None and width is None:
         sizes = sizes_at(DEFAULT_BASE_RESOLUTION if base_resolution is None else base_resolution)
         return sizes[_known_ratio(DEFAULT_ASPECT_RATIO if aspect_ratio is None else aspect_ratio)]
     if height is None or width is None:
         missing, given = ("height", f"width {width}") if height is None else ("width", f"height {height}")
-        raise ValueError(f"{missing} is missing beside {given}; give both, or base_resolution and aspect_ratio")
+        raise ValueError(f"{given} was given without {missing}; give both, or base_resolution and aspect_ratio")
     for name, value in (("base_resolution", base_resolution), ("aspect_ratio", aspect_ratio)):
         if value is not None:
             raise ValueError(
@@ -107,7 +105,7 @@ def resolve_size(
 
 
 def _scaled(pixels: int, base_resolution: int) -> int:
-    """`pixels` of the 1024 table at another base, rounded half up to a whole token."""
+    """`pixels` of the 1024 table scaled to another base, rounded half up to a whole token."""
     tokens = (2 * pixels * base_resolution + 1024 * TOKEN_PIXELS) // (2 * 1024 * TOKEN_PIXELS)
     return max(tokens, 1) * TOKEN_PIXELS
 
@@ -119,21 +117,17 @@ def _known_ratio(aspect_ratio: str) -> str:
         reduced = f"{int(left) // divisor}:{int(right) // divisor}"
         if reduced in BUCKETS[1024]:
             return reduced
-    raise ValueError(
-        f"aspect_ratio {aspect_ratio!r} is not known; accepted (width:height) are {', '.join(BUCKETS[1024])}"
-    )
+    raise ValueError(f"invalid aspect_ratio {aspect_ratio!r}: expected width:height, one of {', '.join(BUCKETS[1024])}")
 
 
 def require_whole_tokens(name: str, pixels: int) -> None:
-    """Raise a ValueError unless `pixels` is a positive multiple of 16; it names the nearest accepted values."""
+    """Raise a ValueError unless `pixels` is a positive multiple of 16; the message suggests the nearest values."""
     if isinstance(pixels, bool) or not isinstance(pixels, int):
-        raise ValueError(
-            f"{name} {pixels!r} is not a whole number of pixels; give a positive multiple of {TOKEN_PIXELS}"
-        )
+        raise ValueError(f"invalid {name} {pixels!r}: expected a positive multiple of {TOKEN_PIXELS}")
     if pixels > MAX_PIXELS:
-        raise ValueError(f"{name} {pixels} is not accepted; at most {MAX_PIXELS} pixels a side are")
+        raise ValueError(f"invalid {name} {pixels}: the limit is {MAX_PIXELS} pixels per side")
     if pixels >= TOKEN_PIXELS and pixels % TOKEN_PIXELS == 0:
         return
     below = pixels // TOKEN_PIXELS * TOKEN_PIXELS
     nearest = f"{below} and {below + TOKEN_PIXELS}" if below >= TOKEN_PIXELS else str(TOKEN_PIXELS)
-    raise ValueError(f"{name} {pixels} is not a positive multiple of {TOKEN_PIXELS}; the nearest accepted: {nearest}")
+    raise ValueError(f"invalid {name} {pixels}: expected a positive multiple of {TOKEN_PIXELS}; nearest: {nearest}")

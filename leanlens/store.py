@@ -1,9 +1,7 @@
-"""Tensors on disk under the content they were made from: found again if and only if nothing of that changed.
+"""Caches tensors on disk by a content key, the SHA-256 of everything that they were computed from.
 
-Comes in: what a result depends on, and tensors. Goes out: those tensors, bit for bit, or None. Knows nothing of models.
-
-A key is the SHA-256 of everything the result depends on, so a changed input is another key and nothing on disk can be
-stale. One safetensors file for each key, written completely or not at all; several processes may write at once.
+A changed input has another key, so an entry is never stale. Each key has one safetensors file, written atomically;
+several processes may write at once.
 """
 
 import hashlib
@@ -19,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def content_key(**parts: Any) -> str:
-    """64 hexadecimal digits for everything a result depends on, given by name as plain JSON values.
+    """64 hexadecimal digits for everything that a result depends on, given by name as JSON values.
 
     Raises:
-        TypeError: a part that JSON cannot hold, and that therefore could not be told apart reliably.
+        TypeError: a part is not a JSON value.
     """
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
@@ -31,21 +29,21 @@ class Store:
     """A folder of tensors by content key.
 
     Args:
-        folder: made with the first `save`.
+        folder: created by the first `save`.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
     def path(self, key: str) -> Path:
-        """Where the tensors of `key` lie, or would."""
+        """The file for the tensors of `key`, whether or not it exists."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def __contains__(self, key: str) -> bool:
         return self.path(key).is_file()
 
     def load(self, key: str) -> "dict[str, Tensor] | None":
-        """The tensors of `key` on the CPU, or None. A file that is damaged or bears another key counts as absent."""
+        """The tensors of `key` on the CPU, or None. A damaged file, or one with another key, counts as missing."""
         from safetensors import SafetensorError, safe_open
 
         path = self.path(key)
@@ -54,18 +52,18 @@ class Store:
         try:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("key") == key:
-                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            reason = "it bears another key"
+                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            reason = "it has another key"
         except (SafetensorError, OSError) as error:
             reason = str(error)
-        logger.warning("%s is not used and will be made again: %s", path, reason)
+        logger.warning("ignoring %s, which will be written again: %s", path, reason)
         return None
 
     def save(self, key: str, tensors: "dict[str, Tensor]") -> None:
-        """Keep `tensors` under `key`.
+        """Store `tensors` under `key`.
 
         Raises:
-            ValueError: the folder cannot be written to.
+            ValueError: the folder is not writable.
         """
         from safetensors.torch import save
 

@@ -1,11 +1,11 @@
-"""How many threads a small model takes on a processor, and how they wait for one another.
+"""Chooses the number of CPU threads for each call of a small model from the load of the machine.
 
-Comes in: what the machine is doing. Goes out: a number of threads for each call of a model. Does not change what a user
-has set: with `OMP_NUM_THREADS` nothing is chosen, with `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` nothing is set.
+It respects the user's settings: `OMP_NUM_THREADS` turns the choice off, and `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` is
+left unchanged.
 
-A small model runs thousands of parallel sections a second, each of some microseconds. Where another process holds one
-of the cores, every section waits for a thread that has lost its turn, and a drawing takes fifty times as long. Two
-things help: threads that wait give their core up soon, and a step takes no more threads than there are idle cores.
+A small model runs thousands of parallel sections a second, each some microseconds long. If another process occupies one
+of the cores, every section waits for a thread that was preempted, and an image takes fifty times as long. Two things
+help: waiting threads sleep soon instead of spinning, and a step uses no more threads than there are idle cores.
 """
 
 import os
@@ -15,86 +15,86 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Rounds that a waiting OpenMP thread spins before it sleeps. The library's own choice is thirty times as many.
+# Iterations that a waiting OpenMP thread spins before it sleeps. The library's default is thirty times as many.
 SPIN_COUNT = 10_000
-# Seconds of observation behind a choice: below, the kernel's clock ticks are too coarse to tell a core from a half.
+# Seconds that a load is measured over; in less, the kernel's clock ticks cannot tell half a core from a whole one.
 WINDOW = 0.2
-# Seconds after which an observation says nothing about now.
+# Seconds after which a measurement is out of date.
 STALE = 5.0
-MOST = 1024
+MAX_THREADS = 1024
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def spin_briefly() -> None:
-    """Let waiting OpenMP threads sleep soon. It acts only before torch is imported, and on GNU's OpenMP."""
+    """Make waiting OpenMP threads sleep soon. Works only before torch is imported, and with GNU OpenMP."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
 def free_cores(taken: float) -> int:
-    """Whole cores left for this process where others take `taken` of those it is bound to; at least 1.
+    """Whole cores left for this process if others use `taken` of the cores in its affinity mask; at least 1.
 
-    A container's quota is no smaller for what others do, and is never exceeded.
+    The load of others does not reduce a container's CPU quota, which is never exceeded.
     """
     quota = _quota(_CGROUP)
-    left = len(_bound()) - round(taken)
+    left = len(_usable_cores()) - round(taken)
     return max(1, left if quota is None else min(left, quota))
 
 
 def can_be_chosen(threads: int) -> bool:
-    """Whether `threads`, the number that torch works with, is its own default and not somebody's choice."""
-    return not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & set(os.environ) and threads == len(_bound())
+    """Whether `threads`, torch's current number, is its default rather than a user's choice."""
+    return not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & set(os.environ) and threads == len(_usable_cores())
 
 
 def check_threads(threads: Any, plan: Any) -> None:
-    """Raise a ValueError unless a record's numbers of threads are ones that a machine can have."""
+    """Raise a ValueError unless the thread counts of an image's record are valid."""
     counts = [threads, *(change[1] for change in plan)] if _is_plan(plan) else [None]
-    if not all(type(count) is int and 1 <= count <= MOST for count in counts):
-        raise ValueError(f"the record's threads are not accepted; give whole numbers from 1 to {MOST}")
+    if not all(type(count) is int and 1 <= count <= MAX_THREADS for count in counts):
+        raise ValueError(f"invalid threads in the record: expected integers from 1 to {MAX_THREADS}")
 
 
 class Load:
-    """What other processes take of the cores that this one may use."""
+    """The load of other processes on the cores that this process may use."""
 
     def __init__(self) -> None:
         self._then = _times()
 
     @property
     def age(self) -> float:
-        """Seconds since the last look."""
+        """Seconds since the last measurement."""
         return time.monotonic() - self._then[0]
 
-    def look(self) -> float:
-        """Cores that others kept busy since the last look, on average."""
+    def measure(self) -> float:
+        """Average number of cores that other processes kept busy since the last call."""
         before, self._then = self._then, _times()
         seconds, busy, own = (now - then for now, then in zip(self._then, before, strict=True))
         return max(0.0, busy - own) / max(seconds, 1e-6)
 
 
 class StepThreads:
-    """Chooses the threads of one call of a model after another, and keeps what it chose.
+    """Chooses the number of threads for each call of a model and records every change.
 
     Args:
-        most: threads on idle cores.
-        load: what others take; None to take `most` always.
-        plan: changes as `changes` gives them, to be repeated.
+        most: threads if all cores are idle.
+        load: load of other processes; None to always use `most`.
+        plan: recorded `changes` to replay.
     """
 
     def __init__(self, most: int, load: Load | None = None, plan: Sequence[Sequence[int]] = ()):
         self.most = most
         self.load = None if plan else load
         self.changes: list[list[int]] = []
-        """[number of the call, threads] wherever the number changed; empty where all calls took `most`."""
+        """[call index, threads] for every change; empty if every call used `most`."""
         self._plan = {change[0]: change[1] for change in plan}
         self._calls = 0
         self._threads = most
 
     def __call__(self) -> int:
-        """Threads of the next call."""
+        """Number of threads for the next call."""
         threads = self._plan.get(self._calls, self._threads)
         if self.load is not None and self.load.age >= WINDOW:
             stale = self.load.age > STALE
-            others = self.load.look()
+            others = self.load.measure()
             threads = self._threads if stale else min(self.most, free_cores(others))
         if threads != self._threads:
             self.changes.append([self._calls, threads])
@@ -105,7 +105,7 @@ class StepThreads:
 
 @contextmanager
 def threads_of(model: Any, choose: Callable[[], int]) -> Iterator[None]:
-    """Within, every call of `model` takes as many threads as `choose` says; all else takes as many as before."""
+    """Use `choose()` threads for each call of `model` inside the block; other work keeps its number of threads."""
     import torch
 
     usual = torch.get_num_threads()
@@ -119,16 +119,16 @@ def threads_of(model: Any, choose: Callable[[], int]) -> Iterator[None]:
 
 
 def _times() -> tuple[float, float, float]:
-    """Seconds by the clock, of all work on the usable cores, and of this process's own work."""
+    """Seconds of wall time, of busy time on the usable cores, and of this process's CPU time."""
     import psutil
 
     every = psutil.cpu_times(percpu=True)
-    busy = sum(_busy(every[core]) for core in _bound() if core < len(every))
+    busy = sum(_busy(every[core]) for core in _usable_cores() if core < len(every))
     return time.monotonic(), busy, time.process_time()
 
 
-def _bound() -> set[int]:
-    """Numbers of the cores that this process may run on."""
+def _usable_cores() -> set[int]:
+    """Indices of the cores that this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
@@ -138,13 +138,13 @@ def _is_plan(plan: Any) -> bool:
 
 
 def _busy(times: Any) -> float:
-    """Guests' time is part of the users' already; a core that the host gives to others is busy."""
+    """Busy seconds of a core. Guest time is already part of user time; steal time counts as busy."""
     idle = ("idle", "iowait", "guest", "guest_nice")
     return sum(value for name, value in times._asdict().items() if name not in idle)
 
 
 def _quota(folder: Path) -> int | None:
-    """Whole cores of a container's quota, rounded up; None without one. Source: Linux, cgroup v2 and v1."""
+    """Cores of a container's CPU quota, rounded up; None if there is none. Source: Linux cgroup v2 and v1."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()[:2]

@@ -87,9 +87,9 @@ def test_a_folder_that_asks_for_too_much_is_refused_at_once(file, key, value, fo
     try:
         began = time.process_time()
         (finding,) = [found for found in verify(folder, quick=True) if found.level == "error"]
-        with pytest.raises(ValueError, match=f"is not accepted: {key} is ") as caught:
+        with pytest.raises(ValueError, match=f"json: {key} is ") as caught:
             identify(folder)
-        with pytest.raises(ValueError, match=f"{file} is not accepted: {key} is "):
+        with pytest.raises(ValueError, match=f"invalid .*{file}: {key} is "):
             LensPipeline.from_pretrained(folder)
         assert time.process_time() - began < 3
     finally:
@@ -120,15 +120,15 @@ def test_what_is_published_is_accepted():
 
 
 def test_nested_configurations_are_looked_into():
-    with pytest.raises(ValueError, match="it is not accepted: hidden_size is 1000000000; a whole number"):
+    with pytest.raises(ValueError, match="invalid it: hidden_size is 1000000000; expected an integer"):
         check_config({"text_config": {"inner": {"hidden_size": 10**9}}}, "it")
-    with pytest.raises(ValueError, match="it is not a JSON object"):
+    with pytest.raises(ValueError, match="invalid it: expected a JSON object"):
         check_config([1], "it")
 
 
 def test_the_network_itself_refuses_absurd_sizes():
     began = time.process_time()
-    with pytest.raises(ValueError, match="this transformer is not accepted: num_layers is 1000000"):
+    with pytest.raises(ValueError, match="invalid transformer configuration: num_layers is 1000000"):
         LensTransformer2DModel(num_layers=10**6)
     with pytest.raises(ValueError, match="attention_head_dim is 200000"):
         LensTransformer2DModel(axes_dims_rope=(2,) * 10**5, attention_head_dim=2 * 10**5)
@@ -150,10 +150,10 @@ def test_a_class_that_is_opened_by_itself_refuses_too(kind, part, key, value, fo
     path.write_text(json.dumps({**json.loads(before), key: value}))
     try:
         for place, options in ((folder, {"subfolder": part}), (folder / part, {})):
-            with pytest.raises(ValueError, match=f"config.json is not accepted: {key} is "):
+            with pytest.raises(ValueError, match=f"config.json: {key} is "):
                 kind.from_pretrained(place, **options)
         path.write_text("[" * 100_000)
-        with pytest.raises(ValueError, match=r"config\.json nests arrays and objects more than 64 deep"):
+        with pytest.raises(ValueError, match=r"config\.json is nested too deeply"):
             kind.from_pretrained(folder / part)
     finally:
         path.write_text(before)
@@ -167,9 +167,9 @@ def test_a_language_model_that_is_larger_than_its_files_is_refused(tmp_path):
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     for change, message in (
-        ({"num_hidden_layers": 400}, "num_hidden_layers is 400; its weights hold 2"),
-        ({"vocab_size": 4_000_000}, "vocab_size 4000000 ask for 128,000,000 weights; its files hold "),
-        ({"intermediate_size": 500_000}, "intermediate_size 500000 and vocab_size 50 ask for"),
+        ({"num_hidden_layers": 400}, "num_hidden_layers is 400; its weights have 2"),
+        ({"vocab_size": 4_000_000}, "vocab_size 4000000 need 128,000,000 weights; its files have "),
+        ({"intermediate_size": 500_000}, "intermediate_size 500000 and vocab_size 50 need"),
     ):
         path.write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):

@@ -17,9 +17,9 @@ def test_one_process_is_a_group_of_one(monkeypatch):
 
 
 def test_devices_that_are_not_there_are_named(monkeypatch):
-    with pytest.raises(ValueError, match="device 'tpu' is not accepted; use auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="invalid device 'tpu': expected auto, cpu or cuda"):
         dist.join("tpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="local rank 2: this machine has 2 GPUs; start as many processes"):
+    with pytest.raises(ValueError, match="local rank 2: this machine has 2 GPUs; start at most one"):
         dist.join("cuda")

@@ -131,10 +131,10 @@ def test_fetch_from_http_takes_the_model_files_and_nothing_else(server, tmp_path
     server.log.clear()
     assert get(server, folder) == folder
     assert not server.log
-    with pytest.raises(ValueError, match="holds turbo and not rl"):
+    with pytest.raises(ValueError, match="contains turbo, not rl"):
         fetch("rl", to=folder, mirrors=[server.address])
     (folder / "fetched.json").write_text("[]")
-    with pytest.raises(ValueError, match="does not say which model"):
+    with pytest.raises(ValueError, match="does not name its model"):
         get(server, folder)
 
 
@@ -206,7 +206,7 @@ def test_the_last_error_lists_every_mirror(server, tmp_path):
     assert lines[0] == "rl could not be downloaded:"
     assert "HTTP 404" in lines[1]
     assert lines[2] == "  someone/Lens: no network in tests"
-    assert "no such place: is no http(s) address" in lines[3]
+    assert "no such place: is not an http(s) address" in lines[3]
     assert "local model folder" in lines[4]
     assert not (tmp_path / "lens").exists()
 
@@ -242,7 +242,7 @@ def test_the_disk_is_measured_before_the_first_byte(server, tmp_path, monkeypatc
 def test_a_target_that_holds_other_files_is_refused(server, tmp_path):
     (tmp_path / "lens").mkdir()
     (tmp_path / "lens" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds files"):
+    with pytest.raises(ValueError, match="not empty"):
         get(server, tmp_path / "lens")
     with pytest.raises(ValueError, match="is a file"):
         get(server, tmp_path / "lens" / "mine.txt")
@@ -270,7 +270,7 @@ def test_a_folder_without_sums_is_copied_with_a_warning(shared, tmp_path, caplog
     folder = fetch("turbo", tmp_path / "lens", [str(shared)])
     assert files_in(folder) == sorted([*WANTED, "SHA256SUMS", "fetched.json"])
     assert [record.getMessage() for record in caplog.records] == [
-        f"mirror {shared} has no SHA256SUMS, so no sum was checked"
+        f"mirror {shared} has no SHA256SUMS, so no checksum was verified"
     ]
 
 
@@ -278,9 +278,9 @@ def test_a_folder_with_some_sums_says_which_were_not_checked(shared, tmp_path, c
     listed = {name: digest(FILES[name]) for name in WANTED if not name.startswith("vae")}
     (shared / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in listed.items()))
     fetch("turbo", tmp_path / "lens", [str(shared)])
-    assert "lacks vae/diffusion_pytorch_model.safetensors, so their sums were not checked" in caplog.text
+    assert "does not list vae/diffusion_pytorch_model.safetensors; not verified" in caplog.text
     (shared / "transformer" / "config.json").unlink()
-    with pytest.raises(DownloadError, match=r"lacks 1 files that its SHA256SUMS names, first transformer/config\.json"):
+    with pytest.raises(DownloadError, match=r"lacks 1 files that its SHA256SUMS lists, first transformer/config\.json"):
         fetch("turbo", tmp_path / "other", [str(shared)])
 
 
@@ -288,9 +288,9 @@ def test_a_folder_with_some_sums_says_which_were_not_checked(shared, tmp_path, c
     ("index", "sentence"),
     [
         (None, r"it has no model_index\.json"),
-        ("{", "names no _class_name"),
-        ("[]", "names no _class_name"),
-        ('{"_class_name": "FluxPipeline"}', "is a pipeline of class FluxPipeline; a LensPipeline is accepted"),
+        ("{", "has no _class_name"),
+        ("[]", "has no _class_name"),
+        ('{"_class_name": "FluxPipeline"}', "is a pipeline of class FluxPipeline; expected a LensPipeline"),
     ],
 )
 def test_a_folder_that_is_no_lens_pipeline_is_not_copied(shared, tmp_path, index, sentence):
@@ -309,7 +309,7 @@ def test_a_finished_fetch_says_that_a_mirror_was_not_asked(shared, tmp_path, cap
     caplog.clear()
     assert fetch("turbo", folder, ["someone/Lens"]) == folder
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder} is a finished fetch of turbo already; nothing was fetched"
+        f"{folder} already contains turbo; nothing was fetched"
     ]
     caplog.clear()
     assert fetch("turbo", folder) == folder
@@ -368,9 +368,9 @@ def test_a_repository_with_wrong_bytes_is_refused(repository, tmp_path):
 
 
 def test_a_repository_without_the_files_of_a_known_source_is_named(repository, tmp_path):
-    with pytest.raises(DownloadError, match="Comfy-Org/Lens: it lists no weights"):
+    with pytest.raises(DownloadError, match="Comfy-Org/Lens: it lists no safetensors weights"):
         fetch("turbo", tmp_path / "turbo", ["Comfy-Org/Lens"])
-    with pytest.raises(ValueError, match="holds single files, no model folder; give `to`"):
+    with pytest.raises(ValueError, match="has single files and no model folder; give `to`"):
         fetch("turbo", mirrors=["Comfy-Org/Lens"])
 
 
@@ -400,7 +400,7 @@ def test_locate_local_paths_and_wrong_names(tmp_path):
     assert locate(tmp_path) == tmp_path
     (tmp_path / "lens.safetensors").write_bytes(b"")
     assert locate(str(tmp_path / "lens.safetensors")) == tmp_path / "lens.safetensors"
-    with pytest.raises(ValueError, match=r"'lens-ultra' is not a file or folder here.*turbo"):
+    with pytest.raises(ValueError, match=r"unknown model 'lens-ultra': expected a local file.*turbo"):
         locate("lens-ultra")
 
 
@@ -422,7 +422,7 @@ def test_locate_a_repository_uses_the_shared_cache(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(ValueError, match=r"holds no model_index\.json"):
+    with pytest.raises(ValueError, match=r"has no model_index\.json"):
         locate("someone/Lens-Mine")
     (tmp_path / "model_index.json").write_text("{}")
     assert locate("someone/Lens-Mine") == tmp_path
@@ -491,4 +491,4 @@ def test_the_command(repository, tmp_path):
     call("turbo", "--mirror", "someone/a", "--mirror", "someone/b")
     assert [name for name, _, _ in repository.calls] == ["Jinstudio/Lens-Base", "someone/a"]
     assert "MODEL is missing" in str(call().exception)
-    assert "'lens-9' cannot be fetched" in str(call("lens-9").exception)
+    assert "cannot fetch model 'lens-9'" in str(call("lens-9").exception)

@@ -20,13 +20,13 @@ class Given(Load):
     def age(self) -> float:
         return self._age
 
-    def look(self) -> float:
+    def measure(self) -> float:
         return self.taken.pop(0)
 
 
 @pytest.fixture(autouse=True)
 def four_cores(monkeypatch):
-    monkeypatch.setattr(threads, "_bound", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(threads, "_usable_cores", lambda: {0, 1, 2, 3})
     monkeypatch.setattr(threads, "_CGROUP", Path("/nowhere"))
 
 
@@ -122,7 +122,7 @@ def test_a_look_counts_others_and_not_this_process():
     load = Load()
     while load.age < 0.3:
         sum(range(1000))
-    assert 0 <= load.look() < (os.cpu_count() or 1)
+    assert 0 <= load.measure() < (os.cpu_count() or 1)
     assert load.age < 0.1
 
 
@@ -132,6 +132,6 @@ def test_a_look_counts_others_and_not_this_process():
      (2, [[0]]), (2, [["0", 1]]), (2, "01"), (2, {"0": 1}), (2, None), (2, [[0, 1, 2]])],
 )  # fmt: skip
 def test_a_record_with_impossible_threads_is_refused(count, plan):
-    with pytest.raises(ValueError, match="threads are not accepted; give whole numbers from 1 to 1024"):
+    with pytest.raises(ValueError, match="invalid threads in the record: expected integers from 1 to 1024"):
         check_threads(count, plan)
     check_threads(2, [[0, 1], [3, 2]])

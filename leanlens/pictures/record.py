@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leanlens.files import decode_text, parse_json, unified
+from leanlens.files import decode_text, parse_json, with_line_feeds
 
 CAPTION_KINDS = ("brief", "dense", "text")
 
@@ -82,7 +82,7 @@ def _cleaned(caption: str) -> str:
     """
     if "\0" in caption:
         raise ValueError("its caption holds a NUL character, which text does not")
-    return unified(caption).strip(" \t\n\v\f\u00a0\u3000\ufeff").strip()
+    return with_line_feeds(caption).strip(" \t\n\v\f\u00a0\u3000\ufeff").strip()
 
 
 def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from leanlens.files import read_json, whole_folder
 from leanlens.install import install_extra
-from leanlens.log import say_once
+from leanlens.log import info_once
 from leanlens.scenes import sources
 from leanlens.scenes.names import VOCABULARY, Concept, read_vocabulary
 from leanlens.scenes.raster import Facts, measure, rasterize, recolor
@@ -188,7 +188,7 @@ def library(which: str | None = None) -> Library:
     """
     full = cache_folder() / f"full-{_recipe()}"
     if which is None and not full.exists():
-        say_once("scenes: drawing from the embedded sample; `leanlens scenes sources` fetches the full sets")
+        info_once("scenes: drawing from the embedded sample; `leanlens scenes sources` fetches the full sets")
         which = "sample"
     if which == "sample":
         folder = cache_folder() / f"sample-{_recipe(sources.SAMPLE)}"

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from leanlens.files import sha256
 from leanlens.install import install_extra
-from leanlens.log import say_once
+from leanlens.log import info_once
 from leanlens.scenes.icons import SHAPES, Library, cache_folder
 from leanlens.score import augmentation
 from leanlens.score.augmentation import GREY
@@ -167,7 +167,7 @@ def open_gallery(library: Library, network: PictureNetwork, folder: Path | None 
     )
     kept = store.load(key)
     if kept is None:
-        say_once(f"learning to name {len(concepts)} concepts from augmented renderings; this is kept in {store.folder}")
+        info_once(f"learning to name {len(concepts)} concepts from augmented renderings; kept in {store.folder}")
         kept = _learn(library, network, drawings, concepts)
         store.save(key, kept)
     styled = [(concepts.index(concept), styles.index(style)) for concept, style in drawings if style != SHAPES]

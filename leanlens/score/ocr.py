@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from leanlens.install import install_extra
-from leanlens.log import say_once
+from leanlens.log import info_once
 
 ENLARGED_TO = 768  # pixels of the longest side: letters of 11 pixels are too small as they are
 
@@ -46,6 +46,6 @@ def _reader() -> Any:
     try:
         from rapidocr import RapidOCR
     except ImportError:
-        say_once(f"text is not judged: {install_extra('ocr')} for a recogniser")
+        info_once(f"text is not judged: {install_extra('ocr')} for a recogniser")
         return None
     return RapidOCR(params={"Global.log_level": "error"})

@@ -48,7 +48,7 @@ def test_a_replay_takes_as_many_threads_as_the_drawing_did(leanlens):
             save_picture(picture, "hostile.png", record)
         refused = leanlens("replay", "hostile.png")
         assert refused.code == 2
-        assert "threads are not accepted; give whole numbers from 1 to 1024" in refused.err
+        assert "invalid threads in the record: expected integers from 1 to 1024" in refused.err
     finally:
         torch.set_num_threads(usual)
 
@@ -190,7 +190,7 @@ def test_aspect_and_base(leanlens):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--size", "100x64"], "error: width 100 is not a positive multiple of 16; the nearest accepted: 96 and 112\n"),
+        (["--size", "100x64"], "error: invalid width 100: expected a positive multiple of 16; nearest: 96 and 112\n"),
         (["--size", "big"], "error: --size 'big' is not accepted"),
         (["--aspect", "7:1"], "error: aspect_ratio '7:1' is not known"),
         (["--steps", "0"], "error: --steps 0 is not accepted: give a whole number from 1 to 1000"),

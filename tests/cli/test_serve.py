@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "/nowhere/x"], "model '/nowhere/x' is not a file or folder here"),
+        (["--model", "/nowhere/x"], "unknown model '/nowhere/x': expected a local file or folder"),
         (["--model", "toy", "--device", "tpu"], "device 'tpu' cannot be used here"),
         (["--model", "toy", "--dtype", "int3"], "dtype 'int3' is not accepted"),
         (["--model", "toy", "--batch", "0"], "max_batch 0 is not accepted"),
@@ -53,7 +53,7 @@ def test_the_planner_speaks_of_this_server(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "/nowhere/x"], "model '/nowhere/x' is not a file or folder here"),
+        (["--model", "/nowhere/x"], "unknown model '/nowhere/x': expected a local file or folder"),
         (["--model", "toy", "--safety", "some"], "safety 'some' is not accepted"),
         (["--model", "toy", "--reason", "on"], "reason 'on' is not accepted"),
         (["--model", "toy", "--idle-unload", "-1"], "idle_unload -1.0 is not accepted"),

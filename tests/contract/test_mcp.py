@@ -137,7 +137,7 @@ def test_over_http_the_same_tools_stand_beside_the_other_apis(live):
     )
     assert "safety filter" in refused[1].content[0].text
     assert "there is no such job" in refused[2].content[0].text
-    assert "size 250x250: width 250 is not a positive multiple of 16" in refused[4].content[0].text
+    assert "size 250x250: invalid width 250: expected a positive multiple of 16" in refused[4].content[0].text
     # The jobs of one key are the same at every API.
     jobs = httpx.get(f"{live.url}/v1/jobs", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
     assert drawn.structured_content["job"] in {job["id"] for job in jobs}

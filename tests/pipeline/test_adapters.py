@@ -183,8 +183,8 @@ def test_each_argument_of_diffusers_is_there(pipeline):
         (("nowhere",), {"network_alphas": {}}, "network_alphas is not a known option"),
         (({"x": torch.zeros(1)},), {"hotswap": True}, None),
         (("nowhere.safetensors",), {}, "nowhere.safetensors does not exist"),
-        (("a b",), {}, "'a b' is not a file or folder here"),
-        (("a b/lens-1.5",), {}, "'a b/lens-1.5' is not a file or folder here"),  # no file suffix
+        (("a b",), {}, "'a b' not found: expected a local file or folder"),
+        (("a b/lens-1.5",), {}, "'a b/lens-1.5' not found: expected a local file or folder"),  # no file suffix
         (("nowhere.bin",), {}, "nowhere.bin"),
     ],
 )

@@ -225,7 +225,7 @@ def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"height": 65}, "height 65 is not a positive multiple of 16; the nearest accepted: 64 and 80"),
+        ({"height": 65}, "height 65: expected a positive multiple of 16; nearest: 64 and 80"),
         ({"width": None}, "width is missing"),
         ({"num_inference_steps": 0}, "num_inference_steps 0 is not accepted"),
         ({"guidance_scale": float("nan")}, "guidance_scale nan is not accepted"),

@@ -20,7 +20,7 @@ def test_today_becomes_a_date():
     ("fields", "message"),
     [
         ({"prompt": "x" * 100_000}, f"prompt has 100,000 characters; at most {MAX_PROMPT_CHARACTERS:,} are accepted"),
-        ({"width": 100}, "width 100 is not a positive multiple of 16"),
+        ({"width": 100}, "width 100: expected a positive multiple of 16"),
         (
             {"num_inference_steps": 0},
             "num_inference_steps 0 is not accepted: give a whole number from 1 to 1000",

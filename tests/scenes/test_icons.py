@@ -167,9 +167,9 @@ def test_a_package_that_npm_cannot_give(tmp_path, monkeypatch):
 
 
 def test_without_full_sources_the_sample_is_taken_and_said(shelf, caplog):
-    from leanlens.log import say_once
+    from leanlens.log import info_once
 
-    say_once.cache_clear()
+    info_once.cache_clear()
     with caplog.at_level("INFO", logger="leanlens"):
         assert icons.library().folder == shelf.folder
     assert "embedded sample" in caplog.text

@@ -238,9 +238,9 @@ def test_a_run_may_start_from_an_autoencoder_of_the_same_sizes(recipe):
 def test_an_absurd_start_is_refused_before_anything_is_built(recipe, tmp_path):
     opened = open_autoencoder(recipe())
     for key, value, message in (
-        ("layers_per_block", 10**6, "layers_per_block is 1000000; a whole number from 1 to 16 is accepted"),
+        ("layers_per_block", 10**6, "layers_per_block is 1000000; expected an integer from 1 to 16"),
         ("block_out_channels", [2**40], "block_out_channels is"),
-        ("auto_map", {"AutoModel": "evil.Model"}, "leanlens runs no code that a file names"),
+        ("auto_map", {"AutoModel": "evil.Model"}, "leanlens does not run code from a file"),
     ):
         folder = tmp_path / key
         opened.save_pretrained(folder)

@@ -107,7 +107,7 @@ WRONG = [
     ({"data": {"sources": ["/nowhere"]}}, r"data\.sources: /nowhere does not exist"),
     ({"model": {"enc_hidden_dim": 64}}, r"model\.enc_hidden_dim 64 does not fit the parts"),
     ({"model": {"parts": "/nowhere"}}, r"model\.parts: "),
-    ({"init": {"from": "/nowhere"}}, r"init\.from: model '/nowhere' is not a file or folder here"),
+    ({"init": {"from": "/nowhere"}}, r"init\.from: unknown model '/nowhere'"),
     (
         {"init": {"from": "nano", "std": 0.05}},
         r"init\.std 0\.05 is not accepted: init\.from 'nano' is not the folder of",

@@ -56,16 +56,16 @@ REFUSED_BY_THE_LIBRARY = {
     "null": ("null", 0, "header is unreadable"),
     "a tensor that is a list": ({"a": []}, 0, "tensor a has no dtype, shape and data_offsets"),
     "bytes after the JSON": (json.dumps(one()) + "\0\0", 8, "Extra data"),
-    "half a surrogate pair": ('{"\\ud800": 1}', 0, "half a surrogate pair"),
-    "NaN": ('{"__metadata__": {"a": NaN}}', 0, "NaN is not a number"),
-    "deep JSON": ('{"__metadata__":' + "[" * 100_000, 0, "more than 64 deep"),
+    "an unpaired surrogate": ('{"\\ud800": 1}', 0, "an unpaired surrogate"),
+    "NaN": ('{"__metadata__": {"a": NaN}}', 0, "NaN is not a JSON number"),
+    "deep JSON": ('{"__metadata__":' + "[" * 100_000, 0, "is nested too deeply: the limit is 64"),
     "deep metadata": ('{"__metadata__":' + '{"a":' * 63 + "1" + "}" * 64, 0, "header is unreadable"),
 }
 REFUSED_HERE = {
-    "the same key twice": (f'{{"a": {json.dumps(GOOD)}, "a": {json.dumps(GOOD)}}}', 8, "holds the key 'a' twice"),
+    "the same key twice": (f'{{"a": {json.dumps(GOOD)}, "a": {json.dumps(GOOD)}}}', 8, "duplicate key 'a'"),
     "a name that cannot be printed": ({"\x1b[2Ja": GOOD}, 8, "too long or not printable"),
     "a name without end": ({"a" * 5000: GOOD}, 8, "too long or not printable"),
-    "millions of values": ('{"__metadata__":[' + "{}," * 1_000_000 + "{}]}", 0, "more than 1000000 values"),
+    "millions of values": ('{"__metadata__":[' + "{}," * 1_000_000 + "{}]}", 0, "the limit is 1000000"),
 }
 
 

@@ -363,16 +363,16 @@ def test_damaged_folders_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("file", "key", "value", "sentence"),
     [
-        ("transformer/config.json", "num_layers", "many", "num_layers is 'many'; a whole number from 1"),
+        ("transformer/config.json", "num_layers", "many", "num_layers is 'many'; expected an integer from 1"),
         ("transformer/config.json", "in_channels", 64, "in_channels 64 must equal"),
         ("vae/config.json", "act_fn", [], "has a config.json that no FLUX.2 autoencoder is built from"),
-        ("text_encoder/config.json", "layer_types", 3, "layer_types is 3; a list of at most 512 names"),
+        ("text_encoder/config.json", "layer_types", 3, "layer_types is 3; expected a list of at most 512 names"),
         ("tokenizer/tokenizer_config.json", "eos_token", {}, "holds no readable tokenizer"),
         ("tokenizer/tokenizer.json", "added_tokens", 3, "holds no readable tokenizer"),
         ("text_encoder/model.safetensors.index.json", "weight_map", {"a": [1]}, "something else than file names"),
         ("text_encoder/model.safetensors.index.json", "weight_map", {"a": "../b"}, "something else than file names"),
         ("text_encoder/model.safetensors.index.json", "weight_map", [], "has no weight_map"),
-        ("text_encoder/config.json", "quantization_config", [1], "quantization_config is [1]; an object whose"),
+        ("text_encoder/config.json", "quantization_config", [1], "quantization_config is [1]; expected an object"),
     ],
 )
 def test_wrong_values_in_json_files_are_one_sentence(tmp_path, file, key, value, sentence):
