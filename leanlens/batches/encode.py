@@ -1,13 +1,11 @@
-"""Batches of pixels and words to latents and text features, computed or found on disk.
-
-Comes in: a `Batch`. Goes out: an `EncodedBatch`. Knows nothing of noise, losses or the transformer.
+"""Encodes batches of pixels and captions into latents and text features, computed or read from a cache on disk.
 
 Shapes: B samples, h x w image tokens, L = h * w, C packed latent channels, S text tokens, E text width.
 
-Nothing found on disk can be stale: latents lie under the SHA-256 of the cut pixels and of the autoencoder, features
-under the whole conversation that a caption becomes, the language model, its layers and its tokenizer. Each picture and
-each caption is computed by itself by default, so that what is found equals what would be computed, bit for bit,
-whatever stands beside it; `at_once` trades that for speed.
+Cached entries cannot be stale: the key of latents is the SHA-256 of the cropped pixels and of the autoencoder, that of
+features covers the whole conversation that a caption becomes, the language model, its layers and its tokenizer. By
+default each image and each caption is computed by itself, so that a cached entry is bit-equal to a computed one,
+whatever else is in the batch; `at_once` trades that for speed.
 """
 
 import gc
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 
 from leanlens.batches.stream import Batch
 from leanlens.models import vae as autoencoder
+from leanlens.pipeline.feature_cache import FeatureCache
 from leanlens.pipeline.features import TextFeatures, TextSide, join
 from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH, resolve_date
 from leanlens.pipeline.tokens import template_named
@@ -80,6 +79,7 @@ class Encoder:
         self.vae = vae
         self.text_side: TextSide | None = text_side
         self.cache = cache
+        self._features = FeatureCache(cache, memory=None)
         self.date = resolve_date(template_date)
         self.max_sequence_length = max_sequence_length
         self.at_once = at_once
@@ -98,7 +98,7 @@ class Encoder:
         """Encode a batch.
 
         Raises:
-            ValueError: a caption that is not on disk after the text encoder was let go.
+            ValueError: a caption that is not on disk after the text encoder was unloaded.
         """
         side = autoencoder.token_pixels(self.vae)
         grid = (batch.bucket[0] // side, batch.bucket[1] // side)
@@ -124,17 +124,18 @@ class Encoder:
         """Features of captions on the autoencoder's device, padded to the longest; a blank caption has zero tokens."""
         written = list(dict.fromkeys(caption for caption in captions if caption.strip()))
         keys = {caption: self._text_key(caption) if self.cache else "" for caption in written}
-        found = {caption: _unpacked(kept) for caption in written if (kept := self._find(keys[caption]))}
+        found = {caption: entry[0] for caption in written if (entry := self._features.load(keys[caption]))}
         for group in _groups([caption for caption in written if caption not in found], self.at_once):
             for caption, features in zip(group, self._encoded(group), strict=True):
                 found[caption] = features
-                self._keep(keys[caption], _packed(features))
+                if self.cache:
+                    self._features.save(keys[caption], (features,))
         joined = join([_on(self.vae.device, found.get(caption, self._no_text)) for caption in captions])
         length = max(1, -(-joined.mask.shape[1] // self.text_multiple)) * self.text_multiple
         return joined.padded(length) if self.text_multiple > 1 else joined
 
     def encode_once(self, captions: Iterable[str]) -> int:
-        """Put the features of all `captions` on disk, then let the text encoder go; how many captions there were.
+        """Put the features of all `captions` on disk, then unload the text encoder; how many captions there were.
 
         The language model's memory is free once the caller holds no reference to it either.
 
@@ -144,7 +145,7 @@ class Encoder:
         if self.cache is None:
             raise ValueError("encode_once needs a cache to put text features in; give the encoder one")
         if self.text_side is None:
-            raise ValueError("encode_once needs the text encoder, which was let go already; make a new Encoder")
+            raise ValueError("encode_once needs the text encoder, which was unloaded already; make a new Encoder")
         seen: set[bytes] = set()
         pending: list[str] = []
         for caption in captions:
@@ -163,7 +164,7 @@ class Encoder:
         return len(seen)
 
     def evict(self) -> None:
-        """Let the text encoder go; from here on captions must be found in the cache."""
+        """Unload the text encoder; from here on captions must be found in the cache."""
         self.text_side = None
         gc.collect()
         if torch.cuda.is_available():
@@ -173,7 +174,7 @@ class Encoder:
         """Features of each caption without padding, (1, S, E)."""
         if self.text_side is None:
             raise ValueError(
-                f"caption {captions[0]!r} has no features in the cache and the text encoder was let go; "
+                f"caption {captions[0]!r} has no features in the cache and the text encoder was unloaded; "
                 "hand it to encode_once before"
             )
         with self._computing():
@@ -250,15 +251,6 @@ def _no_text(side: TextSide) -> TextFeatures:
 
 def _on(device: torch.device, features: TextFeatures) -> TextFeatures:
     return TextFeatures([x.to(device) for x in features.layers], features.mask.to(device))
-
-
-def _packed(features: TextFeatures) -> dict[str, Tensor]:
-    return {f"layer{number:02d}": layer for number, layer in enumerate(features.layers)}
-
-
-def _unpacked(tensors: dict[str, Tensor]) -> TextFeatures:
-    layers = [tensors[name] for name in sorted(tensors)]
-    return TextFeatures(layers, torch.ones(layers[0].shape[:2], dtype=torch.bool))
 
 
 def _groups(items: list, size: int) -> list[list]:

@@ -1,58 +1,90 @@
-"""Caches the text features of prompts on disk, under a checksum of everything they depend on.
+"""Caches text features by key: in memory up to a number of bytes, and on disk where a store is given."""
 
-A prompt that is cached needs no text encoder. Features read are bit-equal to features encoded.
-"""
-
-from collections.abc import Callable
-from pathlib import Path
-
-import torch
-from torch import Tensor
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
 
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.template_date import resolve_date
 from leanlens.store import Store, content_key
 
-Pair = tuple[TextFeatures, TextFeatures]
+# The features of a text, or those of a prompt and of its negative prompt.
+Entry = tuple[TextFeatures, ...]
+_PREFIXES = {1: ("",), 2: ("positive.", "negative.")}  # of the names in a file, by the number of texts
 
 
 class FeatureCache:
-    """A folder of text features.
+    """Text features by key, bit-equal to those that were put in, on the CPU.
 
     Args:
-        folder: made with the first prompt that is kept.
-        encoder: checksum of the text encoder's and the tokenizer's files.
-        dtype: that the text encoder computes in.
-        device: what it computes on; the last bits differ between kinds of devices.
+        store: where every entry is kept on disk as well; keys are then `content_key`s.
+        memory: bytes of entries that are kept in memory. The latest entry always is, even where it takes more; those
+            unused for the longest time are dropped first. None keeps nothing in memory.
     """
 
-    def __init__(self, folder: str | Path, encoder: str, dtype: torch.dtype, device: str):
-        self.store = Store(folder)
-        self.depends_on = {"encoder": encoder, "dtype": str(dtype), "device": device, "torch": torch.__version__}
+    def __init__(self, store: Store | None = None, memory: float | None = 0):
+        self.store = store
+        self.memory = memory
+        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
 
-    def find(self, text: tuple[str, str, str, int], encode: Callable[[], Pair]) -> Pair:
-        """Features of (prompt, negative prompt, template date, tokens at most); what is not here is encoded and kept.
+    def __contains__(self, key: Any) -> bool:
+        return key in self._entries or (self.store is not None and key in self.store)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held in memory."""
+        return sum(features.size for entry in self._entries.values() for features in entry)
+
+    def load(self, key: Any) -> Entry | None:
+        """The entry of a key, or None."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        tensors = self.store.load(key) if self.store is not None else None
+        if tensors is None:
+            return None
+        count = 2 if any(name.startswith("positive.") for name in tensors) else 1
+        entry = tuple(TextFeatures.from_tensors(tensors, prefix) for prefix in _PREFIXES[count])
+        self._hold(key, entry)
+        return entry
+
+    def save(self, key: Any, entry: Entry) -> Entry:
+        """Keep an entry of one or two features under a key; returns it, on the CPU.
 
         Raises:
-            ValueError: the folder cannot be written to.
+            ValueError: the store's folder cannot be written to.
         """
-        prompt, negative, date, tokens = text
-        key = content_key(
-            kind="prompt features", prompt=prompt, negative=negative, date=resolve_date(date), tokens=tokens,
-            **self.depends_on,
-        )  # fmt: skip
-        if (kept := self.store.load(key)) is not None:
-            return _unpacked(kept, "positive"), _unpacked(kept, "negative")
-        pair = encode()
-        self.store.save(key, {**_packed(pair[0], "positive"), **_packed(pair[1], "negative")})
-        return pair
+        entry = tuple(features.cpu() for features in entry)
+        if self.store is not None:
+            named = zip(_PREFIXES[len(entry)], entry, strict=True)
+            self.store.save(key, {name: x for prefix, one in named for name, x in one.to_tensors(prefix).items()})
+        self._hold(key, entry)
+        return entry
+
+    def find(self, key: Any, encode: Callable[[], Entry]) -> Entry:
+        """The entry of a key; it is encoded and kept where there is none yet."""
+        entry = self.load(key)
+        return self.save(key, encode()) if entry is None else entry
+
+    def clear(self) -> None:
+        """Drop what is held in memory."""
+        self._entries.clear()
+
+    def _hold(self, key: Hashable, entry: Entry) -> None:
+        if self.memory is None:
+            return
+        self._entries[key] = entry
+        while len(self._entries) > 1 and self.size > self.memory:
+            self._entries.popitem(last=False)
 
 
-def _packed(features: TextFeatures, name: str) -> dict[str, Tensor]:
-    layers = {f"{name}.{index}": layer for index, layer in enumerate(features.layers)}
-    return {**layers, f"{name}.mask": features.mask}
+def prompt_key(text: tuple[str, str, str, int], depends_on: dict[str, str]) -> str:
+    """The key of (prompt, negative prompt, template date, most tokens).
 
-
-def _unpacked(tensors: dict[str, Tensor], name: str) -> TextFeatures:
-    layers = [tensors[f"{name}.{index}"] for index in range(sum(key.startswith(f"{name}.") for key in tensors) - 1)]
-    return TextFeatures(layers, tensors[f"{name}.mask"])
+    Args:
+        depends_on: what else decides the features; may be empty where one encoder alone fills the cache.
+    """
+    prompt, negative, date, tokens = text
+    return content_key(
+        kind="prompt features", prompt=prompt, negative=negative, date=resolve_date(date), tokens=tokens, **depends_on
+    )

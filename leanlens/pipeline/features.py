@@ -1,12 +1,11 @@
-"""Prompts to text features: the one object of the text side.
+"""Encodes prompts into text features: the states of several language-model layers and a mask of real tokens.
 
-Comes in: prompts. Goes out: features of several language-model layers and a mask of real tokens. Which language model
-and which template do that is decided by the opened folder; nothing after this file knows.
+The opened folder decides which language model and which template do that; nothing after this file knows.
 
 Shapes: B prompts, S text tokens after the template's prefix is dropped, E width of the language model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +45,28 @@ class TextFeatures:
 
     def to(self, device: Any, dtype: torch.dtype) -> "TextFeatures":
         return TextFeatures([x.to(device, dtype) for x in self.layers], self.mask.to(device, torch.bool))
+
+    def cpu(self) -> "TextFeatures":
+        return TextFeatures([x.cpu() for x in self.layers], self.mask.cpu())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the layers."""
+        return sum(x.nbytes for x in self.layers)
+
+    def to_tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """The form in which features are written: `layer00`, `layer01`, ..., and `mask` where there is padding."""
+        layers = {f"{prefix}layer{number:02d}": layer for number, layer in enumerate(self.layers)}
+        return layers if bool(self.mask.all()) else {**layers, f"{prefix}mask": self.mask}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> "TextFeatures":
+        """The features that `to_tensors` gave, or an older version, which named layers `0`, `1`, ... after a prefix."""
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        names = sorted(own.keys() - {"mask"}, key=lambda name: int(name.removeprefix("layer")))
+        layers = [own[name] for name in names]
+        mask = own.get("mask", torch.ones(layers[0].shape[:2], dtype=torch.bool, device=layers[0].device))
+        return cls(layers, mask)
 
 
 def join(rows: Sequence[TextFeatures]) -> TextFeatures:

@@ -3,6 +3,7 @@
 Comes in: a model's name and what was asked for. Goes out: an `OpenedModel`, ready to draw, that knows what it is.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -17,12 +18,13 @@ import torch
 
 from leanlens.files import fingerprint
 from leanlens.log import warn_once
-from leanlens.pipeline.feature_cache import FeatureCache
+from leanlens.pipeline.feature_cache import FeatureCache, prompt_key
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.offload import open_folder, open_parts, packed_format
 from leanlens.pipeline.request import ImageRequest, LoraChoice
 from leanlens.pipeline.speed import Speed, apply_speed
 from leanlens.plan.options import LoadOptions
+from leanlens.store import Store
 from leanlens.threads import Load, StepThreads, can_be_chosen
 
 if TYPE_CHECKING:
@@ -118,7 +120,8 @@ class OpenedModel:
         device, dtype: where and in what the transformer computes.
         compiled: whether its blocks are compiled.
         options: how its parts are held.
-        feature_cache: text features of earlier prompts on disk, or None.
+        feature_cache: text features of earlier prompts; only the last one's where nothing else was asked for.
+        feature_key: what those depend on beyond the prompt.
         speed: how it was made fast.
         load: what a small model's threads are chosen by, call by call; None where their number is fixed.
     """
@@ -131,12 +134,11 @@ class OpenedModel:
     dtype: torch.dtype
     compiled: bool
     options: LoadOptions = field(default_factory=LoadOptions)
-    feature_cache: FeatureCache | None = None
+    feature_cache: FeatureCache = field(default_factory=FeatureCache)
+    feature_key: dict[str, str] = field(default_factory=dict)
     speed: Speed = field(default_factory=Speed)
     load: Load | None = None
     _loras: tuple[LoraChoice, ...] = ()
-    _encoded: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
-    _prepared: dict[tuple, tuple[TextFeatures, TextFeatures]] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """What to write down so that the same model can be opened again."""
@@ -166,32 +168,33 @@ class OpenedModel:
         return StepThreads(torch.get_num_threads(), load, plan or ())
 
     def features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
-        """Text features of a request; those of the last one are kept, for further seeds of the same prompt."""
-        key = _text_of(request)
-        if key in self._prepared:
-            return self._prepared[key]
-        if key not in self._encoded:
-            self._encoded.clear()
-            self._encoded[key] = self._features(request)
-        return self._encoded[key]
+        """Text features of a request's prompt and negative prompt, encoded or from `feature_cache`."""
+        positive, negative = self.feature_cache.find(
+            prompt_key(_text_of(request), self.feature_key), lambda: self._encode(request)
+        )
+        return positive, negative
 
     def prepare(self, requests: Sequence[ImageRequest]) -> None:
-        """Encode the prompts of several requests while the text encoder is here, if it is one that is let go."""
+        """Encode the prompts of several requests in one loading of the text encoder, if it is unloaded after use.
+
+        The cache then holds as many bytes as their features take.
+        """
         loader = self.pipeline.encoder_loader
         if loader is not None:
+            self.feature_cache.clear()
+            self.feature_cache.memory = math.inf
             with loader.kept_loaded(self.pipeline):
-                self._prepared = {_text_of(request): self._features(request) for request in requests}
+                for request in requests:
+                    self.features(request)
+            self.feature_cache.memory = self.feature_cache.size
 
-    def _features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
-        def encode() -> tuple[TextFeatures, TextFeatures]:
-            return self.pipeline.encode_prompt(
-                request.prompt,
-                request.negative_prompt,
-                template_date=request.template_date,
-                max_sequence_length=request.max_sequence_length,
-            )
-
-        return encode() if self.feature_cache is None else self.feature_cache.find(_text_of(request), encode)
+    def _encode(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
+        return self.pipeline.encode_prompt(
+            request.prompt,
+            request.negative_prompt,
+            template_date=request.template_date,
+            max_sequence_length=request.max_sequence_length,
+        )
 
     def use_loras(self, loras: tuple[LoraChoice, ...]) -> None:
         """Have exactly these adapters on the transformer."""
@@ -268,8 +271,13 @@ def open_model(
         pipeline, name, parts, digest, where, kind, compiled, options, speed=speed, load=_load(where, pipeline, load)
     )
     if features is not None:
-        place = "cpu" if options.encoder_on == "cpu" else where.type
-        opened.feature_cache = FeatureCache(features, fingerprint(text_files) if text_files else "toy", kind, place)
+        opened.feature_cache.store = Store(features)
+        opened.feature_key = {
+            "encoder": fingerprint(text_files) if text_files else "toy",
+            "dtype": str(kind),
+            "device": "cpu" if options.encoder_on == "cpu" else where.type,  # the last bits differ between devices
+            "torch": torch.__version__,
+        }
     return opened
 
 

@@ -7,7 +7,6 @@ process or, with replicas, in another.
 
 import gc
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,7 +107,6 @@ class LocalEngine:
         self._opened: OpenedModel | None = None
         self._opening: Opening | None = None
         self._colours: LatentColours | None = None
-        self._features: OrderedDict[tuple, tuple[TextFeatures, TextFeatures]] = OrderedDict()
 
     def open(self, model: str) -> Opening:
         """Have a model open, and no other.
@@ -129,6 +127,7 @@ class LocalEngine:
                 )  # fmt: skip
         except (ValueError, OSError) as error:
             raise APIError("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error
+        opened.feature_cache.memory = self.settings.prompt_cache << 20
         self._opened, self.model = opened, model
         self._colours = LatentColours.fit(opened.pipeline.vae)
         self._opening = Opening(str(opened.device), int(opened.pipeline.vae.config.sample_size), sizes_of(opened))
@@ -140,8 +139,9 @@ class LocalEngine:
         self.tidy()
 
     def tidy(self) -> None:
-        """Let the text features go that are kept, and give back what nobody holds any more."""
-        self._features.clear()
+        """Drop the cached text features and return unused memory to the system."""
+        if self._opened is not None:
+            self._opened.feature_cache.clear()
         release_memory()
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class LocalEngine:
         tokens: list[int] = []
 
         def encode(request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
-            pair = self._encode(opened, request)
+            pair = opened.features(request)
             tokens.append(int(pair[0].mask.sum()))
             return pair
 
@@ -207,18 +207,6 @@ class LocalEngine:
                 "model",
             )
 
-    def _encode(self, opened: OpenedModel, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
-        """Text features of a request, kept on the CPU for the next who asks; always encoded alone, as when drawn so."""
-        key = (request.prompt, request.negative_prompt, request.template_date, request.max_sequence_length)
-        if key not in self._features:
-            pair = opened.features(request)
-            self._features[key] = pair[0].to("cpu", pair[0].layers[0].dtype), pair[1].to("cpu", pair[1].layers[0].dtype)
-        self._features.move_to_end(key)
-        pair = self._features[key]
-        while len(self._features) > 1 and sum(map(_bytes, self._features.values())) > self.settings.prompt_cache << 20:
-            self._features.popitem(last=False)
-        return pair
-
 
 class _Watch:
     """Between two steps: keeps what a look at the pictures needs, and tells how far they are."""
@@ -255,7 +243,3 @@ def release_memory() -> None:
 def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _bytes(pair: tuple[TextFeatures, TextFeatures]) -> int:
-    return sum(layer.numel() * layer.element_size() for features in pair for layer in features.layers)

@@ -175,7 +175,7 @@ def test_captions_encoded_once_need_no_encoder_afterwards(toy, tmp_path, make_st
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="'unheard of' has no features in the cache"):
         encoder.text(["unheard of"])
-    with pytest.raises(ValueError, match="let go already"):
+    with pytest.raises(ValueError, match="unloaded already"):
         encoder.encode_once(["x"])
 
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from leanlens.pipeline import placement
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.metadata import save_picture
+from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve import engine as engine_module
@@ -229,9 +229,11 @@ def test_a_full_disk_fails_one_picture_and_a_lost_listener_keeps_nobody_waiting(
 
 def test_prompts_are_encoded_once_and_kept_within_a_bound(service, monkeypatch):
     calls = []
-    plain = placement.OpenedModel.features
+    plain = LensPipeline.encode_prompt
     monkeypatch.setattr(
-        placement.OpenedModel, "features", lambda self, request: calls.append(request.prompt) or plain(self, request)
+        LensPipeline,
+        "encode_prompt",
+        lambda self, prompt, *rest, **options: calls.append(prompt) or plain(self, prompt, *rest, **options),
     )
     server = service()
     finish(server, GenerationParameters("a", count=2, **SMALL))
