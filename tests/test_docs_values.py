@@ -106,7 +106,7 @@ def test_the_libraries_hold_as_many_things_as_it_is_said():
         for number in re.findall(r"[Kk]nows\]?(?:\([\w.]+\))? (?:is )?(\d+)\s+things", text):
             assert int(number) == counts["common"], page.name
     scenes = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
-    assert f"{counts['common']} things that most people" in scenes
+    assert f"{counts['common']} common things" in scenes
     assert f"`--sources everyday` {counts['everyday']} of them" in scenes
 
 
