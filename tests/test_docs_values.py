@@ -107,7 +107,7 @@ def test_the_libraries_hold_as_many_things_as_it_is_said():
             assert int(number) == counts["common"], page.name
     scenes = (ROOT / "docs" / "scenes.md").read_text(encoding="utf-8")
     assert f"{counts['common']} common things" in scenes
-    assert f"`--sources everyday` {counts['everyday']} of them" in scenes
+    assert f"`--sources everyday` selects {counts['everyday']} of them" in scenes
 
 
 def test_the_version_is_the_same_everywhere():
