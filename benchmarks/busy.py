@@ -89,7 +89,7 @@ def seconds_of_drawing(way: str, model: str, size: int, steps: int) -> dict[str,
 def seconds_of_a_step(way: str, folder: Path) -> dict[str, Any]:
     """The median of the smoke recipe's steps after the eighth."""
     run = folder / f"run-{len(list(folder.iterdir()))}"
-    words = ["train", str(ROOT / "recipes" / "smoke.toml"), "--set", f"run.dir={run}", "--set", "train.steps=20"]
+    words = ["train", str(ROOT / "recipes/examples/smoke.toml"), "--set", f"run.dir={run}", "--set", "train.steps=20"]
     subprocess.run(
         [sys.executable, "-c", TRAIN, way, *words], check=True, capture_output=True, env=environment(), timeout=900
     )

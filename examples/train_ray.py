@@ -1,4 +1,4 @@
-"""Train on a Ray cluster: python examples/train_ray.py recipes/smoke.toml 2 [a.b=c ...]
+"""Train on a Ray cluster: python examples/train_ray.py recipes/examples/smoke.toml 2 [a.b=c ...]
 
 Ray places the processes and restarts them where a machine fails; each then continues the run from its last checkpoint.
 `run.dir` must lie where every machine sees it.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Train on several machines of a SLURM cluster: sbatch examples/train_slurm.sh recipes/lens-stage1.toml [--set a.b=c ...]
+# Train on several machines of a SLURM cluster: sbatch examples/train_slurm.sh recipes/lens/stage1.toml [--set a.b=c ...]
 # Before the time limit SLURM sends SIGTERM: the run saves, ends, and is continued when the job is queued again.
 #SBATCH --job-name=leanlens
 #SBATCH --nodes=16

@@ -22,24 +22,35 @@ RECIPES = "recipes"  # folder inside an installed package; in a clone it is next
 
 
 def recipe_names() -> dict[str, Path]:
-    """The recipes that ship with the library: name -> file."""
+    """The recipes that ship with the library: name, such as "examples/smoke", -> file."""
     package = Path(__file__).parent
     folder = next((path for path in (package / RECIPES, package.parent / RECIPES) if path.is_dir()), None)
-    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    if folder is None:
+        return {}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*/*.toml"))}
 
 
 def find_recipe(wanted: str | Path) -> Path:
     """The recipe at a path, or one that ships with the library by its name. An existing file takes precedence.
 
+    Args:
+        wanted: a path, a whole name such as "examples/smoke", or the last part of one.
+
     Raises:
         ValueError: neither a file nor a name; the message suggests the nearest name.
     """
     path, names = Path(wanted), recipe_names()
-    if path.is_file() or (path.name != str(wanted)):
+    name = path.as_posix().removesuffix(".toml")
+    if path.is_file():
         return path
-    if (name := path.name.removesuffix(".toml")) in names:
+    if name in names:
         return names[name]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if path.name != str(wanted):
+        return path
+    by_last_part = {whole.rpartition("/")[2]: found for whole, found in names.items()}
+    if name in by_last_part:
+        return by_last_part[name]
+    near = difflib.get_close_matches(name, [*by_last_part, *names], n=1, cutoff=0.5)
     said = f"the nearest name is {near[0]!r}" if near else f"names are {', '.join(names)}"
     raise ValueError(f"recipe {str(wanted)!r} is neither a file nor the name of a recipe; {said}")
 

@@ -1,4 +1,4 @@
-"""Train a small autoencoder as fast as a large GPU computes: drawn pictures lie on the device, crops are cut there.
+"""Trains nano's autoencoder on pictures that lie on the device (runs/nano_gpu.sh). Live.
 
     python runs/nano_autoencoder.py FOLDER [--minutes M] [--decoder-minutes M] [--num N] [--library L] [--start FOLDER]
         [--decoder RECIPE] [--patterns SHARE] [--set A.B=C]...
@@ -37,7 +37,7 @@ from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.crops import BUSY_CHOICES, MEASURED, Pictures
 from leanlens.train.signals import exit_code
 
-ALL, DECODER = Path("recipes/nano-gpu-autoencoder.toml"), Path("recipes/nano-gpu-decoder.toml")
+ALL, DECODER = Path("recipes/nano/gpu-autoencoder.toml"), Path("recipes/nano/gpu-decoder.toml")
 OTHER_STEPS = 2**31  # the number of the first step that no run reaches
 SIDE = 256  # of a drawn picture, pixels
 MOVED = 8  # pictures that channels are measured on

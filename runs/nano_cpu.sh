@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the embedded model on a CPU: drawings, scenes, autoencoder, denoiser, decoder, evaluation, gallery.
+# Trains nano on a CPU, from drawings to the embedded model and its gallery. Live.
 #
 #   runs/nano_cpu.sh [STAGE...]        every stage that is not whole yet, or only those named, in this order:
 #   sources scenes autoencoder parts denoise-128 denoise-256 decoder embed evaluate gallery
@@ -86,7 +86,7 @@ stage_autoencoder() {
     local short=()
     need "$OUT/scenes/manifest.json" scenes
     if [[ $SCALE == tiny ]]; then short=(--set train.steps=3 --set optim.length=3 --set optim.warmup=1); fi
-    lens train recipes/nano-autoencoder.toml --set run.dir="$OUT/autoencoder" \
+    lens train recipes/nano/cpu-autoencoder.toml --set run.dir="$OUT/autoencoder" \
         --set crops.sources="['$OUT/scenes']" --set train.minutes="$AUTOENCODER_MINUTES" ${short[@]+"${short[@]}"}
     need "$OUT/autoencoder/export/config.json" autoencoder
 }
@@ -101,13 +101,13 @@ stage_parts() {
 # What things look like, where a step is cheap: 128 x 128 pixels, few things, the first sentences of the captions.
 stage_denoise-128() {
     need "$OUT/parts/model_index.json" parts
-    denoise nano-128 denoise-128 "$STEPS_128" 128 "[128, 128]"
+    denoise cpu-128 denoise-128 "$STEPS_128" 128 "[128, 128]"
 }
 
 # The same weights at 256 x 256 pixels, where several things stand, with longer captions.
 stage_denoise-256() {
     need "$OUT/denoise-128/export/model_index.json" denoise-128
-    denoise nano-256 denoise-256 "$STEPS_256" 256 "[256, 256], [208, 320], [320, 208]" \
+    denoise cpu-256 denoise-256 "$STEPS_256" 256 "[256, 256], [208, 320], [320, 208]" \
         --set init.from="$OUT/denoise-128"
 }
 
@@ -117,7 +117,7 @@ denoise() {
     if [[ $SCALE == tiny ]]; then
         small=("${shrink[@]}" --set data.buckets="[{base = $base, batch = 4, sizes = [$sizes]}]" --set optim.warmup=1)
     fi
-    within_limit "$PYTHON" runs/nano_train.py "recipes/$recipe.toml" \
+    within_limit "$PYTHON" runs/nano_train.py "recipes/nano/$recipe.toml" \
         --set run.dir="$OUT/$name" --set model.parts="$OUT/parts" \
         --set data.cache="$OUT/cache" --set data.scenes.sources="$LIBRARY" \
         --set train.steps="$steps" --set optim.length="$steps" "$@" ${small[@]+"${small[@]}"}
@@ -130,7 +130,7 @@ stage_decoder() {
     need "$OUT/scenes/manifest.json" scenes
     need "$OUT/autoencoder/export/config.json" autoencoder
     if [[ $SCALE == tiny ]]; then short=(--set train.steps=3 --set optim.length=3 --set optim.warmup=1); fi
-    lens train recipes/nano-decoder.toml --set run.dir="$OUT/decoder" --set start="$OUT/autoencoder/export" \
+    lens train recipes/nano/cpu-decoder.toml --set run.dir="$OUT/decoder" --set start="$OUT/autoencoder/export" \
         --set crops.sources="['$OUT/scenes']" --set train.minutes="$DECODER_MINUTES" ${short[@]+"${short[@]}"}
     need "$OUT/decoder/export/config.json" decoder
 }

@@ -1,4 +1,4 @@
-"""A trained pipeline folder to the one inside the package: bfloat16, in files of less than 16 MB.
+"""Writes a trained pipeline folder into the package, in files of less than 16 MB. Live.
 
     python runs/nano_embed.py [--int8] EXPORT_FOLDER [OUTPUT_FOLDER [LIBRARY [AUTOENCODER_FOLDER]]]
 

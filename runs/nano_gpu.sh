@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Train the embedded model on a lent GPU: a machine without network, for minutes, with little room on the way to it.
+# Trains nano on a GPU of a machine without network. Live.
+#
+# The machine is there for minutes at a time, and little can be sent to it.
 #
 #   runs/nano_gpu.sh pack              here: what travels beside this repository, in one folder
 #   runs/nano_gpu.sh autoencoder       there: the autoencoder; PROBE=1: and how fast the denoiser will learn
@@ -150,10 +152,10 @@ probe() {
     local number=0 base
     for base in 128 256; do
         stage "$base"
-        "$PYTHON" runs/nano_scenes.py recipes/nano-gpu.toml "$WORK/probe-$base" --set model.parts="$parts" \
+        "$PYTHON" runs/nano_scenes.py recipes/nano/gpu-denoiser.toml "$WORK/probe-$base" --set model.parts="$parts" \
             --set data.scenes.sources="$WORK/library" "${stage[@]}" --set data.scenes.num=6000
         say "6000 scenes of $base pixels"
-        timeout --foreground 150 "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml --encoded "$WORK/probe-$base" \
+        timeout --foreground 150 "$PYTHON" runs/nano_train.py recipes/nano/gpu-denoiser.toml --encoded "$WORK/probe-$base" \
             --set run.dir="$WORK/probe-run-$base" --set model.parts="$parts" "${stage[@]}" --set train.steps=40 \
             --set train.compile="$COMPILE" --set optim.length=40 || say "probe of $base pixels failed"
         cut --delimiter=, --fields=1-3,13- "$WORK/probe-run-$base/metrics.jsonl" | tail --lines=6
@@ -190,7 +192,7 @@ begin_drawing() {
     for name in "$@"; do
         if [[ -e $WORK/scenes-$name/whole ]]; then continue; fi
         stage "$name"
-        script+="; $(printf '%q ' nice "$PYTHON" runs/nano_scenes.py recipes/nano-gpu.toml "$WORK/scenes-$name" \
+        script+="; $(printf '%q ' nice "$PYTHON" runs/nano_scenes.py recipes/nano/gpu-denoiser.toml "$WORK/scenes-$name" \
             --processes "$DRAWING" --set model.parts="$parts" --set data.scenes.sources="$WORK/library" "${stage[@]}")"
     done
     setsid bash -c "$script" >>"$WORK/drawing.log" 2>&1 </dev/null &
@@ -209,7 +211,7 @@ denoise() {
     if [[ $SCALE == tiny ]]; then until=(); fi
     # SIGTERM, should the pace drop, loses nothing: the run saves its state, and the export below takes that.
     timeout --foreground --signal=TERM --kill-after=20 $(($(left) - LAST_SECONDS / 2)) \
-        "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml ${until[@]+"${until[@]}"} --at-least "$AT_LEAST" \
+        "$PYTHON" runs/nano_train.py recipes/nano/gpu-denoiser.toml ${until[@]+"${until[@]}"} --at-least "$AT_LEAST" \
         --set run.dir="$run" --set run.seed="$number" --set model.parts="$parts" ${from:+--set init.from="$from"} \
         "$@" --set train.compile="$COMPILE" ${shrink[@]+"${shrink[@]}"} || say "stopped before its last step"
     if [[ ! -e $run/export/model_index.json ]]; then
@@ -276,7 +278,7 @@ stages() {
 compile_ahead() {
     stage large
     while is_running drawing && [[ ! -e $WORK/scenes-large/part-00001.safetensors ]]; do sleep 1; done
-    nice "$PYTHON" runs/nano_train.py recipes/nano-gpu.toml "${stage[@]}" --encoded "$WORK/scenes-large" --at-least 4000 \
+    nice "$PYTHON" runs/nano_train.py recipes/nano/gpu-denoiser.toml "${stage[@]}" --encoded "$WORK/scenes-large" --at-least 4000 \
         --set run.dir="$WORK/ahead" --set model.parts="$parts" --set train.steps=6 >"$WORK/ahead.log" 2>&1
     say "compiled ahead"
 }
@@ -336,7 +338,7 @@ take() {
         rm -rf "$WORK/parts"
         "$PYTHON" runs/nano_parts.py "$taken/vae" "$WORK/parts"
         cp "$2/channels.json" "$WORK"
-        echo "next: train.channel_weights of recipes/nano-gpu.toml from $WORK/channels.json; PARTS=$WORK/parts $0 pack"
+        echo "next: train.channel_weights of recipes/nano/gpu-denoiser.toml from $WORK/channels.json; PARTS=$WORK/parts $0 pack"
         return
     fi
     rm -rf "$export"

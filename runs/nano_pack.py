@@ -1,4 +1,4 @@
-"""What a GPU machine without network needs to train the embedded model: one compact folder, made here, opened there.
+"""Packs what an offline GPU machine needs to train nano, and unpacks it there (runs/nano_gpu.sh). Live.
 
     python runs/nano_pack.py pack PACK [--library full] [--pixels 96] [--parts FOLDER]
     python runs/nano_pack.py unpack PACK WORK

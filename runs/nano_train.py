@@ -1,4 +1,4 @@
-"""Train a small denoiser as fast as a large GPU computes: pictures and captions lie on the device, encoded once.
+"""Trains nano's denoiser on encoded scenes that lie on the device (runs/nano_*.sh). Live.
 
     python runs/nano_train.py RECIPE [--until T | --minutes M] [--encoded FOLDER]... [--set A.B=C]...
 

@@ -1,4 +1,4 @@
-"""The words of the rewriter, `leanlens/reason/words.txt`: what each word that people may type means, or is near to.
+"""Makes `leanlens/reason/words.txt`: what each word that people may type means, or is near to. Live.
 
 Comes in: the things of the library "common", nano's text encoder, WordNet 3.1, the annotations of Unicode CLDR, and
 `nearest_words.toml` beside this file. Goes out: one line for each thing, or, with `--measure`, how often the ways to

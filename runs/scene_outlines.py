@@ -1,4 +1,4 @@
-"""Train the network of `leanlens/score/segmentation.py` on scenes: where one thing ends and the next begins.
+"""Trains the network of `leanlens/score/segmentation.py`: where one thing of a scene ends and the next begins. Live.
 
     python runs/scene_outlines.py FOLDER [--minutes M] [--num N] [--sources L]
 

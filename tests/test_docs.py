@@ -1,4 +1,4 @@
-"""The documentation is true: blocks marked `run` are run, every other command line is parsed by our own parser."""
+"""The documentation is true: blocks marked `run` are run, our own parser reads every other command line."""
 
 import importlib.util
 import os
@@ -18,6 +18,7 @@ CARDS += sorted((ROOT / "integrations").glob("*/README.md"))
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What may stand before the command: programs that fetch it, run it in a container, or start it several times.
 STARTERS = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:(?:uvx|pipx run|docker run|torchrun) .*?)?\bleanlens (?=[a-z-])")
+SCRIPTS = [*sorted((ROOT / "runs").glob("*.sh")), *sorted((ROOT / "examples").glob("*.sh"))]
 INLINE = re.compile(r"`(leanlens [^`\n]+)`")
 
 
@@ -62,7 +63,27 @@ def test_blocks_marked_run(language, text, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("line", command_lines())
+def script_lines() -> list:
+    """Every call of our command line in the scripts, with the defaults of their variables put in."""
+    found = []
+    for script in SCRIPTS:
+        text = re.sub(r"\\\n\s*", " ", script.read_text(encoding="utf-8"))
+        # NAME=${NAME:-value} and NAME=value; what only a run knows becomes the letter x
+        known = dict(re.findall(r"^(?:local )?(\w+)=(?:\$\{\w+:-)?(\w+)\b", text, re.MULTILINE))
+        text = re.sub(r'\$\{\w+\[@\]\+"\$\{\w+\[@\]\}"\}|"\$\{\w+\[@\]\}"', "", text)  # arrays of further options
+        text = re.sub(r"\$\{?(\w+)\}?", lambda name, known=known: known.get(name[1], "x"), text)
+        for line in re.findall(r'^[^#\n]*?(?:\blens|-m leanlens) (?!"\$@")([a-z].*)$', text, re.MULTILINE):
+            found.append(pytest.param("leanlens " + line.split(";")[0], id=f"{script.name}: {line[:60]}"))
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script):
+    checked = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("line", [*command_lines(), *script_lines()])
 def test_command_lines_are_ours(line):
     from leanlens.cli.main import app
 

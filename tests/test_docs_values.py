@@ -127,7 +127,8 @@ def test_every_extra_is_explained():
 def test_files_that_pages_name_are_there():
     folders, suffixes = "recipes|runs|benchmarks|leanlens|docs|tests|integrations|examples", "toml|py|sh|json|jsonl|md"
     kept = rf"(?:{folders})/[\w./-]*\w\.(?:{suffixes}|safetensors)\b"
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", ROOT / "benchmarks" / "README.md"]:
+    now = [page for page in PAGES if page.name != "log.md"]  # whose entries name what was there at their commits
+    for page in [*now, ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", ROOT / "benchmarks" / "README.md"]:
         for name in re.findall(rf"(?<![\w./~-])({kept})", page.read_text(encoding="utf-8")):
             made = page.parent / name if (page.parent / name).exists() else ROOT / name
             assert made.exists(), f"{page.name}: {name}"

@@ -71,16 +71,13 @@ def _print_lines(lines: Iterator[str], group: Any) -> int:
 
 
 def _listed() -> str:
-    """The recipes by name, each with the first sentence of its file."""
+    """The recipes by name, each with what the first line of its file says that it is for."""
     from leanlens.config import recipe_names
 
     rows = ["Recipes (leanlens train NAME, or the path of your own):"]
     for name, path in recipe_names().items():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        told = " ".join(
-            line.lstrip("# ") for line in lines[: next((i for i, one in enumerate(lines) if one[:1] != "#"), 0)]
-        )
-        rows.append(f"  {name:22} {told.split('. ')[0].split(': ')[0].rstrip('.')}")
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        rows.append(f"  {name:22} {first.partition('. ')[0]}")
     return "\n".join(rows)
 
 

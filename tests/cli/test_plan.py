@@ -172,10 +172,10 @@ def test_the_text_is_for_people(leanlens):
     assert "s with opening the model (predicted)" in nano
     turbo = leanlens("plan", "--gpu", "RTX 4090 Laptop", "--ram", 32)
     assert "download             30.6 GB; 30.6 GB on disk" in turbo.out
-    run = leanlens("plan", "train", "lens-stage1", "--gpu", "H200", "--count", 8, "--price-per-hour", 3).out
+    run = leanlens("plan", "train", "lens/stage1", "--gpu", "H200", "--count", 8, "--price-per-hour", 3).out
     assert "images               1,228,800,000" in run
     assert "largest batch        " in run
-    assert run.rstrip().endswith("train lens-stage1")
+    assert run.rstrip().endswith("train lens/stage1")
     assert not set("{}") & set(nano + turbo.out + run)
 
 
@@ -205,12 +205,12 @@ def test_nano_takes_what_was_measured_within_a_quarter():
 
 def test_a_run(leanlens):
     words = ["--gpu", "H200", "--count", 8, "--price-per-hour", 3, "--json"]
-    answer = json.loads(leanlens("plan", "train", RECIPES / "lens-stage1.toml", *words).out)
+    answer = json.loads(leanlens("plan", "train", RECIPES / "lens" / "stage1.toml", *words).out)
     assert answer["fits"]
     assert answer["money"] == pytest.approx(24 * answer["hours"], rel=0.01)
     assert answer["flops"] == pytest.approx(1.35e22, rel=0.01)
     assert answer["command"].startswith("torchrun --nproc-per-node 8 -m leanlens train ")
-    assert leanlens("plan", "finetune", RECIPES / "lens-stage2.toml", "--gpu", "H200", "--count", 8).code == 0
+    assert leanlens("plan", "finetune", RECIPES / "lens" / "stage2.toml", "--gpu", "H200", "--count", 8).code == 0
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_run(leanlens):
     [
         (["video"], "'video' cannot be planned"),
         (["train"], "needs a recipe"),
-        (["finetune", RECIPES / "lens-stage1.toml", "--gpu", "H200"], "starts from random weights"),
+        (["finetune", RECIPES / "lens" / "stage1.toml", "--gpu", "H200"], "starts from random weights"),
         (["--gpu", "RTX 4060 Ti"], "is several devices"),
         (["--gpu", "H200", "--quant", "int3"], "quant 'int3' is not accepted"),
         (["--gpu", "H200", "--encoder-on", "moon"], "encoder_on 'moon' is not accepted"),

@@ -362,9 +362,6 @@ def test_what_is_no_stage_is_refused_before_anything_is_done(tmp_path):
     run = call("runs/nano_cpu.sh", "parts", OUT=str(tmp_path / "out"))
     assert run.returncode == 2
     assert "run the stage autoencoder first" in run.stderr
-    run = call("runs/nano_arms.sh", "text-four", OUT=str(tmp_path / "out"))
-    assert run.returncode == 2
-    assert "arm text-four is not known; text-three text-last" in run.stderr
     run = call("runs/nano_gpu.sh", "4", WORK=str(tmp_path / "work"))
     assert run.returncode == 2
     assert "4 is not known; pack, autoencoder, denoiser, 1, 2, 3 and take are" in run.stderr
@@ -383,20 +380,6 @@ def test_the_cpu_run_in_small(scenes_folder, tmp_path):
     again = call("runs/nano_cpu.sh", **paths)
     assert again.returncode == 0
     assert again.stdout.count("is whole") == 10  # a line for every stage
-
-
-@needs_packages
-@pytest.mark.long
-def test_an_arm_in_small(scenes_folder, tmp_path):
-    """The one with most parts: a language model learnt on captions, a denoiser on its features, pictures of it."""
-    paths = {"OUT": str(tmp_path / "arms"), "LEANLENS_SCENES": str(scenes_folder)}
-    run = call("runs/nano_arms.sh", "text-gptoss", **paths)
-    assert run.returncode == 0, run.stdout + run.stderr
-    found = json.loads((tmp_path / "arms" / "text-gptoss.json").read_text(encoding="utf-8"))
-    assert found["pictures"] > 0
-    assert found["loss_of_last_fifth"] > 0
-    assert "object" in found["rates"]["dense"]
-    assert "text-gptoss is done" in call("runs/nano_arms.sh", "text-gptoss", **paths).stdout
 
 
 @needs_packages

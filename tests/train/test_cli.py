@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from leanlens.cli.main import app
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+SMOKE = Path(__file__).parents[2] / "recipes" / "examples" / "smoke.toml"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -28,7 +28,7 @@ def leanlens(*words):
 
 def smoke(folder, steps, *changes):
     settings = [f"run.dir={folder}", f"train.steps={steps}", *changes]
-    return ["train", RECIPES / "smoke.toml", *(word for setting in settings for word in ("--set", setting))]
+    return ["train", SMOKE, *(word for setting in settings for word in ("--set", setting))]
 
 
 def steps_in(folder):

@@ -1,18 +1,16 @@
 """What can be known when a recipe is read is refused then, in a sentence that names the key."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from leanlens.config import Section, checked, plain, read_recipe
+from leanlens.config import Section, checked, find_recipe, plain, read_recipe
 from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.config import TrainRecipe
 from leanlens.train.language_config import LanguageRecipe
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-KINDS = {"smoke": TrainRecipe, "pictures": TrainRecipe, "nano-autoencoder": AutoencoderRecipe,
-         "nano-decoder": AutoencoderRecipe, "nano-language": LanguageRecipe}  # fmt: skip
+KINDS = {"smoke": TrainRecipe, "pictures": TrainRecipe, "cpu-autoencoder": AutoencoderRecipe,
+         "cpu-decoder": AutoencoderRecipe, "language": LanguageRecipe}  # fmt: skip
 
 RUN = {"run.dir": ["''", "5"], "run.seed": ["-1", "9223372036854775808", "1.5"], "run.device": ["tpu", "cuda:1"]}
 OPTIM = {
@@ -112,7 +110,7 @@ WRONG = {
         "metrics.tensorboard": ["3"],
         "metrics.peak_tflops": ["0", "inf"],
     },
-    "nano-autoencoder": RUN | OPTIM | ALONE | {
+    "cpu-autoencoder": RUN | OPTIM | ALONE | {
         "run.seed": [*RUN["run.seed"], "4294967296"],
         "optim.matrices": ["sgd", "muon"],
         "autoencoder.block_out_channels": ["[]", "[8, 8, 8]", "[2, 8, 8, 8]", "[0, 8, 8, 8]"],
@@ -135,7 +133,7 @@ WRONG = {
         "losses.latent_noise": ["-1", "0.5"],  # the last for lack of train.part
         "ema.export": ["0.3", "-1", "1e-9"],
     },
-    "nano-language": RUN | OPTIM | ALONE | {
+    "language": RUN | OPTIM | ALONE | {
         "optim.matrices": ["sgd", "muon"],
         "language.vocabulary": ["511"],
         "language.width": ["0"],
@@ -186,7 +184,7 @@ def test_every_key_has_a_case_here(name):
 )
 def test_a_wrong_value_is_refused_by_its_key(name, key, value):
     with pytest.raises(ValueError, match=r".") as found:
-        read_recipe(KINDS[name], RECIPES / f"{name}.toml", [f"{key}={value}"])
+        read_recipe(KINDS[name], find_recipe(name), [f"{key}={value}"])
     said = str(found.value)
     assert key in said or ALSO_NAMED.get(key, key) in said, said
     assert "\n" not in said
@@ -210,13 +208,13 @@ def test_a_wrong_value_is_refused_by_its_key(name, key, value):
         ("smoke", ["optim.schedule=wsd", "optim.length=4"], "optim.warmup 5 is not accepted with optim.length 4"),
         ("smoke", ["data.scenes=7"], "recipe key 'data.scenes' is 7"),
         ("pictures", ["data.sources=[]"], "data.sources and data.scenes: give exactly one of them"),
-        ("nano-decoder", ["losses.semantic=0.1"], "losses.semantic 0.1 is not accepted with train.part 'decoder'"),
-        ("nano-language", ["train.minutes=nan"], "recipe key 'train.minutes' is nan; should be a finite number"),
+        ("cpu-decoder", ["losses.semantic=0.1"], "losses.semantic 0.1 is not accepted with train.part 'decoder'"),
+        ("language", ["train.minutes=nan"], "recipe key 'train.minutes' is nan; should be a finite number"),
     ],
 )
 def test_what_is_said(name, changes, said):
     with pytest.raises(ValueError, match=r".") as found:
-        read_recipe(KINDS[name], RECIPES / f"{name}.toml", changes)
+        read_recipe(KINDS[name], find_recipe(name), changes)
     assert said in str(found.value)
 
 
@@ -229,18 +227,18 @@ def test_what_is_said(name, changes, said):
         ("smoke", ["optim.clip=inf", "guard.spike=inf"]),  # never
         ("smoke", ["optim.schedule=cosine", "optim.length=20", "optim.floor=0.1"]),
         ("smoke", ["run.seed=9223372036854775807", "optim.betas=[0.0, 0.0]"]),
-        ("nano-language", ["optim.length=100", "train.minutes=1"]),  # the schedule follows the clock
-        ("nano-autoencoder", ["run.seed=4294967295"]),
+        ("language", ["optim.length=100", "train.minutes=1"]),  # the schedule follows the clock
+        ("cpu-autoencoder", ["run.seed=4294967295"]),
     ],
 )
 def test_what_is_accepted_at_the_edge(name, changes):
-    recipe = read_recipe(KINDS[name], RECIPES / f"{name}.toml", changes)
+    recipe = read_recipe(KINDS[name], find_recipe(name), changes)
     assert checked(KINDS[name], json.loads(json.dumps(plain(recipe)))) == recipe
 
 
 def test_a_recipe_of_an_earlier_version_is_read_back():
     """Rules between keys that came later do not lock a finished run."""
-    values = plain(read_recipe(TrainRecipe, RECIPES / "smoke.toml"))
+    values = plain(read_recipe(TrainRecipe, find_recipe("smoke")))
     values["ema"]["export"] = 0.07
     values["optim"] |= {"schedule": "cosine", "length": 20}
     del values["data"]["missing_caption"]
@@ -251,5 +249,5 @@ def test_a_recipe_of_an_earlier_version_is_read_back():
 
 def test_the_users_own_folder_is_found(monkeypatch):
     monkeypatch.setenv("HOME", "/home/lab")
-    recipe = read_recipe(TrainRecipe, RECIPES / "smoke.toml", ["run.dir=~/runs/a", "data.cache=~/cache"])
+    recipe = read_recipe(TrainRecipe, find_recipe("smoke"), ["run.dir=~/runs/a", "data.cache=~/cache"])
     assert (str(recipe.run.dir), str(recipe.data.cache)) == ("/home/lab/runs/a", "/home/lab/cache")

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from leanlens.cli.main import app
-from leanlens.config import checked
+from leanlens.config import checked, find_recipe
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.pictures.sources import open_source
 from leanlens.pipeline.features import TextSide
@@ -140,11 +140,9 @@ def test_a_loss_that_breaks_stops_the_run(recipe, monkeypatch):
 
 
 def test_the_recipe_we_ship_is_one_and_the_command_knows_it(captioned):
-    from pathlib import Path
-
     from typer.testing import CliRunner
 
-    path = Path(__file__).parents[2] / "recipes" / "nano-language.toml"
+    path = find_recipe("language")
     assert kind_of_recipe(path) == "language"
     told = CliRunner().invoke(app, ["train", str(path), "--dry-run", "--set", f"captions.sources=['{captioned}']"])
     assert told.exit_code == 0, told.output

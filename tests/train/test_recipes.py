@@ -24,7 +24,7 @@ from leanlens.train.memory_check import activation_bytes, denoiser_parameters, s
 from leanlens.train.step import accumulate_gradients
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 
 
 def recipe(name, *changes):
@@ -42,20 +42,20 @@ def test_every_recipe_is_read_and_outlined(path):
 
 def test_the_nano_recipes_fit_each_other():
     """What the autoencoder makes is what the denoiser takes; its comment states its size."""
-    vae = read_recipe(AutoencoderRecipe, next(path for path in RECIPES if path.stem == "nano-autoencoder"))
-    nano = recipe("nano-128")
+    vae = read_recipe(AutoencoderRecipe, next(path for path in RECIPES if path.stem == "cpu-autoencoder"))
+    nano = recipe("cpu-128")
     assert vae.autoencoder.latent_channels == nano.model.out_channels
     assert sum(weight.numel() for weight in open_autoencoder(vae).parameters()) == pytest.approx(3.7e6, rel=0.02)
 
 
 def test_the_language_model_is_as_large_as_its_recipe_says():
-    wanted = read_recipe(LanguageRecipe, next(path for path in RECIPES if path.stem == "nano-language"))
+    wanted = read_recipe(LanguageRecipe, next(path for path in RECIPES if path.stem == "language"))
     count = sum(weight.numel() for weight in build_language(wanted, wanted.language.vocabulary).parameters())
     assert count == pytest.approx(7e6, rel=0.15)
 
 
 def test_stage_one_is_the_papers():
-    stage = recipe("lens-stage1")
+    stage = recipe("stage1")
     assert denoiser_parameters(stage.model) == 4_104_225_152
     assert images_per_step(stage) == 3072
     assert (stage.train.steps, stage.optim.lr, stage.optim.betas, stage.optim.clip) == (
@@ -75,7 +75,7 @@ def test_small_bases_have_each_size_once(base):
 
 
 def test_stage_two_is_the_papers():
-    stage = recipe("lens-stage2")
+    stage = recipe("stage2")
     assert len(stage.data.batch_sizes) == 27
     assert {stage.data.bases[size]: count for size, count in stage.data.batch_sizes.items()} == {
         512: 24,
@@ -88,7 +88,7 @@ def test_stage_two_is_the_papers():
 @pytest.mark.parametrize("layers", [2, pytest.param(48, marks=pytest.mark.long)])
 def test_a_step_of_stage_one_costs_what_torch_counts(layers):
     """Full width, one picture of 512 x 512 with 165 text tokens, forward and backward without memory."""
-    model = build_denoiser(recipe("lens-stage1", f"model.num_layers={layers}").model, 0, device="meta")
+    model = build_denoiser(recipe("stage1", f"model.num_layers={layers}").model, 0, device="meta")
     freeze_unread(model)
     text = TextFeatures([torch.zeros(1, 165, 2880, device="meta")] * 4, torch.ones(1, 165, dtype=torch.bool))
     batch = SimpleNamespace(latents=torch.zeros(1, 1024, 128, device="meta"), grid=(32, 32), text=text)
@@ -140,5 +140,5 @@ def test_activations_that_are_kept_are_about_what_fit_says(tmp_path, precision):
 
 
 def test_memory_is_shared_out():
-    stage = recipe("lens-stage1")
+    stage = recipe("stage1")
     assert state_bytes(stage, 1) == 128 * state_bytes(stage, 128) == pytest.approx(24 * 4.1e9, rel=0.01)

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from leanlens.config import find_recipe
 from leanlens.train import signals
 from leanlens.train.signals import StopRequest, this_command
 
@@ -88,7 +88,7 @@ def pictures(tmp_path_factory):
 
 
 def train_words(folder, pictures, *changes, recipe="pictures"):
-    path = Path(__file__).parents[2] / "recipes" / f"{recipe}.toml"
+    path = find_recipe(recipe)
     settings = [
         f"run.dir={folder}", f"data.sources=['{pictures}']", "run.device=cpu",
         "data.buckets=[{base = 64, batch = 4, sizes = [[64, 64]]}]", *changes,
