@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = "<address of the repository>"  # replaced by the publisher of a copy
-FROM_CLONE = 'pip install ".[{extra}]"'
 FROM_GIT = 'pip install "leanlens[{extra}] @ git+' + REPOSITORY + '"'
 # GPU kernels that compute with packed MXFP4 weights. Double quotes, because cmd.exe does not know single quotes.
 KERNELS = 'pip install "kernels>=0.18.2,<0.19" triton'

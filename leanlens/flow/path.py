@@ -33,11 +33,6 @@ def picture_at(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t - _over(t, x_t) * v
 
 
-def noise_at(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The noise that the velocity `v` at x_t comes from."""
-    return x_t + (1 - _over(t, x_t)) * v
-
-
 def velocity_loss(predicted: Tensor, x0: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error of a predicted velocity, one number for each sample: (B, ..., C) -> (B,), float32.
 

@@ -60,11 +60,6 @@ def training_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) ->
     return 3 * denoiser_flops(sizes, image_tokens, text_tokens) - 2 * unread - inputs
 
 
-def muon_flops(shapes: Sequence[tuple[int, int]], iterations: int = 5) -> int:
-    """Orthogonalising the updates of these matrices once (Newton-Schulz: three products in each iteration)."""
-    return sum(iterations * (4 * min(a, b) ** 2 * max(a, b) + 2 * min(a, b) ** 3) for a, b in shapes)
-
-
 def text_encoder_flops(active_parameters: int, tokens: int, layers: int, width: int) -> int:
     """One forward pass over one text: every active weight once per token, and attention over all pairs of tokens.
 

@@ -64,13 +64,6 @@ class Phrase:
         """Whether an article, a number or a colour says that one thing follows."""
         return bool(self.article or self.number or self.colors)
 
-    def add_word(self, tag: Tag) -> None:
-        """An unknown word before the head."""
-        if tag.capital:
-            self.capitals.append(tag.text)
-        else:
-            self.adjectives.append(tag.text.lower())
-
     def lower_capitals(self) -> None:
         """What is in capitals is a word as others are."""
         self.adjectives += [word.lower() for word in self.capitals]
@@ -138,7 +131,6 @@ class PhraseReader:
         self.taken: Noun | None = None  # what was taken back
         self.host: int | None = None  # "with": the thing that what follows stands on, in or beside
         self.shared: list[Phrase] = []  # phrases without a head, for "a red and a blue ball"
-        self.known_heads = 0
 
     def tag(self, ahead: int = 0) -> Tag | None:
         at = self.at + ahead

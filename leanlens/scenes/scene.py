@@ -126,12 +126,6 @@ class Scene:
             "texts": [[text.string, list(text.box)] for text in self.texts],
         }
 
-    def without(self, index: int) -> "Scene":
-        """The scene with one thing, its relations and its text taken away; everything else stays where it is."""
-        kept = tuple(thing for at, thing in enumerate(self.things) if at != index)
-        texts = tuple(replace(text, on=text.on - (text.on > index)) for text in self.texts if text.on != index)
-        return replace(self, things=kept, relations=(), texts=texts)
-
 
 def sample_scene(
     seed: int, library: Library, split: str | None = None, size: Size = 256, rules: Rules = NO_RULES

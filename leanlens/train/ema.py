@@ -23,11 +23,6 @@ def exponent_of(std: float) -> float:
     return float(np.roots([1.0, 7.0, 16.0 - std**-2, 12.0 - std**-2]).real.max())
 
 
-def std_of(exponent: float) -> float:
-    """The relative standard deviation of the profile with exponent g, equation 123."""
-    return float(np.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3))))
-
-
 def keep_share(std: float, images: int, added: int) -> float:
     """What the average keeps of itself when `images` have been seen, `added` of them in this step, equation 127."""
     return (1 - added / images) ** (exponent_of(std) + 1)

@@ -11,7 +11,6 @@ from leanlens.plan.compute import (
     autoencoder_flops,
     decoding_flops,
     denoiser_flops,
-    muon_flops,
     text_encoder_flops,
     training_flops,
 )
@@ -70,7 +69,3 @@ def test_decoder_agrees_with_torch():
 
 def test_text_encoder_is_the_published_figure():
     assert text_encoder_flops(3_030_000_000, 262, 24, 4096) == pytest.approx(1.59e12, rel=0.03)
-
-
-def test_muon_counts_the_shorter_side_squared():
-    assert muon_flops([(2, 3)], iterations=1) == muon_flops([(3, 2)], iterations=1) == 4 * 4 * 3 + 2 * 8

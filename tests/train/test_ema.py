@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from leanlens.train.ema import Averages, exponent_of, keep_share, mixture, std_of
+from leanlens.train.ema import Averages, exponent_of, keep_share, mixture
 
 
 @pytest.mark.parametrize("std", [0.01, 0.05, 0.1, 0.25])
-def test_exponent_and_width_are_inverse(std):
-    assert std_of(exponent_of(std)) == pytest.approx(std, rel=1e-9)
+def test_the_exponent_gives_the_width(std):
+    g = exponent_of(std)
+    assert np.sqrt((g + 1) / ((g + 2) ** 2 * (g + 3))) == pytest.approx(std, rel=1e-9)  # equation 123
 
 
 def test_width_is_the_spread_of_the_profile():
