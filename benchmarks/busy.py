@@ -33,7 +33,7 @@ if by_load:
 else:
     threads.can_be_chosen = lambda count: False
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 
 model, size, steps = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

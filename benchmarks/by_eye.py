@@ -19,7 +19,8 @@ from machine import describe_machine
 
 from leanlens.evaluate.questions import held_out_questions
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import OpenedModel, open_model
+from leanlens.pipeline.open import open_model
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.scenes.icons import Library, library
 from leanlens.score.scene import SceneScorer

@@ -22,7 +22,8 @@ import torch
 from machine import describe_machine
 
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import OpenedModel, open_model
+from leanlens.pipeline.open import open_model
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.speed import Speed
 

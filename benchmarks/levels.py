@@ -23,8 +23,8 @@ from leanlens.evaluate.questions import Question, held_out_questions
 from leanlens.flow.path import noised, picture_at
 from leanlens.models.vae import decode, encode, token_pixels
 from leanlens.pipeline.image import from_pixels, to_pixels
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.pipeline import LensPipeline
-from leanlens.pipeline.placement import open_model
 from leanlens.scenes.icons import library
 
 LEVELS = (0.15, 0.24, 0.43, 0.6, 0.75, 0.9)

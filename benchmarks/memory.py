@@ -97,9 +97,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     from leanlens.cli.plan import model_sizes
     from leanlens.models import vae as autoencoder
+    from leanlens.models.vae import tiled_decoding
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.image import from_pixels
-    from leanlens.pipeline.placement import open_model, tiled_decoding
+    from leanlens.pipeline.open import open_model
     from leanlens.pipeline.request import ImageRequest
     from leanlens.plan.options import LoadOptions
 

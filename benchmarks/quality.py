@@ -49,7 +49,7 @@ from leanlens.evaluate.rates import (
 from leanlens.evaluate.scenes import evaluate_scenes, results_of
 from leanlens.evaluate.table import render_table
 from leanlens.hub import locate
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.reason import reasoner_for
 from leanlens.scenes.icons import Library, library
 from leanlens.score.scene import SceneScorer

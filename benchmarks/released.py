@@ -118,7 +118,7 @@ def measure(name: str, path: str, folder: Path, num: int, size: str | None, devi
 
     from leanlens.cli.auto import Wishes, settle
     from leanlens.pipeline.draw import draw
-    from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.open import open_model
 
     preset = PRESETS[name] if name in PRESETS else preset_for(path)
     settled = settle(path, Wishes(device=device, size=size), lambda line: print(line, file=sys.stderr))

@@ -28,7 +28,8 @@ from leanlens.threads import spin_briefly
 look_less_for_garbage()  # as `run` begins
 spin_briefly()
 with unneeded_left_out():
-    from leanlens.pipeline import draw, metadata, placement
+    from leanlens.pipeline import draw, metadata
+    from leanlens.pipeline import open as opening
 
 def timed(module, name):
     inner = getattr(module, name)
@@ -40,7 +41,7 @@ def timed(module, name):
             times[name + "_ends"] = time.time()
     setattr(module, name, wrapped)
 
-timed(placement, "open_model")
+timed(opening, "open_model")
 timed(draw, "draw_together")
 times["imported"] = time.time()
 target, sys.argv = sys.argv[1], ["leanlens", *sys.argv[2:]]

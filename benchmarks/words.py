@@ -29,7 +29,7 @@ from leanlens.flow.path import noised, velocity_loss
 from leanlens.flow.times import spread_times
 from leanlens.models import vae as autoencoder
 from leanlens.pipeline.image import to_pixels
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.scenes import describe
 from leanlens.scenes.icons import COLORS, Library, library
 from leanlens.scenes.layout import Rules

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from leanlens.files import whole_file
-from leanlens.pipeline.placement import OpenedModel, open_model
+from leanlens.pipeline.open import open_model
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.presets import PRESETS
 
 DOCS = Path(__file__).parent

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leanlens.files import whole_file
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.presets import PRESETS
 from leanlens.reason import reason_request, reasoner_of_model

@@ -13,7 +13,8 @@ from PIL import Image
 
 from leanlens.files import whole_file
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import OpenedModel, open_model
+from leanlens.pipeline.open import open_model
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.presets import PRESETS
 from leanlens.reason import Reasoner, reason_request, reasoner_of_model

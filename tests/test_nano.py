@@ -13,7 +13,7 @@ import leanlens
 from leanlens import LensPipeline
 from leanlens.hub import locate
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.presets import PRESETS
 

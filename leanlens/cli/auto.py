@@ -133,7 +133,7 @@ def _planned(model: str, wishes: Wishes, compiled: bool | None) -> dict[str, Any
     """The planner's answer for this machine, with every wish pinned."""
     from leanlens.cli.plan import find_machine, plan_image
     from leanlens.hub import locate
-    from leanlens.pipeline.placement import resolve_device, resolve_dtype
+    from leanlens.pipeline.device import resolve_device, resolve_dtype
     from leanlens.presets import PRESETS
 
     if model not in PRESETS:  # the sizes of those are known before they are fetched

@@ -69,7 +69,7 @@ def _machine() -> dict[str, Any]:
 
     import torch
 
-    from leanlens.pipeline.placement import resolve_device, resolve_dtype
+    from leanlens.pipeline.device import resolve_device, resolve_dtype
 
     device, threads = resolve_device(None), torch.get_num_threads()
     rows: dict[str, Any] = {

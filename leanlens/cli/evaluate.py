@@ -78,7 +78,7 @@ def scenes(
     kept = out.with_name(f"{out.name}.drawn")
 
     from leanlens.evaluate.scenes import evaluate_scenes, write_evaluation
-    from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.open import open_model
     from leanlens.scenes.icons import library
     from leanlens.score.scene import SceneScorer
 

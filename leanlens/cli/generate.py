@@ -205,7 +205,7 @@ def generate(
     with unneeded_left_out():
         from leanlens.pipeline.draw import draw_together
         from leanlens.pipeline.metadata import save_picture
-        from leanlens.pipeline.placement import open_model
+        from leanlens.pipeline.open import open_model
         from leanlens.pipeline.speed import Speed
 
     speed = Speed(attention=attention, fp8=fp8, cache=cache, guided_share=guided_share)

@@ -56,7 +56,7 @@ def replay(
 
     with unneeded_left_out():
         from leanlens.pipeline.draw import draw
-        from leanlens.pipeline.placement import open_model
+        from leanlens.pipeline.open import open_model
         from leanlens.pipeline.speed import Speed
         from leanlens.plan.options import LoadOptions
     from leanlens.threads import check_threads

@@ -233,7 +233,7 @@ def _estimate(settings: Any) -> Any:
     from functools import lru_cache
 
     from leanlens.cli.plan import find_machine, plan_image
-    from leanlens.pipeline.placement import resolve_device, resolve_dtype
+    from leanlens.pipeline.device import resolve_device, resolve_dtype
 
     machine = lru_cache(maxsize=1)(lambda: find_machine(None, None, None))
     device = resolve_device(settings.devices[0])
@@ -311,7 +311,7 @@ def _users(texts: list[str]) -> dict[str, str]:
 def _fetch(settings: Any, replicas: int | None = None) -> None:
     """Have every named model here, and device and dtype right, before clients are let in."""
     from leanlens.hub import locate
-    from leanlens.pipeline.placement import resolve_device, resolve_dtype
+    from leanlens.pipeline.device import resolve_device, resolve_dtype
 
     for device in settings.devices:  # with replicas, they are of other machines
         resolve_dtype(settings.dtype, resolve_device("cpu" if replicas else device))

@@ -68,7 +68,7 @@ def _seconds(
 ) -> tuple[float, float | None, float | None]:
     """Seconds of a drawing; with `load`, also what it saw meanwhile, and the seconds beside a busy loop."""
     from leanlens.pipeline.draw import draw
-    from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.open import open_model
     from leanlens.pipeline.request import ImageRequest
     from leanlens.presets import preset_for
 

@@ -15,7 +15,7 @@ import leanlens
 from leanlens.evaluate.questions import Question
 from leanlens.files import whole_file
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import OpenedModel
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import ImageRequest
 from leanlens.reason import Reasoner, reason_request

@@ -23,7 +23,7 @@ from leanlens.evaluate.table import render_table
 from leanlens.files import sha256, whole_folder
 from leanlens.models.vae import decode, encode, token_pixels
 from leanlens.pipeline.image import from_pixels, to_pixels
-from leanlens.pipeline.placement import OpenedModel
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.presets import preset_for
 from leanlens.reason import Reasoner
 from leanlens.scenes.icons import Library

@@ -1,17 +1,19 @@
 """Pixels to normalised packed latents and back, through diffusers' `AutoencoderKLFlux2`.
 
-Comes in: pixels in -1..1, or packed latents, on the device the autoencoder computes on. Goes out: the other. Knows
-nothing of files, noise or prompts.
-
 Shapes: B batch, H x W pixels, h = H / 16 and w = W / 16 tokens, z latent channels (32), C = 4 z packed channels.
 
 Source: Lens, arXiv 2605.21573, section 3 (the FLUX.2 autoencoder, frozen, latents normalised by its batch-norm
 statistics); packing order and rounding are those of the released code.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from diffusers import AutoencoderKLFlux2
 from torch import Tensor
+
+from leanlens.plan.memory import TILE_ABOVE_TOKENS
 
 
 def token_pixels(vae: AutoencoderKLFlux2) -> int:
@@ -68,6 +70,25 @@ def resize(
     size = (target[0] * 2, target[1] * 2)
     planes = torch.nn.functional.interpolate(planes, size=size, mode=mode, antialias=antialias)
     return (pack(planes.to(tokens.dtype)) - mean) / std
+
+
+@contextmanager
+def tiled_decoding(vae: AutoencoderKLFlux2, grid: tuple[int, int]) -> Iterator[None]:
+    """Decode in tiles within this block if the (h, w) grid of tokens is larger than any official image."""
+    asked = vae.use_tiling
+    try:
+        if grid[0] * grid[1] > TILE_ABOVE_TOKENS:
+            vae.enable_tiling()
+        yield
+    finally:
+        vae.use_tiling = asked
+
+
+def decode_in_small_tiles(vae: AutoencoderKLFlux2) -> None:
+    """Decode in tiles of half the side that the autoencoder was trained at."""
+    vae.enable_tiling()
+    vae.tile_sample_min_size = vae.config.sample_size // 2
+    vae.tile_latent_min_size = vae.tile_sample_min_size // 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def _statistics(vae: AutoencoderKLFlux2, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from leanlens.models.vae import token_pixels
 from leanlens.pipeline.features import TextFeatures, join
 from leanlens.pipeline.image import SourcePicture, open_picture, to_pixels
 from leanlens.pipeline.metadata import DRAWN, EDITED
-from leanlens.pipeline.placement import OpenedModel
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.variants import LensImg2ImgPipeline, LensInpaintPipeline
 from leanlens.threads import StepThreads, threads_of

@@ -11,8 +11,14 @@ from typing import Any
 
 import torch
 
-from leanlens.pipeline.offload import is_small, open_denoiser, open_folder, warn_of_missing_kernels
+from leanlens.hub import locate
+from leanlens.pipeline.device import resolve_device
+from leanlens.pipeline.encoder_loading import warn_of_missing_kernels
+from leanlens.pipeline.offload import is_small, open_denoiser, open_folder
 from leanlens.plan.options import LoadOptions, kernels_missing
+from leanlens.weights.layouts import identify
+from leanlens.weights.load import open_text_encoder
+from leanlens.weights.verify import require_sound
 
 LOAD_OPTIONS = ("device", "quant", "offload", "encoder_on", "tile_vae")
 # Class in the official files -> (the library they say it is in, our module).
@@ -40,11 +46,6 @@ class OfficialFolderMixin:
         Raises:
             ValueError: weights that are missing, unexpected, damaged or of another shape, before anything is loaded.
         """
-        from leanlens.hub import locate
-        from leanlens.weights.layouts import identify
-        from leanlens.weights.load import open_text_encoder
-        from leanlens.weights.verify import require_sound
-
         layout = identify(locate(str(pretrained_model_name_or_path)))
         if layout.component != "pipeline":
             raise ValueError(
@@ -134,7 +135,5 @@ def _hold(kind: Any, layout: Any, words: dict[str, Any], dtype: torch.dtype | No
     """A folder opened with load options."""
     if others:
         raise ValueError(f"{next(iter(others))} cannot be combined with {next(iter(words))}; give torch_dtype alone")
-    from leanlens.pipeline.placement import resolve_device
-
     device = resolve_device(words.pop("device", None))
-    return open_folder(layout, device, dtype or torch.bfloat16, LoadOptions(**words), kind)
+    return open_folder(kind, layout, device, dtype or torch.bfloat16, LoadOptions(**words))

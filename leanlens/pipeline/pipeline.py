@@ -27,11 +27,11 @@ from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.adapters import LensLoraMixin
 from leanlens.pipeline.callbacks import EMBEDS, DrawingStateMixin, call_back
 from leanlens.pipeline.denoise import Changed, StepHook, Stop, denoise
+from leanlens.pipeline.device import compute_device
 from leanlens.pipeline.encoder_loading import EncoderLoader
 from leanlens.pipeline.features import TextFeatures, TextSide
 from leanlens.pipeline.folder import OfficialFolderMixin
 from leanlens.pipeline.image import OUTPUT_TYPES, SourcePicture, from_pixels
-from leanlens.pipeline.placement import compute_device, tiled_decoding
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import check_guidance, check_steps
 from leanlens.pipeline.rewriting import PromptRewriter, reads_each_image, rewrite_prompts
@@ -340,7 +340,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
 
     def _decode(self, latents: Tensor, grid: tuple[int, int], output_type: str, source: SourcePicture | None) -> Any:
         device = compute_device(self.vae)
-        with tiled_decoding(self.vae, grid):
+        with autoencoder.tiled_decoding(self.vae, grid):
             pixels = autoencoder.decode(self.vae, latents.to(device), grid)
         if not torch.isfinite(pixels).all():
             raise FloatingPointError(

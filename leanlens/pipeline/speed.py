@@ -8,12 +8,16 @@ convolutions. Another picture: float8 products, step caches, guidance on a part 
 for, and recorded in the picture's file.
 """
 
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from leanlens.log import warn_once
 
 # Word -> what the number behind its colon is, and the number without one.
 CACHES = {
@@ -159,3 +163,14 @@ def cache_config(text: str) -> Any:
     if name == "first-block":
         return FirstBlockCacheConfig(threshold=number)
     return TaylorSeerCacheConfig(cache_interval=int(number), use_lite_mode=name == "taylor-lite")
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether blocks can be compiled for a device; warns once where a processor lacks a C++ compiler."""
+    if device.type != "cpu":
+        return True
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+    if any(shutil.which(compiler) for compiler in compilers if compiler):
+        return True
+    warn_once("No C++ compiler was found, so the model runs uncompiled; install g++, clang++ or MSVC to compile it.")
+    return False

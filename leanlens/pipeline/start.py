@@ -15,8 +15,8 @@ from torch import Tensor
 
 from leanlens.flow.schedule import linear_sigmas, shift_mu
 from leanlens.models import vae as autoencoder
+from leanlens.pipeline.device import compute_device
 from leanlens.pipeline.image import SourcePicture
-from leanlens.pipeline.placement import compute_device
 
 # (step index, latents after the step) -> latents in which the part of a picture that is to stay is in place.
 Keep = Callable[[int, Tensor], Tensor]

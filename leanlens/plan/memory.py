@@ -21,7 +21,9 @@ ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MXFP4_BYTES = 4.25 / 8  # four bits each, and one byte for every 32
 PREFIX_TOKENS = 97  # of the text template; encoded with every prompt and dropped
 TEXT_TOKENS = 165  # kept of a prompt: the paper's mean caption with what follows it in the template
-TILE_ABOVE_TOKENS = 8450  # larger pictures are decoded in tiles, as `pipeline/placement.py` has it
+# Decoding in tiles changes pixels near the seams, so no size the released Lens draws is tiled: its largest bucket has
+# 8,450 tokens (1040 x 2080).
+TILE_ABOVE_TOKENS = 8450
 
 
 @dataclass(frozen=True)

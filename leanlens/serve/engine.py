@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 import torch
 
+from leanlens.pipeline.device import resolve_device
 from leanlens.pipeline.draw import DrawnPicture, draw_together
 from leanlens.pipeline.features import TextFeatures
-from leanlens.pipeline.placement import OpenedModel, open_model, resolve_device
+from leanlens.pipeline.open import open_model
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.free_memory import FreeMemory, largest_batch
 from leanlens.plan.memory import ModelSizes, part_bytes

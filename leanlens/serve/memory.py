@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from leanlens.pipeline.placement import OpenedModel
+from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.compute import DenoiserSizes
 from leanlens.plan.free_memory import FreeMemory, largest_size, working_bytes

@@ -29,14 +29,14 @@ def six_gigabytes(monkeypatch):
     import torch
 
     from leanlens.cli import plan
-    from leanlens.pipeline import placement
+    from leanlens.pipeline import device
     from leanlens.plan.choose import Machine
     from leanlens.plan.devices import find_device, with_memory
 
     machine = Machine(with_memory(find_device("RTX 3050"), 6), 16)
     monkeypatch.setattr(plan, "find_machine", lambda *_: machine)
-    monkeypatch.setattr(placement, "resolve_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(placement, "resolve_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(device, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(device, "resolve_dtype", lambda *_: torch.bfloat16)
 
 
 def test_small_models_and_closed_questions_are_not_planned(monkeypatch, said):

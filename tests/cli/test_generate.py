@@ -367,9 +367,9 @@ def test_the_picture_to_start_from_is_never_overwritten(leanlens):
 
 
 def test_what_is_wrong_with_inputs_is_said_before_the_model_is_opened(leanlens, monkeypatch):
-    import leanlens.pipeline.placement as placement
+    from leanlens.pipeline import open as opening
 
-    monkeypatch.setattr(placement, "open_model", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(opening, "open_model", lambda *_: pytest.fail("opened"))
     Image.new("RGB", (96, 80), "red").save("in.png")
     Image.new("L", (96, 80), 0).save("black.png")
     Path("text.png").write_text("no picture")

@@ -20,7 +20,7 @@ def opened(text: str) -> Image.Image:
 def test_base64_is_the_file_of_the_command_line(server, tmp_path):
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.metadata import save_picture
-    from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.open import open_model
     from leanlens.pipeline.request import ImageRequest
 
     answer = server().post(DRAW, json={"prompt": "a fox", **SMALL})

@@ -16,7 +16,7 @@ from PIL import Image
 
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.metadata import read_record, save_picture
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from tests.contract.running import Running
 

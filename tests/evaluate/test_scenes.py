@@ -8,7 +8,7 @@ from leanlens.cli.evaluate import scenes as command
 from leanlens.evaluate import fid
 from leanlens.evaluate.scenes import evaluate_scenes, write_evaluation
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import ImageRequest
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from leanlens.pipeline import placement
+from leanlens.pipeline import open as opening
+from leanlens.pipeline.device import resolve_device, resolve_dtype
 from leanlens.pipeline.draw import draw, draw_together
-from leanlens.pipeline.placement import open_model, resolve_device, resolve_dtype
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.threads import WINDOW, Load
 
@@ -81,9 +82,9 @@ def test_threads_are_recorded_and_a_plan_is_repeated(opened, monkeypatch):
 
 
 def test_threads_are_chosen_for_small_models_only(monkeypatch):
-    monkeypatch.setattr(placement, "can_be_chosen", lambda threads: True)
+    monkeypatch.setattr(opening, "can_be_chosen", lambda threads: True)
     assert open_model("toy", device="cpu").load is not None
-    monkeypatch.setattr(placement, "SMALL", 10)
+    monkeypatch.setattr(opening, "SMALL", 10)
     assert open_model("toy", device="cpu").load is None
     monkeypatch.undo()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -114,11 +115,11 @@ def test_devices_and_dtypes():
 
 
 def test_without_a_compiler_the_model_stays_eager_and_says_so_once(monkeypatch, caplog):
-    import leanlens.pipeline.placement as placement
     from leanlens.log import warn_once
+    from leanlens.pipeline import speed
 
     warn_once.cache_clear()
-    monkeypatch.setattr(placement.shutil, "which", lambda name: None)
+    monkeypatch.setattr(speed.shutil, "which", lambda name: None)
     for _ in range(2):
         assert not open_model("toy", device="cpu", dtype="float32", compile=True).compiled
     assert caplog.text.count("No C++ compiler was found") == 1

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from leanlens.models.offloaded_linear import OffloadedLinear
 from leanlens.pipeline.draw import draw
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.pipeline import LensPipeline
-from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.speed import Speed
 from leanlens.pipeline.toy import toy_pipeline
@@ -336,11 +336,11 @@ def test_words_that_do_not_go_together():
 
 def test_missing_kernels_are_named(monkeypatch, caplog):
     from leanlens.log import warn_once
-    from leanlens.pipeline import offload
+    from leanlens.pipeline import encoder_loading
 
     warn_once.cache_clear()
-    monkeypatch.setattr(offload, "kernels_missing", lambda: ["kernels", "triton"])
+    monkeypatch.setattr(encoder_loading, "kernels_missing", lambda: ["kernels", "triton"])
     for device in ("cpu", "cuda", "cuda"):
-        offload.warn_of_missing_kernels(torch.device(device))
+        encoder_loading.warn_of_missing_kernels(torch.device(device))
     assert caplog.text.count("kernels and triton") == 1
     assert "40.7 GB" in caplog.text

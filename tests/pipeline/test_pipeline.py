@@ -308,7 +308,7 @@ def test_the_time_shift_is_a_setting_of_the_scheduler(toy, tmp_path):
 
 
 def test_large_pictures_are_decoded_in_tiles_and_official_sizes_are_not(toy, monkeypatch):
-    import leanlens.pipeline.placement as placement
+    from leanlens.models import vae as autoencoder
 
     calls = []
     tiled = toy.vae._tiled_decode if hasattr(toy.vae, "_tiled_decode") else toy.vae.tiled_decode
@@ -316,8 +316,8 @@ def test_large_pictures_are_decoded_in_tiles_and_official_sizes_are_not(toy, mon
     options = {"num_inference_steps": 1, "guidance_scale": 1.0, "height": 192, "width": 192}
     whole = toy("a", generator=seeded(1), **options, output_type="pt").images
     assert not calls
-    assert placement.TILE_ABOVE_TOKENS >= 1040 * 2080 // 256
-    monkeypatch.setattr(placement, "TILE_ABOVE_TOKENS", 100)
+    assert autoencoder.TILE_ABOVE_TOKENS >= 1040 * 2080 // 256
+    monkeypatch.setattr(autoencoder, "TILE_ABOVE_TOKENS", 100)
     parts = toy("a", generator=seeded(1), **options, output_type="pt").images
     assert calls
     assert not toy.vae.use_tiling
@@ -326,7 +326,7 @@ def test_large_pictures_are_decoded_in_tiles_and_official_sizes_are_not(toy, mon
 
 def test_placement_of_diffusers_finds_its_way(tmp_path):
     """Group offload keeps weights elsewhere than it computes; the pipeline must send inputs to where it computes."""
-    from leanlens.pipeline.placement import compute_device
+    from leanlens.pipeline.device import compute_device
     from leanlens.pipeline.toy import toy_pipeline
 
     assert LensPipeline.model_cpu_offload_seq == "text_encoder->transformer->vae"

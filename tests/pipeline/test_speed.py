@@ -10,7 +10,7 @@ from leanlens.models.fp8 import Fp8Linear
 from leanlens.models.onednn import ReorderedLinear
 from leanlens.pipeline import speed as speeds
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.pipeline.speed import Speed, best_attention, cache_config, read_cache
 

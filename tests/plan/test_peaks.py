@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from leanlens.models.transformer import LensTransformer2DModel
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.choose import Drawing, Machine, Settings, weigh
 from leanlens.plan.compute import DenoiserSizes

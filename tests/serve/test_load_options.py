@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.options import LoadOptions
 from leanlens.serve.engine import LocalEngine

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from leanlens.pipeline.placement import open_model
+from leanlens.pipeline.open import open_model
 from leanlens.plan.free_memory import FreeMemory, working_bytes
 from leanlens.plan.memory import ModelSizes
 from leanlens.serve import engine as engine_module

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.metadata import save_picture
+from leanlens.pipeline.open import open_model
 from leanlens.pipeline.pipeline import LensPipeline
-from leanlens.pipeline.placement import open_model
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve import engine as engine_module
 from leanlens.serve.errors import APIError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from leanlens.pipeline.placement import compute_device
+from leanlens.pipeline.device import compute_device
 from leanlens.weights.assemble import convert
 from leanlens.weights.load import open_text_encoder, open_transformer
 from leanlens.weights.stream import stream

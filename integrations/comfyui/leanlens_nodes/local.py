@@ -37,7 +37,7 @@ def open_model(name: str, device: str, dtype: str, make_room: bool) -> Any:
         ValueError: a name, device or dtype that cannot be used.
     """
     require_leanlens()
-    from leanlens.pipeline.placement import open_model as opened
+    from leanlens.pipeline.open import open_model as opened
 
     if make_room:
         comfy.model_management.unload_all_models()

@@ -106,7 +106,7 @@ def fresh_reasoner(reasoning, model, word=None):
 
 def test_the_picture_is_the_command_lines(webui):
     from leanlens.pipeline.draw import draw
-    from leanlens.pipeline.placement import open_model
+    from leanlens.pipeline.open import open_model
     from leanlens.pipeline.request import ImageRequest
 
     p = processing(prompt="a fox", seed=3, steps=6, cfg_scale=2.0, width=96, height=64)

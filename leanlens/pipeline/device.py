@@ -1,0 +1,69 @@
+"""Device and dtype by name, and the device that a module computes on."""
+
+from typing import Any
+
+import torch
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """`name` as a torch device; None or "auto" takes cuda, then mps, then cpu.
+
+    Raises:
+        ValueError: a device this machine does not have.
+    """
+    if name in (None, "auto"):
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(str(name))
+        usable = device.type in ("cpu", "cuda", "mps", "xpu") and (device.type != "cpu" or device.index is None)
+        if usable:
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = False
+    if not usable:
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"device {name!r} cannot be used here; give auto, {', '.join(here)}")
+    return device
+
+
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """`name` as a dtype; None or "auto" takes bfloat16, or float32 on a processor that has no bfloat16 arithmetic.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in (None, "auto"):
+        return torch.float32 if device.type == "cpu" and not _cpu_has_bfloat16() else torch.bfloat16
+    name = _SHORT_DTYPES.get(str(name), name)
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is not accepted; use one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.bfloat16 -> "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def compute_device(module: Any) -> torch.device:
+    """The device a module computes on, which differs from where its weights lie while they are offloaded."""
+    for part in module.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    from diffusers.hooks.group_offloading import _get_group_onload_device, _is_group_offload_enabled
+
+    if _is_group_offload_enabled(module):
+        return _get_group_onload_device(module)
+    return next(module.parameters()).device
+
+
+def _cpu_has_bfloat16() -> bool:
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, flag)() for flag in flags if hasattr(torch.cpu, flag))
