@@ -111,6 +111,22 @@ def test_no_import_cycles_between_files():
         visit(module, ())
 
 
+def test_no_api_of_the_server_imports_another():
+    """What two of them need is below both."""
+
+    def api(module: str) -> str | None:
+        name = module.removeprefix("leanlens.serve.").partition("_")[0]
+        return name if name in ("openai", "sdapi", "mcp") else None
+
+    wrong = [
+        f"{dotted(path)} imports {name}"
+        for path in (PACKAGE / "serve").glob("*.py")
+        for name in imports(path)
+        if api(dotted(path)) and api(name) not in (None, api(dotted(path)))
+    ]
+    assert not wrong
+
+
 def test_every_module_says_what_it_is():
     silent = [dotted(path) for path in modules() if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
     assert not silent

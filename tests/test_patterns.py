@@ -116,8 +116,8 @@ def _readers():
     from leanlens.plan.devices import find_device
     from leanlens.score.safety import PromptWords
     from leanlens.serve.infotext import read_parameters
+    from leanlens.serve.parameters import parse_size
     from leanlens.serve.prompts import read_prompt
-    from leanlens.serve.service import named_size
     from leanlens.serve.uploads import from_base64
     from leanlens.serve.web_form import Form, _lora, _lora_names, _seed, _strength, grid_from
 
@@ -125,7 +125,7 @@ def _readers():
         "infotext": read_parameters,
         "prompt": read_prompt,
         "safety words": PromptWords().find,
-        "size": named_size,
+        "size": parse_size,
         "cache": read_cache,
         "device": find_device,
         "base64": from_base64,

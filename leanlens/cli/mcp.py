@@ -58,7 +58,7 @@ def mcp(
 
     import anyio
 
+    from leanlens.serve.mcp import serve_on_pipes
     from leanlens.serve.service import ImageService
-    from leanlens.serve.tools import serve_on_pipes
 
     anyio.run(serve_on_pipes, ImageService(settings, sizes=_sizes))

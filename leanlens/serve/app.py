@@ -16,17 +16,20 @@ from starlette.middleware.cors import CORSMiddleware
 
 import leanlens
 from leanlens.serve.bodies import Bodies
+from leanlens.serve.engine import EngineFactory, local_engines
 from leanlens.serve.errors import KINDS, APIError
 from leanlens.serve.library import Sizes
+from leanlens.serve.metrics import CONTENT_TYPE
 from leanlens.serve.middleware import RequestMiddleware
-from leanlens.serve.openai import openai_error, openai_router, pictures_router
+from leanlens.serve.openai import openai_router, pictures_router
 from leanlens.serve.openai_bodies import first_complaint
+from leanlens.serve.openai_responses import openai_error
 from leanlens.serve.proxies import Proxies
 from leanlens.serve.sdapi import sdapi_error, sdapi_router
 from leanlens.serve.sdapi_extras import sdapi_extras_router
 from leanlens.serve.sdapi_lists import sdapi_lists_router
 from leanlens.serve.sdapi_options import Choices
-from leanlens.serve.service import EngineFactory, ImageService, local_engines
+from leanlens.serve.service import ImageService
 from leanlens.serve.settings import ServerSettings
 
 Mount = Callable[[FastAPI, ImageService], Any]
@@ -72,7 +75,7 @@ def make_app(
     ):  # fmt: skip
         app.include_router(router)
     if settings.tools:
-        from leanlens.serve.tools import mount_tools
+        from leanlens.serve.mcp import mount_tools
 
         beside.append(mount_tools(app, service))
     _answer_errors(app)
@@ -121,7 +124,7 @@ def _watch_router(service: ImageService) -> Any:
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(service.metrics.page(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(service.metrics.page(), media_type=CONTENT_TYPE)
 
     return router
 

@@ -23,6 +23,7 @@ from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.free_memory import FreeMemory, largest_batch
 from leanlens.plan.memory import ModelSizes, part_bytes
 from leanlens.serve.errors import APIError
+from leanlens.serve.library import Library
 from leanlens.serve.memory import free_bytes, in_gb, require_memory, sizes_of
 from leanlens.serve.preview import LatentColours, Look, Snapshot
 from leanlens.serve.settings import ServerSettings
@@ -208,6 +209,15 @@ class LocalEngine:
                 "are free",
                 "model",
             )
+
+
+EngineFactory = Callable[[ServerSettings, Library], Sequence[Engine]]
+"""A server's settings and library -> one engine for each device."""
+
+
+def local_engines(settings: ServerSettings, library: Library) -> list[Engine]:
+    """One engine for each device of this process."""
+    return [LocalEngine(name, settings, library) for name in settings.devices]
 
 
 class _Watch:

@@ -1,12 +1,9 @@
-"""Waiting for a job from asynchronous code.
-
-Comes in: a job. Goes out: its events in the event loop, until it ends, times out, or the client goes away, which frees
-its place. Knows nothing of what the events become.
-"""
+"""Follows jobs from asynchronous code. A caller that stops following stops the jobs."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 
 from starlette.requests import Request
 
@@ -14,58 +11,67 @@ from leanlens.serve.errors import APIError
 from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import FINAL, Event, Job, Task
 
-_LOOK_EVERY = 0.5  # seconds between looks at whether the client is still there
 
+async def follow(
+    service: ImageService, jobs: Sequence[Job], request: Request | None = None, every: float = 0.5
+) -> AsyncGenerator[list[Event]]:
+    """Start prepared jobs and yield their events until all have ended, in lists: all that came since the last one.
 
-async def follow(service: ImageService, job: Job, request: Request | None = None) -> AsyncGenerator[Event]:
-    """Start a prepared job and yield its events; whoever stops iterating, stops the job.
+    The first list comes as soon as the jobs are queued, and is usually empty. The jobs have the server's time limit,
+    once for each. Those that have not ended when the iteration stops are cancelled.
 
     Args:
-        service: where it was prepared.
-        job: what to start.
-        request: the client's, which may go away meanwhile; None where that ends the iteration by itself.
+        service: where the jobs were prepared.
+        jobs: what to start.
+        request: the client's; the iteration ends when it disconnects. None where the caller stops the iteration.
+        every: seconds without events after which an empty list is yielded.
 
     Raises:
         APIError: the queue is full, or the time is up.
     """
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
+    events: list[Event] = []
+    arrived = asyncio.Event()
 
-    def hand_over(event: Event) -> None:
+    def take(event: Event) -> None:
+        events.append(event)
+        arrived.set()
+
+    def hand_over(event: Event) -> None:  # in the thread of whoever reports
         if not loop.is_closed():
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            loop.call_soon_threadsafe(take, event)
 
-    job.listen(hand_over)
-    ends = time.monotonic() + service.settings.timeout
-    ended, looked = 0, time.monotonic()
+    limit = service.settings.timeout * len(jobs)
+    ends = time.monotonic() + limit
+    unfinished = sum(len(job.tasks) for job in jobs)
     try:
-        service.start(job)
-        while ended < len(job.tasks):
+        for job in jobs:
+            events += job.listen(hand_over)
+            service.start(job)
+        while True:
+            arrived.clear()
+            batch, events[:] = events[:], []
+            unfinished -= sum(event.kind in FINAL for event in batch)
+            yield batch
+            if not unfinished or (request is not None and await request.is_disconnected()):
+                return
             if time.monotonic() >= ends:
-                limit = service.settings.timeout
-                raise APIError("timeout", f"the picture was not finished within {limit:g} s")
-            if time.monotonic() - looked >= _LOOK_EVERY:
-                if request is not None and await request.is_disconnected():
-                    return
-                looked = time.monotonic()
-            try:
-                event = await asyncio.wait_for(events.get(), min(_LOOK_EVERY, max(0.01, ends - time.monotonic())))
-            except TimeoutError:
-                continue
-            ended += event.kind in FINAL
-            yield event
+                raise APIError("timeout", f"the images were not finished within {limit:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(arrived.wait(), min(every, max(0.01, ends - time.monotonic())))
     finally:
-        if not job.is_final:
-            service.cancel(job)
+        for job in jobs:
+            if not job.is_final:
+                service.cancel(job)
 
 
 async def finished(service: ImageService, job: Job, request: Request) -> list[Task]:
-    """Start a prepared job and wait for its end; gives the tasks that have a picture.
+    """Start a prepared job and wait for its end; gives the tasks that have an image.
 
     Raises:
-        APIError: the first one, if no picture came.
+        APIError: of the first task, if no task has an image.
     """
-    async for _ in follow(service, job, request):
+    async for _ in follow(service, [job], request):
         pass
     done = [task for task in job.tasks if task.picture is not None]
     if not done:

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leanlens.serve.errors import APIError
 from leanlens.serve.logging import REQUEST
-from leanlens.serve.metrics import Metrics
+from leanlens.serve.metrics import ServerMetrics
 from leanlens.serve.settings import ServerSettings
 
 # Whoever watches the process needs no key; the names of pictures cannot be guessed, and `<img>` sends none.
@@ -52,7 +52,7 @@ class RequestMiddleware:
         self,
         app: ASGIApp,
         settings: ServerSettings,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         error_response: Callable[[str, APIError], Response],
         is_closing: Callable[[], bool] = lambda: False,
     ):
@@ -203,9 +203,7 @@ class RequestMiddleware:
     def _write_down(self, scope: Scope, identity: str, answer: dict[str, object], seconds: float) -> None:
         api = scope["path"].split("/")[1] if scope["path"].count("/") > 1 else "other"
         status = answer["status"] or GONE
-        self.metrics.count(
-            "leanlens_requests_total", door=api if api in ("v1", "sdapi", "pictures") else "other", status=status
-        )
+        self.metrics.requests.labels(door=api if api in ("v1", "sdapi", "pictures") else "other", status=status).inc()
         line = {
             "request": identity, "method": scope["method"], "path": scope["path"][:200], "status": status,
             "seconds": round(seconds, 3), "owner": scope.get("state", {}).get("owner"), "job": answer["job"],

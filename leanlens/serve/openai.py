@@ -8,24 +8,18 @@ width, height, strength, reason, fixed. A field that is left out takes the model
 Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` says what is accepted.
 """
 
-import base64
-import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from leanlens.pipeline.metadata import read_record
-from leanlens.serve.encode import SUFFIXES, picture_bytes, preview_bytes
+from leanlens.serve.archive import JobRecord
+from leanlens.serve.encode import SUFFIXES, picture_bytes
 from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import finished, follow
-from leanlens.serve.jobs import NAME
 from leanlens.serve.openai_bodies import (
     Edit,
     GenerationBody,
@@ -35,9 +29,11 @@ from leanlens.serve.openai_bodies import (
     read_edit,
     read_variation,
 )
+from leanlens.serve.openai_responses import event_response, image_response
+from leanlens.serve.parameters import GenerationParameters, parse_size
 from leanlens.serve.reasoning import not_understood
-from leanlens.serve.service import GenerationParameters, ImageService, named_size
-from leanlens.serve.tasks import Event, Job, StoredPicture, Task
+from leanlens.serve.service import ImageService
+from leanlens.serve.tasks import StoredPicture
 from leanlens.serve.uploads import mask_from_transparency, open_upload
 
 _KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
@@ -108,7 +104,7 @@ def pictures_router(service: ImageService) -> APIRouter:
     async def picture(name: str, quality: Annotated[int, Query(ge=0, le=100)] = 95) -> Response:
         stem, _, suffix = name.rpartition(".")
         kept, kind = f"{stem}.png", _KINDS.get(f".{suffix}")
-        path = await run_in_threadpool(service.archive.picture, kept) if kind and NAME.fullmatch(kept) else None
+        path = await run_in_threadpool(service.archive.picture, kept) if kind else None
         if path is None or kind is None:
             raise APIError("unknown", "there is no such picture", "name")
         headers = {"Cache-Control": "private, max-age=86400"}
@@ -181,7 +177,7 @@ def _size(body: ImageBody | PromptBody) -> tuple[int | None, int | None]:
         return body.width, body.height
     if body.size in (None, "", "auto"):
         return None, None
-    return named_size(body.size or "")
+    return parse_size(body.size or "")
 
 
 def _add_source(service: ImageService, edit: Edit, parameters: GenerationParameters) -> None:
@@ -207,171 +203,33 @@ async def _answer(
         job = await run_in_threadpool(service.prepare, parameters, request.state.owner, "openai")
     headers = {"x-job-id": job.id}
     if body.stream:
-        events = follow(service, job, request)
-        first = await anext(events, None)  # a full queue is still told by its status
-        stream = _events(body, job, first, events, kind)
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
-    tasks = await finished(service, job, request)
-    data = [await run_in_threadpool(_datum, service, body, task, request) for task in tasks]
-    answer = {"created": int(time.time()), "data": data, **_description(body, tasks), "usage": _usage(tasks)}
-    if warnings := _warnings(body, tasks):
-        answer["warnings"] = warnings
-    return JSONResponse(answer, headers=headers)
+        return await event_response(body, job, follow(service, [job], request), kind, headers)
+    return await image_response(body, await finished(service, job, request), _links(service, request), headers)
 
 
-def _datum(service: ImageService, body: ImageBody, task: Task, request: Request) -> dict[str, Any]:
-    assert task.picture is not None
-    found = _rewriting(task)
-    if body.wants_links:
-        name = Path(task.picture.name).with_suffix(SUFFIXES[body.output_format or "png"]).name
-        quality = "" if body.output_compression is None else f"?quality={body.output_compression}"
-        found["url"] = _address(service, request, name) + quality
-    if body.wants_base64:
-        found["b64_json"] = _base64(picture_bytes(task.picture, body.output_format or "png", _quality(body)))
-    return found
-
-
-def _rewriting(task: Task) -> dict[str, Any]:
-    """The caption that was drawn and the reasoner's record, where there is one."""
-    record = task.request.reasoner
-    return {} if record is None else {"revised_prompt": record.prompt, "reasoner": record.model_dump(mode="json")}
-
-
-def _warnings(body: ImageBody, tasks: list[Task]) -> list[str]:
-    """What of the body is not done, and words of the prompt that the model does not know."""
-    return body.warnings() + not_understood([task.request.reasoner for task in tasks], tasks[0].model)
-
-
-async def _events(
-    body: ImageBody, job: Job, first: Event | None, events: AsyncGenerator[Event], kind: str
-) -> AsyncIterator[str]:
-    """Partial pictures, one completed event for each picture, and an error event for what went wrong."""
-    wanted = {task.index: _partial_steps(task, body.partial_images or 0) for task in job.tasks}
-    sent = dict.fromkeys(wanted, 0)
-    try:
-        async with aclosing(events):
-            async for event in _chained(first, events):
-                task = event.task
-                if event.kind == "step" and event.snapshot is not None and event.snapshot.step in wanted[task.index]:
-                    yield await run_in_threadpool(_partial, body, event, kind, sent[task.index])
-                    sent[task.index] += 1
-                elif event.kind == "done":
-                    yield await run_in_threadpool(_completed, body, task, kind)
-                elif event.kind in ("failed", "cancelled") and task.error is not None:
-                    yield _frame("error", {"type": "error", **error_body(task.error)})
-    except APIError as error:
-        yield _frame("error", {"type": "error", **error_body(error)})
-
-
-async def _chained(first: Event | None, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    if first is not None:
-        yield first
-    async for event in rest:
-        yield event
-
-
-def _partial_steps(task: Task, count: int) -> set[int]:
-    """After which steps a look is sent: spread evenly, from the second on, where looks begin, to the last but one."""
-    return {max(2, round(task.steps * (index + 1) / (count + 1))) for index in range(count)} - {task.steps}
-
-
-def _partial(body: ImageBody, event: Event, kind: str, index: int) -> str:
-    assert event.snapshot is not None
-    request = event.task.request
-    look = preview_bytes(event.snapshot, (request.width, request.height), body.output_format or "png")
-    name = f"{kind}.partial_image"
-    return _frame(name, {"type": name, "b64_json": _base64(look), "partial_image_index": index,
-                         "created_at": int(time.time()), **_description(body, [event.task])})  # fmt: skip
-
-
-def _completed(body: ImageBody, task: Task, kind: str) -> str:
-    assert task.picture is not None
-    data = picture_bytes(task.picture, body.output_format or "png", _quality(body))
-    name = f"{kind}.completed"
-    said = {"warnings": warnings} if (warnings := _warnings(body, [task])) else {}
-    return _frame(name, {"type": name, "b64_json": _base64(data), "created_at": int(time.time()),
-                         **_description(body, [task]), "usage": _usage([task]), **_rewriting(task),
-                         **said})  # fmt: skip
-
-
-def _frame(event: str, data: dict[str, Any]) -> str:
-    return f"event: {event}\ndata: {json.dumps(data)}\n\n"
-
-
-def _description(body: ImageBody, tasks: list[Task]) -> dict[str, str]:
-    request = tasks[0].request
-    return {
-        "background": "opaque",
-        "output_format": body.output_format or "png",
-        "quality": body.quality or "auto",
-        "size": f"{request.width}x{request.height}",
-    }
-
-
-def _usage(tasks: list[Task]) -> dict[str, Any]:
-    """Tokens of the prompt, of the picture to start from, and of the pictures drawn (16 x 16 pixels each)."""
-    area = tasks[0].request.width * tasks[0].request.height // 256
-    text, source = tasks[0].text_tokens, area if tasks[0].request.image else 0
-    output = area * len(tasks)
-    return {
-        "input_tokens": text + source,
-        "input_tokens_details": {"text_tokens": text, "image_tokens": source},
-        "output_tokens": output,
-        "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
-        "total_tokens": text + source + output,
-    }
-
-
-def error_body(error: APIError) -> dict[str, Any]:
-    """An error as the original's error body."""
-    looks = error.looks
-    return {"error": {"message": error.message, "type": looks.type, "param": error.field, "code": looks.code}}
-
-
-def openai_error(error: APIError) -> Response:
-    """An error as the original's error answer; its client asks again on 5xx unless it is told not to."""
-    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
-    if error.looks.status >= 500:
-        headers["x-should-retry"] = "false"
-    return JSONResponse(error_body(error), error.looks.status, headers)
-
-
-def _quality(body: ImageBody) -> int:
-    return 95 if body.output_compression is None else body.output_compression
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _address(service: ImageService, request: Request, name: str) -> str:
-    start = service.settings.public_url or str(request.base_url)
-    return f"{start.rstrip('/')}/pictures/{name}"
+def _links(service: ImageService, request: Request) -> str:
+    """The address that links to images begin with."""
+    return (service.settings.public_url or str(request.base_url)).rstrip("/")
 
 
 def _model(service: ImageService, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(service.started), "owned_by": "leanlens"}
 
 
-def _job(service: ImageService, request: Request, known: dict[str, Any]) -> dict[str, Any]:
+def _job(service: ImageService, request: Request, known: JobRecord) -> dict[str, Any]:
     """A job as the archive knows it, with links to its pictures and, while it runs, how far it is."""
-    running = service.find(known["id"])
+    state, progress = service.status(known)
     return {
         "id": known["id"],
         "object": "job",
         "model": known["model"],
         "created": int(known["created"]),
-        "state": running.state if running else known["state"],
-        "progress": running.progress if running else share_done(known),
+        "state": state,
+        "progress": progress,
         "error": known["error"],
         "n": known["pictures"],
         "data": [
-            {"index": each["index"], "url": _address(service, request, each["name"])}
+            {"index": each["index"], "url": f"{_links(service, request)}/pictures/{each['name']}"}
             for each in known["finished_pictures"]
         ],
     }
-
-
-def share_done(known: dict[str, Any]) -> float:
-    """The progress of a job that has ended; finished pictures may have been swept away since."""
-    return 1.0 if known["state"] == "done" else len(known["finished_pictures"]) / max(1, known["pictures"])

@@ -30,12 +30,11 @@ from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.free_memory import FreeMemory
 from leanlens.plan.memory import ModelSizes
-from leanlens.serve.engine import Drawn, Engine, LocalEngine, Opening, first_line
+from leanlens.serve.engine import Drawn, Engine, EngineFactory, LocalEngine, Opening, first_line
 from leanlens.serve.errors import APIError
 from leanlens.serve.keeper import Keeper
 from leanlens.serve.library import Library
 from leanlens.serve.preview import Look, Seen
-from leanlens.serve.service import EngineFactory
 from leanlens.serve.settings import ServerSettings
 
 _TRIES = 2  # a replica that dies while it draws is started anew, and the batch is drawn once more

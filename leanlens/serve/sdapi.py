@@ -22,13 +22,14 @@ from leanlens.pipeline.metadata import parameters_text, reasoner_settings
 from leanlens.serve.encode import picture_bytes, preview_bytes
 from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import finished
+from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.prompts import read_prompt
 from leanlens.serve.reasoning import not_understood
 from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
 from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
 from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting
 from leanlens.serve.sdapi_resize import resize_source
-from leanlens.serve.service import GenerationParameters, ImageService
+from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
 

@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 from leanlens.pipeline.image import open_picture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve.errors import APIError, api_error_from, with_client_names
+from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.prompts import read_prompt
 from leanlens.serve.sdapi_bodies import TextBody, in_whole_tokens
 from leanlens.serve.sdapi_extras import LATENT_MODES, encoded, find_upscaler
-from leanlens.serve.service import GenerationParameters, ImageService
+from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import to_png
 
@@ -103,7 +104,7 @@ def _final_size(service: ImageService, body: TextBody, parameters: GenerationPar
 def second_job(service: ImageService, first: Job, plan: SecondPass, api: str) -> Job:
     """A job that draws every finished picture of the first once more; written down, to be started."""
     requests = [_request(service, task, plan) for task in first.tasks if task.picture is not None]
-    return service.write_down(Job(requests, first.model, first.owner, api, iteration=first.iteration))
+    return service.record(Job(requests, first.model, first.owner, api, iteration=first.iteration))
 
 
 def _request(service: ImageService, task: Task, plan: SecondPass) -> ImageRequest:

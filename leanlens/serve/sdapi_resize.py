@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from leanlens.serve.errors import APIError
-from leanlens.serve.service import GenerationParameters
+from leanlens.serve.parameters import GenerationParameters
 
 STRETCH, CROP, FILL, LATENT = range(4)
 """The values of `resize_mode`."""

@@ -113,7 +113,6 @@ class Job:
         self.created = time.time()
         self.request_id = REQUEST.get()  # for the log
         self.tasks = [Task(request, model, self, index) for index, request in enumerate(requests)]
-        self.wants_previews = False
         self.iteration = iteration
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Scope
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.errors import APIError
-from leanlens.serve.jobs import NAME
-from leanlens.serve.service import GenerationParameters, ImageService
+from leanlens.serve.parameters import GenerationParameters
+from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job
 from leanlens.serve.uploads import open_upload, to_png
 from leanlens.serve.web_form import (
@@ -286,7 +286,7 @@ class Page:
         action, _, name = _pressed(event).partition(":")
         if action != "use":
             return [gr.skip()] * (1 + len(Form().__dict__))
-        path = self.service.archive.picture(name) if NAME.fullmatch(name) else None
+        path = self.service.archive.picture(name)
         if path is None:
             return self._unchanged(APIError("unknown", "this image no longer exists"))
         return self._recovered(path, lambda text, record: show_kept(name, record, text))

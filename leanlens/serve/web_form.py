@@ -15,7 +15,8 @@ from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import RANDOM_SEED, resolve_seed
 from leanlens.resolution import BUCKETS, sizes_at
 from leanlens.serve.errors import APIError
-from leanlens.serve.service import GenerationParameters, ImageService
+from leanlens.serve.parameters import GenerationParameters
+from leanlens.serve.service import ImageService
 from leanlens.serve.web_choices import Choices, read_choices
 
 OWN = "auto"  # the aspect of a form that leaves the size to the model, or to the picture that is started from

@@ -11,6 +11,7 @@ from typing import Any
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.pipeline.reasoned import asked_prompt
+from leanlens.serve.archive import KeptPicture
 from leanlens.serve.encode import preview_bytes
 from leanlens.serve.errors import APIError
 from leanlens.serve.service import ImageService
@@ -103,7 +104,7 @@ def show_history(service: ImageService, owner: str, limit: int, favourites: bool
     return _wrapped(f'<div class="leanlens-pictures kept">{"".join(figures)}</div>'), len(kept) > limit
 
 
-def _kept(service: ImageService, picture: dict[str, Any]) -> str:
+def _kept(service: ImageService, picture: KeptPicture) -> str:
     path = service.archive.picture(picture["name"])
     if path is None:
         return ""

@@ -19,7 +19,7 @@ from leanlens.serve.engine import Drawn, Engine, first_line
 from leanlens.serve.errors import APIError
 from leanlens.serve.library import Library
 from leanlens.serve.logging import REQUEST
-from leanlens.serve.metrics import Metrics
+from leanlens.serve.metrics import ServerMetrics
 from leanlens.serve.preview import Look
 from leanlens.serve.queue import FairQueue
 from leanlens.serve.settings import ServerSettings
@@ -45,7 +45,7 @@ class Worker:
         settings: ServerSettings,
         queue: FairQueue,
         library: Library,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         deliver: Callable[[Task, DrawnPicture], None],
     ):
         self.engine = engine
@@ -145,8 +145,8 @@ class Worker:
         else:
             took = time.monotonic() - began
             self.pace = took / len(batch) if self.pace == 0 else 0.8 * self.pace + 0.2 * took / len(batch)
-            self.metrics.observe("leanlens_draw_seconds", took)
-            self.metrics.count("leanlens_batches_total")
+            self.metrics.draw_seconds.observe(took)
+            self.metrics.batches.inc()
             for task, drawn in zip(batch, pictures, strict=True):
                 task.text_tokens = drawn.text_tokens
                 self.deliver(task, drawn.picture)
@@ -172,14 +172,14 @@ class Worker:
         self._end(batch, api_error)
 
     def _end(self, batch: list[Task], error: APIError) -> None:
-        self.metrics.count("leanlens_pictures_total", len(batch), state=error.kind)
+        self.metrics.images.labels(state=error.kind).inc(len(batch))
         for task in batch:
             task.job.fail(task, error)
 
     def _draw(self, batch: list[Task]) -> list[Drawn]:
         for task in batch:
             if task.state == "waiting":
-                self.metrics.observe("leanlens_wait_seconds", time.monotonic() - task.since)
+                self.metrics.wait_seconds.observe(time.monotonic() - task.since)
                 task.job.report(task, "started")
         self._open(batch[0].model)
         self._free_memory = self.engine.free_memory()
@@ -204,7 +204,7 @@ class Worker:
         self.library.learn(model, opening.side, opening.sizes)
         if model == self.library.default:
             self.is_ready, self.trouble = True, None
-        self.metrics.count("leanlens_model_openings_total")
+        self.metrics.model_openings.inc()
         logger.info("%s is open on %s after %.1f s", model, opening.device, time.monotonic() - began)
 
 

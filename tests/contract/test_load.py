@@ -71,7 +71,8 @@ def test_sixty_four_clients_get_their_own_pictures(tmp_path):
 def test_drawing_together_pays_where_a_call_has_a_cost_of_its_own(tmp_path, monkeypatch):
     """An accelerator's cost for each call is stood in for by 20 ms of waiting: together they are drawn faster."""
     from leanlens.models.transformer import LensTransformer2DModel
-    from leanlens.serve.service import GenerationParameters, ImageService
+    from leanlens.serve.parameters import GenerationParameters
+    from leanlens.serve.service import ImageService
     from leanlens.serve.settings import ServerSettings
 
     plain = LensTransformer2DModel.forward

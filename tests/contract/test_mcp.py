@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from leanlens.pipeline.metadata import read_record
-from leanlens.serve.tools import tool_server
+from leanlens.serve.mcp import tool_server
 from tests.contract.running import Running
 from tests.reasoning import FakeReasoner
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leanlens.serve.app import make_app
-from leanlens.serve.service import GenerationParameters
+from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.settings import ServerSettings
 
 DRAW = "/v1/images/generations"
@@ -28,10 +28,10 @@ def test_health_readiness_metrics_and_ids(server, caplog):
     assert client.get("/ready").json() == {"status": "ready", "model": "toy"}
     assert client.get("/health", headers={"x-request-id": "a\tb" * 50}).headers["x-request-id"].startswith("req_")
     page = client.get("/metrics").text
-    assert 'leanlens_requests_total{door="v1",status="200"} 1\n' in page
-    assert 'leanlens_pictures_total{state="done"} 1\n' in page
-    assert "leanlens_draw_seconds_count 1\n" in page
-    assert "leanlens_queue_pictures 0\n" in page
+    assert 'leanlens_requests_total{door="v1",status="200"} 1.0\n' in page
+    assert 'leanlens_pictures_total{state="done"} 1.0\n' in page
+    assert "leanlens_draw_seconds_count 1.0\n" in page
+    assert "leanlens_queue_pictures 0.0\n" in page
     assert '"request": "mine-1"' in caplog.text
 
 
@@ -182,7 +182,7 @@ def test_the_wait_that_is_told_follows_from_the_measured_pace(settings, tmp_path
         "the queue of 4 has no room for 2 more: 3 wait and 0 places are kept for others; try again in about 7 s"
         in answer.text
     )
-    assert "leanlens_queue_seconds 21\n" in client.get("/metrics").text
+    assert "leanlens_queue_seconds 21.0\n" in client.get("/metrics").text
 
 
 def test_a_slow_request_ends_in_time_and_is_not_tried_again(server):

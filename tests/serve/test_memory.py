@@ -11,7 +11,7 @@ from leanlens.plan.memory import ModelSizes
 from leanlens.serve import engine as engine_module
 from leanlens.serve.errors import APIError
 from leanlens.serve.memory import _left_in_container, free_bytes, sizes_of
-from leanlens.serve.service import GenerationParameters
+from leanlens.serve.parameters import GenerationParameters
 
 SIDE = 128
 

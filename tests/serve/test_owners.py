@@ -54,7 +54,7 @@ def test_no_more_jobs_are_listed_than_asked_for(server):
 
 
 def parameters():
-    from leanlens.serve.service import GenerationParameters
+    from leanlens.serve.parameters import GenerationParameters
 
     return GenerationParameters("a", num_inference_steps=100, count=4)
 

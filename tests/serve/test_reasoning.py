@@ -10,7 +10,7 @@ from leanlens.pipeline.metadata import read_record
 from leanlens.reason import reasoner_of_model
 from leanlens.serve.errors import APIError
 from leanlens.serve.infotext import read_parameters
-from leanlens.serve.service import GenerationParameters
+from leanlens.serve.parameters import GenerationParameters
 from tests.reasoning import FakeReasoner
 from tests.serve.test_worker import lora_file
 

@@ -16,8 +16,9 @@ from leanlens.pipeline.metadata import read_record  # noqa: E402
 from leanlens.serve import engine as engine_module  # noqa: E402
 from leanlens.serve import replicas  # noqa: E402
 from leanlens.serve.errors import APIError  # noqa: E402
+from leanlens.serve.parameters import GenerationParameters  # noqa: E402
 from leanlens.serve.replicas import Replica, ReplicaEngine  # noqa: E402
-from leanlens.serve.service import GenerationParameters, ImageService  # noqa: E402
+from leanlens.serve.service import ImageService  # noqa: E402
 from tests.serve.test_worker import SMALL, finish  # noqa: E402
 
 

@@ -54,7 +54,7 @@ def test_a_picture_that_is_judged_unsafe_is_held_back_and_no_look_at_it_is_shown
     assert (other.status_code, other.json()["error"]) == (400, "HTTPException")
     service = client.app.state.service
     assert not list((service.archive.folder / "pictures").iterdir())
-    assert 'leanlens_pictures_total{state="unsafe"} 3\n' in client.get("/metrics").text
+    assert 'leanlens_pictures_total{state="unsafe"} 3.0\n' in client.get("/metrics").text
 
 
 def test_what_the_network_lets_through_says_how_it_was_judged_and_replays_to_the_same_file(server, tmp_path):

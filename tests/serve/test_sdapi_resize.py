@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from leanlens.serve.errors import APIError
+from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.sdapi_resize import resize_source
-from leanlens.serve.service import GenerationParameters
 
 MOST = 1 << 20
 

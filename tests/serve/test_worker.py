@@ -17,8 +17,8 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve import engine as engine_module
 from leanlens.serve.errors import APIError
+from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.preview import LatentColours, Snapshot
-from leanlens.serve.service import GenerationParameters
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 3}
 
@@ -79,7 +79,7 @@ def test_together_they_differ_from_alone_by_at_most_two_levels(service, alone, t
         server.start(job)
     server.open()  # only now: all are waiting, so all share the first batch
     assert ended.wait(120)
-    assert "leanlens_batches_total 1\n" in server.metrics.page()
+    assert "leanlens_batches_total 1.0\n" in server.metrics.page()
     for job in jobs:
         request = job.tasks[0].request.model_dump()
         alone(tmp_path / "alone.png", **request)
@@ -95,7 +95,7 @@ def test_batching_can_be_turned_off(service):
     job.listen(lambda event: ended.set() if job.is_final else None)
     server.open()
     assert ended.wait(120)
-    assert "leanlens_batches_total 3\n" in server.metrics.page()
+    assert "leanlens_batches_total 3.0\n" in server.metrics.page()
     assert [task.request.seed for task in job.tasks] == [1, 2, 3]
 
 

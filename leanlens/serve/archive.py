@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -45,6 +45,36 @@ CREATE INDEX IF NOT EXISTS pictures_by_age ON pictures (created);
 NAME = re.compile(r"([0-9a-f]{32})-(\d{1,9})\.png", re.ASCII)
 _GRACE = 3600.0  # seconds that an upload stays although no finished picture was made from it
 _SWEEP_EVERY = 60.0  # seconds
+
+
+class FinishedPicture(TypedDict):
+    """An image of a job: its place in the job, and its name."""
+
+    index: int
+    name: str
+
+
+class JobRecord(TypedDict):
+    """A job as the index knows it. `pictures` is the number asked for; times are seconds since 1970."""
+
+    id: str
+    owner: str
+    api: str
+    model: str
+    pictures: int
+    created: float
+    finished: float | None
+    state: str
+    error: str | None
+    finished_pictures: list[FinishedPicture]
+
+
+class KeptPicture(TypedDict):
+    """An image in a client's history."""
+
+    name: str
+    model: str
+    favourite: bool
 
 
 class Archive:
@@ -117,31 +147,31 @@ class Archive:
             self.sweep()
 
     def picture(self, name: str) -> Path | None:
-        """The file of a picture that the index knows, or None."""
-        if not self._run("SELECT 1 FROM pictures WHERE name = ?", (name,)):
+        """The file of an image that the index knows, or None."""
+        if NAME.fullmatch(name) is None or not self._run("SELECT 1 FROM pictures WHERE name = ?", (name,)):
             return None
         path = self.folder / "pictures" / name
         return path if path.is_file() else None
 
-    def job(self, identity: str) -> dict[str, Any] | None:
+    def job(self, identity: str) -> JobRecord | None:
         """What is known of a job: its fields, and the names of its finished pictures; None for an unknown one."""
         rows = self._run("SELECT * FROM jobs WHERE id = ?", (identity,))
         return self._described(rows)[0] if rows else None
 
-    def recent(self, owner: str, limit: int = 50) -> list[dict[str, Any]]:
+    def recent(self, owner: str, limit: int = 50) -> list[JobRecord]:
         """An owner's latest jobs, the newest first."""
         return self._described(
             self._run("SELECT * FROM jobs WHERE owner = ? ORDER BY created DESC LIMIT ?", (owner, limit))
         )
 
-    def kept(self, owner: str, limit: int, favourites: bool = False) -> list[dict[str, Any]]:
+    def kept(self, owner: str, limit: int, favourites: bool = False) -> list[KeptPicture]:
         """An owner's newest pictures, those of one job in their order: name, model, and whether it is a favourite."""
         rows = self._run(
             "SELECT pictures.name, jobs.model, pictures.favourite FROM pictures JOIN jobs ON jobs.id = pictures.job "
             "WHERE jobs.owner = ? AND pictures.favourite >= ? ORDER BY jobs.created DESC, pictures.place LIMIT ?",
             (owner, int(favourites), limit),
         )
-        return [{"name": name, "model": model, "favourite": bool(favourite)} for name, model, favourite in rows]
+        return [KeptPicture(name=name, model=model, favourite=bool(favourite)) for name, model, favourite in rows]
 
     def favour(self, owner: str, name: str, wanted: bool = True) -> bool:
         """Make an owner's picture a favourite, which retention never removes, or none; False for no such picture."""
@@ -251,13 +281,19 @@ class Archive:
             if path.is_file() and path.name not in used and now - path.stat().st_mtime > _GRACE:
                 _is_removed(path)
 
-    def _described(self, rows: Sequence[tuple]) -> list[dict[str, Any]]:
-        names = ("id", "owner", "api", "model", "pictures", "created", "finished", "state", "error")
-        jobs = [dict(zip(names, row, strict=True)) for row in rows]
-        for job in jobs:
-            found = self._run("SELECT name, place FROM pictures WHERE job = ? ORDER BY place", (job["id"],))
-            job["finished_pictures"] = [{"index": place, "name": name} for name, place in found]
-        return jobs
+    def _described(self, rows: Sequence[tuple]) -> list[JobRecord]:
+        return [self._record(*row) for row in rows]
+
+    def _record(
+        self, id: str, owner: str, api: str, model: str, pictures: int, created: float, finished: float | None,
+        state: str, error: str | None,
+    ) -> JobRecord:  # fmt: skip
+        found = self._run("SELECT name, place FROM pictures WHERE job = ? ORDER BY place", (id,))
+        return JobRecord(
+            id=id, owner=owner, api=api, model=model, pictures=pictures, created=created, finished=finished,
+            state=state, error=error,
+            finished_pictures=[FinishedPicture(index=place, name=name) for name, place in found],
+        )  # fmt: skip
 
     def _run(self, statement: str, values: tuple = ()) -> list[tuple]:
         with self._lock:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
+from leanlens.serve.archive import Archive
 from leanlens.serve.errors import APIError
-from leanlens.serve.jobs import Archive
 from leanlens.serve.tasks import Job
 
 RECORD = {

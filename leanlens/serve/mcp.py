@@ -21,13 +21,13 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 import leanlens
+from leanlens.serve.archive import JobRecord
 from leanlens.serve.encode import picture_bytes
 from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import follow
-from leanlens.serve.jobs import NAME
-from leanlens.serve.openai import share_done
+from leanlens.serve.parameters import GenerationParameters, parse_size
 from leanlens.serve.reasoning import Fixed, not_understood
-from leanlens.serve.service import GenerationParameters, ImageService, named_size
+from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 
 API = "mcp"
@@ -74,7 +74,7 @@ def tool_server(service: ImageService) -> MCPServer:
             if not prompt.strip():
                 raise APIError("missing", "prompt is empty; say what is to be seen", "prompt")
             if size is not None and width is None and height is None:
-                width, height = named_size(size)
+                width, height = parse_size(size)
             parameters = GenerationParameters(
                 prompt, negative_prompt, model, width, height, steps, guidance_scale, seed, count, strength=strength,
                 loras=[(name, 1.0) for name in loras or []], reason=reason, fixed=fixed or {},
@@ -84,8 +84,8 @@ def tool_server(service: ImageService) -> MCPServer:
             elif strength is not None:
                 raise APIError("missing", "start_from is missing beside strength", "start_from")
             job = await run_in_threadpool(service.prepare, parameters, _owner(ctx), API)
-            async for event in follow(service, job):
-                if event.kind != "started":
+            async for events in follow(service, [job]):
+                if any(event.kind != "started" for event in events):
                     await ctx.report_progress(job.progress, 1.0)
         return await run_in_threadpool(_drawn, service, job, _start_of_links(service, ctx))
 
@@ -198,7 +198,7 @@ def _look(task: Task) -> ImageContent:
 
 def _start_from(service: ImageService, name: str, parameters: GenerationParameters) -> None:
     """Put a picture of the archive into generation parameters, by its name, which cannot be guessed."""
-    path = service.archive.picture(name) if NAME.fullmatch(name) else None
+    path = service.archive.picture(name)
     if path is None:
         raise APIError(
             "unknown", f"start_from {name[:80]!r} is no picture of this server; give the name of one", "image"
@@ -209,13 +209,13 @@ def _start_from(service: ImageService, name: str, parameters: GenerationParamete
         parameters.image, parameters.image_bytes = picture, data
 
 
-def _described(service: ImageService, known: dict[str, Any], start: str | None) -> dict[str, Any]:
-    running = service.find(known["id"])
+def _described(service: ImageService, known: JobRecord, start: str | None) -> dict[str, Any]:
+    state, progress = service.status(known)
     return {
         "job": known["id"],
         "model": known["model"],
-        "state": running.state if running else known["state"],
-        "progress": running.progress if running else share_done(known),
+        "state": state,
+        "progress": progress,
         "error": known["error"],
         "pictures": [_address(service, each["name"], start) for each in known["finished_pictures"]],
     }
