@@ -154,7 +154,7 @@ def measure_model(given: argparse.Namespace) -> dict[str, Any]:
         kin = [truth_of_kin(question.truth, index, icons) for index, question in enumerate(done.questions)]
         texts = [question.prompt for question in done.questions]
         first = done.pictures[given.model][:: given.seeds]
-        rows["asked for kin"] = count_rates(scorer(first, texts, kin), scorer.criteria)
+        rows["control"] = count_rates(scorer(first, texts, kin), scorer.criteria)
     print(render_table(rows, done.fid), file=sys.stderr)
     return {
         "settings": done.settings,

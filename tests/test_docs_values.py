@@ -170,7 +170,7 @@ def test_the_small_model_is_as_large_as_its_page_says():
     )
     heads, width = transformer["num_attention_heads"], transformer["attention_head_dim"]
     assert f"{transformer['num_layers']} blocks, {heads} heads of {width}" in text
-    assert f"{vae['latent_channels']} channels at an eighth, {4 * vae['latent_channels']} numbers" in text
+    assert f"{vae['latent_channels']} channels, downsampling by 8, {4 * vae['latent_channels']} numbers" in text
 
 
 def result(name: str) -> dict:
