@@ -55,7 +55,7 @@ class Busy(Load):
 
     age = WINDOW
 
-    def look(self) -> float:
+    def measure(self) -> float:
         return 1000.0
 
 
