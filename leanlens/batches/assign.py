@@ -12,6 +12,7 @@ Source: Lens, arXiv 2605.21573, section 3: 27 buckets, and 24, 10 and 6 pictures
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from leanlens.plan.compute import MEAN_TEXT_TOKENS
 from leanlens.resolution import TOKEN_PIXELS, TRAINING_BUCKETS
 
 Bucket = tuple[int, int]
@@ -65,7 +66,7 @@ def crop_box(height: int, width: int, bucket: Bucket) -> tuple[float, float, flo
 
 
 def batch_sizes(
-    table: Table, base: int, rule: str = "tokens", width: int = 1536, text_tokens: int = 165
+    table: Table, base: int, rule: str = "tokens", width: int = 1536, text_tokens: int = MEAN_TEXT_TOKENS
 ) -> dict[Bucket, int]:
     """How many pictures of each bucket make one micro-batch, so that micro-batches of all buckets cost about the same.
 
@@ -75,7 +76,7 @@ def batch_sizes(
             paper's 24, 10 and 6. "flops" brings the operations of the transformer, attention included, as near as whole
             pictures allow; this gives 24, 10 and 5, because attention grows faster than tokens do.
         width: channels of the transformer, for "flops".
-        text_tokens: text tokens of a typical caption, for "flops"; 165 is the mean of the paper's captions.
+        text_tokens: text tokens of a typical caption, for "flops".
 
     Returns:
         Bucket -> pictures, at least 1. All buckets of one base have the same number, as in the paper.

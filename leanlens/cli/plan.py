@@ -290,11 +290,10 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
     from dataclasses import replace
 
     from leanlens.config import read_recipe
-    from leanlens.plan.compute import DenoiserSizes
     from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes, part_bytes
-    from leanlens.plan.training import MicroBatch, TrainingRun
+    from leanlens.plan.training import TrainingRun
     from leanlens.train.config import TrainRecipe, kind_of_recipe
-    from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
+    from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
 
     if kind_of_recipe(path) != "denoiser":
         raise ValueError(f"recipe {path} trains an autoencoder; a denoiser's recipe can be planned")
@@ -304,10 +303,7 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
             f"recipe {path} starts from random weights; plan train, or set init.from to what is fine-tuned"
         )
     part = recipe.model
-    sizes = DenoiserSizes(
-        part.num_layers, part.width, 4 * part.out_channels, part.enc_hidden_dim * len(part.selected_layer_index)
-    )
-    released = ModelSizes(sizes, denoiser_parameters(part), part.num_attention_heads)
+    released = ModelSizes(part.sizes, recipe_parameters(recipe), part.num_attention_heads)
     if part.parts == "toy":
         tiny = EncoderSizes(150_000, 0, 60_000, 20_000, 4, 48, 4, 64, 4)
         model, packed = (
@@ -324,14 +320,11 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
     weights = part_bytes(model, "float32", packed and kernels)
     return recipe, TrainingRun(
         model,
-        tuple(
-            MicroBatch(bucket.base, bucket.batch, activation_bytes(recipe, bucket, count))
-            for bucket in recipe.data.buckets
-        ),
+        recipe_micro_batches(recipe, count),
         recipe.train.steps,
         recipe.train.micro_batches,
         recipe.train.precision,
-        state_bytes(recipe, count),
+        recipe_state_bytes(recipe, count),
         weights["text_encoder"] + weights["vae"],
         max(1, recipe.train.micro_batches // count) if recipe.train.pack else 1,
         recipe.data.cache is not None,

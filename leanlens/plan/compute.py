@@ -14,6 +14,9 @@ Legend: D width, n image tokens, m text tokens, C packed latent channels, E chan
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MEAN_TEXT_TOKENS = 165  # of a prompt, kept of its template: the mean of the paper's captions, which decides the cost
+MAX_TEXT_TOKENS = 256  # of a long one, which memory has to hold
+
 
 @dataclass(frozen=True)
 class DenoiserSizes:
@@ -35,6 +38,12 @@ class DenoiserSizes:
     def hidden(self) -> int:
         """Width inside the gated MLP."""
         return int(self.width / 3 * 8)
+
+    @property
+    def around_blocks(self) -> int:
+        """Weights outside the blocks."""
+        d, c, e = self.width, self.latent_channels, self.text_channels
+        return d * (2 * c + e + 256 + 3 * d) + 6 * d + c + e
 
 
 def denoiser_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) -> int:

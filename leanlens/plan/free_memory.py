@@ -6,9 +6,9 @@ Weights are on the device already and are not counted again.
 import math
 from dataclasses import dataclass
 
+from leanlens.plan.compute import MEAN_TEXT_TOKENS
 from leanlens.plan.memory import (
     PREFIX_TOKENS,
-    TEXT_TOKENS,
     ModelSizes,
     decoding_bytes,
     denoising_bytes,
@@ -41,9 +41,9 @@ def working_bytes(model: ModelSizes, memory: FreeMemory, height: int, width: int
     """
     element, fused = element_bytes(memory.dtype), memory.kind != "mps"
     scratch = assumed("scratch_cpu" if memory.kind == "cpu" else "scratch_gpu")
-    encoding = encoding_bytes(model.encoder, TEXT_TOKENS + PREFIX_TOKENS, element)
+    encoding = encoding_bytes(model.encoder, MEAN_TEXT_TOKENS + PREFIX_TOKENS, element)
     tokens = height * width // 256
-    denoising = denoising_bytes(model.denoiser, model.heads, tokens, TEXT_TOKENS, element, fused)
+    denoising = denoising_bytes(model.denoiser, model.heads, tokens, MEAN_TEXT_TOKENS, element, fused)
     decoding = decoding_bytes(model.autoencoder, height, width, element, scratch, fused)
     return max(encoding, pictures * denoising, pictures * decoding)
 

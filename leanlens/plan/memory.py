@@ -20,7 +20,6 @@ from leanlens.plan.options import QUANT_BITS
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MXFP4_BYTES = 4.25 / 8  # four bits each, and one byte for every 32
 PREFIX_TOKENS = 97  # of the text template; encoded with every prompt and dropped
-TEXT_TOKENS = 165  # kept of a prompt: the paper's mean caption with what follows it in the template
 # Decoding in tiles changes pixels near the seams, so no size the released Lens draws is tiled: its largest bucket has
 # 8,450 tokens (1040 x 2080).
 TILE_ABOVE_TOKENS = 8450
@@ -106,8 +105,7 @@ class ModelSizes:
     @property
     def around_blocks(self) -> int:
         """Weights of the denoiser outside its blocks."""
-        d, c, e = self.denoiser.width, self.denoiser.latent_channels, self.denoiser.text_channels
-        return d * (2 * c + e + 256 + 3 * d) + 6 * d + c + e
+        return self.denoiser.around_blocks
 
 
 def part_bytes(model: ModelSizes, dtype: str, packed: bool, quant: str = "none") -> dict[str, float]:

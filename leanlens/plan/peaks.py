@@ -9,10 +9,10 @@ so at "encoding" the denoiser is there, wherever it waits.
 
 from dataclasses import dataclass
 
+from leanlens.plan.compute import MEAN_TEXT_TOKENS
 from leanlens.plan.devices import Device
 from leanlens.plan.memory import (
     PREFIX_TOKENS,
-    TEXT_TOKENS,
     ModelSizes,
     decoding_bytes,
     denoising_bytes,
@@ -40,7 +40,7 @@ class Drawing:
     steps: int = 20
     guidance: float = 5.0
     pictures: int = 1
-    text_tokens: int = TEXT_TOKENS
+    text_tokens: int = MEAN_TEXT_TOKENS
 
     def __post_init__(self) -> None:
         for name in ("steps", "pictures"):

@@ -1,21 +1,28 @@
-"""What a training run costs on some devices: memory of each, hours, energy, money.
+"""Computes what a training run needs and costs on some devices, in plain numbers: memory, FLOP, hours, energy, money.
 
-Comes in: a run in plain numbers, which the command line takes from a recipe. Goes out: a `TrainingPlan`. Arithmetic
-only; what each factor is and who says so stands in `rates.py`.
+What each rate is and who says so stands in `rates.py`.
 
 Every device holds its share of the training state and the whole of the frozen parts. A step is the micro-batches that
 fall to one device, with the encoding of their pictures and captions unless those are kept on disk, then one pass of the
 optimiser over its share. Sharded weights are gathered twice for each micro-batch and gradients exchanged once; what of
 that does not hide behind computing is added. Reading data, checkpoints, validation and sample grids are not counted.
+
+Weights, gradients, AdamW's two moments and every average are float32 and shared out over the devices. Activations that
+the backward pass needs were counted on eager blocks, in bytes for each token and channel of a block: 154 in float32,
+129 under autocast (norms keep float32), 77 where sharded weights make everything bfloat16. With recomputation only the
+input of each block stays, and one block at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leanlens.plan.compute import DenoiserSizes, training_flops
+from leanlens.plan.compute import MAX_TEXT_TOKENS, MEAN_TEXT_TOKENS, DenoiserSizes, training_flops
 from leanlens.plan.devices import GIB, Device
-from leanlens.plan.memory import TEXT_TOKENS, ModelSizes
+from leanlens.plan.memory import ModelSizes
 from leanlens.plan.rates import assumed, caption_seconds, latent_seconds, training_seconds, usable_bytes
+
+FLOAT32_BYTES, AUTOCAST_BYTES, SHARDED_BYTES = 154, 129, 77  # for each token and channel of a block
+TRAINED_COPIES = 4  # of each weight, in float32: itself, its gradient, two moments
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class TrainingRun:
     cached: bool = False
     recompute: bool = False
     compiled: bool = False
-    text_tokens: int = TEXT_TOKENS
+    text_tokens: int = MEAN_TEXT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,62 @@ class TrainingPlan:
         return self.peak <= self.limit
 
 
+def denoiser_parameters(sizes: DenoiserSizes, head_dim: int) -> int:
+    """Number of weights of the denoiser.
+
+    Args:
+        head_dim: channels of an attention head.
+    """
+    d = sizes.width
+    block = 2 * (3 * d * d + 3 * d + d * d + d + 3 * d * sizes.hidden + 6 * d * d + 6 * d) + 4 * d + 4 * head_dim
+    return sizes.layers * block + sizes.around_blocks
+
+
+def state_bytes(parameters: int, averages: int, devices: int = 1) -> int:
+    """Bytes on each device between steps: weights, gradients, optimiser, averages."""
+    return 4 * (TRAINED_COPIES + averages) * parameters // devices
+
+
+def checkpoint_bytes(parameters: int, averages: int) -> int:
+    """Bytes of a checkpoint: the same without gradients."""
+    return 4 * (TRAINED_COPIES - 1 + averages) * parameters
+
+
+def activation_bytes(
+    sizes: DenoiserSizes, image_tokens: int, precision: str, sharded: bool = False, recompute: bool = False
+) -> int:
+    """Bytes that one picture with a long caption keeps for its backward pass.
+
+    Args:
+        precision: bfloat16 or float32, of the matrix products.
+        sharded: the weights lie on several devices.
+        recompute: blocks are computed again in the backward pass.
+    """
+    half = precision == "bfloat16"
+    live = FLOAT32_BYTES if not half else SHARDED_BYTES if sharded else AUTOCAST_BYTES
+    per_channel = (2 if half else 4) * sizes.layers + live if recompute else live * sizes.layers
+    return (image_tokens + MAX_TEXT_TOKENS) * sizes.width * per_channel
+
+
+def largest_batch(free: float, activations: float, together: int = 1) -> int:
+    """Most pictures of a micro-batch that fit into `free` bytes, with `together` micro-batches alive at once."""
+    return max(0, int(free // (together * activations)))
+
+
+def images_per_step(micro_batches: int, batches: Sequence[MicroBatch]) -> float:
+    """Pictures in one step, where every resolution is as frequent as the others."""
+    return micro_batches * _mean(batches, lambda batch: batch.pictures)
+
+
+def flops_per_step(
+    sizes: DenoiserSizes, micro_batches: int, batches: Sequence[MicroBatch], text_tokens: int = MEAN_TEXT_TOKENS
+) -> float:
+    """FLOP of the denoiser in one such step, forward and backward."""
+    return micro_batches * _mean(
+        batches, lambda batch: batch.pictures * training_flops(sizes, batch.tokens, text_tokens)
+    )
+
+
 def plan_training(
     run: TrainingRun, device: Device, count: int = 1, price_per_hour: float | None = None
 ) -> TrainingPlan:
@@ -116,10 +179,10 @@ def plan_training(
     base = (assumed("process") if device.kind == "cpu" else assumed("context")) + run.state + run.frozen
     activations = max(run.together * batch.pictures * batch.activations for batch in run.batches)
     limit = usable_bytes(device, device.memory * GIB)
-    largest = {batch.base: max(0, int((limit - base) // (run.together * batch.activations))) for batch in run.batches}
+    largest = {batch.base: largest_batch(limit - base, batch.activations, run.together) for batch in run.batches}
     seconds = step_seconds(run, device, count)
     hours = None if seconds is None else run.steps * seconds / 3600
-    flops = run.micro_batches * _mean(run, lambda batch: batch.pictures * _flops(run, batch))
+    flops = flops_per_step(run.model.denoiser, run.micro_batches, run.batches, run.text_tokens)
     peak_rate = (device.single if run.precision == "float32" else device.half) * 1e12
     return TrainingPlan(
         state=run.state,
@@ -131,7 +194,7 @@ def plan_training(
         step_seconds=seconds,
         hours=hours,
         utilisation=flops / count / seconds / peak_rate if seconds and peak_rate else None,
-        images=run.steps * run.micro_batches * _mean(run, lambda batch: batch.pictures),
+        images=run.steps * images_per_step(run.micro_batches, run.batches),
         flops=run.steps * flops,
         kilowatt_hours=None if hours is None or not device.watts else hours * count * device.watts / 1000,
         money=None if hours is None or price_per_hour is None else hours * count * price_per_hour,
@@ -173,9 +236,5 @@ def _exchange_seconds(run: TrainingRun, device: Device, count: int) -> float:
     return 8 * run.model.denoiser_parameters * (count - 1) / count / (device.peer * 1e9)
 
 
-def _flops(run: TrainingRun, batch: MicroBatch) -> int:
-    return training_flops(run.model.denoiser, batch.tokens, run.text_tokens)
-
-
-def _mean(run: TrainingRun, of: Callable[[MicroBatch], float]) -> float:
-    return sum(of(batch) for batch in run.batches) / len(run.batches)
+def _mean(batches: Sequence[MicroBatch], of: Callable[[MicroBatch], float]) -> float:
+    return sum(of(batch) for batch in batches) / len(batches)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from leanlens.batches.assign import check_table
 from leanlens.config import Section, is_stored
 from leanlens.files import read_toml
+from leanlens.plan.compute import DenoiserSizes
 from leanlens.resolution import MAX_PIXELS, TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
 
 MOST_SEED = 2**63 - 1
@@ -80,6 +81,12 @@ class Model(Section):
     def width(self) -> int:
         """Channels of the residual streams."""
         return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def sizes(self) -> DenoiserSizes:
+        """What the denoiser costs depends on these."""
+        text = self.enc_hidden_dim * len(self.selected_layer_index)
+        return DenoiserSizes(self.num_layers, self.width, 4 * self.out_channels, text)
 
     @model_validator(mode="after")
     def _rotary_channels(self) -> Self:

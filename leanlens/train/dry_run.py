@@ -12,7 +12,8 @@ from typing import Any
 from leanlens.batches.survey import large_batches, survey, survey_lines
 from leanlens.dist import Group
 from leanlens.files import read_json
-from leanlens.plan.compute import DenoiserSizes, training_flops
+from leanlens.plan.compute import MEAN_TEXT_TOKENS
+from leanlens.plan.training import checkpoint_bytes, flops_per_step, images_per_step
 from leanlens.train.alone import is_begun
 from leanlens.train.autoencoder import open_autoencoder
 from leanlens.train.autoencoder_config import AutoencoderRecipe
@@ -26,10 +27,9 @@ from leanlens.train.language import build_language, places_of
 from leanlens.train.language_config import LanguageRecipe
 from leanlens.train.lock import require_folder, require_free
 from leanlens.train.loop import open_models, require_startable
-from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
+from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
 from leanlens.train.resume import require_same_run
 
-TEXT_TOKENS = 165  # the paper's mean caption with what follows it in the template
 TOY_SIZES = (32, 48, 4)  # channels of the latents, width and layers of the text encoder; see `pipeline/toy.py`
 
 
@@ -61,18 +61,19 @@ def summary(recipe: TrainRecipe) -> str:
     require_folder(recipe.run.dir)
     recipe.model.require_frozen_sizes(*frozen_sizes(recipe.model))
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    images = images_per_step(recipe)
-    per_step = flops_per_step(recipe)
+    batches, parameters = recipe_micro_batches(recipe, processes), recipe_parameters(recipe)
+    images = images_per_step(recipe.train.micro_batches, batches)
+    per_step = flops_per_step(recipe.model.sizes, recipe.train.micro_batches, batches)
     latest = latest_checkpoint(recipe.run.dir / "checkpoints")
     optim = recipe.optim
     start = f"continue after {latest.name}" if latest else recipe.init.start or "random weights"
     rows = {
         "run": f"{recipe.run.dir}, seed {recipe.run.seed}, {start}",
-        "denoiser": f"{denoiser_parameters(recipe.model):,} parameters, {recipe.model.num_layers} blocks of width "
+        "denoiser": f"{parameters:,} parameters, {recipe.model.num_layers} blocks of width "
         f"{recipe.model.width}; parts {recipe.model.parts}",
         "step": f"{recipe.train.micro_batches} micro-batch{'es' * (recipe.train.micro_batches > 1)} over "
         f"{processes} process{'es' * (processes > 1)}, about {images:.0f} images, "
-        f"{per_step:.3g} FLOP with {TEXT_TOKENS} text tokens",
+        f"{per_step:.3g} FLOP with {MEAN_TEXT_TOKENS} text tokens",
         "stops": f"after {recipe.train.steps} steps: {recipe.train.steps * images:.3g} images, "
         f"{recipe.train.steps * per_step:.3g} FLOP, encoders apart",
         "optimiser": f"{optim.matrices}, rate {optim.lr:g}, {optim.schedule} after {optim.warmup} warm-up steps, "
@@ -81,13 +82,13 @@ def summary(recipe: TrainRecipe) -> str:
         f"{', recomputed blocks' * recipe.train.checkpointing}",
         "averages": f"widths {', '.join(f'{std:g}' for std in recipe.ema.stds)}; exports {recipe.ema.export:g}",
         "checkpoints": f"every {recipe.save.every} steps, the last {recipe.save.keep} and the best, "
-        f"{state_bytes(recipe, 1) * (3 + len(recipe.ema.stds)) / (4 + len(recipe.ema.stds)) / 1e9:.2f} GB each",
-        "memory": f"{state_bytes(recipe, processes) / 1e9:.2f} GB of state on each device",
+        f"{checkpoint_bytes(parameters, len(recipe.ema.stds)) / 1e9:.2f} GB each",
+        "memory": f"{recipe_state_bytes(recipe, processes) / 1e9:.2f} GB of state on each device",
     }
     lines = [f"{name:12} {value}" for name, value in rows.items()]
-    for bucket in recipe.data.buckets:
+    for bucket, batch in zip(recipe.data.buckets, batches, strict=True):
         sizes = " ".join(f"{height}x{width}" for height, width in bucket.table)
-        gigabytes = bucket.batch * activation_bytes(recipe, bucket, processes) / 1e9
+        gigabytes = batch.pictures * batch.activations / 1e9
         lines.append(f"{'bucket ' + str(bucket.base):12} {bucket.batch} pictures, about {gigabytes:.2f} GB: {sizes}")
     return "\n".join(lines)
 
@@ -103,22 +104,6 @@ def frozen_sizes(model: Model) -> tuple[int | None, int | None, int | None]:
 def _config(part: Path) -> dict[str, Any]:
     path = part / "config.json"
     return read_json(path) if path.is_file() else {}
-
-
-def images_per_step(recipe: TrainRecipe) -> float:
-    """Pictures in one step if every resolution is as frequent as the others."""
-    buckets = recipe.data.buckets
-    return recipe.train.micro_batches * sum(bucket.batch for bucket in buckets) / len(buckets)
-
-
-def flops_per_step(recipe: TrainRecipe) -> float:
-    """FLOP of the denoiser in one such step, forward and backward."""
-    model = recipe.model
-    sizes = DenoiserSizes(
-        model.num_layers, model.width, 4 * model.out_channels, model.enc_hidden_dim * len(model.selected_layer_index)
-    )
-    costs = [bucket.batch * training_flops(sizes, bucket.base**2 // 256, TEXT_TOKENS) for bucket in recipe.data.buckets]
-    return recipe.train.micro_batches * sum(costs) / len(costs)
 
 
 def _surveyed(recipe: TrainRecipe, group: Group) -> Iterator[str]:

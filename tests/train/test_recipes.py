@@ -11,16 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from leanlens.batches.assign import check_table
 from leanlens.config import read_recipe
 from leanlens.pipeline.features import TextFeatures
-from leanlens.plan.compute import training_flops
+from leanlens.plan.compute import MEAN_TEXT_TOKENS, training_flops
+from leanlens.plan.training import images_per_step
 from leanlens.train.autoencoder import open_autoencoder
 from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.config import Bucket, TrainRecipe, kind_of_recipe
 from leanlens.train.denoiser_losses import training_losses
 from leanlens.train.denoiser_model import build_denoiser, freeze_unread, sizes_of
-from leanlens.train.dry_run import images_per_step, summary
+from leanlens.train.dry_run import summary
 from leanlens.train.language import build_language
 from leanlens.train.language_config import LanguageRecipe
-from leanlens.train.memory_check import activation_bytes, denoiser_parameters, state_bytes
+from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
 from leanlens.train.step import accumulate_gradients
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
@@ -56,8 +57,8 @@ def test_the_language_model_is_as_large_as_its_recipe_says():
 
 def test_stage_one_is_the_papers():
     stage = recipe("stage1")
-    assert denoiser_parameters(stage.model) == 4_104_225_152
-    assert images_per_step(stage) == 3072
+    assert recipe_parameters(stage) == 4_104_225_152
+    assert images_per_step(stage.train.micro_batches, recipe_micro_batches(stage, 128)) == 3072
     assert (stage.train.steps, stage.optim.lr, stage.optim.betas, stage.optim.clip) == (
         400_000,
         2e-4,
@@ -87,14 +88,16 @@ def test_stage_two_is_the_papers():
 
 @pytest.mark.parametrize("layers", [2, pytest.param(48, marks=pytest.mark.long)])
 def test_a_step_of_stage_one_costs_what_torch_counts(layers):
-    """Full width, one picture of 512 x 512 with 165 text tokens, forward and backward without memory."""
+    """Full width, one picture of 512 x 512 with a caption of mean length, forward and backward without memory."""
     model = build_denoiser(recipe("stage1", f"model.num_layers={layers}").model, 0, device="meta")
     freeze_unread(model)
-    text = TextFeatures([torch.zeros(1, 165, 2880, device="meta")] * 4, torch.ones(1, 165, dtype=torch.bool))
+    text = TextFeatures(
+        [torch.zeros(1, MEAN_TEXT_TOKENS, 2880, device="meta")] * 4, torch.ones(1, MEAN_TEXT_TOKENS, dtype=torch.bool)
+    )
     batch = SimpleNamespace(latents=torch.zeros(1, 1024, 128, device="meta"), grid=(32, 32), text=text)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         training_losses(model, batch, 0, 0, 0).sum().backward()
-    assert training_flops(sizes_of(model), 1024, 165) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert training_flops(sizes_of(model), 1024, MEAN_TEXT_TOKENS) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_the_ledger_of_a_step_is_what_torch_counts(tmp_path):
@@ -135,10 +138,10 @@ def test_activations_that_are_kept_are_about_what_fit_says(tmp_path, precision):
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), autocast:
         loss = training_losses(model, batch, 0, 0, 0).sum()
     assert loss.isfinite()
-    estimate = activation_bytes(wanted, wanted.data.buckets[0])
-    assert 0.75 < estimate / sum(kept.values()) < 1.34
+    (batch,) = recipe_micro_batches(wanted, 1)
+    assert 0.75 < batch.activations / sum(kept.values()) < 1.34
 
 
 def test_memory_is_shared_out():
     stage = recipe("stage1")
-    assert state_bytes(stage, 1) == 128 * state_bytes(stage, 128) == pytest.approx(24 * 4.1e9, rel=0.01)
+    assert recipe_state_bytes(stage, 1) == 128 * recipe_state_bytes(stage, 128) == pytest.approx(24 * 4.1e9, rel=0.01)
