@@ -46,7 +46,8 @@ from leanlens.evaluate.rates import (
     rates_as_json,
     rates_from_json,
 )
-from leanlens.evaluate.scenes import evaluate_scenes, results_of
+from leanlens.evaluate.results import results_of
+from leanlens.evaluate.scenes import evaluate_scenes
 from leanlens.evaluate.table import render_table
 from leanlens.hub import locate
 from leanlens.pipeline.open import open_model

@@ -77,7 +77,8 @@ def scenes(
     require_writable(out)
     kept = out.with_name(f"{out.name}.drawn")
 
-    from leanlens.evaluate.scenes import evaluate_scenes, write_evaluation
+    from leanlens.evaluate.results import write_evaluation
+    from leanlens.evaluate.scenes import evaluate_scenes
     from leanlens.pipeline.open import open_model
     from leanlens.scenes.icons import library
     from leanlens.score.scene import SceneScorer

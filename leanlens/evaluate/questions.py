@@ -1,7 +1,4 @@
-"""What a model is asked: captions of held-out scenes, or prompts written by people, each with what must then be true.
-
-Comes in: how many, a seed, a library. Goes out: `Question`s. Knows nothing of models or scores.
-"""
+"""The questions of an evaluation: captions of held-out scenes or prompts by people, each with its ground truth."""
 
 import re
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from leanlens.scenes.scene import Scene, sample_scene
 PEOPLE = Path(__file__).parent / "prompts" / "people.jsonl"
 PROMPTS = ("dense", "brief", "human")
 HELD_OUT_SEEDS = 2**40  # the first; training counts up from 0
+SCENES = 200  # held-out scenes where no number is given
 LARGEST = 3  # scenes of one thing, of two and of three or more take turns
 
 
@@ -119,3 +117,29 @@ def people_questions(num: int | None = None, size: int = 256, path: str | Path =
         whose = "people wrote" if path == PEOPLE else f"{path} has"
         raise ValueError(f"num {num} is not accepted; {whose} {len(rows)} prompts")
     return [Question(prompt, truth, index, (size, size)) for index, (prompt, truth) in enumerate(rows[:num])]
+
+
+def questions_from(
+    num: int | None, seed: int, library: Library, prompts: str, split: str, size: int, needs_truth: bool
+) -> list[Question]:
+    """The questions that `prompts` names: a word of PROMPTS, or a file.
+
+    Raises:
+        ValueError: another word, or people's prompts where true images are needed.
+    """
+    if prompts in ("dense", "brief"):
+        return held_out_questions(SCENES if num is None else num, seed, library, prompts, split, size)
+    if prompts != "human" and not Path(prompts).is_file():
+        raise ValueError(
+            f"prompts {prompts!r} is not accepted; use {', '.join(PROMPTS)} or the path of a file of prompts"
+        )
+    if needs_truth:
+        what = "human prompts" if prompts == "human" else f"the prompts of {prompts}"
+        raise ValueError(f"{what} have no true pictures; leave real and reconstruction out")
+    return people_questions(num, size) if prompts == "human" else people_questions(num, size, prompts)
+
+
+def unknown_concepts(questions: list[Question], library: Library) -> list[str]:
+    """Stated concepts that a library does not have, so that nothing can judge them."""
+    stated = [thing for question in questions for thing in question.truth.get("objects", [])]
+    return sorted({one["concept"] for one in stated if one.get("category") != "sign"} - set(library.concepts))

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("scipy")
 
+from leanlens.evaluate import fid
+from leanlens.pipeline.open import open_model
 from leanlens.scenes.icons import make_library, open_library
 from leanlens.scenes.sources import Drawings, read_sample
 
@@ -44,3 +46,13 @@ def shelf(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluating") / "library"
     make_library([concept for concept in concepts if concept.name in CONCEPTS], kept, folder)
     return open_library(folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_inception(monkeypatch):
+    monkeypatch.setattr(fid, "_inception", lambda: None)
+
+
+@pytest.fixture(scope="package")
+def toy():
+    return open_model("toy", "cpu", "float32")

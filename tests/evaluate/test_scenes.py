@@ -5,25 +5,14 @@ import pytest
 from PIL import Image
 
 from leanlens.cli.evaluate import scenes as command
-from leanlens.evaluate import fid
-from leanlens.evaluate.scenes import evaluate_scenes, write_evaluation
+from leanlens.evaluate.results import write_evaluation
+from leanlens.evaluate.scenes import evaluate_scenes
 from leanlens.pipeline.draw import draw
-from leanlens.pipeline.open import open_model
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import ImageRequest
 
 
-@pytest.fixture(autouse=True)
-def _no_inception(monkeypatch):
-    monkeypatch.setattr(fid, "_inception", lambda: None)
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return open_model("toy", "cpu", "float32")
-
-
-def test_questions_are_drawn_as_every_door_draws_and_scored_row_by_row(toy, shelf, scorer):
+def test_questions_are_drawn_as_every_interface_draws_them_and_scored_row_by_row(toy, shelf, scorer):
     done = evaluate_scenes(toy, 3, 5, shelf, scorer, steps=1, size=64, real=True, reconstruction=True)
     assert list(done.pictures) == ["toy", "reconstruction", "real"]
     request = ImageRequest.checked(
@@ -39,21 +28,6 @@ def test_questions_are_drawn_as_every_door_draws_and_scored_row_by_row(toy, shel
     assert done.pictures["reconstruction"][0].size == done.questions[0].size
     assert done.rates["real"]["two_objects"].num == 1
     assert done.fid == {"toy": None, "reconstruction": None, "real": None}
-
-
-def test_files_are_whole(toy, shelf, scorer, tmp_path):
-    done = evaluate_scenes(toy, 2, 0, shelf, scorer, "human", steps=1, size=64)
-    write_evaluation(done, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "sheet.png", "table.md"]
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["settings"]["prompts"] == "human"
-    assert results["settings"]["steps"] == 1
-    assert [row["prompt"] for row in results["pictures"]] == [question.prompt for question in done.questions]
-    assert results["pictures"][0]["scores"]["toy"] == done.scores["toy"][0]
-    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert len(sheet.convert("RGB").getcolors(10**6)) > 100
-    with pytest.raises(ValueError, match="exists already"):
-        write_evaluation(done, tmp_path / "out")
 
 
 class Loud:
@@ -204,23 +178,3 @@ def test_the_command_compares(shelf, scorer, prompts, tmp_path, monkeypatch, cap
     command(out=tmp_path / "more", model="toy", reason=None, beside=[out / "results.json"], seeds=1, **common)
     name = f"toy, {prompts} prompts"
     assert f"| criterion | toy | {name}, off | {name}, default |" in capsys.readouterr().out
-
-
-def test_distance_of_features_is_frechets():
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(400, 4)), rng.normal(size=(300, 4)) @ np.diag([1, 2, 1, 0.5]) + 1
-    from scipy.linalg import sqrtm
-
-    root = sqrtm(np.cov(one.T) @ np.cov(other.T)).real
-    expected = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(np.cov(one.T) + np.cov(other.T) - 2 * root)
-    assert fid.distance_of_features(one, other) == pytest.approx(expected, rel=1e-6)
-    assert fid.distance_of_features(one, one) == pytest.approx(0, abs=1e-8)
-    with pytest.raises(ValueError, match="a set of 1 pictures has no covariance"):
-        fid.distance_of_features(one[:1], other)
-
-
-def test_without_the_package_there_is_no_distance(monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(fid, "find_spec", lambda name: None)
-    monkeypatch.setattr(fid, "_inception", fid._inception.__wrapped__)
-    assert fid.frechet_distance([], []) is None

@@ -1,0 +1,22 @@
+import json
+
+import pytest
+from PIL import Image
+
+from leanlens.evaluate.results import write_evaluation
+from leanlens.evaluate.scenes import evaluate_scenes
+
+
+def test_files_are_whole(toy, shelf, scorer, tmp_path):
+    done = evaluate_scenes(toy, 2, 0, shelf, scorer, "human", steps=1, size=64)
+    write_evaluation(done, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "sheet.png", "table.md"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["settings"]["prompts"] == "human"
+    assert results["settings"]["steps"] == 1
+    assert [row["prompt"] for row in results["pictures"]] == [question.prompt for question in done.questions]
+    assert results["pictures"][0]["scores"]["toy"] == done.scores["toy"][0]
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert len(sheet.convert("RGB").getcolors(10**6)) > 100
+    with pytest.raises(ValueError, match="exists already"):
+        write_evaluation(done, tmp_path / "out")
