@@ -15,28 +15,27 @@ IMAGES = TARGET.parent / "images"
 HEAD = """\
 # Results of the released weights
 
-What `turbo`, `rl` and `base` draw from a fixed sheet of {prompts} prompts, how long it takes and how much memory, on
-the machines of those who sent it in. Beside each number stands what [the planner](plan.md) predicts.
+Images, times and memory of `turbo`, `rl` and `base` for a fixed list of {prompts} prompts, on the machines of people who sent their results. Each
+measurement is shown next to the estimate of [the planner](plan.md).
 
 """
 NONE = """\
-**There is no result yet.** The weights could not be had where leanlens was written, so none of their pictures is
-shown in this documentation, and no GPU was timed with them. If you have them, this fills the page:
+**There are no results yet.** The weights were not available to us, so this documentation shows none of their images and no GPU timings. If you
+have the weights, these commands fill the page:
 
 """
 MORE = "To add yours:\n\n"
 HOW = """\
 ```sh
-leanlens weights fetch turbo                              # 31 GB, if they are not there yet
-python benchmarks/released.py                             # those of turbo, rl and base that are there
-python benchmarks/released.py --models nano --num 2 --out rehearsal     # first, a rehearsal without them
+leanlens weights fetch turbo                              # 31 GB, if you do not have them yet
+python benchmarks/released.py                             # measures whichever of turbo, rl and base you have
+python benchmarks/released.py --models nano --num 2 --out rehearsal     # or first, a trial without them
 ```
 
-It runs in a clone. Prompt i has seed i. Size, steps and guidance are the model's own. Each model is held as
-`leanlens generate` holds it on that machine, and is a process of its own. `released_NAME.json` and the contact sheet
-`released_NAME.webp`, below 1 MB, are written into `benchmarks/results`, named after the GPU: send these two in. They
-hold the names of processor and GPU, versions, times, peaks and sums of the pixels, and no path of yours.
-`python docs/make_released.py` makes this page.
+The script runs in a clone. Prompt i has seed i. Size, steps and guidance are the model's defaults. Each model runs in its own process, with the
+offloading that `leanlens generate` would choose on that machine. The script writes `released_NAME.json` and a contact sheet
+`released_NAME.webp` of less than 1 MB into `benchmarks/results`, named after the GPU: please send us both. They contain the CPU and GPU names,
+versions, times, memory peaks and pixel checksums, and none of your paths. `python docs/make_released.py` generates this page.
 
 ## The prompts
 

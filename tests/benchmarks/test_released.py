@@ -50,7 +50,7 @@ def test_a_toy_is_drawn_measured_and_shown(released, pages, tmp_path, monkeypatc
 
     monkeypatch.setattr(pages, "RESULTS", tmp_path / "out")
     text = pages.page(tmp_path / "out")
-    assert "There is no result yet" not in text
+    assert "There are no results yet" not in text
     assert "## RTX 0000" in text
     assert "| `toy` | 64 × 64 | 20 |" in text
     assert "| `rl` | failed: out of memory   here |" in text
