@@ -52,13 +52,17 @@ from leanlens.serve.web_show import (
     show_welcome,
 )
 from leanlens.serve.web_style import (
+    BEGIN,
+    END,
     ON_LOAD,
     ONE_STOP,
-    PRESS,
     PRESSED,
-    SOURCE_CHANGED,
+    SOURCE_ADDED,
+    SOURCE_CLEARED,
     TELL,
     TOGGLE,
+    WAITING,
+    press,
     remember,
     restore,
     style_sheet,
@@ -67,6 +71,9 @@ from leanlens.serve.web_style import (
 
 Answers = AsyncGenerator[tuple[Any, Any, Any]]
 """The stage, the history and the button under it, again and again while something is drawn."""
+
+Source = tuple[bytes, list[bytes]] | APIError | None
+"""The editor's picture and its layers of paint, or why they cannot be had."""
 
 Estimate = Callable[[str, int, int, int, float, int], str]
 """What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
@@ -130,17 +137,6 @@ class _PageMount(Mount):
         if scope["path"].split("/")[1] in self.apis:
             return Match.NONE, {}
         return super().matches(scope)
-
-
-class _Newest(dict[str, Any]):
-    """What editors sent ahead of a drawing, the last few of them: what is never drawn must not stay in memory."""
-
-    most = 16
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        while len(self) > self.most:
-            del self[next(iter(self))]
 
 
 @dataclass(eq=False)
@@ -365,17 +361,23 @@ class Page:
                         limit = gr.State(_HISTORY)
                         older = gr.Button("Show more", size="sm", elem_id="older", visible=False)
             values, seen, kept = list(fields.values()), [limit, favourites], [history, older]
-            drawing: dict[str, Any] = {"trigger_mode": "multiple", "js": PRESS, **_QUIET}
+            drawing: dict[str, Any] = {"trigger_mode": "multiple", "js": press(len(values)), **_QUIET}
             gr.on([draw.click, prompt.submit], self.draw, [*seen, source, *values], [stage, *kept], api_name="draw",
                   **drawing)  # fmt: skip
             draw_grid.click(self.draw_grid, [*seen, *grid, source, *values], [stage, *kept], api_name="grid", **drawing)
+            # First, since the events of one click are run one after another.
+            for said, function, given, answered, name in (
+                ([stage.click], self.suggest, None, prompt, "suggest"),
+                ([history.click], self.take, None, [stage, *values], "take"),
+                ([drop.upload], self.recover, drop, [stage, *values], "recover"),
+            ):
+                _fill(
+                    gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", js=BEGIN, **_QUIET)
+                )
             for said, function, given, answered, name in (
                 ([page.load, favourites.input], self.history, seen, kept, "history"),
                 ([older.click], self.older, seen, [limit, *kept], "older"),
-                ([stage.click], self.suggest, None, prompt, "suggest"),
-                ([history.click], self.take, None, [stage, *values], "take"),
                 ([history.click], self.keep, seen, kept, "keep"),
-                ([drop.upload], self.recover, drop, [stage, *values], "recover"),
             ):
                 # "multiple": what is pressed while something is drawn is drawn after it.
                 gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
@@ -385,8 +387,10 @@ class Page:
             page.load(None, values, None, js=TELL, queue=False)
             changed = [part.change for part in values]
             gr.on(changed, None, values, None, js=remember(places["reason"]), queue=False)
-            source.change(None, source, None, js=SOURCE_CHANGED, queue=False)
+            source.upload(None, js=SOURCE_ADDED, queue=False)
+            source.clear(None, js=SOURCE_CLEARED, queue=False)
             page.load(None, js=ONE_STOP, queue=False)
+            page.load(None, js=WAITING, queue=False)
             # Beside the queue, in which it would wait for what it is to stop.
             stop.click(self.stop, api_name="stop", queue=False, **_QUIET)
         for part in page.blocks.values():  # a field of any kind may hold what looks like a file
@@ -404,6 +408,7 @@ class Page:
         with gr.Row():
             draw = gr.Button("Draw", variant="primary", min_width=80, elem_id="draw")
             stop = gr.Button("Stop", min_width=80, elem_id="stop")
+        gr.HTML('<div class="leanlens"><p></p></div>', padding=False, elem_id="waiting")
         reason, choices = reading(self.service)
         line = gr.HTML(padding=False, elem_id="estimate", visible=self.estimate is not None)
         return prompt, draw, stop, reason, choices, line
@@ -443,7 +448,8 @@ class Page:
             reason, choices,
         )  # fmt: skip
         fields = dict(zip(Form().__dict__, parts, strict=True))
-        model.input(self.choose_model, model, [steps_field, guidance_field, base], api_name="model", **_QUIET)
+        _fill(model.input(self.choose_model, model, [steps_field, guidance_field, base], api_name="model", js=BEGIN,
+                          **_QUIET))  # fmt: skip
         if self.estimate is not None:
             # Without a trigger it is said when the page opens, and whenever one of them changes.
             gr.on(None, self.predict, [fields[name] for name in _PLANNED], line, api_name="predict",
@@ -457,8 +463,9 @@ class Page:
                 label="Source image and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
                 transforms=(), layers=False, brush=gr.Brush(colors=["#e11d48"], color_mode="fixed"), buttons=[],
             )  # fmt: skip
-            editor.blob_storage = _Newest()
-            editor.preprocess = partial(_parts, editor.blob_storage)
+            # Without a listener to its changes it sends what is painted with a drawing, not ahead of one.
+            editor.accept_blobs = None
+            editor.preprocess = _parts
             return editor
 
     def _grid(self) -> tuple[list[Any], gr.Button]:
@@ -480,6 +487,11 @@ def _drop() -> Any:
     )  # fmt: skip
     drop.preprocess = _path  # the dropped file as it is, for our own bounded reader
     return drop
+
+
+def _fill(event: Any) -> None:
+    """Have a press on Draw wait for an event that fills in the form."""
+    event.then(None, js=END, queue=False)
 
 
 def _pressed(event: gr.EventData) -> str:
@@ -517,14 +529,16 @@ def _upload(path: str) -> Path:
     return found
 
 
-def _parts(sent_ahead: dict[str, Any], payload: Any) -> tuple[bytes, list[bytes]] | None:
-    """The editor's picture and what was painted over it, as bytes that nobody has unpacked; None without a picture."""
-    found = payload
-    if payload is not None and payload.id is not None:
-        found = sent_ahead.pop(payload.id, None)
-    if found is None or found.background is None:
+def _parts(payload: Any) -> Source:
+    """The editor's picture and what was painted over it, as bytes that nobody has unpacked; None without a picture.
+
+    With an `id` in place of both, the editor shows a picture that the page could not read from it.
+    """
+    if payload is None or (payload.background is None and payload.id is None):
         return None
-    return _bytes(found.background), [_bytes(layer) for layer in found.layers if layer is not None]
+    if payload.background is None:
+        return APIError("missing", "the source image could not be read; add it again, or clear the editor", "image")
+    return _bytes(payload.background), [_bytes(layer) for layer in payload.layers if layer is not None]
 
 
 def _values(form: Form) -> list[Any]:
@@ -536,12 +550,12 @@ def _bytes(part: Any) -> bytes:
     return part if isinstance(part, bytes) else _upload(part.path).read_bytes()
 
 
-def _once(
-    source: tuple[bytes, list[bytes]] | None, service: ImageService
-) -> Callable[[GenerationParameters], None] | None:
+def _once(source: Source, service: ImageService) -> Callable[[GenerationParameters], None] | None:
     """What puts the editor's image and mask into generation parameters; decoded once and shared by all."""
     if source is None:
         return None
+    if isinstance(source, APIError):
+        raise source
     opened: list[tuple[Image.Image, bytes, Image.Image | None]] = []
 
     def put(parameters: GenerationParameters) -> None:

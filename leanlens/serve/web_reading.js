@@ -101,7 +101,8 @@ function asText() {
 
 /** The arguments of a press of Draw. A random seed is the one shown, or a new one where just that has been drawn. */
 function press(values) {
-  if (form === null || !isRewritten()) return values;
+  take({detail: values.slice(-props.fields.length)});  // what was just typed may not have been told yet
+  if (!isRewritten()) return values;
   if (isRandom() && drawn?.text === asText()) choices.seed = rolled();
   drawn = {text: asText(), prompt: form.prompt, seed: choices.seed};
   decide({});

@@ -7,6 +7,7 @@ shapes are drawn by the style sheet. Knows nothing of what the page does.
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from leanlens.serve.web_form import ASPECTS, OWN
@@ -60,13 +61,17 @@ def remember(reason: int) -> str:
 }}"""
 
 
-SOURCE_CHANGED = """(source) => {
-  const detail = Boolean(source && (source.background || source.id));
-  document.dispatchEvent(new CustomEvent("leanlens-source", {detail}));
-}"""
-"""Tells the page's other scripts whether there is a picture to start from."""
-PRESS = "(...values) => window.leanlensPress ? window.leanlensPress(values) : values"
-"""What is drawn is what is shown: the arguments of a drawing, the last of which are what was decided on its prompt."""
+WAITING = (Path(__file__).parent / "web_waiting.js").read_text(encoding="utf-8")
+"""Holds a press on Draw until what it depends on has arrived; the scripts below tell it what does."""
+BEGIN = """(...values) => { window.leanlensWaiting.begin("form"); return values; }"""
+END = """() => { window.leanlensWaiting.end("form"); window.leanlensWaiting.end("settings"); }"""
+SOURCE_ADDED = "() => window.leanlensWaiting.sourceChanged(true)"
+SOURCE_CLEARED = "() => window.leanlensWaiting.sourceChanged(false)"
+
+
+def press(fields: int) -> str:
+    """What is drawn is what is shown: the script that completes the arguments of a drawing, whose last are `fields`."""
+    return f"(...values) => window.leanlensWaiting.press({fields}, values)"
 
 
 def restore(models: Sequence[str], model: int, reason: int) -> str:
@@ -160,6 +165,9 @@ _PICTURES = """
 .leanlens .welcome p { margin: 0 }
 .leanlens .welcome div { display: flex; flex-wrap: wrap; justify-content: center; align-items: center; gap: .5rem }
 .leanlens .wrong { border-left: 4px solid #c0392b; padding: .4rem .6rem }
+#waiting:not(:has(p:not(:empty))) { display: none }
+#waiting p { font-size: .85rem; margin: 0 }
+[aria-busy=true] { opacity: .6; cursor: progress }
 .leanlens .wide { overflow-x: auto }
 .leanlens table { border-collapse: collapse; margin: 0; width: auto }
 .leanlens table, .leanlens tr, .leanlens td, .leanlens th { border: 0; background: none }

@@ -187,12 +187,27 @@ class PageDriver:
 
     def start_from(self, file: Path) -> Locator:
         """Give a picture to start from; gives the editor's canvas."""
+        canvas = self.choose_source(file)
+        self.page.locator("#source").get_by_label("Brush Size").wait_for()
+        return canvas
+
+    def choose_source(self, file: Path) -> Locator:
+        """The same without waiting until the picture is there."""
         part = self.unfold("source")
-        part.locator("canvas").first.wait_for()
-        self.page.wait_for_timeout(1000)  # it does not say when it is ready, and errs if it is not
         part.locator("input[type=file]").first.set_input_files(file)
-        part.get_by_label("Brush Size").wait_for()
         return part.locator("canvas").first
+
+    @contextmanager
+    def held_back(self, name: str) -> Iterator[None]:
+        """Within this, a function of the window such as `fetch` does not answer."""
+        self.page.evaluate(
+            "(name) => { const before = window[name];"
+            " const gate = new Promise((resolve) => { window.letThrough = resolve; });"
+            " window[name] = async (...given) => { await gate; return before(...given); }; }",
+            name,
+        )
+        yield
+        self.page.evaluate("window.letThrough()")
 
     def paint(self, canvas: Locator, strokes: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:
         """Brush straight lines; places are shares of the canvas's width and height."""

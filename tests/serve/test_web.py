@@ -520,13 +520,17 @@ def test_the_page_asks_for_the_key(site):
     assert names(stage)
 
 
-def test_what_an_editor_sends_ahead_is_bounded():
-    from leanlens.serve.web import _Newest
-
-    kept = _Newest()
-    for index in range(100):
-        kept[str(index)] = index
-    assert list(kept.values()) == list(range(84, 100))
+def test_an_image_that_did_not_arrive_is_not_left_out(site):
+    """Neither one that the page could not read from its editor, nor one sent ahead, which the page does not do."""
+    client = site()
+    lost = {"background": None, "layers": [], "composite": None, "id": "lost"}
+    assert "could not be read" in call(client, "draw", [*SEEN, lost, *fields()])[0]
+    assert "could not be read" in call(client, "grid", [*SEEN, "steps", "1", None, "", lost, *fields()])[0]
+    assert client.app.state.service.archive.recent("testclient") == []
+    components = client.get("/config").json()["components"]
+    (editor,) = (one["id"] for one in components if one["type"] == "imageeditor")
+    ahead = {"data": "{}", "fn_name": "accept_blobs", "component_id": editor, "session_hash": "tab"}
+    assert client.post("/gradio_api/component_server/", json=ahead).status_code == 404
 
 
 def test_text_stays_text():
