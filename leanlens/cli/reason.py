@@ -140,7 +140,7 @@ def check_option(word: str) -> None:
     try:
         check_word(word)
     except ValueError as error:
-        raise ValueError(f"--{error}") from None
+        raise ValueError(str(error).replace("invalid reason", "invalid --reason")) from None
 
 
 def triggers_of(paths: list[str]) -> tuple[str, ...]:

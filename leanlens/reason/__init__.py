@@ -1,4 +1,4 @@
-"""From a person's prompt to the caption that a model was trained on, as a record with the original."""
+"""Turns a person's prompt into the kind of caption that a model was trained on, and keeps a record of both."""
 
 from typing import TYPE_CHECKING, Any
 

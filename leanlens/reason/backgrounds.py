@@ -1,7 +1,4 @@
-"""Backgrounds read from tags: colours, patterns, gradients, and ground with sky.
-
-Comes in: noun phrases whose head is a background, a pattern, the ground or the sky. Goes out: the meaning's `Backdrop`.
-"""
+"""Parses backgrounds: colours, patterns, gradients, and ground with sky."""
 
 from leanlens.reason.meaning import Backdrop
 from leanlens.reason.phrases import COLORS, Phrase, PhraseReader, color_as
@@ -11,7 +8,7 @@ SHADES = 2  # colours that a pattern or a gradient has
 
 
 class BackgroundReader(PhraseReader):
-    """Sets the background of the meaning."""
+    """Parses the background of a meaning."""
 
     def _night(self, tag: Tag) -> bool:
         if self.meaning.background is None:

@@ -1,7 +1,7 @@
-"""What a prompt leaves open, chosen by the seed: background, style, sizes, places. Never against what was said.
+"""Chooses what a prompt leaves open from the seed: background, style, sizes and positions.
 
-Comes in: a `Meaning`, a seed, the canvas. Goes out: a `Plan` in which every thing has a place and a size. A light plain
-background that things stand out from, large things, no overlap: what the model draws best.
+Choices never contradict the prompt. The defaults are what the model draws best: a light plain background with enough
+contrast, large things, no overlap.
 """
 
 from dataclasses import dataclass, replace
@@ -38,12 +38,12 @@ SIDE_CELLS = {
 
 
 class Contradiction(ValueError):
-    """Relations that no arrangement meets."""
+    """Raised if no arrangement satisfies the relations."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing with everything decided. `x` and `y` are the middle of its place in parts of the canvas."""
+    """A thing with all choices made. `x` and `y` are its centre as fractions of the canvas."""
 
     noun: Noun
     count: int
@@ -54,7 +54,7 @@ class Placed:
 
     @property
     def place(self) -> str:
-        """Where it is, by thirds of the canvas, in the words of dense captions."""
+        """The position by thirds of the canvas, in the words of dense captions."""
         column, row = min(2, int(3 * self.x)), min(2, int(3 * self.y))
         return (
             ("in the upper left", "at the top", "in the upper right"),
@@ -76,10 +76,10 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the caption says.
+    """Everything that the caption will state.
 
     Attributes:
-        order: numbers of the things as they are listed: by their places, what others stand on, in or before first.
+        order: indices of the things in the order of the caption: by position; supports and containers come first.
     """
 
     things: tuple[Placed, ...]
@@ -90,10 +90,10 @@ class Plan:
 
 
 def choose(meaning: Meaning, seed: int, width: int, height: int) -> Plan:
-    """Decide what is open.
+    """Make all open choices.
 
     Raises:
-        Contradiction: the relations cannot all hold.
+        Contradiction: the relations cannot all be satisfied.
     """
     style_rng, rng = Random(f"style {seed}"), Random(f"places {seed}")
     style = meaning.style or style_rng.choices(list(STYLES), list(STYLES.values()))[0]

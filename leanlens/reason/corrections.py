@@ -1,7 +1,4 @@
-"""What a prompt takes back or leaves out: "no wait, a dog", "actually a cat", "not on a table", "no cats or dogs".
-
-Comes in: tags. Goes out: a meaning without what was taken back; what is negated is read and not drawn.
-"""
+"""Removes what a prompt corrects or excludes: "no wait, a dog", "actually a cat", "not on a table", "no cats"."""
 
 from dataclasses import replace
 
@@ -13,7 +10,7 @@ PASSED = ("filler", "copula", "of")  # kinds of words between a "not" and what i
 
 
 class CorrectionReader(ThingReader):
-    """Takes things back, and reads what is negated."""
+    """Applies corrections and negations."""
 
     # -- taken back
 

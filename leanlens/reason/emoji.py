@@ -1,7 +1,6 @@
-"""Emoji in a prompt: where they are, and the English words that each stands for.
+"""Finds emoji in a prompt and the English words for each.
 
-Comes in: text. Goes out: the text in pieces, plain ones and emoji. "🍎🍎🍎" is three apples; a skin tone or a variation
-selector changes nothing.
+"🍎🍎🍎" is three apples. Skin tones and variation selectors are ignored.
 """
 
 import re
@@ -18,13 +17,13 @@ _KEYCAP = re.compile("([0-9])\ufe0f?\u20e3")
 
 
 class Piece(NamedTuple):
-    """A run of one emoji, or text without any.
+    """A run of one emoji, or plain text.
 
     Attributes:
-        text: as it was typed.
-        words: English words for one of them; empty for plain text.
-        times: how many follow one another.
-        known: the words name something that can be drawn; a smile is only a mood.
+        text: as typed.
+        words: English words for one emoji; empty for plain text.
+        times: the length of the run.
+        known: whether the words name a drawable thing; a smile is only a mood.
     """
 
     text: str
@@ -34,7 +33,7 @@ class Piece(NamedTuple):
 
 
 def split_emoji(text: str) -> list[Piece]:
-    """A text in pieces; a single plain piece where it has no emoji."""
+    """Split a text into emoji and plain pieces."""
     text = _KEYCAP.sub(r"\1 ", text)
     found: list[Piece] = []
     for piece in _pieces(text):

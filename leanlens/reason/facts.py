@@ -1,7 +1,7 @@
-"""Facts of a caption for people and programs, and facts that whoever asks has decided, put into a meaning.
+"""Lists the facts of a caption, and puts facts set by the caller into a meaning.
 
-A fact's key names it within the prompt ("color 1"), so that an editor can send it back with another value. Values are
-read by the same grammar as prompts, in English.
+A fact's key identifies it within the prompt ("color 1"), so an editor can send it back with another value. Values are
+parsed by the English grammar.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ MOST = 12  # of one thing
 
 
 def list_facts(meaning: Meaning, plan: Plan) -> tuple[Fact, ...]:
-    """Everything that the caption says: of each thing, then relations, background, style, texts."""
+    """List all facts of the caption: for each thing, then relations, background, style, texts."""
     found: list[Fact] = []
     for index, placed in enumerate(plan.things):
         number, noun = meaning.key("thing", index), placed.noun
@@ -82,7 +82,7 @@ def _short(plan: Plan, index: int) -> str:
 
 
 def background_phrase(background: Backdrop) -> str:
-    """A background in words that the grammar reads back."""
+    """Describe a background in words that the grammar can parse."""
     first, second = background.colors[0], background.colors[-1]
     turned = "vertical" if background.turned else "horizontal"
     return {
@@ -99,13 +99,13 @@ def background_phrase(background: Backdrop) -> str:
 
 
 def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
-    """Put decided facts into a meaning; those that had an effect are returned.
+    """Put facts set by the caller into a meaning; returns those that had an effect.
 
-    A key of a thing, a relation or a text that the prompt does not have has none. What is left when some are taken away
-    keeps its keys, so that facts that are decided later mean the same.
+    A key of a thing, relation or text that the prompt does not have has no effect. Removing facts does not renumber the
+    keys of the others.
 
     Raises:
-        ValueError: a key that is none, or a value that is not accepted for it.
+        ValueError: an unknown key, or an invalid value for it.
     """
     applied = {}
     for key, value in sorted(fixed.items(), key=lambda item: _order(item[0])):
@@ -146,7 +146,7 @@ def _fix_thing(meaning: Meaning, index: int, value: str) -> bool:
         return True
     nouns = _read(value).things
     if len(nouns) != 1:
-        raise ValueError(f"fixed thing {value[:40]!r} is not accepted; give one thing, such as red apple")
+        raise ValueError(f"invalid fixed thing {value[:40]!r}: expected one thing, such as red apple")
     (noun,) = nouns
     number, color, size = noun.number or old.number, noun.color or old.color, noun.size or old.size
     meaning.things[index] = replace(noun, number=number, plural=old.plural, color=color, size=size, side=old.side)
@@ -165,7 +165,7 @@ def _fix_number(meaning: Meaning, index: int, value: str) -> bool:
         meaning.change(index, number=number)
         return True
     if value and not 1 <= number <= MOST:
-        raise ValueError(f"fixed number {value[:40]!r} is not accepted; give 1 to {MOST}")
+        raise ValueError(f"invalid fixed number {value[:40]!r}: expected 1 to {MOST}")
     if not 0 <= index < len(meaning.things):
         return False
     meaning.change(index, number=number or None, plural=number > 1)
@@ -178,7 +178,7 @@ def _fix_color(meaning: Meaning, index: int, value: str) -> bool:
         tags = tag(value, words_of("en"))
         named = [one.get("color") for one in tags if one.has("color")]
         if len(named) != len([one for one in tags if not one.has("and")]) or not named:
-            raise ValueError(f"fixed color {value[:40]!r} is not accepted; give one of {', '.join(COLORS)}")
+            raise ValueError(f"invalid fixed color {value[:40]!r}: expected one of {', '.join(COLORS)}")
         color = " and ".join(named)
     if not 0 <= index < len(meaning.things):
         return False
@@ -188,7 +188,7 @@ def _fix_color(meaning: Meaning, index: int, value: str) -> bool:
 
 def _fix_size(meaning: Meaning, index: int, value: str) -> bool:
     if value and value not in SIZES:
-        raise ValueError(f"fixed size {value[:40]!r} is not accepted; give {', '.join(SIZES)}")
+        raise ValueError(f"invalid fixed size {value[:40]!r}: expected {', '.join(SIZES)}")
     if not 0 <= index < len(meaning.things):
         return False
     meaning.change(index, size=value or None)
@@ -200,7 +200,7 @@ def _fix_place(meaning: Meaning, index: int, value: str) -> bool:
     if value and value not in SIDE_CELLS:
         sides = [one.get("side") for one in tag(value, words_of("en")) if one.has("side")]
         if len(sides) != 1:
-            raise ValueError(f"fixed place {value[:40]!r} is not accepted; give {', '.join(SIDE_CELLS)}")
+            raise ValueError(f"invalid fixed place {value[:40]!r}: expected {', '.join(SIDE_CELLS)}")
         side = sides[0]
     if not 0 <= index < len(meaning.things):
         return False
@@ -212,7 +212,7 @@ def _fix_place(meaning: Meaning, index: int, value: str) -> bool:
 
 def _fix_relation(meaning: Meaning, index: int, value: str) -> bool:
     if value and value not in RELATION_WORDS:
-        raise ValueError(f"fixed relation {value[:40]!r} is not accepted; give {', '.join(RELATION_WORDS)}")
+        raise ValueError(f"invalid fixed relation {value[:40]!r}: expected {', '.join(RELATION_WORDS)}")
     if not 0 <= index < len(meaning.relations):
         return False
     a, _, b = meaning.relations[index]
@@ -223,7 +223,7 @@ def _fix_relation(meaning: Meaning, index: int, value: str) -> bool:
 
 def _fix_text(meaning: Meaning, index: int, value: str) -> bool:
     if len(value) > 80:
-        raise ValueError(f"fixed text {value[:40]!r} has {len(value)} characters; at most 80 are accepted")
+        raise ValueError(f"invalid fixed text {value[:40]!r}: expected at most 80 characters, got {len(value)}")
     if not 0 <= index < len(meaning.texts):
         return False
     meaning.texts[index] = Written(value, meaning.texts[index].on if value else None)
@@ -238,7 +238,7 @@ def _fix_background(meaning: Meaning, index: int, value: str) -> bool:
     found = next((background for way in ways if (background := _read(way).background)), None)
     if found is None:
         kinds = "a colour, stripes, dots, checks, a gradient, or ground and sky"
-        raise ValueError(f"fixed background {value[:40]!r} is not accepted; give {kinds}")
+        raise ValueError(f"invalid fixed background {value[:40]!r}: expected {kinds}")
     meaning.background = found
     return True
 
@@ -250,7 +250,7 @@ def _fix_style(meaning: Meaning, index: int, value: str) -> bool:
     read = _read(f"{value} style") if not _read(value).style else _read(value)
     if read.style is None and read.other_style is None:
         styles = ", ".join(STYLE_PHRASES[name] for name in STYLES)
-        raise ValueError(f"fixed style {value[:40]!r} is not accepted; give one of {styles}")
+        raise ValueError(f"invalid fixed style {value[:40]!r}: expected one of {styles}")
     meaning.style, meaning.other_style = read.style, read.other_style
     return True
 

@@ -1,7 +1,7 @@
-"""Words of several meanings, told apart by what stands around them: "orange", the "flower" of "rose flower".
+"""Resolves words with several meanings from their context: "orange", or "flower" in "rose flower".
 
-Comes in: the tags of a prompt. Goes out: the same, where a word is surely a colour without the reading of a thing, and
-where it only says what a thing is a filler. Where nothing tells, all readings stay, and the phrase decides.
+A word that is certainly a colour loses its reading as a thing, and a word that only qualifies a thing becomes a filler.
+If the context does not decide, all readings stay and the phrase grammar decides.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ _CLASSES = ("flower", "fruit", "animal", "character", "figure", "toy", "shape")
 
 
 def settle(tags: list[Tag], words: Words) -> list[Tag]:
-    """The tags with the readings that hold."""
+    """Keep only the readings that apply."""
     tags = settle_colors(tags)
     return _settle_verbs(_settle_is(_settle_classes(tags), words)) if words.code == "en" else tags
 
@@ -81,7 +81,7 @@ def _settle_classes(tags: list[Tag]) -> list[Tag]:
 
 
 def settle_colors(tags: list[Tag]) -> list[Tag]:
-    """Leave out the thing where a word is a colour beside other colours, before "one", or after "is"."""
+    """Drop the reading as a thing if a word is a colour: next to other colours, before "one", or after "is"."""
     found = list(tags)
     for at, tag in enumerate(found):
         if not (tag.has("color") and tag.has("thing", "name")) or (tag.get("thing") or tag.get("name"))[1]:

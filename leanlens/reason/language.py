@@ -1,7 +1,7 @@
-"""The language of a prompt, found by its script and by the words in it.
+"""Detects the language of a prompt from its script and its words.
 
-Comes in: a prompt. Goes out: a two-letter code that `words_of` knows. Short prompts are the rule: "ein roter Apfel" is
-German, "pizza" alone is English, since a word that is English too is taken for it.
+The result is a two-letter code that `words_of` accepts. Prompts are usually short: "ein roter Apfel" is German; "pizza"
+alone is English, because a word that is also English counts as English.
 """
 
 import re
@@ -37,9 +37,9 @@ MARKED = 1.5  # times as much as a thing counts a word that only says how things
 
 
 def find_language(text: str) -> str:
-    """The language that most words of a prompt are in; English where none is more.
+    """The language of most words of a prompt; English in a tie.
 
-    Quoted strings are no words of the prompt: a German asks for a sign that says "OPEN".
+    Quoted strings do not count: a German prompt may ask for a sign that says "OPEN".
     """
     plain = QUOTED.sub(" ", text)
     script = main_script(plain)
@@ -89,7 +89,7 @@ def _with_hints(votes: dict[str, float], text: str) -> dict[str, float]:
 
 
 def main_script(text: str) -> str:
-    """The script that most of a text is in; "kana" for Japanese, whatever it has of Chinese characters."""
+    """The script of most of a text; "kana" for Japanese, even with many Chinese characters."""
     counts = Counter(script_of(letter) for letter in text if letter.isalpha())
     del counts["other"]
     if not counts:
@@ -102,7 +102,7 @@ def main_script(text: str) -> str:
 
 
 def count_english(tokens: list[str]) -> int:
-    """How many tokens are of words and phrases that the English table has."""
+    """Count the tokens that belong to words and phrases of the English table."""
     words, at, found = words_of("en"), 0, 0
     while at < len(tokens):
         hit = words.longest(tokens, at)
@@ -122,7 +122,7 @@ def _is_all_english(tokens: list[str]) -> bool:
 
 
 def count_words(tokens: list[str], script: str) -> dict[str, float]:
-    """Language -> how many of the tokens it knows, in the longest phrases that it has."""
+    """Language -> number of tokens that it knows, matching the longest phrases first."""
     found: dict[str, float] = defaultdict(float)
     until: Counter[str] = Counter()  # language -> the first token that no phrase of it has covered
     for at in range(len(tokens)):

@@ -1,6 +1,6 @@
-"""Letters read from tags: what is written on a thing, in quotation marks, in capitals, or after "that says".
+"""Parses text to be rendered: in quotation marks, in capitals, or after "that says".
 
-Comes in: tags. Goes out: the meaning's texts, each on the thing that bears it, or on a sign of its own.
+Each text is attached to the thing that bears it, or to a sign of its own.
 """
 
 from leanlens.reason.backgrounds import BackgroundReader
@@ -9,7 +9,7 @@ from leanlens.reason.words import SIGNS, Tag
 
 
 class LetterReader(BackgroundReader):
-    """Sets the texts of the meaning."""
+    """Parses the texts to be rendered."""
 
     def _write(self, string: str) -> None:
         """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""

@@ -1,7 +1,6 @@
-"""What other languages call the things: the words of Unicode's CLDR and of the tables, by script.
+"""Looks up names of things in other languages, by script, from Unicode's CLDR and our own tables.
 
-Comes in: a word, a script, a language. Goes out: concepts, and the languages that say so. The files are made by
-docs/make_lexicon.py; each is read when a prompt of its script comes.
+docs/make_lexicon.py generates the files. Each is read when a prompt in its script arrives.
 """
 
 from bisect import bisect_left
@@ -24,32 +23,32 @@ FIRST = {
 
 @cache
 def concepts() -> tuple[str, ...]:
-    """The names that the lines of the lexicon count."""
+    """The concept names that the lexicon refers to by index."""
     return tuple(read_json(FOLDER / "concepts.json")["concepts"])
 
 
 @cache
 def emoji() -> dict[str, str]:
-    """Emoji, without variation selectors -> the English words that it stands for."""
+    """Emoji without variation selectors -> English words for it."""
     return read_json(FOLDER / "emoji.json")["words"]
 
 
 @cache
 def languages() -> dict[str, list[str]]:
-    """Code -> the scripts that its words are in, the main one first."""
+    """Language code -> scripts of its words, the main one first."""
     return read_json(FOLDER / "concepts.json")["languages"]
 
 
 @cache
 def lines(script: str) -> list[str]:
-    """ "phrase<tab>concept=language.language ...", sorted; none for a script that no file is for."""
+    """Sorted lines "phrase<tab>concept=language.language ..."; empty for a script without a file."""
     path = FOLDER / f"{script}.txt"
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 @lru_cache(maxsize=4096)
 def speakers(phrase: str, script: str) -> dict[str, str]:
-    """Language -> what the phrase is in it: a concept, "=red" for a colour, or MARKER."""
+    """Language -> meaning of the phrase in it: a concept, "=red" for a colour, or MARKER."""
     rows = lines(script)
     at = bisect_left(rows, f"{phrase}\t")
     if at == len(rows) or not rows[at].startswith(f"{phrase}\t"):
@@ -63,7 +62,7 @@ def speakers(phrase: str, script: str) -> dict[str, str]:
 
 
 def words_in(language: str) -> Iterator[tuple[str, str]]:
-    """(phrase, concept) and (phrase, "=red") of a language."""
+    """All pairs (phrase, concept) and (phrase, "=red") of a language."""
     for script in languages().get(language, ()):
         first, later = f"={language}", f".{language}"
         for row in [row for row in lines(script) if first in row or later in row]:

@@ -1,4 +1,4 @@
-"""What colour known things have by nature, so that backgrounds are chosen that they stand out from.
+"""The natural colours of known things, for choosing backgrounds with enough contrast.
 
 `looks.txt` holds the mean colour of each drawing's visible pixels over the five styles of the library "common".
 """
@@ -20,6 +20,6 @@ def read_looks() -> dict[str, tuple[int, int, int]]:
 
 
 def contrasts(name: str, color: str | None, background: tuple[int, int, int]) -> bool:
-    """Whether a thing stands out from a background; True for what is not known."""
+    """Whether a thing has enough contrast with a background; True for unknown things."""
     look = COLORS.get(color) if color else read_looks().get(name)
     return look is None or distance(look, background) > CONTRAST

@@ -1,6 +1,6 @@
-"""What a prompt means: things with their numbers, colours, sizes and places, and how they stand to one another.
+"""The data structure for what a prompt means: things with numbers, colours, sizes and positions, and their relations.
 
-Only what was said stands here; what is left open is chosen later, in `choose`.
+It holds only what the prompt states; `choose` fills in the rest.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,13 @@ class Noun:
     """One kind of thing.
 
     Attributes:
-        name: of the known thing, or the words as typed where it is none.
-        number: how many; None where it is not said (`plural` tells whether it is one).
-        color: one of the twelve, or words for two of them; None as it is by nature.
-        side: "left", "upper right" and so on, where the prompt gives the place.
+        name: of the known thing, or the words as typed.
+        number: how many; None if not stated (`plural` then tells whether it is one).
+        color: one of the twelve, or words for two of them; None for its natural colour.
+        side: "left", "upper right" and so on, if the prompt states a position.
         adjectives: unknown words that stand before it.
         part: unknown words that stand after it: "with a ribbon".
-        many: it is said that there are several, and not how many.
+        many: the prompt says several without a number.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Written:
-    """A string, and the number of the thing that it stands on; None where nothing is said to bear it."""
+    """A text to render, and the index of the thing that bears it, or None."""
 
     string: str
     on: int | None = None
@@ -59,17 +59,17 @@ class Written:
 
 @dataclass
 class Meaning:
-    """A prompt understood.
+    """The meaning of a prompt.
 
     Attributes:
         relations: (number of a thing, word of `scenes`, number of a thing).
-        row: "row" or "column" where all things are said to stand so.
-        without: what is said not to be there.
-        other_style: a style that is asked for and not known.
-        unread: words that were left out.
-        decided_places: numbers of the things whose place is not the prompt's but was decided beforehand.
-        unsure: why this reading is not to be trusted; empty where it is.
-        keys: "thing", "relation" or "text" -> the numbers that those which are left had before some were taken away.
+        row: "row" or "column" if all things are arranged that way.
+        without: things that must not appear.
+        other_style: a requested style that is not known.
+        unread: ignored words.
+        decided_places: indices of things whose position was set by the caller, not by the prompt.
+        unsure: why the parse is unreliable; empty if it is reliable.
+        keys: "thing", "relation" or "text" -> the original indices of the remaining ones.
     """
 
     things: list[Noun] = field(default_factory=list)
@@ -87,11 +87,11 @@ class Meaning:
     keys: dict[str, list[int]] = field(default_factory=dict)
 
     def key(self, kind: str, index: int) -> int:
-        """The number of a thing, a relation or a text in the keys of its facts."""
+        """The index of a thing, relation or text as its fact keys use it."""
         return self.keys[kind][index] if kind in self.keys else index + 1
 
     def keep(self, indices: list[int]) -> None:
-        """Only some of the things, with what is said of them."""
+        """Keep only some of the things, with everything about them."""
         place = {old: new for new, old in enumerate(indices)}
         self.things = [self.things[index] for index in indices]
         self.decided_places = {place[index] for index in self.decided_places if index in place}
@@ -103,5 +103,5 @@ class Meaning:
         ]
 
     def change(self, index: int, **values: Any) -> None:
-        """Say more of a thing."""
+        """Replace fields of a thing."""
         self.things[index] = replace(self.things[index], **values)

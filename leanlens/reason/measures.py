@@ -1,7 +1,4 @@
-"""Numbers that count nothing: ages, sizes, years, fractions, and the options of other programs.
-
-Comes in: a piece of a prompt. Goes out: the same in parts, those that are no counts told apart.
-"""
+"""Separates numbers that do not count things: ages, sizes, years, fractions, and options of other programs."""
 
 import re
 from collections.abc import Iterator
@@ -35,7 +32,7 @@ _SAID_TWICE = re.compile(rf"\b({_WORDS})\s?\(\d+\)", re.IGNORECASE)
 
 
 def split_measures(text: str) -> Iterator[tuple[str, bool]]:
-    """(part, whether it is no count): "a ", "5 kg", " pumpkin"."""
+    """(part, whether it is a measure): "a ", "5 kg", " pumpkin"."""
     text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     text = _SAID_TWICE.sub(r"\1", text)
     at = 0

@@ -1,8 +1,7 @@
-"""What a word means to a model that learnt the captions of `scenes/describe.py`: a thing, a kind of one, or near one.
+"""Maps a word to a known thing: as a synonym, as a hyponym, as a typo of either, or as merely similar.
 
-Comes in: a word or a short name, singular or plural. Goes out: the thing with how near it is, or a known name that the
-word is a typing error of. Reads words.txt, which `runs/nearest_words.py` makes with the model's text encoder; needs no
-model itself, so every API gives the same answer.
+It reads words.txt, which `runs/nearest_words.py` generates with the model's text encoder. It needs no model itself, so
+every API gives the same answer.
 """
 
 import re
@@ -25,7 +24,7 @@ class Near:
         concept: name of the thing, as captions have it.
         nearness: 1 for another name of the thing; else the cosine between the two in the text encoder's features, less
             what all words have in common: 0.2 is hardly near, 0.8 is the same word in another form.
-        same: the word is another name of the thing or a kind of it, so that it can be drawn in its place.
+        same: the word is a synonym or hyponym of the thing, so the thing can replace it.
     """
 
     concept: str
@@ -45,10 +44,9 @@ class WordList:
 
 
 def nearest(word: str) -> Near | None:
-    """The known thing nearest to a word; None for a word that is no noun, or near to nothing.
+    """Find the known thing nearest to a word; None for a word that is no noun, or is near no thing.
 
-    Of a name of several words that is not in the table as a whole, the last word that says what it is ("hot air
-    balloon": balloon) counts, and such a name never is the same.
+    For a phrase that is not in the table, the head noun counts ("hot air balloon": balloon), and `same` is False.
     """
     spelled = _plain(word)
     found = _find(spelled)
@@ -59,9 +57,9 @@ def nearest(word: str) -> Near | None:
 
 
 def correct(word: str) -> str | None:
-    """The known name that a word is a typing error of, or the word of such a name, in the number that was meant.
+    """The known name, or a word of one, that a word is a typo of, in the same grammatical number.
 
-    None for a word that exists, for one that is like no name, and for one that is as much like another thing's.
+    None for an existing word, for one that resembles no name, and for an ambiguous one.
     """
     spelled = _plain(word)
     if len(spelled) < SHORTEST_TYPO or not spelled.isascii() or is_word(spelled) or spelled in _typed_names(False):
@@ -106,17 +104,14 @@ def _is_slip(spelled: str, name: str, edits: int) -> bool:
 
 
 def is_word(word: str) -> bool:
-    """Whether a word of small letters exists in English, as far as the table knows, in any form."""
+    """Whether a lower-case word exists in English in any form, as far as the table knows."""
     words = read_words()
     forms = (*_forms(word), *_stems(word))
     return any(form in words.names or form in words.near or form in words.others for form in forms)
 
 
 def count_edits(one: str, two: str, most: int) -> int:
-    """Letters to insert, leave out, replace or swap with the next to turn one word into the other; `most` + 1 if more.
-
-    (Damerau and Levenshtein's distance, each letter edited once.)
-    """
+    """The Damerau-Levenshtein distance (optimal string alignment) of two words; `most` + 1 if it is larger."""
     while one and two and one[0] == two[0]:
         one, two = one[1:], two[1:]
     while one and two and one[-1] == two[-1]:
@@ -137,18 +132,18 @@ def count_edits(one: str, two: str, most: int) -> int:
 
 
 def other_names(concept: str) -> tuple[str, ...]:
-    """What else a thing may be called, sorted; kinds of it are not among them."""
+    """The synonyms of a thing, sorted; without its hyponyms."""
     return tuple(sorted(name for name, thing in read_words().names.items() if thing == concept and name != concept))
 
 
 def categories() -> dict[str, str]:
-    """Every thing that is known -> its category, one word such as animal, food, vehicle."""
+    """Known thing -> category, one word such as animal, food, vehicle."""
     return dict(read_words().categories)
 
 
 @cache
 def read_words() -> WordList:
-    """The table, read once."""
+    """The table of words, read once."""
     categories: dict[str, str] = {}
     names: dict[str, str] = {}
     near: dict[str, tuple[str, str, bool]] = {}

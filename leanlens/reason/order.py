@@ -1,8 +1,8 @@
-"""Tags put into the order that the grammar reads, for languages that say a place after what it is the place of.
+"""Reorders the tags of languages that put a preposition after its noun into the order that the grammar reads.
 
-Comes in: tags of a clause such as "苹果 在 桌子 上" (apple, at, table, top). Goes out: apple, on, table. The readings
-that make this happen are "localiser", the word after ("上"); "at", what stands between a thing and its place ("在",
-"は"); "there", what announces a thing ("有"); "particle", what joins a noun to what is said of it ("的").
+For example "苹果 在 桌子 上" (apple, at, table, top) becomes apple, on, table. The readings involved are "localiser",
+the word after the noun ("上"); "at", which stands between a thing and its place ("在", "は"); "there", which introduces
+a thing ("有"); and "particle", which joins a noun to its attribute ("的").
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ MODIFIERS = ("article", "number", "size", "color", "plain color", "pattern", "ba
 
 
 def put_relations_first(tags: Sequence[Tag]) -> list[Tag]:
-    """Every clause with its relations before what they are to."""
+    """Put the relations of every clause before their objects."""
     found: list[Tag] = []
     clause: list[Tag] = []
     for tag in [*tags, None]:

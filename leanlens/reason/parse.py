@@ -1,8 +1,8 @@
-"""Tags to meaning: a small grammar over noun phrases and what joins them.
+"""Parses tags into a meaning with a small grammar of noun phrases and connectives.
 
-Comes in: the tags of a prompt. Goes out: a `Meaning`. One pass from left to right: each noun phrase becomes a thing, a
-background or a colour of what came before; relations, places, texts and styles are attached as they come. Where the
-words do not make a whole, the meaning says that it is unsure.
+It makes one pass from left to right. Each noun phrase becomes a thing, a background, or a colour of an earlier thing;
+relations, positions, texts and styles are attached on the way. If the words do not form a whole, the meaning is marked
+as unsure.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ MOST_KINDS = 6  # of things that one caption holds
 
 
 def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> Meaning:
-    """What a prompt means.
+    """Parse a prompt.
 
     Args:
-        lookup: an unknown word or two -> the known thing that it means, or None.
+        lookup: maps one or two unknown words to a known thing, or None.
     """
     if words.localisers:
         tags = put_relations_first(tags)

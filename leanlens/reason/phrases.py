@@ -1,7 +1,4 @@
-"""Noun phrases read from tags: what stands before a noun, the noun, and which reading of a word holds.
-
-Comes in: tags. Goes out: `Phrase`s, each with its modifiers and its head. Knows nothing of relations.
-"""
+"""Parses noun phrases: the modifiers before a noun, the noun, and which reading of an ambiguous word applies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,7 +30,7 @@ Lookup = Callable[[str], str | None]
 
 @dataclass
 class Phrase:
-    """A noun phrase: its modifiers, and the head that it has."""
+    """A noun phrase: its modifiers and its head."""
 
     article: str | None = None
     number: int | None = None
@@ -61,16 +58,16 @@ class Phrase:
 
     @property
     def is_begun(self) -> bool:
-        """Whether an article, a number or a colour says that one thing follows."""
+        """Whether an article, a number or a colour announces one thing."""
         return bool(self.article or self.number or self.colors)
 
     def lower_capitals(self) -> None:
-        """What is in capitals is a word as others are."""
+        """Treat words in capitals like other words."""
         self.adjectives += [word.lower() for word in self.capitals]
         self.capitals = []
 
     def object_color(self) -> str | None:
-        """The colours as those of a thing: one of the twelve, or two in words."""
+        """The colours as a thing has them: one of the twelve, or two in words."""
         named = list(dict.fromkeys(tag.get("color") for tag in self.colors if tag.has("color")))
         return " and ".join(named) or None
 
@@ -85,13 +82,13 @@ class Phrase:
         return [replace(self, colors=[color]) for color in others]
 
     def colors_as(self, kind: str) -> list[str]:
-        """The colours as those of a background, a sky or a ground, in the order given, without what has none."""
+        """The colours as a background, sky or ground has them, in order; unknown ones are dropped."""
         named = [color_as(tag, kind) for tag in self.colors]
         return list(dict.fromkeys(name for name in named if name))
 
 
 def color_as(tag: Tag, kind: str) -> str | None:
-    """A colour by the names that backgrounds, skies or grounds have, the nearest; None where none is near."""
+    """The nearest colour among the names for backgrounds, skies or grounds; None if none is near."""
     color = tag.get("color")
     return tag.get(kind) or NEAREST[kind].get(color)
 
@@ -137,7 +134,7 @@ class PhraseReader:
         return self.tags[at] if 0 <= at < len(self.tags) else None
 
     def starts_phrase(self, at: int) -> bool:
-        """Whether a noun phrase may start at a tag."""
+        """Whether a noun phrase can start at a tag."""
         while at < len(self.tags) and set(self.tags[at].readings) == {"filler"}:
             at += 1
         if at >= len(self.tags):

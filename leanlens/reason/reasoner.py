@@ -1,8 +1,7 @@
-"""The protocol of reasoners, which one a model folder asks for, and a request put to it.
+"""The protocol of reasoners, the choice of one for a model folder, and applying it to a request.
 
-Comes in: a request as an API has filled it in, its prompt free of `<lora:...>`. Goes out: the same request with the
-caption as its prompt and the record beside it. What is not for a reasoner is left alone: images to start from,
-negative prompts, empty prompts, and requests that carry a record already.
+The rewritten request has the caption as its prompt and carries the record. Negative prompts, empty prompts, image to
+image requests and requests that already carry a record are left unchanged. `<lora:...>` tags must be removed before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,9 @@ CAPTION_STYLES = ("scenes/common", "scenes/everyday")
 
 
 class Reasoner(Protocol):
-    """Rewrites prompts. The same asks give the same captions, in whatever process.
+    """Rewrites prompts. The same requests give the same captions in every process.
 
-    `source` is its name and version as records have it; `words` are the things it knows.
+    `source` is its name and version for the record; `words` are the things that it knows.
     """
 
     source: str
@@ -33,17 +32,17 @@ class Reasoner(Protocol):
 def check_word(word: str) -> None:
     """Raise a ValueError unless `word` is one of `WORDS`."""
     if word not in WORDS:
-        raise ValueError(f"reason {word[:40]!r} is not accepted; use {' or '.join(WORDS)}")
+        raise ValueError(f"invalid reason {word[:40]!r}: expected {' or '.join(WORDS)}")
 
 
 def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
-    """The reasoner of a model folder: the one for the style of captions that its `model_index.json` states.
+    """The reasoner for the caption style that a model folder states in its `model_index.json`, or None.
 
     Args:
         word: "default", or "off" for none.
 
     Raises:
-        ValueError: the word is neither, or the folder states a style of captions that is not known.
+        ValueError: an invalid word, or an unknown caption style in the folder.
     """
     check_word(word)
     library = None if word == "off" else caption_library(folder)
@@ -55,17 +54,17 @@ def reasoner_for(folder: Path, word: str = "default") -> Reasoner | None:
 
 
 def caption_library(folder: Path) -> str | None:
-    """The library of things that a model's captions name, "common" or "everyday"; None where its folder states none.
+    """The library of things in a model's captions, "common" or "everyday"; None if its folder states no caption style.
 
     Raises:
-        ValueError: the folder states a style of captions that is not known.
+        ValueError: an unknown caption style in the folder.
     """
     index = Path(folder) / "model_index.json"
     style = read_json(index).get("caption_style") if index.is_file() else None
     if style is None:
         return None
     if style not in CAPTION_STYLES:
-        raise ValueError(f"{index}: caption_style {style!r} is not known; known are {', '.join(CAPTION_STYLES)}")
+        raise ValueError(f"{index}: unknown caption_style {style!r}: expected one of {', '.join(CAPTION_STYLES)}")
     return style.removeprefix("scenes/")
 
 
@@ -74,7 +73,7 @@ def reasoner_of_model(model: str, word: str = "default") -> Reasoner | None:
 
     Raises:
         ValueError: as `reasoner_for`, or the model is not known.
-        OSError: it is not here and cannot be downloaded.
+        OSError: the model is not on this machine and cannot be downloaded.
     """
     check_word(word)
     return None if word == "off" or model == "toy" else reasoner_for(locate(model), word)
@@ -86,10 +85,10 @@ def reason_request(
     triggers: Sequence[str] = (),
     fixed: Mapping[str, str] | None = None,
 ) -> ImageRequest:
-    """The request with its prompt rewritten; as it is where there is no reasoner, or nothing for one.
+    """Rewrite the prompt of a request; unchanged without a reasoner, or if there is nothing to rewrite.
 
     Raises:
-        ValueError: a key or a value of `fixed` that is not accepted.
+        ValueError: an invalid key or value in `fixed`.
     """
     if reasoner is None or request.reasoner is not None or request.image is not None or not request.prompt.strip():
         return request

@@ -1,4 +1,4 @@
-"""The embedded reasoner for models that learnt the captions of `scenes/describe.py`: rules, no weights."""
+"""The embedded reasoner, for models trained on the captions of `scenes/describe.py`: rules without weights."""
 
 import re
 import time
@@ -30,7 +30,7 @@ _REQUEST = re.compile(
 
 
 class SceneReasoner:
-    """Reads free text in common phrasings and writes the caption that the model learnt.
+    """Parses free text in common phrasings and writes a caption in the style that the model was trained on.
 
     Args:
         library: the things that the model was trained on, "common" or "everyday".
@@ -95,7 +95,7 @@ def _without(prompt: str, triggers: Sequence[str]) -> str:
 
 
 def is_dense(prompt: str) -> bool:
-    """Whether a prompt is a caption of several whole sentences that asks nobody for anything."""
+    """Whether a prompt is already a dense caption: several whole sentences, none of them a request."""
     prompt = QUOTED.sub("", prompt)
     sentences = [part.split() for part in re.split(r"[.!?]+(?:\s|$)", prompt) if part.strip()]
     words = sum(map(len, sentences))
@@ -105,7 +105,7 @@ def is_dense(prompt: str) -> bool:
 
 
 def keep_english(meaning: Meaning) -> None:
-    """Take unknown words out of what will be said, things too unless nothing else is there: captions are English."""
+    """Drop unknown words, and unknown things if others remain: captions are English."""
     for index, noun in enumerate(meaning.things):
         meaning.unread += [*noun.adjectives, *noun.part.split()]
         meaning.change(index, adjectives=(), part="")
@@ -117,16 +117,16 @@ def keep_english(meaning: Meaning) -> None:
 
 
 def keep_known(meaning: Meaning, things: Sequence[str]) -> None:
-    """What the library of the model does not have is not known, and asked for all the same."""
+    """Mark things that the model's library does not have as unknown; they stay in the caption."""
     for index, noun in enumerate(meaning.things):
         if noun.known and noun.name in known_things() and noun.name not in things:
             meaning.change(index, known=False)
 
 
 def unknown_words(meaning: Meaning, things: Sequence[str], language: str = "en") -> Iterator[Unknown]:
-    """Things, looks and styles that the model does not know, and words that were left out.
+    """The things, attributes and styles that the model does not know, and ignored words.
 
-    What is near is known of English words.
+    Nearest things are given for English words only.
     """
     said = [noun.name for noun in meaning.things if not noun.known]
     said += [word for noun in meaning.things for word in noun.adjectives]

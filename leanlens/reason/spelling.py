@@ -1,7 +1,4 @@
-"""How a word is spelled for looking it up: lower case, without the marks that people leave out; and in which script.
-
-Comes in: text of any language. Goes out: the same text, folded. Knows nothing of what words mean.
-"""
+"""Normalises the spelling of a word for lookup (case, optional accents), and names its script."""
 
 import re
 import unicodedata
@@ -24,7 +21,7 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 
 def lower(text: str) -> str:
-    """Lower case, with all marks, each letter as one character."""
+    """Lower case with all accents, each letter as one character (NFC)."""
     return unicodedata.normalize("NFC", text.lower())
 
 
@@ -32,7 +29,7 @@ def lower(text: str) -> str:
 def fold(text: str) -> str:
     """ "Äpfel" and "Aepfel" -> "aepfel", "corazón" -> "corazon", "ё" -> "е", "リンゴ" -> "りんご".
 
-    Vowel signs of Indic scripts stay; a word without them would be another one.
+    Vowel signs of Indic scripts are kept, because they distinguish words.
     """
     text = lower(text)
     if text.isascii():
@@ -54,7 +51,7 @@ def _is_mark(letter: str) -> bool:
 
 
 def script_of(text: str) -> str:
-    """The script of the first letter that has one, such as "latin", "han", "kana"; "other" for none."""
+    """The script of the first letter, such as "latin", "han", "kana"; "other" if there is none."""
     found = "other"
     for letter in text:
         point = ord(letter)
@@ -68,18 +65,18 @@ def script_of(text: str) -> str:
 
 
 def is_unspaced(text: str) -> bool:
-    """Its script writes words without spaces: Chinese, Japanese, Thai, Lao, Khmer, Burmese."""
+    """Whether its script has no spaces between words: Chinese, Japanese, Thai, Lao, Khmer, Burmese."""
     return _UNSPACED.search(text) is not None
 
 
 def without_ending(word: str, endings: tuple[str, ...]) -> list[str]:
-    """The word without each ending that it has, the longest ending first."""
+    """The word without each of its endings, the longest ending first."""
     found = [ending for ending in endings if word.endswith(ending) and len(word) > len(ending)]
     return [word[: -len(ending)] for ending in sorted(found, key=len, reverse=True)]
 
 
 def nearest_form(word: str, known: Sequence[str]) -> str | None:
-    """The known word that `word` is most likely a form of: it begins alike and differs in its ending."""
+    """The known word that `word` is most likely an inflection of: same beginning, another ending."""
     best, most = None, 0
     for other in known:
         same = _same_letters(word, other)

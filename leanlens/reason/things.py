@@ -1,7 +1,4 @@
-"""Things read from noun phrases: new ones or ones spoken of before, their colours, and how they stand to one another.
-
-Comes in: noun phrases. Goes out: the meaning's things and relations.
-"""
+"""Turns noun phrases into things, new or mentioned before, with their colours and relations."""
 
 from dataclasses import replace
 
@@ -13,7 +10,7 @@ from leanlens.scenes.shapes import CONTAINERS
 
 
 class ThingReader(LetterReader):
-    """Sets the things and the relations of the meaning.
+    """Parses the things and relations of a meaning.
 
     Attributes:
         group: numbers of the things that "and" joins, the last of them read last; a relation that follows is of all.

@@ -1,8 +1,4 @@
-"""The words that a model knows, to look through and to be suggested while somebody types.
-
-Comes in: the library of things that a model learnt, a search, or the beginning of a word. Goes out: entries with their
-other names, or completions. Opens no model.
-"""
+"""Lists and searches the words that a model knows, and completes words as they are typed. Opens no model."""
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,13 +23,13 @@ SHORTEST_TYPO, LONG = 4, 5  # letters, from which on one of them may be wrong, a
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that a prompt can ask for.
+    """A word that a prompt can use.
 
     Attributes:
-        name: in the words of captions.
+        name: as captions have it.
         kind: thing, or one of TABLES.
-        category: of a thing, such as animal, food, vehicle; else the kind.
-        others: what else it is called, sorted.
+        category: of a thing, such as animal, food, vehicle; otherwise the kind.
+        others: synonyms, sorted.
     """
 
     name: str
@@ -42,13 +38,13 @@ class Entry:
     others: tuple[str, ...] = ()
 
     def matches(self, text: str) -> bool:
-        """Whether the name or another name has `text` at the beginning of one of its words, or ends with it."""
+        """Whether the name or a synonym has a word that starts with `text`, or ends with it."""
         return any(_has(name, text) for name in (self.name, self.category, *self.others))
 
 
 @cache
 def entries(library: str = "common") -> tuple[Entry, ...]:
-    """All that a model knows which was trained on a library: things by category, then colours and the rest."""
+    """All words known to a model that was trained on a library: things by category, then colours and the rest."""
     kinds = categories()
     names = [name for name in known_things(library) if name not in SIGNS]
     things = [Entry(name, "thing", kinds[name], other_names(name)) for name in sorted(names)]
@@ -71,7 +67,7 @@ def _entries_of_tables(library: str) -> Iterator[Entry]:
 
 
 def search(text: str, library: str = "common") -> list[Entry]:
-    """The entries that a text is a name of, or the beginning of a word in a name, or that it is a kind of."""
+    """Find entries by name, by the beginning of a word in a name, or by a hyponym."""
     text = " ".join(text.lower().split())
     found = [entry for entry in entries(library) if entry.matches(text)]
     near = nearest(text)
@@ -83,15 +79,15 @@ def search(text: str, library: str = "common") -> list[Entry]:
 
 
 def complete(prefix: str, limit: int = 8, library: str = "common") -> list[str]:
-    """Names that begin as `prefix` does, then those with a word that does; those that nearly do where there are none.
+    """Names that start with `prefix`, then names with such a word; fuzzy matches if there are none.
 
-    At most `limit`, each thing once, in the words of captions where they fit as well as another name.
+    At most `limit`, each thing once; the caption's own name is preferred over a synonym.
 
     Raises:
         ValueError: `limit` is below 1.
     """
     if limit < 1:
-        raise ValueError(f"limit {limit} is not accepted: expected 1 or more")
+        raise ValueError(f"invalid limit {limit}: expected 1 or more")
     typed = " ".join(prefix.lower().split())
     if not typed:
         return []

@@ -1,7 +1,6 @@
-"""Weights on words, as AUTOMATIC1111's prompts have them, taken away: Lens has none.
+"""Removes the prompt weights of AUTOMATIC1111, which Lens does not have.
 
-Comes in: a prompt. Goes out: the same words without `(word:1.3)`, `((word))`, `[word]`, `BREAK` and `AND`. Quoted
-strings stay as they are.
+`(word:1.3)`, `((word))`, `[word]`, `BREAK` and `AND` become plain words. Quoted strings stay unchanged.
 
 Source: the prompt syntax of AUTOMATIC1111's web UI.
 """
@@ -19,7 +18,7 @@ _MOST_NESTED = 8
 
 
 def without_weights(prompt: str) -> str:
-    """The prompt without the marks; one that has none is given back as it is."""
+    """Remove prompt weights; a prompt without any is returned unchanged."""
     quoted = [match.span() for match in QUOTED.finditer(prompt)]
     starts, ends = [0, *(end for _, end in quoted)], [*(start for start, _ in quoted), len(prompt)]
     plain = [_plain(prompt[start:end]) for start, end in zip(starts, ends, strict=True)]

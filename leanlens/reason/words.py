@@ -1,7 +1,6 @@
-"""The words of a language, and a prompt cut into tokens that carry what each word may mean.
+"""Splits a prompt into tags: words and phrases of a language, each with all of its possible readings.
 
-Comes in: a prompt, the code of a language. Goes out: `Tag`s, each a word or a phrase with its readings. Knows nothing
-of grammar: which reading holds is decided where phrases are put together.
+Which reading applies is decided later, when phrases are parsed.
 """
 
 import re
@@ -49,10 +48,10 @@ class Tag:
     """A word or a phrase.
 
     Attributes:
-        readings: kind -> value, as the language's table has them: {"color": "red"}; empty for an unknown word.
-        text: as it was typed.
-        capital: it is typed in capitals throughout, and has two letters or digits at least.
-        glued: a hyphen ties it to what follows.
+        readings: kind -> value, as in the language's table: {"color": "red"}; empty for an unknown word.
+        text: as typed.
+        capital: all in capitals, with at least two letters or digits.
+        glued: followed by a hyphen.
     """
 
     readings: Mapping[str, Any]
@@ -65,7 +64,7 @@ class Tag:
         return self.readings.get(kind)
 
     def has(self, *kinds: str) -> bool:
-        """Whether it can be read as one of these."""
+        """Whether it has one of these readings."""
         return any(kind in self.readings for kind in kinds)
 
 
@@ -75,13 +74,13 @@ class Words:
 
     Attributes:
         adjectives: "before" the noun, "after" it or "both".
-        localisers: what a place is of comes before it, as in Chinese.
+        localisers: the object of a preposition comes before it, as in Chinese.
         elided: an article may be joined to its noun by an apostrophe.
-        stripped: endings that words take on, taken off where a word is not found; "*" for any.
-        prefixes: the same before a word, as in Arabic.
-        plurals: endings of those that mean several.
-        marked: accents make another word, as in Vietnamese.
-        joined: words that are written together with a word before, as "and" in Korean.
+        stripped: inflectional endings, removed if a word is not found; "*" for any.
+        prefixes: the same for prefixes, as in Arabic.
+        plurals: plural endings.
+        marked: accents distinguish words, as in Vietnamese.
+        joined: words written together with the previous word, such as "and" in Korean.
     """
 
     code: str
@@ -98,7 +97,7 @@ class Words:
     tokens: frozenset[str] = frozenset()
 
     def add(self, phrase: str, kind: str, value: Any, new: bool = False) -> None:
-        """Give a phrase a reading; the first value of a kind stays. With `new` only where it has none."""
+        """Add a reading to a phrase; the first value of a kind wins. With `new`, only if it has none."""
         tokens = tuple(split(phrase, self.elided, self.marked))
         if not tokens:
             return
@@ -111,7 +110,7 @@ class Words:
         row.append((tokens, {kind: value}))
 
     def longest(self, tokens: Sequence[str], start: int) -> tuple[int, dict[str, Any]] | None:
-        """How many tokens the longest phrase at `start` has, and its readings."""
+        """The length in tokens of the longest phrase at `start`, and its readings."""
         for phrase, readings in self.phrases.get(tokens[start], ()):
             if tuple(tokens[start : start + len(phrase)]) == phrase:
                 return len(phrase), readings
@@ -132,7 +131,7 @@ class Words:
         return None
 
     def parts(self, token: str) -> list[str]:
-        """The token, or the word and what is joined to it."""
+        """The token, or the word and the words joined to it."""
         if token not in self.phrases:
             for ending in self.joined:
                 if token.endswith(ending) and token[: -len(ending)] in self.phrases:
@@ -147,7 +146,7 @@ class Words:
         return readings
 
     def finish(self) -> "Words":
-        """Put the longest phrases first, and count the words that they are made of."""
+        """Sort the longest phrases first, and count their words."""
         for first, row in self.phrases.items():
             row.sort(key=lambda entry: -len(entry[0]))
             if "*" in self.stripped and len(row[-1][0]) == 1 and len(first) > 2:
@@ -157,7 +156,7 @@ class Words:
 
 
 def split(phrase: str, elided: bool = False, marked: bool = False) -> list[str]:
-    """Tokens of a phrase as they are looked up, hyphens left out."""
+    """Split a phrase into lookup tokens, without hyphens."""
     spell = lower if marked else fold
     if phrase.isalpha() and not is_unspaced(phrase):
         return [spell(phrase)]
@@ -167,17 +166,17 @@ def split(phrase: str, elided: bool = False, marked: bool = False) -> list[str]:
 
 @cache
 def known_things(library: str = "common") -> tuple[str, ...]:
-    """Names of all that a model trained on a library can be asked for, signs and shapes among them."""
+    """Names of everything that a model trained on a library can draw, including signs and shapes."""
     concepts = tomllib.loads(PARTS[library].read_text(encoding="utf-8"))["concepts"]
     return (*concepts, *CONTAINERS, *SUPPORTS, *SIGNS)
 
 
 @cache
 def words_of(code: str) -> Words:
-    """The table of a language.
+    """The word table of a language.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such table.
     """
     path = LANGUAGES / f"{code}.toml"
     if not path.is_file() and code not in lexicon.languages():
@@ -233,7 +232,7 @@ def _add_things(words: Words, has_colors: bool) -> None:
 
 @cache
 def languages() -> tuple[str, ...]:
-    """Codes of the languages that have a table with grammar."""
+    """Codes of the languages with a grammar table."""
     return tuple(sorted(path.stem for path in LANGUAGES.glob("*.toml")))
 
 
@@ -279,13 +278,13 @@ def _add_names(words: Words) -> None:
 
 
 def tag(prompt: str, words: Words, triggers: Sequence[str] = ()) -> list[Tag]:
-    """A prompt's words and phrases, its quoted strings and its marks, in order.
+    """Tag a prompt: words, phrases, quoted strings and punctuation, in order.
 
     Args:
-        triggers: words that are known beside the table's, kept as they are typed; they have the reading "trigger".
+        triggers: known phrases in addition to the table's, kept as typed, with the reading "trigger".
 
-    A quoted string is a tag with the reading "quote"; a mark that ends a clause has the reading "break", "?" and "."
-    and a new line also "end".
+    A quoted string has the reading "quote". Punctuation that ends a clause has the reading "break"; "?", "." and a new
+    line also have "end".
     """
     found: list[Tag] = []
     at = 0

@@ -1,7 +1,7 @@
-"""A plan to the caption: the words of `scenes/describe.py`, in the order that the model learnt best from.
+"""Writes a plan as a caption, in the words of `scenes/describe.py`, in the order that the model learnt best from.
 
-First what the picture shows, then its background, its texts, how things stand to one another, the size and the place
-of each. Nothing but what the plan holds is said.
+The order is: the things, the background, texts, relations, then the size and position of each thing. The caption states
+nothing that is not in the plan.
 """
 
 from random import Random
@@ -31,7 +31,7 @@ SIZES = {"small": "small in the frame", "medium": "of medium size", "large": "la
 
 
 def write(plan: Plan, meaning: Meaning, seed: int) -> str:
-    """The caption of a plan."""
+    """Write the caption of a plan."""
     rng = Random(f"words {seed}")
     style = meaning.other_style or STYLE_PHRASES[plan.style]
     shown = join([_full(plan, meaning, index) for index in plan.order])

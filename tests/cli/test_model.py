@@ -60,7 +60,7 @@ def test_a_folder_of_ones_own(leanlens, tmp_path):
     index.write_text("{}")
     assert "mine was not trained on a fixed list of words" in leanlens("model", "words", "mine").err
     index.write_text('{"caption_style": "poems"}')
-    assert "caption_style 'poems' is not known" in leanlens("model", "words", "mine").err
+    assert "unknown caption_style 'poems'" in leanlens("model", "words", "mine").err
 
 
 def test_a_search_in_place_of_the_model_is_told_where_it_goes(leanlens):

@@ -189,7 +189,7 @@ def test_a_model_without_a_style_of_captions_draws_prompts_as_they_are(leanlens)
         (["reason", "a", "-n", "0"], "--number 0 is not accepted"),
         (["reason", "a", "--prompts", "p.txt"], "give either a prompt or --prompts"),
         (["reason", "a", "--lora", "none.safetensors"], "none.safetensors"),
-        (["generate", "a", "--model", "toy", "--reason", "on"], "--reason 'on' is not accepted; use default or off"),
+        (["generate", "a", "--model", "toy", "--reason", "on"], "invalid --reason 'on': expected default or off"),
     ],
 )
 def test_wrong_words_are_refused(leanlens, monkeypatch, tmp_path, words, said):

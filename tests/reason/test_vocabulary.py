@@ -78,7 +78,7 @@ def test_completions_are_few_different_and_the_nearest_first():
     assert complete("tele")[:3] == ["telephone", "telescope", "television"]
     assert complete("brocc") == ["broccoli"]  # not once more as "head of broccoli"
     assert len(set(complete("s", 100))) == len(complete("s", 100)) > 20
-    with pytest.raises(ValueError, match="limit 0 is not accepted"):
+    with pytest.raises(ValueError, match="invalid limit 0: expected"):
         complete("a", 0)
 
 
