@@ -10,13 +10,13 @@ from pathlib import Path
 from leanlens import dist
 from leanlens.config import read_recipe
 from leanlens.train.config import TrainRecipe
-from leanlens.train.loop import train
+from leanlens.train.denoiser import train_denoiser
 
 
 def work(config: dict) -> None:
     """One process; Ray has set the variables that `dist.join` reads, and made the group."""
     recipe = read_recipe(TrainRecipe, config["recipe"], config["changes"])
-    train(recipe, dist.join(recipe.run.device))
+    train_denoiser(recipe, dist.join(recipe.run.device))
 
 
 def main() -> None:

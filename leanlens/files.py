@@ -89,6 +89,22 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def replaced_folder(path: str | Path) -> Iterator[Path]:
+    """Within: a folder to be filled. Afterwards it has taken the place of `path`, which goes only when it is whole."""
+    path = Path(path)
+    fresh, old = path.with_name(f".{path.name}-new"), path.with_name(f".{path.name}-old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with whole_folder(fresh) as temporary:
+        yield temporary
+    if path.exists():
+        os.replace(path, old)
+    os.replace(fresh, path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Sync a file, or the entries of a folder, to disk.
 

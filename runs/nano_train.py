@@ -44,9 +44,9 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.tokens import template_named
 from leanlens.scenes.icons import library
 from leanlens.train.config import TrainRecipe
+from leanlens.train.denoiser import train_denoiser
 from leanlens.train.denoiser_model import build_denoiser
 from leanlens.train.frozen_models import encoder_flops, open_frozen_models
-from leanlens.train.loop import train
 from leanlens.train.signals import exit_code
 from leanlens.train.step import TrainingData
 
@@ -75,8 +75,8 @@ def main() -> int:
         if given.encoded:
             data = open_resident(recipe, group, given.encoded, given.at_least)
         recipe = fitted(recipe, pace, until)
-    progress = train(recipe, group, data)
-    print(f"{recipe.run.dir}  step {progress.step}, {progress.images} images, {progress.flops:.3g} FLOP")
+    progress = train_denoiser(recipe, group, data)
+    print(f"{recipe.run.dir}  step {progress.step}, {progress.samples} images, {progress.flops:.3g} FLOP")
     return exit_code(progress.stopped)
 
 
@@ -122,7 +122,7 @@ def measured_pace(recipe: TrainRecipe, group: Group, data: TrainingData) -> floa
     place = data.stream.state_dict()
     folder = recipe.run.dir.with_name(f"{recipe.run.dir.name}-probe")
     shutil.rmtree(folder, ignore_errors=True)
-    if train(with_steps(recipe, PROBE_STEPS, folder), group, data).stopped:
+    if train_denoiser(with_steps(recipe, PROBE_STEPS, folder), group, data).stopped:
         shutil.rmtree(folder)
         sys.exit(exit_code(stopped=True))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-PROBE_STEPS // 3 :]

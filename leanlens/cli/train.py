@@ -53,10 +53,10 @@ def _train(recipe: Path, changes: list[str], dry_run: bool) -> int:
         from leanlens.train.dry_run import dry_run as rehearse
 
         return _print_lines(rehearse(wanted, group), group)
-    from leanlens.train.loop import train as run
+    from leanlens.train.denoiser import train_denoiser
     from leanlens.train.signals import exit_code
 
-    progress = run(wanted, group)
+    progress = train_denoiser(wanted, group)
     if group.leads:
         _report(wanted.run.dir, progress)
     return exit_code(progress.stopped, group.leads)
@@ -97,7 +97,7 @@ def export(
 
 
 def _report(folder: Path, progress: Any) -> None:
-    done = f"step {progress.step}, {progress.images} images, {progress.flops:.3g} FLOP, {progress.seconds:.0f} s"
+    done = f"step {progress.step}, {progress.samples} images, {progress.flops:.3g} FLOP, {progress.seconds:.0f} s"
     print(f"{folder}  {done}")
 
 
@@ -112,7 +112,7 @@ def _train_autoencoder(recipe: Path, changes: list[str], dry_run: bool) -> int:
         from leanlens.train.dry_run import dry_run_autoencoder
 
         return _print_lines(dry_run_autoencoder(wanted, group), group)
-    return _report_alone(wanted, "crops", train_autoencoder(wanted, group.device))
+    return _report_alone(wanted, "crops", train_autoencoder(wanted, group))
 
 
 def _train_language(recipe: Path, changes: list[str], dry_run: bool) -> int:
@@ -126,7 +126,7 @@ def _train_language(recipe: Path, changes: list[str], dry_run: bool) -> int:
         from leanlens.train.dry_run import dry_run_language
 
         return _print_lines(dry_run_language(wanted, group), group)
-    return _report_alone(wanted, "captions", train_language(wanted, group.device))
+    return _report_alone(wanted, "captions", train_language(wanted, group))
 
 
 def _join_alone(what: str, recipe: Any) -> Any:

@@ -1,28 +1,19 @@
-"""The autoencoder as a thing that is trained: its recipe, its losses, its loop, its export.
+"""The autoencoder as a task of the training loop: `AutoencoderKLFlux2` on crops of pictures.
 
-Comes in: captioned pictures, whose captions are not read. Goes out: a folder that `AutoencoderKLFlux2.from_pretrained`
-opens, batch-norm statistics of the packed latents included. Knows nothing of prompts, denoisers or processes.
-
-One step reads some pictures, takes the busiest of a few random crops of each, and lowers
-
-    |y - x| + perceptual * LPIPS-like distance + semantic * (1 - cosine) + kl * KL
-
-where the cosine is between the features that a frozen image network has of a crop and a linear image of the latents at
-the same place: a latent space in which what is alike lies close is learnt faster by a denoiser.
-
-With `train.part = "decoder"` the encoder and the statistics of its latents stay as they are, so that what a denoiser
-learnt stays valid, and the decoder learns on latents that are a little wrong, as a denoiser's are.
+One step reads some pictures, takes the busiest of a few random crops of each, and lowers the sum of the losses that
+`autoencoder_losses` has. With `train.part = "decoder"` the encoder and the statistics of its latents stay as they are,
+so that what a denoiser learnt stays valid, and the decoder learns on latents that are a little wrong, as a denoiser's
+are.
 
 Shapes: B crops of side S pixels, z latent channels, C = 4 z packed channels, L tokens of 16 x 16 pixels.
 
-Sources: Lens, arXiv 2605.21573, section 3 (a semantic autoencoder); alignment of latents with features, arXiv
-2501.01423; the perceptual distance of arXiv 1801.03924, from the first layers of its VGG16 only; decoders that learn on
-noisy latents, arXiv 2510.11690.
+Sources: Lens, arXiv 2605.21573, section 3 (a semantic autoencoder); decoders that learn on noisy latents, arXiv
+2510.11690.
 """
 
-import math
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,115 +21,86 @@ import torch
 from diffusers import AutoencoderKLFlux2
 from torch import Tensor, nn
 
+from leanlens.batches.numbered import Numbered
 from leanlens.config import plain
+from leanlens.dist import Group
+from leanlens.files import replaced_folder
+from leanlens.log import logger
 from leanlens.models import vae as packing
 from leanlens.pictures.sources import open_source
-from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
 from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.autoencoder_losses import LossNetworks
 from leanlens.train.compiled import compile_checked, undo_compile
 from leanlens.train.crops import Pictures, fixed_crops, pictures_of_sources
-from leanlens.train.ema import Averages
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
-from leanlens.train.lock import held
-from leanlens.train.metrics import MetricsFile
-from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
-from leanlens.train.progress import ProgressLine
+from leanlens.train.loop import StepFigures, Task, train
 from leanlens.train.resume import named
-from leanlens.train.signals import StopRequest, say_stopped, stop_on_signals
+from leanlens.train.state import Progress, StepSums
 from leanlens.weights.load import open_vae
 
 HELD_OUT_STEPS = 8  # whose held-out crops are measured
 LINEAR_STEPS = 16  # whose crops decide where the weights start
 
 
-def train_autoencoder(recipe: AutoencoderRecipe, device: torch.device, pictures: Pictures | None = None) -> Progress:
-    """Start or continue the run in `recipe.run.dir`; the finished autoencoder is `run.dir/export`.
+@dataclass(frozen=True)
+class OpenAutoencoder:
+    """What is open during a run.
+
+    Attributes:
+        trained: the autoencoder as `vae`, and the linear layer of the semantic loss as `heads`.
+        networks: the losses.
+        held_out: batches of held-out crops.
+    """
+
+    recipe: AutoencoderRecipe
+    device: torch.device
+    trained: nn.ModuleDict
+    networks: LossNetworks
+    pictures: Pictures
+    held_out: list[Tensor]
+
+    @property
+    def model(self) -> Any:
+        """The autoencoder."""
+        return self.trained["vae"]
+
+    @property
+    def learning(self) -> list[nn.Module]:
+        """The parts of the autoencoder that learn."""
+        decoder_alone = self.recipe.train.part == "decoder"
+        return [self.model.decoder] if decoder_alone else [self.model.encoder, self.model.decoder]
+
+
+def train_autoencoder(recipe: AutoencoderRecipe, group: Group, pictures: Pictures | None = None) -> Progress:
+    """Start or continue the run in `recipe.run.dir`; see `leanlens.train.loop.train`.
 
     Args:
         pictures: what is learnt from; None opens `crops.sources`.
+    """
+    return train(replace(AUTOENCODER, build=partial(build, pictures=pictures)), recipe, group)
+
+
+def build(recipe: AutoencoderRecipe, group: Group, begun: bool, pictures: Pictures | None = None) -> OpenAutoencoder:
+    """Everything that a run needs, on the device of `group`.
 
     Raises:
-        ValueError: sources without pictures, a missing package, or a folder that holds another run, or in which another
-            process trains.
-        FloatingPointError: a loss that is not finite.
+        ValueError: sources without pictures, a missing package, or a start that is not there, or of other sizes.
     """
-    with held(recipe.run.dir), stop_on_signals() as stop:
-        return _train(recipe, device, pictures or pictures_of_sources(recipe), stop)
-
-
-def _train(recipe: AutoencoderRecipe, device: torch.device, pictures: Pictures, stop: StopRequest) -> Progress:
-    folder = recipe.run.dir
+    pictures = pictures or pictures_of_sources(recipe)
     with named("crops.validation"):
-        held_out = [open_source(path) for path in recipe.crops.validation]
-    model = open_autoencoder(recipe).to(device)
-    decoder_alone = recipe.train.part == "decoder"
-    if decoder_alone:
+        sources = [open_source(path) for path in recipe.crops.validation]
+    model = open_autoencoder(recipe).to(group.device)
+    if recipe.train.part == "decoder":
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    heads = LossNetworks(recipe, device)
-    claim(recipe)
-    trained = nn.ModuleDict({"vae": model, "heads": heads.projection})
-    optimizers = build_optimizers(trained, recipe.optim)
-    averages = Averages(trained, [recipe.ema.export] if recipe.ema.export else [])
-    progress = restore(folder, trained, optimizers, averages)
-    metrics = MetricsFile(folder, progress.step)
-    measured = fixed_crops(held_out, recipe, HELD_OUT_STEPS) if held_out else []
-    if progress.step == 0 and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
-        start_linear(model, torch.cat(pictures.fixed(LINEAR_STEPS)).to(device))
-    crops = pictures.batches(progress.step)
-    began, before, stop.saves = time.monotonic(), progress.seconds, True
-    line = ProgressLine(recipe.train.steps, progress.step, recipe.train.minutes)
+    networks = LossNetworks(recipe, group.device)
+    held_out = fixed_crops(sources, recipe, HELD_OUT_STEPS) if sources else []
+    if not begun and recipe.start is None and recipe.autoencoder.norm_num_groups == 1:
+        start_linear(model, torch.cat(pictures.fixed(LINEAR_STEPS)).to(group.device))
     model.train()
     model.bn.eval()  # its statistics are those of the finished encoder; `measure_latents` takes them
-    learning = [model.decoder] if decoder_alone else [model.encoder, model.decoder]
-    if recipe.train.compile and progress.step < recipe.train.steps:
-        some = pictures.fixed(1)[0].to(device)
-        compile_checked(learning, lambda: trial_loss(model, some, recipe))
-    while progress.step < recipe.train.steps:
-        used = time.monotonic() - began
-        if is_time_up(recipe, used):
-            break
-        if stop:
-            progress.stopped = True
-            break
-        x = next(crops).to(device)
-        generator = torch.Generator(device).manual_seed(recipe.run.seed * 2**32 + progress.step)
-        noise = torch.randn(_latent_shape(recipe, x), generator=generator, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
-            deviation = noise_deviation(model, recipe.losses.latent_noise, len(x), generator) if decoder_alone else None
-            y, mean, logvar = reconstruct(model, x, noise, deviation)
-            terms = heads.losses(x, y.float(), mean.float(), logvar.float(), generator)
-        loss = torch.stack(list(terms.values())).sum()
-        if not math.isfinite(float(loss.detach())):
-            raise FloatingPointError(f"step {progress.step + 1}: loss {float(loss.detach()):g}; the run stopped")
-        trained.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_gradients(trained, recipe.optim.clip)
-        set_rate(optimizers, rate(recipe, progress.step, used))
-        for optimizer in optimizers:
-            optimizer.step()
-        progress.step, progress.samples = progress.step + 1, progress.samples + len(x)
-        averages.update(progress.samples, len(x))
-        progress.seconds = before + time.monotonic() - began
-        done = {name: float(term.detach()) for name, term in terms.items()}
-        if progress.step % recipe.train.save_every == 0 and measured:
-            with averages.in_place(recipe.ema.export):
-                done["held_out"] = held_out_error(model, measured)
-        metrics.write({"step": progress.step, "loss": float(loss.detach()), **done, "seconds": progress.seconds})
-        if progress.step % recipe.train.save_every == 0:
-            save(folder, trained, optimizers, progress, averages)
-        line.tell(progress.step, _shown(done), always="held_out" in done or progress.step == recipe.train.steps)
-    line.close()
-    metrics.close()
-    save(folder, trained, optimizers, progress, averages)
-    if progress.stopped:
-        say_stopped(stop, progress.step)
-        return progress
-    undo_compile(learning)  # pictures have other sizes than crops
-    with averages.in_place(recipe.ema.export):
-        export_autoencoder(model, None if decoder_alone else pictures.whole(), folder / "export")
-    return progress
+    trained = nn.ModuleDict({"vae": model, "heads": networks.projection})
+    return OpenAutoencoder(recipe, group.device, trained, networks, pictures, held_out)
 
 
 def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
@@ -162,6 +124,36 @@ def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
             raise ValueError(f"start {recipe.start!r} is an autoencoder of other sizes than [autoencoder]")
         model.load_state_dict(other.state_dict())
     return model.to(memory_format=torch.channels_last)
+
+
+def _trainable(opened: OpenAutoencoder) -> nn.Module:
+    return opened.trained
+
+
+def _batches(opened: OpenAutoencoder) -> Numbered:
+    return Numbered(opened.pictures.batches)
+
+
+def _prepare(opened: OpenAutoencoder) -> None:
+    if opened.recipe.train.compile:
+        some = opened.pictures.fixed(1)[0].to(opened.device)
+        compile_checked(opened.learning, lambda: trial_loss(opened.model, some, opened.recipe))
+
+
+def _loss(opened: OpenAutoencoder, batches: Iterator[Tensor], step: int) -> StepSums:
+    recipe, model, device = opened.recipe, opened.model, opened.device
+    x = next(batches).to(device)
+    generator = torch.Generator(device).manual_seed(recipe.run.seed * 2**32 + step)
+    noise = torch.randn(_latent_shape(recipe, x), generator=generator, device=device)
+    deviation = None
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
+        if recipe.train.part == "decoder":
+            deviation = noise_deviation(model, recipe.losses.latent_noise, len(x), generator)
+        y, mean, logvar = reconstruct(model, x, noise, deviation)
+        terms = opened.networks.losses(x, y.float(), mean.float(), logvar.float(), generator)
+    loss = torch.stack(list(terms.values())).sum()
+    loss.backward()
+    return StepSums(float(loss.detach()), len(x), values={name: float(term.detach()) for name, term in terms.items()})
 
 
 def noise_deviation(model: Any, most: float, crops: int, generator: torch.Generator) -> Tensor:
@@ -202,6 +194,14 @@ def trial_loss(model: Any, x: Tensor, recipe: AutoencoderRecipe) -> Tensor:
     return (y.float() - x).abs().mean() + mean.float().square().mean()
 
 
+def _is_due(recipe: AutoencoderRecipe, done: int) -> bool:
+    return bool(recipe.crops.validation) and done % recipe.save.every == 0
+
+
+def _validate(opened: OpenAutoencoder, done: int) -> dict[str, float]:
+    return {"held_out": held_out_error(opened.model, opened.held_out)}
+
+
 @torch.no_grad()
 def held_out_error(model: Any, crops: Iterable[Tensor]) -> float:
     """Mean absolute error of decoded means in float32, over batches (B, 3, S, S) in -1..1."""
@@ -221,11 +221,23 @@ def measure_latents(model: Any, pictures: Iterable[Tensor]) -> None:
     model.bn.running_var.copy_(tokens.var(0))
 
 
-def export_autoencoder(model: Any, whole: Iterable[Tensor] | None, output: Path) -> None:
-    """Measure the latents on whole pictures (1, 3, H, W) in -1..1, if there are any, and write the folder anew."""
-    if whole is not None:
-        measure_latents(model, (picture.to(model.device) for picture in whole))
-    replace_export(output, model.to(memory_format=torch.contiguous_format).save_pretrained)
+def _line(opened: OpenAutoencoder, progress: Progress, sums: StepSums, figures: StepFigures) -> dict[str, Any]:
+    terms = {**sums.values, **figures.measured}
+    return {"step": progress.step, "loss": sums.loss, **terms, "seconds": progress.seconds}
+
+
+def _words(line: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in line.items() if name not in ("step", "loss", "seconds"))
+
+
+def _export(opened: OpenAutoencoder, folder: Path) -> None:
+    """A folder that `AutoencoderKLFlux2.from_pretrained` opens, the statistics of the latents in its batch norm."""
+    undo_compile(opened.learning)  # pictures have other sizes than crops
+    if opened.recipe.train.part == "all":
+        measure_latents(opened.model, (picture.to(opened.device) for picture in opened.pictures.whole()))
+    with replaced_folder(folder) as temporary:
+        opened.model.to(memory_format=torch.contiguous_format).save_pretrained(temporary)
+    logger.info("exported %s", folder)
 
 
 def _latent_shape(recipe: AutoencoderRecipe, x: Tensor) -> tuple[int, int, int, int]:
@@ -233,5 +245,16 @@ def _latent_shape(recipe: AutoencoderRecipe, x: Tensor) -> tuple[int, int, int, 
     return len(x), recipe.autoencoder.latent_channels, x.shape[2] // scale, x.shape[3] // scale
 
 
-def _shown(terms: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+AUTOENCODER: Task[AutoencoderRecipe, OpenAutoencoder] = Task(
+    build=build,
+    trainable=_trainable,
+    batches=_batches,
+    prepare=_prepare,
+    loss=_loss,
+    is_due=_is_due,
+    validate=_validate,
+    line=_line,
+    words=_words,
+    export=_export,
+    score="held_out",
+)

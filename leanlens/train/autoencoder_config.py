@@ -1,11 +1,25 @@
 """The recipe of an autoencoder's run: every key, its meaning and its default."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from leanlens.config import Section, is_stored
-from leanlens.train.config import Count, Minutes, Name, Optim, Run, Share, StepCount, Width
+from leanlens.train.config import (
+    Average,
+    Count,
+    EventFiles,
+    Guard,
+    Minutes,
+    Name,
+    Optim,
+    Run,
+    Save,
+    Share,
+    StepCount,
+    without_save_every,
+)
 
 
 class Sizes(Section):
@@ -76,14 +90,8 @@ class Steps(Section):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
     """Compile what learns, where its gradients stay what they are and come sooner: tried on one step first."""
-    save_every: Count = 500
 
-
-class Average(Section):
-    """The averaged weights that a run keeps beside its own, with the power-function profile of `train.ema`."""
-
-    export: Width = 0.0
-    """Relative width of the average that is measured and exported; 0 keeps none and exports the last weights."""
+    _moved = model_validator(mode="before")(without_save_every)
 
 
 class AutoencoderRecipe(Section):
@@ -98,6 +106,9 @@ class AutoencoderRecipe(Section):
     `autoencoder.norm_num_groups` is not 1."""
     losses: Losses = Losses()
     ema: Average = Average()
+    save: Save = Save(every=500)
+    guard: Guard = Guard(spike=math.inf)
+    metrics: EventFiles = EventFiles()
     optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
 
     @model_validator(mode="after")

@@ -1,9 +1,8 @@
-"""Checkpoints: the whole state of a run, written beside training, whole or not there.
+"""Checkpoints: the whole state of a run, written while it trains on, whole or not there.
 
-Comes in: tensors (sharded or not) and plain facts. Goes out: folders `step-00001000` below one folder, each readable on
-any number of processes. A folder has its final name only when everything is in it, so a process may be killed at any
-moment. Each holds the SHA-256 sums of its files, and one that does not agree with them is not gone on from. Knows
-nothing of what the tensors mean.
+Each is a folder `step-00001000`, readable on any number of processes. It has its final name only when everything is in
+it, so a process may be killed at any moment. It holds the SHA-256 sums of its files, and no run goes on from one that
+does not agree with them.
 
 Format: torch distributed checkpoint (DCP). Its metadata file is a pickle by torch's design, so a checkpoint is read
 back only from the run's own folder; what leaves a run is safetensors (`export`).
@@ -27,6 +26,8 @@ from leanlens.dist import Group, gathered, wait_for_all
 from leanlens.files import read_json, sha256, sync
 from leanlens.log import logger
 
+CHECKPOINTS = "checkpoints"  # in the run's folder
+STATE_FILE = "state.safetensors"  # there instead, in autoencoder and language runs of earlier versions
 FACTS = "facts.json"
 SUMS = "sums.json"  # name -> SHA-256 of every other file
 
@@ -163,6 +164,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint below `folder`; its bytes are not read."""
     found = whole_checkpoints(folder)
     return found[-1] if found else None
+
+
+def is_begun(run: Path) -> bool:
+    """Whether the folder of a run holds a state that the run goes on from."""
+    state = latest_checkpoint(run / CHECKPOINTS) is not None or (run / STATE_FILE).is_file()
+    return state and (run / "recipe.json").is_file()
 
 
 def intact_checkpoint(folder: Path) -> Path | None:

@@ -1,14 +1,13 @@
-"""The recipe of a training run: every key, its meaning and its default.
+"""The recipe of a denoiser's run: every key, its meaning and its default.
 
-Comes in: TOML values. Goes out: a `TrainRecipe`. The defaults are the paper's where it states a figure; where it is
-silent the text says "our choice". Knows nothing of tensors.
+The defaults are the paper's where it states a figure; where it is silent the text says "our choice".
 
 Source: Lens, arXiv 2605.21573, section 3 and appendix.
 """
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
@@ -280,6 +279,9 @@ class Train(Section):
 
     steps: StepCount
     """Where to stop. The schedule has a length of its own."""
+    minutes: Minutes | None = None
+    """Stop after this time in one process even so; the learning rate then ends where the time does, and a run that was
+    stopped does not end with the same bits as one that was not."""
     micro_batches: Count = 1
     """Micro-batches in one step, over all processes: 128 in the paper. Each process takes its share in turn, so that
     the same recipe is the same run on any number of processes that divides it."""
@@ -386,6 +388,23 @@ class Ema(Section):
         return self
 
 
+class Average(Section):
+    """The averaged weights that a run keeps beside its own, with the power-function profile of `train.ema`."""
+
+    export: Width = 0.0
+    """Relative width of the average that is measured and exported; 0 keeps none and exports the last weights."""
+
+    @property
+    def stds(self) -> tuple[float, ...]:
+        """Relative widths that are tracked."""
+        return (self.export,) if self.export else ()
+
+    @property
+    def every(self) -> None:
+        """Steps between snapshots: there are none."""
+        return None
+
+
 class Save(Section):
     """Checkpoints."""
 
@@ -430,10 +449,16 @@ class Guard(Section):
     """How often the run may be restored between two checkpoints before it stops."""
 
 
-class Metrics(Section):
-    """What is written down beside `run.dir/metrics.jsonl`."""
+class EventFiles(Section):
+    """What is written in addition to `run.dir/metrics.jsonl`."""
 
     tensorboard: bool = False
+    """Write TensorBoard's event files."""
+
+
+class Metrics(EventFiles):
+    """What is written in addition to `run.dir/metrics.jsonl`, and what its figures are compared with."""
+
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """Peak rate of one device for utilisation; None looks the device up in a small table."""
 
@@ -456,7 +481,7 @@ class TrainRecipe(Section):
 
     @model_validator(mode="after")
     def _learns_to_the_end(self, info: ValidationInfo) -> Self:
-        if not is_stored(info):
+        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
             self.optim.require_rate(self.train.steps)
         return self
 
@@ -472,6 +497,19 @@ class TrainRecipe(Section):
                 f"train.channel_weights has {len(weights)} numbers; give {channels}, one for each of model.out_channels"
             )
         return self
+
+
+def without_save_every(values: Any, info: ValidationInfo) -> Any:
+    """The `[train]` table without the key that is `save.every` now; stored recipes may have it still.
+
+    Raises:
+        ValueError: a new recipe has it.
+    """
+    if not isinstance(values, dict) or "save_every" not in values:
+        return values
+    if not is_stored(info):
+        raise ValueError("train.save_every is now save.every; move it to the table [save]")
+    return {key: value for key, value in values.items() if key != "save_every"}
 
 
 def kind_of_recipe(path: Path) -> str:

@@ -14,19 +14,17 @@ from leanlens.dist import Group
 from leanlens.files import read_json
 from leanlens.plan.compute import MEAN_TEXT_TOKENS
 from leanlens.plan.training import checkpoint_bytes, flops_per_step, images_per_step
-from leanlens.train.alone import is_begun
 from leanlens.train.autoencoder import open_autoencoder
 from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.autoencoder_losses import LossNetworks
-from leanlens.train.checkpoint import latest_checkpoint
+from leanlens.train.checkpoint import CHECKPOINTS, is_begun, latest_checkpoint
 from leanlens.train.config import Model, Scenes, TrainRecipe
 from leanlens.train.crops import pictures_of_sources
 from leanlens.train.data import canvas_of, learnt_stream, open_held_out, open_sources, rules_of
-from leanlens.train.export import is_run
+from leanlens.train.denoiser import open_models, require_startable
 from leanlens.train.language import build_language, places_of
 from leanlens.train.language_config import LanguageRecipe
 from leanlens.train.lock import require_folder, require_free
-from leanlens.train.loop import open_models, require_startable
 from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
 from leanlens.train.resume import require_same_run
 
@@ -40,14 +38,14 @@ def dry_run(recipe: TrainRecipe, group: Group) -> Iterator[str]:
         ValueError: what training would refuse, after the lines that could be said.
     """
     yield summary(recipe)
-    _require_place(recipe, is_run(recipe.run.dir))
+    _require_place(recipe)
     require_startable(recipe, group)
     data = recipe.data
     if data.scenes is not None:
         yield _try_scene(data.scenes, recipe)
     else:
         yield from _surveyed(recipe, group)
-    open_models(recipe)
+    open_models(recipe, is_begun(recipe.run.dir))
     yield f"{'device':12} {group.device}; parts and weights are opened"
 
 
@@ -64,7 +62,7 @@ def summary(recipe: TrainRecipe) -> str:
     batches, parameters = recipe_micro_batches(recipe, processes), recipe_parameters(recipe)
     images = images_per_step(recipe.train.micro_batches, batches)
     per_step = flops_per_step(recipe.model.sizes, recipe.train.micro_batches, batches)
-    latest = latest_checkpoint(recipe.run.dir / "checkpoints")
+    latest = latest_checkpoint(recipe.run.dir / CHECKPOINTS)
     optim = recipe.optim
     start = f"continue after {latest.name}" if latest else recipe.init.start or "random weights"
     rows = {
@@ -141,7 +139,7 @@ def _try_scene(scenes: Scenes, recipe: TrainRecipe) -> str:
 
 def dry_run_autoencoder(recipe: AutoencoderRecipe, group: Group) -> Iterator[str]:
     """The same of an autoencoder's run."""
-    _require_place(recipe, is_begun(recipe.run.dir))
+    _require_place(recipe)
     pictures_of_sources(recipe)
     LossNetworks(recipe, group.device)
     weights = sum(weight.numel() for weight in open_autoencoder(recipe).parameters())
@@ -153,7 +151,7 @@ def dry_run_autoencoder(recipe: AutoencoderRecipe, group: Group) -> Iterator[str
 
 def dry_run_language(recipe: LanguageRecipe, group: Group) -> Iterator[str]:
     """The same of a language model's run."""
-    _require_place(recipe, is_begun(recipe.run.dir))
+    _require_place(recipe)
     places = places_of(recipe)
     weights = sum(weight.numel() for weight in build_language(recipe, recipe.language.vocabulary).parameters())
     yield f"{'language':12} {weights:,} parameters"
@@ -163,11 +161,11 @@ def dry_run_language(recipe: LanguageRecipe, group: Group) -> Iterator[str]:
     yield _stops(recipe, recipe.captions.batch, "captions")
 
 
-def _require_place(recipe: Any, begun: bool) -> None:
+def _require_place(recipe: Any) -> None:
     """The checks of the run's folder, without a trace in it."""
     require_folder(recipe.run.dir)
     require_free(recipe.run.dir)
-    if begun:
+    if is_begun(recipe.run.dir):
         require_same_run(recipe)
 
 

@@ -1,8 +1,7 @@
-"""A small language model as a thing that is trained: its recipe, its tokenizer, its loop, its export.
+"""A small language model as a task of the training loop: a GPT-OSS of small sizes that learns to go on with captions.
 
-Comes in: captions. Goes out: a folder with `text_encoder` and `tokenizer` that a pipeline opens as its text side: a
-GPT-OSS of small sizes which learnt to go on with captions, inside the conversation that Lens wraps prompts in. Knows
-nothing of pictures.
+Its export is a folder with `text_encoder` and `tokenizer`, which a pipeline opens as its text side: captions are learnt
+inside the conversation that Lens wraps prompts in.
 
 One step lowers the cross-entropy of the next token, over the tokens of the captions and the first one after them, plus
 the router's balance loss as GPT-OSS has it.
@@ -12,99 +11,65 @@ Shapes: B captions, S tokens.
 Sources: Lens, arXiv 2605.21573, section 3 (features of several layers of GPT-OSS); the sizes are ours.
 """
 
-import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from leanlens.batches.numbered import Numbered
 from leanlens.batches.survey import more_than
+from leanlens.dist import Group
+from leanlens.files import replaced_folder
 from leanlens.log import logger
 from leanlens.models.text_encoder import LensGptOssEncoder
 from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.tokens import HarmonyTemplate, learn_tokenizer
-from leanlens.train.alone import Progress, claim, is_time_up, rate, replace_export, restore, save
 from leanlens.train.language_config import LanguageRecipe, Sizes
-from leanlens.train.lock import held
-from leanlens.train.metrics import MetricsFile
-from leanlens.train.optim import build_optimizers, clip_gradients, set_rate
-from leanlens.train.progress import ProgressLine
+from leanlens.train.loop import StepFigures, Task, train
 from leanlens.train.resume import named
-from leanlens.train.signals import StopRequest, say_stopped, stop_on_signals
+from leanlens.train.state import Progress, StepSums
 
 IGNORED = -100  # the label of a token that is not to be learnt
 TOKENIZER_CAPTIONS = 20_000  # that the tokenizer is learnt from, at most
 BALANCE = 0.01  # weight of the router's balance loss, so that no expert is left unused
 
+Places = Sequence[tuple[Source, int, tuple[str, ...]]]  # source, number of a picture, kinds of its captions
 
-def train_language(recipe: LanguageRecipe, device: torch.device) -> Progress:
-    """Start or continue the run in `recipe.run.dir`; the finished text side is `run.dir/export`.
+
+@dataclass(frozen=True)
+class OpenLanguage:
+    """What is open during a run; `model` is the whole GPT-OSS."""
+
+    recipe: LanguageRecipe
+    device: torch.device
+    places: Places
+    tokenizer: Any
+    model: Any
+
+
+def train_language(recipe: LanguageRecipe, group: Group) -> Progress:
+    """Start or continue the run in `recipe.run.dir`; see `leanlens.train.loop.train`."""
+    return train(LANGUAGE, recipe, group)
+
+
+def build(recipe: LanguageRecipe, group: Group, begun: bool) -> OpenLanguage:
+    """Everything that a run needs, on the device of `group`.
 
     Raises:
-        ValueError: sources without captions of the kinds asked for, or a folder that holds another run, or in which
-            another process trains.
-        FloatingPointError: a loss that is not finite.
+        ValueError: sources that cannot be opened, or without captions of the kinds asked for.
     """
     places = places_of(recipe)
-    with held(recipe.run.dir), stop_on_signals() as stop:
-        claim(recipe)
-        return _train(recipe, device, places, stop)
+    tokenizer = open_tokenizer(recipe, places, begun)
+    model = build_language(recipe, len(tokenizer)).to(group.device).train()
+    return OpenLanguage(recipe, group.device, places, tokenizer, model)
 
 
-def _train(
-    recipe: LanguageRecipe,
-    device: torch.device,
-    places: Sequence[tuple[Source, int, tuple[str, ...]]],
-    stop: StopRequest,
-) -> Progress:
-    folder = recipe.run.dir
-    tokenizer = open_tokenizer(recipe, places)
-    model = build_language(recipe, len(tokenizer)).to(device)
-    optimizers = build_optimizers(model, recipe.optim)
-    progress = restore(folder, model, optimizers)
-    metrics = MetricsFile(folder, progress.step)
-    began, before, stop.saves = time.monotonic(), progress.seconds, True
-    line = ProgressLine(recipe.train.steps, progress.step, recipe.train.minutes)
-    model.train()
-    while progress.step < recipe.train.steps:
-        used = time.monotonic() - began
-        if is_time_up(recipe, used):
-            break
-        if stop:
-            progress.stopped = True
-            break
-        ids, mask, labels = (part.to(device) for part in batch_of_step(places, tokenizer, recipe, progress.step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels, output_router_logits=True).loss
-        if not math.isfinite(float(loss.detach())):
-            raise FloatingPointError(f"step {progress.step + 1}: loss {float(loss.detach()):g}; the run stopped")
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_gradients(model, recipe.optim.clip)
-        set_rate(optimizers, rate(recipe, progress.step, used))
-        for optimizer in optimizers:
-            optimizer.step()
-        progress.step, progress.samples = progress.step + 1, progress.samples + len(ids)
-        progress.seconds = before + time.monotonic() - began
-        metrics.write({"step": progress.step, "loss": float(loss.detach()), "seconds": progress.seconds})
-        if progress.step % recipe.train.save_every == 0:
-            save(folder, model, optimizers, progress)
-        line.tell(progress.step, f"loss {float(loss.detach()):.4f}", always=progress.step == recipe.train.steps)
-    line.close()
-    metrics.close()
-    save(folder, model, optimizers, progress)
-    if progress.stopped:
-        say_stopped(stop, progress.step)
-        return progress
-    export_language(recipe.language, model, tokenizer, folder / "export")
-    return progress
-
-
-def places_of(recipe: LanguageRecipe) -> list[tuple[Source, int, tuple[str, ...]]]:
+def places_of(recipe: LanguageRecipe) -> Places:
     """Every caption that a recipe names; a warning where a step takes more of them.
 
     Raises:
@@ -118,7 +83,7 @@ def places_of(recipe: LanguageRecipe) -> list[tuple[Source, int, tuple[str, ...]
     return places
 
 
-def captions_of(sources: Sequence[Source], kinds: Sequence[str]) -> list[tuple[Source, int, tuple[str, ...]]]:
+def captions_of(sources: Sequence[Source], kinds: Sequence[str]) -> Places:
     """Every picture that has a caption of one of the kinds: its source, its number, those kinds.
 
     Raises:
@@ -134,14 +99,15 @@ def captions_of(sources: Sequence[Source], kinds: Sequence[str]) -> list[tuple[S
     return places
 
 
-def open_tokenizer(recipe: LanguageRecipe, places: Sequence[tuple[Source, int, tuple[str, ...]]]) -> Any:
-    """The run's tokenizer; it is learnt once, from the first captions and the conversation around them."""
+def open_tokenizer(recipe: LanguageRecipe, places: Places, begun: bool) -> Any:
+    """The tokenizer of the run; a new run learns it from the first captions and the conversation around them."""
     from transformers import AutoTokenizer
 
     folder = recipe.run.dir / "tokenizer"
-    if not folder.exists():
+    if not begun or not folder.exists():
         texts = (source.captions(number)[kinds[0]] for source, number, kinds in places[:TOKENIZER_CAPTIONS])
-        replace_export(folder, learn_tokenizer(texts, recipe.language.vocabulary).save_pretrained)
+        with replaced_folder(folder) as temporary:
+            learn_tokenizer(texts, recipe.language.vocabulary).save_pretrained(temporary)
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -177,9 +143,26 @@ def configuration(sizes: Sizes, vocabulary: int) -> Any:
     )
 
 
-def batch_of_step(
-    places: Sequence[tuple[Source, int, tuple[str, ...]]], tokenizer: Any, recipe: LanguageRecipe, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _trainable(opened: OpenLanguage) -> nn.Module:
+    return opened.model
+
+
+def _batches(opened: OpenLanguage) -> Numbered:
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return (batch_of_step(opened.places, opened.tokenizer, opened.recipe, step) for step in count(first))
+
+    return Numbered(batches)
+
+
+def _loss(opened: OpenLanguage, batches: Iterator[tuple[Tensor, Tensor, Tensor]], step: int) -> StepSums:
+    ids, mask, labels = (part.to(opened.device) for part in next(batches))
+    with torch.autocast(opened.device.type, torch.bfloat16, enabled=opened.recipe.train.precision == "bfloat16"):
+        loss = opened.model(input_ids=ids, attention_mask=mask, labels=labels, output_router_logits=True).loss
+    loss.backward()
+    return StepSums(float(loss.detach()), len(ids))
+
+
+def batch_of_step(places: Places, tokenizer: Any, recipe: LanguageRecipe, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, mask and labels (B, S) of a step, which depend on the seed and the step alone."""
     rng = np.random.default_rng((recipe.run.seed, step))
     texts = []
@@ -205,13 +188,30 @@ def labelled(texts: Sequence[str], tokenizer: Any) -> tuple[Tensor, Tensor, Tens
     return ids, mask, labels
 
 
-def export_language(sizes: Sizes, model: Any, tokenizer: Any, output: Path) -> None:
-    """`text_encoder`, without what no feature depends on, and `tokenizer`, written anew."""
-    bare = LensGptOssEncoder(configuration(sizes, len(tokenizer)))
-    bare.load_state_dict(model.state_dict())
+def _line(opened: OpenLanguage, progress: Progress, sums: StepSums, figures: StepFigures) -> dict[str, Any]:
+    return {"step": progress.step, "loss": sums.loss, "seconds": progress.seconds}
 
-    def write(folder: Path) -> None:
-        bare.eval().save_pretrained(folder / "text_encoder")
-        tokenizer.save_pretrained(folder / "tokenizer")
 
-    replace_export(output, write)
+def _words(line: dict[str, Any]) -> str:
+    return f"loss {line['loss']:.4f}"
+
+
+def _export(opened: OpenLanguage, folder: Path) -> None:
+    """`text_encoder`, without what no feature depends on, and `tokenizer`."""
+    bare = LensGptOssEncoder(configuration(opened.recipe.language, len(opened.tokenizer)))
+    bare.load_state_dict(opened.model.state_dict())
+    with replaced_folder(folder) as temporary:
+        bare.eval().save_pretrained(temporary / "text_encoder")
+        opened.tokenizer.save_pretrained(temporary / "tokenizer")
+    logger.info("exported %s", folder)
+
+
+LANGUAGE: Task[LanguageRecipe, OpenLanguage] = Task(
+    build=build,
+    trainable=_trainable,
+    batches=_batches,
+    loss=_loss,
+    line=_line,
+    words=_words,
+    export=_export,
+)

@@ -1,11 +1,24 @@
 """The recipe of a language model's run: every key, its meaning and its default."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from leanlens.config import Section, is_stored
-from leanlens.train.config import Count, Minutes, Name, Optim, Run, StepCount
+from leanlens.train.config import (
+    Average,
+    Count,
+    EventFiles,
+    Guard,
+    Minutes,
+    Name,
+    Optim,
+    Run,
+    Save,
+    StepCount,
+    without_save_every,
+)
 
 
 class Sizes(Section):
@@ -62,7 +75,8 @@ class Steps(Section):
     minutes: Minutes | None = None
     """Stop after this time in one process even so; the learning rate then ends where the time does."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    save_every: Count = 500
+
+    _moved = model_validator(mode="before")(without_save_every)
 
 
 class LanguageRecipe(Section):
@@ -73,6 +87,10 @@ class LanguageRecipe(Section):
     captions: Captions
     train: Steps
     optim: Optim = Optim(lr=1e-3, betas=(0.9, 0.95), warmup=50)
+    ema: Average = Average()
+    save: Save = Save(every=500)
+    guard: Guard = Guard(spike=math.inf)
+    metrics: EventFiles = EventFiles()
 
     @model_validator(mode="after")
     def _learns_to_the_end(self, info: ValidationInfo) -> Self:

@@ -1,7 +1,4 @@
-"""Optimisers and the learning rate over steps.
-
-Comes in: a model and the `[optim]` table. Goes out: optimisers over its parameters, and the factor of the learning rate
-at a step. Knows nothing of losses, data or processes.
+"""Optimisers, and the learning rate over steps.
 
 Sources: AdamW, constant rate and betas are the paper's (Lens, arXiv 2605.21573, section 3); Muon brought to AdamW's
 update size, arXiv 2502.16982.
@@ -16,10 +13,14 @@ from torch import Tensor, nn
 from leanlens.train.config import Optim
 
 
-def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, optim: Optim, counted: int = 0) -> list[torch.optim.Optimizer]:
     """One AdamW, or Muon for the matrices of attention and MLP and AdamW for the rest.
 
-    Vectors (biases, norms) have no weight decay. Every group remembers its full rate as `peak_lr`.
+    Vectors (biases, norms) have no weight decay. Every group remembers its full rate as `peak_lr`. Every weight has its
+    moments from the start, zeros, so that a checkpoint before the first step holds them.
+
+    Args:
+        counted: steps that AdamW's bias correction counts before the first.
 
     Raises:
         ValueError: `matrices = "muon"` with a torch that has none.
@@ -44,7 +45,23 @@ def build_optimizers(model: nn.Module, optim: Optim) -> list[torch.optim.Optimiz
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
+        _begin(optimizer, counted)
     return optimizers
+
+
+def _begin(optimizer: torch.optim.Optimizer, counted: int) -> None:
+    """Make the moments of every weight: by a step without gradient and rate, of which nothing else is left."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"]
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(counted)
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:

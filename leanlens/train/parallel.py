@@ -11,7 +11,7 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -61,3 +61,10 @@ def computing(model: nn.Module, group: Group, train: Train) -> AbstractContextMa
     if train.precision == "float32" or isinstance(model, FSDPModule):
         return nullcontext()
     return torch.autocast(group.device.type, torch.bfloat16)
+
+
+def whole_tensor(weight: Tensor) -> Tensor:
+    """A whole tensor on the CPU from one that may be sharded; a copy, which later training does not change."""
+    weight = weight.detach()
+    whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return whole.to("cpu", copy=True).contiguous()

@@ -1,8 +1,5 @@
 """Whether a recipe continues the run in a folder: what may change on the way, and what may not.
 
-Comes in: a recipe and the run's folder. Goes out: `recipe.json` and `inputs.json` in it, or a sentence that names every
-key that differs. Knows nothing of models.
-
 What decides the numbers may not change. Data and models that were moved or copied count as the same when what they hold
 is the same: `inputs.json` has a fingerprint of each, taken when the run began, for which not all of it is read.
 """
@@ -20,7 +17,7 @@ from leanlens.pictures.fingerprint import fingerprint_source
 # Tables and keys that decide where a run stops, how often it saves and looks, and on what it runs, but no number of it.
 FREE_TABLES = ("save", "sample", "metrics")
 FREE_KEYS = (
-    "run.dir", "run.device", "train.steps", "train.minutes", "train.save_every", "data.workers", "data.cache",
+    "run.dir", "run.device", "train.steps", "train.minutes", "data.workers", "data.cache",
     "ema.every", "ema.export", "validate.every", "guard.restores",
 )  # fmt: skip
 SOURCES = ("data.sources", "data.validation", "crops.sources", "crops.validation", "captions.sources")
@@ -39,14 +36,9 @@ def named(key: str) -> Iterator[None]:
         raise ValueError(f"{key}: {error}") from error
 
 
-def claim_run(recipe: Any, begun: bool) -> None:
-    """Write the recipe into the run's folder; where a run has begun there, first check that this one continues it.
-
-    Raises:
-        ValueError: the folder holds a run with another recipe; every difference is shown.
-    """
+def write_recipe(recipe: Any, inputs: dict[str, Any]) -> None:
+    """Write the recipe into the run's folder, and the fingerprints that the run began with; {} takes those of now."""
     folder, new = recipe.run.dir, plain(recipe)
-    inputs = require_same_run(recipe) if begun else {}
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in (("recipe.json", new), (INPUTS, inputs or fingerprints(new))):
         with whole_file(folder / name) as temporary:

@@ -1,24 +1,49 @@
-"""The state of a run: what a checkpoint holds, and how a run is started or continued.
+"""The state of a run: what a checkpoint holds, and how a run is set back to it, bit for bit."""
 
-Comes in: model, optimisers, averages, a stream of data. Goes out: nested tensors and plain facts for `checkpoint`, and
-the same objects set back to what a checkpoint holds, bit for bit. Knows nothing of losses.
-"""
-
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from leanlens.dist import Group, gathered
 from leanlens.train.checkpoint import load_tensors, read_facts
-from leanlens.train.config import TrainRecipe
 from leanlens.train.ema import Averages
-from leanlens.train.export import is_run
-from leanlens.train.resume import claim_run
+
+
+class Stream(Protocol):
+    """Endless batches. The state is the same on every process, and counts for the next iterator."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+    def __iter__(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over all batches and processes of one step.
+
+    Attributes:
+        loss: the value that was minimised.
+        samples: how many were learnt from.
+        image_tokens, text_tokens: of them; text tokens with padding.
+        flops: of the model, forward and backward. encoder_flops: of the frozen encoders.
+        values: further numbers for the line of metrics.
+    """
+
+    loss: float
+    samples: int
+    image_tokens: int = 0
+    text_tokens: int = 0
+    flops: float = 0.0
+    encoder_flops: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -27,15 +52,14 @@ class Progress:
 
     Attributes:
         step: optimiser steps made.
-        images, image_tokens, text_tokens: learnt from, with repetition; text tokens with padding.
-        flops: of the model, forward and backward. encoder_flops: of the frozen encoders.
+        samples, image_tokens, text_tokens, flops, encoder_flops: as in `StepSums`, with repetition.
         seconds: of training, checkpoints and sampling included, while a process was alive.
         recent: the last losses, newest last.
         stopped: whether a signal ended this process before the run's last step; not part of the state.
     """
 
     step: int = 0
-    images: int = 0
+    samples: int = 0
     image_tokens: int = 0
     text_tokens: int = 0
     flops: float = 0
@@ -44,25 +68,37 @@ class Progress:
     recent: list[float] = field(default_factory=list)
     stopped: bool = False
 
+    def add(self, sums: StepSums, window: int) -> None:
+        """Count a step, and remember its loss among the last `window`."""
+        self.step += 1
+        for name in ("samples", "image_tokens", "text_tokens", "flops", "encoder_flops"):
+            setattr(self, name, getattr(self, name) + getattr(sums, name))
+        self.recent = [*self.recent, sums.loss][-window:]
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {name: value for name, value in asdict(self).items() if name != "stopped"}
 
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> Self:
+        """The progress that a checkpoint keeps; those of earlier versions count `images`."""
+        return cls(**{"samples" if name == "images" else name: value for name, value in facts.items()})
+
 
 @dataclass
 class RunState:
-    """Everything that changes during a run."""
+    """Everything that changes during a run. Weights that are not trained are no part of it."""
 
     model: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
     averages: Averages
-    stream: Any
+    stream: Stream
     progress: Progress = field(default_factory=Progress)
 
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint keeps in full precision, by the names of the weights."""
         return {
-            "model": dict(self.model.named_parameters()),
+            "model": trained_weights(self.model),
             "optimizer": get_optimizer_state_dict(self.model, list(self.optimizers)),
             "averages": {f"{std:g}": copy for std, copy in self.averages.copies.items()},
         }
@@ -81,22 +117,47 @@ class RunState:
         tensors = self.tensors()
         load_tensors(checkpoint, tensors)
         set_optimizer_state_dict(self.model, list(self.optimizers), tensors["optimizer"])
-        self.progress = Progress(**facts["progress"])
+        self.progress = Progress.of_facts(facts["progress"])
         if rewind:
             self.stream.load_state_dict(facts["stream"])
 
+    @torch.no_grad()
+    def restore_file(self, path: Path) -> None:
+        """Set everything back to the `state.safetensors` that autoencoder and language runs of earlier versions have.
 
-def claim_folder(recipe: TrainRecipe, group: Group) -> None:
-    """Write the recipe into the run's folder, or check that the one there is the same run.
+        Raises:
+            ValueError: the file is of another model.
+        """
+        tensors = self.tensors()
+        with safe_open(path, "pt") as file:
+            there = set(file.keys())
+            for target, name in _in_one_file(tensors):
+                if name in there:
+                    target.copy_(file.get_tensor(name))
+                elif not name.startswith("optimizer."):  # a weight that no loss depends on had no moments
+                    raise ValueError(f"{path} does not fit this model: it has no {name}")
+            self.progress = Progress(**json.loads(file.metadata()["progress"]))
+        set_optimizer_state_dict(self.model, list(self.optimizers), tensors["optimizer"])
+        self.stream.load_state_dict({"next": self.progress.step})
 
-    Raises:
-        ValueError: the folder holds a run with another recipe; every difference is shown.
-    """
-    fault = None
-    if group.leads:
-        try:
-            claim_run(recipe, is_run(recipe.run.dir))
-        except ValueError as error:
-            fault = str(error)
-    if faults := [line for line in gathered(fault) if line]:
-        raise ValueError(faults[0])
+
+def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of a model that are trained, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _in_one_file(tensors: dict[str, Any]) -> list[tuple[Tensor, str]]:
+    """Every tensor of a state, and its name in a `state.safetensors`."""
+    return [
+        *((weight, f"model.{name}") for name, weight in tensors["model"].items()),
+        *(
+            (value, f"optimizer.{key}.{name}")
+            for name, state in tensors["optimizer"]["state"].items()
+            for key, value in state.items()
+        ),
+        *(
+            (value, f"average.{std}.{name}")
+            for std, copy in tensors["averages"].items()
+            for name, value in copy.items()
+        ),
+    ]

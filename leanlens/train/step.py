@@ -1,11 +1,7 @@
-"""One step's gradients, and the loss on held-out data.
-
-Comes in: a model, micro-batches and their encoder. Goes out: gradients added up in the model's weights, and sums over
-all processes. Knows nothing of optimisers, checkpoints or files.
-"""
+"""The gradients of one step of the denoiser, and its loss on held-out data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +23,7 @@ from leanlens.train.denoiser_losses import (
 )
 from leanlens.train.denoiser_model import sizes_of
 from leanlens.train.parallel import computing
+from leanlens.train.state import StepSums
 
 
 @dataclass
@@ -47,46 +44,22 @@ class TrainingData:
     cost: Callable[[Any, Any], float] = lambda batch, encoded: 0.0
 
 
-@dataclass
-class StepSums:
-    """Sums over all micro-batches and processes of one step.
-
-    Attributes:
-        loss: the value that was minimised.
-        losses, counts: by resolution: sum of sample losses, number of samples.
-        stopping: whether any process was asked to stop.
-    """
-
-    loss: float
-    image_tokens: int
-    text_tokens: int
-    flops: float
-    encoder_flops: float
-    stopping: bool
-    losses: dict[int, float] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def images(self) -> int:
-        """Samples of the step."""
-        return sum(self.counts.values())
-
-
 def accumulate_gradients(
     model: LensTransformer2DModel,
     data: TrainingData,
     micro: Sequence[Any],
     step: int,
-    stop: bool,
     recipe: TrainRecipe,
     group: Group,
 ) -> StepSums:
-    """Gradients of the step's loss in the weights, from this process's micro-batches `micro`."""
-    model.zero_grad(set_to_none=True)
+    """Add the gradients of the step's loss to those of the weights, from this process's micro-batches `micro`.
+
+    Returns:
+        Sums over all processes, with the mean loss of each resolution (`loss_512`) among their values.
+    """
     counts = gathered([len(batch.captions) for batch in micro])
     bases, sizes = sorted(set(recipe.data.bases.values())), sizes_of(model)
-    totals = torch.zeros(6 + 2 * len(bases), dtype=torch.float64)
-    totals[5] = stop
+    totals = torch.zeros(5 + 2 * len(bases), dtype=torch.float64)
     seen: list[tuple[int, float, Tensor]] = []
     firsts, weights = cut(counts, group.rank, recipe.train.average)
     turns = list(range(len(micro)))
@@ -107,15 +80,16 @@ def accumulate_gradients(
     for base, weight, part in seen:  # only now, so that the device never waits for a number to be read
         total = float(part.sum())
         totals[0] += weight * total
-        totals[6 + 2 * base] += total
-        totals[7 + 2 * base] += len(part)
+        totals[5 + 2 * base] += total
+        totals[6 + 2 * base] += len(part)
     values = summed(totals).tolist()
-    pairs = {base: (values[6 + 2 * i], int(values[7 + 2 * i])) for i, base in enumerate(bases)}
-    return StepSums(
-        values[0], int(values[1]), int(values[2]), values[3], values[4], values[5] > 0,
-        {base: loss for base, (loss, count) in pairs.items() if count},
-        {base: count for base, (_, count) in pairs.items() if count},
-    )  # fmt: skip
+    means = {
+        f"loss_{base}": loss / count
+        for base, loss, count in zip(bases, values[5::2], values[6::2], strict=True)
+        if count
+    }
+    samples = int(sum(values[6::2]))
+    return StepSums(values[0], samples, int(values[1]), int(values[2]), values[3], values[4], means)
 
 
 def _too_large(row: Sequence[Any]) -> str:

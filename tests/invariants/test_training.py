@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from leanlens.train.export import run_weights
-from leanlens.train.loop import train
+from leanlens.train.denoiser import train_denoiser
+from leanlens.train.run_weights import run_weights
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
 MIXED = [{"base": 64, "batch": 3, "sizes": [[64, 64]]}, {"base": 48, "batch": 1, "sizes": [[48, 48]]}]
@@ -18,7 +18,7 @@ MIXED = [{"base": 64, "batch": 3, "sizes": [[64, 64]]}, {"base": 48, "batch": 1,
 
 def trained(folder, **tables):
     recipe = tiny_recipe(folder, **tables)
-    train(recipe, CPU, tiny_data(recipe))
+    train_denoiser(recipe, CPU, tiny_data(recipe))
     return folder
 
 
@@ -86,7 +86,7 @@ def test_packed_gradients_are_unpacked_gradients(tmp_path):
             torch.nn.init.normal_(weight, std=0.1)
         data = tiny_data(recipe)
         micro = [batch for batch, _ in zip(data.stream, range(4), strict=False)]
-        sums = accumulate_gradients(model, data, micro, 0, False, recipe, CPU)
+        sums = accumulate_gradients(model, data, micro, 0, recipe, CPU)
         found.append((sums.loss, {name: weight.grad for name, weight in model.named_parameters()}))
     (loss, gradients), (packed_loss, packed_gradients) = found
     assert packed_loss == pytest.approx(loss, rel=1e-6)

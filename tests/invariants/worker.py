@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from leanlens import dist
-from leanlens.train.loop import train
+from leanlens.train.denoiser import train_denoiser
 from tests.train.tiny import tiny_data, tiny_recipe
 
 
@@ -21,7 +21,7 @@ def main(jobs: list[dict]) -> None:
     group = dist.join("cpu")
     for job in jobs:
         recipe = tiny_recipe(Path(job["folder"]), **job["tables"])
-        train(recipe, group, tiny_data(recipe, group))
+        train_denoiser(recipe, group, tiny_data(recipe, group))
     dist.leave()
 
 

@@ -12,7 +12,7 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.scenes import icons
 from leanlens.train.config import Init
-from leanlens.train.start import load_start
+from leanlens.train.run_weights import load_start
 from leanlens.weights.layouts import identify
 from leanlens.weights.packed import PackedLinear
 from leanlens.weights.verify import verify

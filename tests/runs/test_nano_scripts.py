@@ -341,7 +341,7 @@ def test_a_run_learns_as_many_steps_as_its_time_holds(shelf, in_process, tmp_pat
     assert fitted.train.steps == fitted.optim.length > 6
     assert data.stream.state_dict() == {"epoch": 0, "turn": 0}
     assert [path.name for path in tmp_path.iterdir()] == []
-    progress = train.train(train.with_steps(wanted, 3, run), group, data)
+    progress = train.train_denoiser(train.with_steps(wanted, 3, run), group, data)
     assert progress.step == 3
     assert progress.encoder_flops > 0
     assert (run / "export" / "model_index.json").is_file()

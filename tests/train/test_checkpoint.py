@@ -5,14 +5,14 @@ import json
 import pytest
 
 from leanlens.train.checkpoint import whole_checkpoints
-from leanlens.train.export import run_weights
-from leanlens.train.loop import train
+from leanlens.train.denoiser import train_denoiser
+from leanlens.train.run_weights import run_weights
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
 
 def run(folder, **tables):
     recipe = tiny_recipe(folder, **tables)
-    return train(recipe, CPU, tiny_data(recipe))
+    return train_denoiser(recipe, CPU, tiny_data(recipe))
 
 
 def flip(path):

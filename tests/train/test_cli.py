@@ -78,7 +78,7 @@ def test_kills_at_any_moment_lose_nothing(tmp_path):
         done = leanlens(*smoke(tmp_path / folder, steps, *changes))
         assert done.returncode == 0, done.stderr
     assert steps_in(tmp_path / "killed") == list(range(1, steps + 1))
-    from leanlens.train.export import run_weights
+    from leanlens.train.run_weights import run_weights
 
     for std in (0, 0.05, 0.1):
         left, right = run_weights(tmp_path / "killed", std), run_weights(tmp_path / "straight", std)

@@ -27,14 +27,19 @@ OPTIM = {
     "optim.cooldown": ["0", "1.5"],
     "optim.floor": ["-0.1", "2"],
 }
-ALONE = {
+KEPT = {  # what every kind of run has
     "train.steps": ["0", "-3", "2147483648"],
     "train.minutes": ["0", "-1", "inf", "nan"],
     "train.precision": ["float16"],
-    "train.save_every": ["0"],
+    "save.every": ["0"],
+    "save.keep": ["0"],
+    "guard.spike": ["1", "nan"],
+    "guard.window": ["0"],
+    "guard.restores": ["-1"],
+    "metrics.tensorboard": ["3"],
 }
 WRONG = {
-    "smoke": RUN | OPTIM | {
+    "smoke": RUN | OPTIM | KEPT | {
         "model.parts": ["''"],
         "model.num_layers": ["0"],
         "model.num_attention_heads": ["0"],
@@ -79,22 +84,18 @@ WRONG = {
         "data.encode_at_once": ["0"],
         "data.encode_precision": ["float16"],
         "data.captioning_flops": ["-1", "inf"],
-        "train.steps": ["0", "2147483648"],
         "train.micro_batches": ["0"],
         "train.pack": ["yes"],
         "train.average": ["mean"],
         "train.channel_weights": ["[1.0]", "[]", "[0]"],
         "train.logit_mean": ["nan", "inf"],
         "train.logit_std": ["0", "inf"],
-        "train.precision": ["float16"],
         "train.noise": ["pink"],
         "train.compile": ["2"],
         "train.checkpointing": ["2"],
         "ema.stds": ["[]", "[0.3]", "[0]", "[1e-9]", "[0.05, 0.05]", "[0.05, 0.050000001]", "[0.1]"],
         "ema.every": ["0"],
         "ema.export": ["0.2", "0.3", "-1", "1e-9", "nan", "0.0500000001"],
-        "save.every": ["0"],
-        "save.keep": ["0"],
         "validate.every": ["0"],
         "validate.batches": ["0"],
         "sample.every": ["0"],
@@ -104,13 +105,9 @@ WRONG = {
         "sample.steps": ["0", "1001"],
         "sample.guidance": ["-1", "101", "inf"],
         "sample.seed": ["-1", "9223372036854775807"],
-        "guard.spike": ["1", "nan"],
-        "guard.window": ["0"],
-        "guard.restores": ["-1"],
-        "metrics.tensorboard": ["3"],
         "metrics.peak_tflops": ["0", "inf"],
     },
-    "cpu-autoencoder": RUN | OPTIM | ALONE | {
+    "cpu-autoencoder": RUN | OPTIM | KEPT | {
         "run.seed": [*RUN["run.seed"], "4294967296"],
         "optim.matrices": ["sgd", "muon"],
         "autoencoder.block_out_channels": ["[]", "[8, 8, 8]", "[2, 8, 8, 8]", "[0, 8, 8, 8]"],
@@ -133,7 +130,7 @@ WRONG = {
         "losses.latent_noise": ["-1", "0.5"],  # the last for lack of train.part
         "ema.export": ["0.3", "-1", "1e-9"],
     },
-    "language": RUN | OPTIM | ALONE | {
+    "language": RUN | OPTIM | KEPT | {
         "optim.matrices": ["sgd", "muon"],
         "language.vocabulary": ["511"],
         "language.width": ["0"],
@@ -149,6 +146,7 @@ WRONG = {
         "captions.sources": ["[]", "[\"\"]"],
         "captions.batch": ["0"],
         "captions.kinds": ["[]", "[\"long\"]"],
+        "ema.export": ["0.3", "-1", "1e-9"],
     },
 }  # fmt: skip
 ALSO_NAMED = {  # a rule between two keys may name the other one
@@ -209,6 +207,7 @@ def test_a_wrong_value_is_refused_by_its_key(name, key, value):
         ("smoke", ["data.scenes=7"], "recipe key 'data.scenes' is 7"),
         ("pictures", ["data.sources=[]"], "data.sources and data.scenes: give exactly one of them"),
         ("cpu-decoder", ["losses.semantic=0.1"], "losses.semantic 0.1 is not accepted with train.part 'decoder'"),
+        ("language", ["train.save_every=5"], "train.save_every is now save.every; move it to the table [save]"),
         ("language", ["train.minutes=nan"], "recipe key 'train.minutes' is nan; should be a finite number"),
     ],
 )
@@ -245,6 +244,13 @@ def test_a_recipe_of_an_earlier_version_is_read_back():
     with pytest.raises(ValueError, match=r"ema\.export"):
         checked(TrainRecipe, values)
     assert checked(TrainRecipe, values, stored=True).ema.export == 0.07
+
+
+def test_the_old_name_of_a_key_is_read_back():
+    values = plain(read_recipe(LanguageRecipe, find_recipe("language")))
+    values["train"]["save_every"] = 7
+    del values["save"], values["guard"], values["ema"]
+    assert checked(LanguageRecipe, values, stored=True).guard.spike == float("inf")
 
 
 def test_the_users_own_folder_is_found(monkeypatch):

@@ -15,11 +15,11 @@ from leanlens.pictures.sources import open_source
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.train.config import TrainRecipe
 from leanlens.train.data import open_data
+from leanlens.train.denoiser import open_models
+from leanlens.train.denoiser import train_denoiser as train_run
 from leanlens.train.dry_run import TOY_SIZES, dry_run, summary
 from leanlens.train.lock import held
-from leanlens.train.loop import open_models
-from leanlens.train.loop import train as train_run
-from leanlens.train.resume import claim_run
+from leanlens.train.resume import write_recipe
 from tests.train.tiny import CPU, tiny_recipe
 
 TABLE = {64: ((64, 64), (64, 96))}
@@ -136,7 +136,7 @@ def test_a_folder_in_use_and_another_recipe_are_refused(tmp_path, pictures):
     wanted = recipe(tmp_path / "run", pictures)
     with held(wanted.run.dir), pytest.raises(ValueError, match=r"is in use by process"):
         list(dry_run(wanted, CPU))
-    claim_run(recipe(tmp_path / "run", pictures, train={"steps": 1}), begun=False)
+    write_recipe(recipe(tmp_path / "run", pictures, train={"steps": 1}), {})
     (wanted.run.dir / "checkpoints" / "step-00000001").mkdir(parents=True)
     before = sorted(path.name for path in wanted.run.dir.iterdir())
     assert any("continue after step-00000001" in line for line in dry_run(wanted, CPU))

@@ -9,8 +9,9 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.reason import reasoner_for
 from leanlens.train.config import Scenes
-from leanlens.train.export import export_run, run_recipe, run_weights, write_pipeline
-from leanlens.train.loop import train
+from leanlens.train.denoiser import train_denoiser
+from leanlens.train.export import export_run, write_pipeline
+from leanlens.train.run_weights import run_recipe, run_weights
 from tests.train.tiny import CPU, tiny_data, tiny_recipe
 
 
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
         train={"steps": 8},
         ema={"every": 2},
     )
-    train(recipe, CPU, tiny_data(recipe))
+    train_denoiser(recipe, CPU, tiny_data(recipe))
     return folder / "run"
 
 

@@ -106,7 +106,7 @@ def test_the_ledger_of_a_step_is_what_torch_counts(tmp_path):
     freeze_unread(model)
     micro = [data.stream.batch(0), data.stream.batch(1)]
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        sums = accumulate_gradients(model, data, micro, 0, False, tiny, CPU)
+        sums = accumulate_gradients(model, data, micro, 0, tiny, CPU)
     assert sums.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 

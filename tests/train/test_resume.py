@@ -13,7 +13,7 @@ from leanlens.pictures.record import Record
 from leanlens.pictures.shards import write_shards
 from leanlens.train.config import TrainRecipe
 from leanlens.train.language_config import LanguageRecipe
-from leanlens.train.resume import claim_run, require_same_run
+from leanlens.train.resume import require_same_run, write_recipe
 from tests.train.tiny import tiny_recipe
 
 
@@ -23,6 +23,10 @@ def write_pictures(folder, count=5):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"picture {number}")
     return folder
+
+
+def claim_run(recipe, begun):
+    write_recipe(recipe, require_same_run(recipe) if begun else {})
 
 
 def with_sources(folder, *sources, **tables):

@@ -124,7 +124,7 @@ def test_step_sums_and_gradient_are_the_weighted_mean(tmp_path, average):
     data = tiny_data(recipe)
     micro = [data.stream.batch(0), data.stream.batch(1)]  # 3 of 64 pixels, 1 of 48
     model = build_denoiser(recipe.model, 0)
-    sums = accumulate_gradients(model, data, micro, 0, False, recipe, CPU)
+    sums = accumulate_gradients(model, data, micro, 0, recipe, CPU)
     found = model.proj_out.weight.grad.clone()
 
     model.zero_grad()
@@ -182,4 +182,4 @@ def test_what_does_not_fit_while_running_is_named(tmp_path, model, monkeypatch):
 
     monkeypatch.setattr("leanlens.train.step.training_losses", refuse)
     with pytest.raises(ValueError, match=r"2 pictures of 64x64 does not fit .*1 needs half of it"):
-        accumulate_gradients(model, data, [data.stream.batch(0)], 0, False, recipe, CPU)
+        accumulate_gradients(model, data, [data.stream.batch(0)], 0, recipe, CPU)

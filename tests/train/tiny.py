@@ -1,5 +1,6 @@
 """A run so small that a step takes milliseconds: the real denoiser at toy size, and random latents for data."""
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from leanlens.config import checked
 from leanlens.dist import Group
 from leanlens.pipeline.features import TextFeatures
+from leanlens.train.checkpoint import latest_checkpoint
 from leanlens.train.config import TrainRecipe
 from leanlens.train.step import TrainingData
 
@@ -89,3 +92,28 @@ def tiny_data(recipe: TrainRecipe, group: Group = CPU, broken: tuple[int, ...] =
     """Random latents for the recipe's buckets; two held-out micro-batches."""
     stream = RandomStream(recipe.data.batch_sizes, group.rank, group.world_size, broken)
     return TrainingData(stream, encode, [stream.batch(1000), stream.batch(1001)])
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Every value of a run's latest checkpoint by its name, read by torch's own converter."""
+    with tempfile.TemporaryDirectory() as scratch:
+        dcp_to_torch_save(latest_checkpoint(folder / "checkpoints"), f"{scratch}/state.pt")
+        return dict(_flat(torch.load(f"{scratch}/state.pt", weights_only=False)))
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, dict | list):
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def differing(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """Names of the values of two states that are not the same bits."""
+    assert left.keys() == right.keys()
+    same = {
+        name: value.equal(right[name]) if isinstance(value, torch.Tensor) else value == right[name]
+        for name, value in left.items()
+    }
+    return [name for name, equal in same.items() if not equal]
