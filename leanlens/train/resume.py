@@ -113,7 +113,7 @@ def _stored_inputs(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_free(key: str, recipe: dict[str, Any]) -> bool:
-    if key == "ema.export" and "autoencoder" in recipe:  # there it is the width that is tracked
+    if key == "ema.export" and ("autoencoder" in recipe or "language" in recipe):  # the width that is tracked
         return False
     return key in FREE_KEYS or key.partition(".")[0] in FREE_TABLES
 

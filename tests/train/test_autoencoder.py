@@ -62,7 +62,7 @@ def recipe(tmp_path, pictures):
             "autoencoder": {"block_out_channels": [8, 8, 16, 16], "latent_channels": 4, "norm_num_groups": 1},
             "crops": {"sources": [str(pictures)], "side": 32, "pictures": 3, "crops": 2},
             "train": {"steps": 3, "precision": "float32"},
-            "save": {"every": 2},
+            "save": {"every": 100},
             "losses": {"perceptual": 0, "semantic": 0},
             "optim": {"lr": 2e-3, "warmup": 2},
         }
@@ -150,7 +150,7 @@ def test_stop_and_resume_gives_the_same_bits(recipe):
 
 def test_a_run_that_lost_its_steps_after_a_save_repeats_them(recipe, monkeypatch):
     """A kill between two saves: the state is that of step 2, the metrics already tell of step 3."""
-    wanted = recipe(train={"steps": 4})
+    wanted = recipe(train={"steps": 4}, save={"every": 2})
     real = run.set_rate
     calls = []
 
@@ -166,7 +166,7 @@ def test_a_run_that_lost_its_steps_after_a_save_repeats_them(recipe, monkeypatch
     assert [line["step"] for line in lines_of(wanted)] == [1, 2, 3]
     monkeypatch.setattr(run, "set_rate", real)
     train_autoencoder(wanted, CPU)
-    straight = recipe("straight", train={"steps": 4})
+    straight = recipe("straight", train={"steps": 4}, save={"every": 2})
     train_autoencoder(straight, CPU)
     assert [line["loss"] for line in lines_of(wanted)] == [line["loss"] for line in lines_of(straight)]
 

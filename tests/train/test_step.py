@@ -134,7 +134,8 @@ def test_step_sums_and_gradient_are_the_weighted_mean(tmp_path, average):
     wanted.backward()
     assert sums.loss == pytest.approx(wanted.item(), rel=1e-6)
     torch.testing.assert_close(found, model.proj_out.weight.grad)
-    assert (sums.images, sums.counts) == (4, {48: 1, 64: 3})
+    assert sums.samples == 4
+    assert sums.values == pytest.approx({"loss_64": left.mean().item(), "loss_48": right.mean().item()}, rel=1e-6)
     assert sums.image_tokens == 3 * 16 + 9
     assert sums.text_tokens == 4 * 3
 
