@@ -15,13 +15,12 @@ IMAGES = TARGET.parent / "images"
 HEAD = """\
 # Results of the released weights
 
-Images, times and memory of `turbo`, `rl` and `base` for a fixed list of {prompts} prompts, on the machines of people who sent their results. Each
-measurement is shown next to the estimate of [the planner](plan.md).
+Images, times and memory of `turbo`, `rl` and `base` for a fixed list of {prompts} prompts, on the machines of people
+who sent their results. Each measurement is shown next to the estimate of [the planner](plan.md).
 
 """
-NONE = """\
-**There are no results yet.** The weights were not available to us, so this documentation shows none of their images and no GPU timings. If you
-have the weights, these commands fill the page:
+NONE = """\ **There are no results yet.** The weights were not available to us, so this documentation shows none of
+their images and no GPU timings. If you have the weights, these commands fill the page:
 
 """
 MORE = "To add yours:\n\n"
@@ -32,10 +31,11 @@ python benchmarks/released.py                             # measures whichever o
 python benchmarks/released.py --models nano --num 2 --out rehearsal     # or first, a trial without them
 ```
 
-The script runs in a clone. Prompt i has seed i. Size, steps and guidance are the model's defaults. Each model runs in its own process, with the
-offloading that `leanlens generate` would choose on that machine. The script writes `released_NAME.json` and a contact sheet
-`released_NAME.webp` of less than 1 MB into `benchmarks/results`, named after the GPU: please send us both. They contain the CPU and GPU names,
-versions, times, memory peaks and pixel checksums, and none of your paths. `python docs/make_released.py` generates this page.
+The script runs in a clone. Prompt i has seed i. Size, steps and guidance are the model's defaults. Each model runs in
+its own process, with the offloading that `leanlens generate` would choose on that machine. The script writes
+`released_NAME.json` and a contact sheet `released_NAME.webp` of less than 1 MB into `benchmarks/results`, named after
+the GPU: please send us both. They contain the CPU and GPU names, versions, times, memory peaks and pixel checksums,
+and none of your paths. `python docs/make_released.py` generates this page.
 
 ## The prompts
 
