@@ -1,1 +1,1 @@
-"""flow: the flow-matching mathematics of Lens; pure functions from tensors and numbers to tensors and numbers."""
+"""The flow-matching mathematics of Lens, as pure functions of tensors and numbers."""

@@ -1,6 +1,4 @@
-"""Classifier-free guidance as Lens has it: extrapolate, then give every token back its conditional length.
-
-Comes in: two velocities. Goes out: one. Pure.
+"""Computes classifier-free guidance: extrapolates, then rescales each token to the norm of the conditional velocity.
 
 Source: the released Lens code. The rescale is per token, over channels, and may lengthen as well as shorten.
 """
@@ -15,7 +13,7 @@ def guided_velocity(conditional: Tensor, unconditional: Tensor, scale: float) ->
     Args:
         conditional: c, (B, L, C).
         unconditional: u, (B, L, C).
-        scale: 1 gives c up to rounding.
+        scale: guidance scale; 1 gives c up to rounding.
 
     Returns:
         (B, L, C) in the dtype of `conditional`. A token whose extrapolation is exactly zero stays zero.

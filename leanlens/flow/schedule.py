@@ -1,9 +1,6 @@
-"""Noise levels: which ones a picture is drawn through.
+"""Computes the time shift `mu` and the noise levels (sigmas) of the denoising steps.
 
-Comes in: numbers of tokens and steps. Goes out: the shift `mu` and the levels. Pure arithmetic; knows nothing of
-schedulers, models or devices.
-
-Legend: sigma is the fraction of noise, 1 pure noise and 0 the picture; x_sigma = (1 - sigma) x0 + sigma noise; n image
+Legend: sigma is the fraction of noise, 1 pure noise and 0 the image; x_sigma = (1 - sigma) x0 + sigma noise; n image
 tokens (16 x 16 pixels each); N steps.
 
 Source: the released Lens code, which shares its empirical mu with FLUX.2; Lens, arXiv 2605.21573, for the pipeline.
@@ -15,9 +12,9 @@ SHIFT_RULES = ("empirical", "linear", "constant")
 
 
 def empirical_mu(tokens: int, steps: int) -> float:
-    """The released time shift: a line in n measured at 10 steps and another at 200, interpolated in N.
+    """The time shift of the released code: a line in n fitted at 10 steps and one at 200, interpolated in N.
 
-    Above 4300 tokens the 200-step line alone is used, whatever the number of steps.
+    Above 4300 tokens, only the 200-step line is used, for any number of steps.
     """
     at_200 = 0.00016927 * tokens + 0.45666666
     if tokens > 4300:
@@ -28,18 +25,18 @@ def empirical_mu(tokens: int, steps: int) -> float:
 
 
 def linear_mu(tokens: int, low: float, high: float, low_tokens: int, high_tokens: int) -> float:
-    """`low` at `low_tokens` and `high` at `high_tokens`, a straight line through both."""
+    """The straight line through (`low_tokens`, `low`) and (`high_tokens`, `high`), evaluated at `tokens`."""
     return low + (high - low) * (tokens - low_tokens) / (high_tokens - low_tokens)
 
 
 def shift_mu(scheduler_config: dict, tokens: int, steps: int) -> float:
-    """The shift that a scheduler's configuration asks for.
+    """The shift for a scheduler's configuration.
 
-    Its key `shift_rule` chooses: "empirical" (the default, `empirical_mu`), "linear" (`base_shift` and `max_shift` at
+    Its key `shift_rule` is "empirical" (the default, `empirical_mu`), "linear" (`base_shift` and `max_shift` at
     `base_image_seq_len` and `max_image_seq_len`) or "constant" (the logarithm of `shift`).
 
     Raises:
-        ValueError: another `shift_rule`.
+        ValueError: unknown `shift_rule`.
     """
     rule = scheduler_config.get("shift_rule", "empirical")
     if rule == "empirical":
@@ -50,12 +47,12 @@ def shift_mu(scheduler_config: dict, tokens: int, steps: int) -> float:
     if rule == "constant":
         return math.log(scheduler_config["shift"])
     raise ValueError(
-        f"shift_rule {rule!r} in the scheduler's configuration is not known; use one of {', '.join(SHIFT_RULES)}"
+        f"invalid shift_rule {rule!r} in the scheduler's configuration: expected one of {', '.join(SHIFT_RULES)}"
     )
 
 
 def linear_sigmas(steps: int) -> list[float]:
-    """N equally spaced levels from 1 down to 1/N, before the shift; the final 0 is the scheduler's to add."""
+    """N equally spaced levels from 1 down to 1/N, before the shift; the scheduler adds the final 0."""
     return [1.0 - index / steps for index in range(steps)]
 
 
@@ -65,6 +62,6 @@ def shifted(sigma: float, mu: float) -> float:
 
 
 def inference_sigmas(tokens: int, steps: int) -> list[float]:
-    """The N + 1 levels of a released Lens pipeline, the final 0 included."""
+    """The N + 1 levels of a released Lens pipeline, including the final 0."""
     mu = empirical_mu(tokens, steps)
     return [*(shifted(sigma, mu) for sigma in linear_sigmas(steps)), 0.0]

@@ -1,1 +1,1 @@
-"""Files to captioned records and back: folders, parquet, WebDataset, and the one format this project writes."""
+"""Captioned images: reads folders, parquet and WebDataset, and writes tar shards."""

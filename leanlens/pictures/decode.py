@@ -1,10 +1,7 @@
-"""Picture bytes to sizes and to upright 8-bit pixels: the one decoder, for every API and for training.
+"""Decodes image files to their size or to upright 8-bit pixels; every API, command and training run uses this decoder.
 
-Comes in: a picture file or its bytes, or a picture that Pillow has opened. Goes out: its height and width, or a picture
-in RGB, RGBA, L or LA. Knows nothing of captions, buckets or tensors.
-
-The turn that EXIF or XMP asks for is made once, and the tag is dropped. Deeper levels become 8-bit, an animation gives
-its first frame. What cannot be read is a ValueError with the reason, so that one bad file is one skipped record.
+The EXIF or XMP orientation is applied and its tag removed. Higher bit depths become 8-bit, and an animation gives its
+first frame. An unreadable file is a ValueError with the reason, so that a dataset can skip it.
 
 Source: EXIF 2.32, tag 0x0112 (Orientation: one SHORT from 1 to 8); XMP, tiff:Orientation; PNG, eXIf.
 """
@@ -23,11 +20,11 @@ IMAGE_SUFFIXES = (
     "jpg", "jpeg", "png", "webp", "jfif", "jpe", "bmp", "dib", "gif", "tif", "tiff", "avif", "jp2", "ppm", "pgm", "tga",
 )  # fmt: skip
 FOREIGN_SUFFIXES = ("heic", "heif", "jxl", "psd", "svg", "cr2", "cr3", "nef", "arw", "dng", "raw", "exr", "hdr")
-"""Pictures that are not read; a dataset that holds one says so."""
+"""Image formats that are not supported; a dataset reports files of these kinds."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "PCX", "TGA")
-"""Pillow's names of what is opened: none of them starts another program, as EPS does."""
-MOST_PIXELS = 89_478_485  # of a file that a person names: what Pillow holds safe; it opens twice as many
-HEAD_BYTES = 64 * 1024  # holds the size of nearly every JPEG and PNG
+"""The formats that Pillow may open; none of them starts another program, as EPS does."""
+MAX_PIXELS = 89_478_485  # Pillow's limit for safe images; it opens up to twice as many
+HEAD_BYTES = 64 * 1024  # contains the size of nearly every JPEG and PNG
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,35 +36,35 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-_TURNING = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where a picture's `info` may ask for a turn
+_TURNING = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where `Image.info` may state an orientation
 _PNG = b"\x89PNG\r\n\x1a\n"
-_quiet = Lock()  # warnings are silenced for the whole process, so by one thread at a time
+_warnings_lock = Lock()  # warning filters are global to the process, so one thread at a time may change them
 
 
 def measure(head: bytes, whole: Callable[[], bytes], tail: Callable[[], bytes] | None = None) -> tuple[int, int]:
-    """(height, width) in pixels, after the turn, from the first `HEAD_BYTES` bytes.
+    """(height, width) in pixels, after applying the orientation, from the first `HEAD_BYTES` bytes if possible.
 
     Args:
         head: the first bytes, or all.
-        whole: called for all bytes where the first ones do not suffice.
-        tail: called for the last `HEAD_BYTES` bytes of a PNG, which may ask for a turn behind its pixels.
+        whole: called for all bytes if the first ones do not suffice.
+        tail: called for the last `HEAD_BYTES` bytes of a PNG, which may have its orientation after the pixels.
 
     Raises:
-        ValueError: not a picture that can be read, with the reason.
+        ValueError: not a readable image; the message gives the reason.
     """
     try:
-        if tail is not None and len(head) >= HEAD_BYTES and head.startswith(_PNG) and _asks_late(tail()):
-            raise ValueError("what turns it stands behind its pixels")
+        if tail is not None and len(head) >= HEAD_BYTES and head.startswith(_PNG) and _orientation_may_follow(tail()):
+            raise ValueError("its orientation may be stored after the pixels")
         return upright_size(_header(head))
     except ValueError:
         return upright_size(_header(whole()))
 
 
 def decode(data: bytes) -> Image.Image:
-    """The picture as 8-bit RGB, upright, its transparency laid on white.
+    """The image as upright 8-bit RGB, composited on white if it is transparent.
 
     Raises:
-        ValueError: it cannot be read, or is cut short, with the reason.
+        ValueError: it is unreadable or truncated; the message gives the reason.
     """
     return on_white(read_picture(data))
 
@@ -77,15 +74,15 @@ def read_picture(
     formats: tuple[str, ...] = FORMATS,
     check: Callable[[Image.Image], None] | None = None,
 ) -> Image.Image:
-    """A picture of any kind as L, LA, RGB or RGBA, upright, 8-bit.
+    """An image of any format as upright 8-bit L, LA, RGB or RGBA.
 
     Args:
         source: the file's bytes, or its path.
-        formats: Pillow's names of the formats that are opened.
-        check: is shown the picture while only its header has been read; what it raises is passed on.
+        formats: Pillow's names of the accepted formats.
+        check: called with the image after only its header was read; its exceptions propagate.
 
     Raises:
-        ValueError: it cannot be read, or is cut short, with the reason.
+        ValueError: it is unreadable or truncated; the message gives the reason.
         OSError: there is no such file.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -95,12 +92,12 @@ def read_picture(
     try:
         image.load()
         return eight_bit(upright(image))
-    except Exception as error:  # decoders of broken files raise anything
+    except Exception as error:  # decoders raise any exception on damaged files
         raise ValueError(f"the picture cannot be decoded: {_reason(error)}") from error
 
 
-def asks_for_turn(data: bytes) -> bool:
-    """Whether a picture file asks to be shown turned or mirrored; False for what cannot be read."""
+def has_orientation(data: bytes) -> bool:
+    """Whether an image file has an orientation other than upright; False if it is unreadable."""
     try:
         return orientation(_header(data)) != 1
     except ValueError:
@@ -108,30 +105,30 @@ def asks_for_turn(data: bytes) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """How a picture has to be turned, 1 to 8 as in EXIF; 1, which is not at all, where the tag is absent or no integer.
+    """The EXIF orientation, 1 to 8; 1 (upright) if the tag is missing or not an integer.
 
-    A PNG that has been opened but not loaded is asked for what stands before its pixels only.
+    For a PNG that is opened but not loaded, only the chunks before the pixels are read.
     """
     value = read_exif(image).get(_ORIENTATION, 1)
     return value if type(value) is int and value in _TURNS else 1
 
 
 def read_exif(image: Image.Image, group: int | None = None) -> dict[int, Any]:
-    """The EXIF fields of a picture by tag, of its first table or of a `group`; none where they are damaged."""
+    """The EXIF fields of an image by tag, from its first table or a `group`; empty if they are damaged."""
     try:
-        with _quiet, warnings.catch_warnings():
+        with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Not the picture's own method: that of a PNG unpacks all pixels to look behind them.
+            # Not `image.getexif`: for a PNG it decodes all pixels to read the chunks after them.
             exif = Image.Image.getexif(image)
             return dict(exif) if group is None else dict(exif.get_ifd(group))
-    except Exception:  # of a dozen classes
+    except Exception:  # Pillow raises a dozen classes here
         return {}
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as it asks; what asked is dropped, so that nothing turns it twice.
+    """Apply the orientation and remove its tag, so that it is not applied twice.
 
-    EXIF is dropped whole, not written anew: a mistyped field in it cannot be.
+    All of EXIF is removed rather than rewritten, because Pillow cannot write back a malformed field.
     """
     image.load()
     turn = _TURNS.get(orientation(image))
@@ -144,16 +141,16 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) in pixels that `upright` gives."""
-    sideways = orientation(image) in _SIDEWAYS and image.format != "TIFF"  # whose size Pillow turns when it opens it
+    """(height, width) in pixels of the result of `upright`."""
+    sideways = orientation(image) in _SIDEWAYS and image.format != "TIFF"  # Pillow already rotates the size of a TIFF
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """A picture of any mode as L, LA, RGB or RGBA.
+    """An image of any mode as L, LA, RGB or RGBA.
 
-    16-bit grey keeps its upper 8 bits. Grey in 32-bit integers (mode I) is read as 8-bit where no value is above 255,
-    else as 16-bit; grey in floats (F) as 0 to 1, 0 to 255 or 0 to 65535, by its largest value.
+    16-bit grey keeps its upper 8 bits. Grey in 32-bit integers (mode I) is read as 8-bit if no value is above 255,
+    otherwise as 16-bit; grey in floats (F) as 0 to 1, 0 to 255 or 0 to 65535, depending on its largest value.
 
     Raises:
         ValueError: integers or floats outside these ranges, or a mode that Pillow cannot convert.
@@ -162,7 +159,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
         return _from_deep_grey(image)
     if image.mode == "LAB":
         return _from_lab(image)
-    if image.mode in ("La", "RGBa"):  # colours that were multiplied by alpha
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
         return image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if image.mode == "PA" or "transparency" in image.info:
         return _with_alpha(image)
@@ -172,7 +169,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB, its transparency laid on white."""
+    """An image of any mode as RGB, composited on white."""
     image = eight_bit(image)
     if image.mode in ("RGBA", "LA"):
         image = image.convert("RGBA")
@@ -181,17 +178,17 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def brightness(image: Image.Image) -> Image.Image:
-    """A mask of any mode as L, white where it marks; what is transparent is not marked."""
+    """A mask of any mode as L: white where it is set; transparent pixels are not set."""
     image = eight_bit(image)
     grey = image.convert("L")
     return ImageChops.multiply(grey, image.getchannel("A")) if image.mode in ("RGBA", "LA") else grey
 
 
 def to_levels(values: np.ndarray, what: str = "image") -> np.ndarray:
-    """An array of any shape as uint8: uint8 as it is, uint16 by its upper 8 bits, bool as 0 and 255, floats of 0..1.
+    """An array as uint8: uint8 unchanged, uint16 by its upper 8 bits, bool as 0 and 255, floats in 0..1 scaled.
 
     Raises:
-        ValueError: another dtype, or floats outside 0..1 by more than a hundredth.
+        ValueError: another dtype, or floats outside 0..1 by more than 0.01.
     """
     if values.dtype == np.uint8:
         return values
@@ -200,19 +197,19 @@ def to_levels(values: np.ndarray, what: str = "image") -> np.ndarray:
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
     if values.dtype.kind != "f":
-        raise ValueError(f"{what} has dtype {values.dtype}; uint8, uint16, bool or floats in 0..1 are accepted")
+        raise ValueError(f"invalid {what} of dtype {values.dtype}: expected uint8, uint16, bool or floats in 0..1")
     require_unit(float(values.min()), float(values.max()), what)
     return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def require_unit(low: float, high: float, what: str) -> None:
-    """Raise a ValueError unless values from `low` to `high` lie in 0..1, to a hundredth."""
-    if not (low >= -0.01 and high <= 1.01):  # nan is in no range
-        raise ValueError(f"{what} holds values from {low:g} to {high:g}; floats in 0..1 are accepted")
+    """Raise a ValueError unless values from `low` to `high` are in 0..1, with a tolerance of 0.01."""
+    if not (low >= -0.01 and high <= 1.01):  # false for NaN, too
+        raise ValueError(f"invalid {what} with values from {low:g} to {high:g}: expected floats in 0..1")
 
 
 def suffix_of(data: bytes) -> str:
-    """The suffix of a picture file by its first bytes: "jpg", "png", "webp", "gif", "bmp", "tif", "avif" or "jp2".
+    """The file suffix for an image's first bytes: "jpg", "png", "webp", "gif", "bmp", "tif", "avif" or "jp2".
 
     Raises:
         ValueError: another format.
@@ -240,9 +237,9 @@ _MARKS = {
 
 
 def _header(data: bytes) -> Image.Image:
-    """A picture opened, and unpacked where only that shows how it is to be turned."""
+    """Open an image, and decode it if its orientation is stored after the pixels."""
     image = _opened(data)
-    if image.format == "PNG" and _asks_late(data[-HEAD_BYTES:]):
+    if image.format == "PNG" and _orientation_may_follow(data[-HEAD_BYTES:]):
         try:
             image.load()
         except Exception as error:
@@ -250,19 +247,19 @@ def _header(data: bytes) -> Image.Image:
     return image
 
 
-def _asks_late(end: bytes) -> bool:
-    """Whether the last bytes of a PNG hold, behind its pixels, what may ask for a turn."""
+def _orientation_may_follow(end: bytes) -> bool:
+    """Whether the last bytes of a PNG contain metadata after the pixels that may state an orientation."""
     behind = end[end.rfind(b"IDAT") + 1 :]
     return any(mark in behind for mark in (b"eXIf", b"tiff:Orientation", b"Raw profile type exif"))
 
 
 def _opened(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     try:
-        with _quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF, and of many pixels: the callers have bounds of their own
+        with _warnings_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF and large images: callers check sizes themselves
             return Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
-        raise ValueError(f"the picture unpacks to too many pixels; at most {2 * MOST_PIXELS:,} are accepted") from None
+        raise ValueError(f"the picture is too large: the limit is {2 * MAX_PIXELS:,} pixels") from None
     except Exception as error:
         raise ValueError(f"the picture cannot be opened: {_reason(error)}") from error
 
@@ -277,7 +274,7 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
         levels = to_levels(values)
     grey = Image.fromarray(np.ascontiguousarray(levels))
     clear = image.info.get("transparency")
-    if isinstance(clear, int):  # the one level, of all 16 bits, that is transparent
+    if isinstance(clear, int):  # the 16-bit grey level that is transparent
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return grey
 
@@ -285,7 +282,7 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
 def _narrowed(values: np.ndarray) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise ValueError(f"its grey values go from {low} to {high}; 0 to 65535 are accepted")
+        raise ValueError(f"its grey values go from {low} to {high}; expected 0 to 65535")
     return (values if high <= 255 else values >> 8).astype(np.uint8)
 
 
@@ -293,7 +290,7 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     top = next((top for top in (1.0, 255.0, 65535.0) if high <= top * 1.01), None)
     if top is None or not low >= -0.01 * top:
-        raise ValueError(f"its grey values go from {low:g} to {high:g}; 0 to 1, 0 to 255 or 0 to 65535 are accepted")
+        raise ValueError(f"its grey values go from {low:g} to {high:g}; expected 0 to 1, 0 to 255 or 0 to 65535")
     return to_levels(values / np.float32(top))
 
 
@@ -309,7 +306,7 @@ def _from_lab(image: Image.Image) -> Image.Image:
 
 def _with_alpha(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, as the file's colours were
+    if isinstance(clear, tuple) and max(clear) > 255:  # 16-bit values, like the colours of the file
         image = image.copy()
         image.info["transparency"] = tuple(level >> 8 for level in clear)
     return image.convert("RGBA")
@@ -317,4 +314,4 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    return "it is no picture file" if "cannot identify image file" in text else text or type(error).__name__
+    return "it is not an image file" if "cannot identify image file" in text else text or type(error).__name__

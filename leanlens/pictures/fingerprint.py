@@ -1,7 +1,7 @@
-"""What a source of pictures holds, as a short text that does not depend on where it lies.
+"""Computes a fingerprint of a dataset that does not depend on its location.
 
-Comes in: a path as `sources.open_source` takes it. Goes out: 64 hexadecimal digits that change when a file is added,
-removed, renamed, resized or, in what is sampled of it, changed. Not all of it is read, and no picture is decoded.
+It changes if a file is added, removed, renamed or resized, or if its sampled bytes change. Only some of the bytes are
+read, and no image is decoded.
 """
 
 import glob
@@ -14,17 +14,20 @@ from leanlens.files import fingerprint, read_json
 from leanlens.pictures.shards import MANIFEST
 from leanlens.pictures.sources import unfolded
 
-SAMPLED = 256  # files of which bytes are read
+SAMPLED = 256  # number of files whose bytes are sampled
 
 
 def fingerprint_source(spec: str | os.PathLike[str]) -> str:
-    """The fingerprint of a source.
+    """The fingerprint of a dataset, 64 hexadecimal digits.
 
-    Shards with a manifest: the sums that it states. Anything else: name and size of every file that is not hidden, and
-    `files.fingerprint` of at most 256 of them, evenly spread.
+    For shards with a manifest it covers the checksums in the manifest; otherwise the name and size of every file that
+    is not hidden, and `files.fingerprint` of at most 256 of them, evenly spread.
+
+    Args:
+        spec: a path as in `sources.open_source`.
 
     Raises:
-        ValueError: nothing is there.
+        ValueError: there are no files.
     """
     path = Path(spec).expanduser()
     digest = hashlib.sha256()
@@ -43,7 +46,7 @@ def fingerprint_source(spec: str | os.PathLike[str]) -> str:
 
 
 def _files(spec: str) -> list[tuple[str, Path]]:
-    """(name below the source, path) of every file, sorted by name."""
+    """(name relative to the source, path) of every file, sorted by name."""
     path = Path(spec)
     if path.is_dir():
         found = [(file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file()]

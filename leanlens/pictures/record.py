@@ -1,9 +1,6 @@
-"""One captioned picture, and the words by which files call its captions.
+"""Defines the record of a captioned image, and reads captions from the fields of a sidecar or a table row.
 
-Comes in: the fields that a sidecar or a table row holds. Goes out: a `Record`, or an `Entry` that says where one lies.
-Knows nothing of paths, pixels or training.
-
-A caption has a kind: "brief" (a phrase or sentence), "dense" (a paragraph) or "text" (nobody said which).
+A caption has a kind: "brief" (a phrase or sentence), "dense" (a paragraph) or "text" (unspecified).
 """
 
 from collections.abc import Mapping
@@ -16,7 +13,7 @@ CAPTION_KINDS = ("brief", "dense", "text")
 
 SIDECAR_SUFFIXES = ("json", "txt", "caption")
 
-# How files name a caption -> its kind. For each kind the first name that holds text is taken.
+# Field name in files -> kind of caption. For each kind, the first name with text is used.
 CAPTION_NAMES = {
     "brief": "brief",
     "short_caption": "brief",
@@ -32,7 +29,7 @@ CAPTION_NAMES = {
 
 @dataclass(frozen=True)
 class Record:
-    """A picture as its file's bytes, its captions by kind, and whatever else its source said of it."""
+    """An image as the bytes of its file, its captions by kind, and the other fields of its source."""
 
     key: str
     image: bytes
@@ -42,10 +39,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an index knows of a record: its size as it will be seen, the kinds of its captions, and where it lies.
+    """The index entry of a record: its size, the kinds of its captions, and its place in the source.
 
-    `height` and `width` are in pixels, after the turn that EXIF asks for. `place` means something to its source only;
-    `file` is how a message names the picture's file, where it has one of its own.
+    `height` and `width` are in pixels, after applying the EXIF orientation. `place` is private to the source; `file`
+    names the image's file in messages, if it has its own.
     """
 
     key: str
@@ -57,10 +54,10 @@ class Entry:
 
 
 def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Fields by name -> (captions by kind, everything else). Blank captions are left out.
+    """Split fields into (captions by kind, everything else). Blank captions are dropped.
 
     Raises:
-        ValueError: a caption that holds a NUL character.
+        ValueError: a caption contains a NUL character.
     """
     captions: dict[str, str] = {}
     extra: dict[str, Any] = {}
@@ -75,23 +72,23 @@ def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, A
 
 
 def _cleaned(caption: str) -> str:
-    """A caption without blanks around it, or the byte-order mark that another program took for a letter.
+    """A caption without surrounding blanks and without a stray byte-order mark.
 
     Raises:
-        ValueError: it holds a NUL character.
+        ValueError: it contains a NUL character.
     """
     if "\0" in caption:
-        raise ValueError("its caption holds a NUL character, which text does not")
+        raise ValueError("its caption contains a NUL character")
     return with_line_feeds(caption).strip(" \t\n\v\f\u00a0\u3000\ufeff").strip()
 
 
 def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
-    """Fields from the sidecars of one picture, by suffix: those of a "json", and the words of a "txt" or "caption".
+    """Fields from the sidecars of one image, given by suffix: "json", and the text of "txt" or "caption".
 
-    The words count as "text" where the .json has no such caption.
+    The text becomes the "text" caption if the .json has none.
 
     Raises:
-        ValueError: one that is not UTF-8, or no JSON object.
+        ValueError: a sidecar is not UTF-8, or not a JSON object.
     """
     fields: dict[str, Any] = {}
     for suffix in SIDECAR_SUFFIXES:
@@ -101,7 +98,7 @@ def read_sidecars(sidecars: Mapping[str, bytes]) -> dict[str, Any]:
             if suffix == "json":
                 fields = parse_json(sidecars[suffix], "it", finite=False)
                 if not isinstance(fields, dict):
-                    raise ValueError("it holds no JSON object")
+                    raise ValueError("it is not a JSON object")
             elif "text" not in split_fields(fields)[0]:
                 fields["text"] = decode_text(sidecars[suffix], "it")
         except ValueError as error:
@@ -115,6 +112,6 @@ def kinds_of(captions: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, by its path with slashes, is not data: a dot before a name, or what macOS packs beside it."""
+    """Whether a file, by its path with slashes, is hidden: its name starts with a dot, or macOS added it."""
     parts = name.split("/")
     return "__MACOSX" in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)

@@ -1,12 +1,9 @@
-"""Tar shards of captioned pictures: the one format this project writes, and any WebDataset read.
-
-Comes in: records, or tar files. Goes out: a folder of `shard-000000.tar` with a `manifest.json`, or records. Knows
-nothing of pixels beyond their size, and nothing of training.
+"""Writes captioned images as tar shards with a manifest, and reads these and any WebDataset.
 
 A record is two members with one stem: `<key>.jpg` (or png, webp) and `<key>.json` with the captions ("brief", "dense",
-"text") and whatever else is known of the picture. The same records give the same bytes. The manifest is
+"text") and other fields of the image. The same records give the same bytes. The manifest is
 `{"format": "leanlens-shards-1", "count", "shards": [{"name", "count", "bytes", "sha256"}], "made_by"}`. Tars of other
-makers open too: any picture that is read, beside .json, .txt or .caption (the WebDataset convention).
+tools are read too: an image of any supported format with a .json, .txt or .caption (the WebDataset convention).
 """
 
 import io
@@ -45,20 +42,20 @@ _MEMBERS = (*IMAGE_SUFFIXES, *FOREIGN_SUFFIXES, *SIDECAR_SUFFIXES)
 def write_shards(
     out: str | Path, samples: Iterable[Record], per_shard: int = 1000, made_by: str = ""
 ) -> dict[str, Any]:
-    """Write `samples` as a folder of shards and return its manifest. The folder is there completely or not at all.
+    """Write `samples` atomically as a folder of shards and return its manifest.
 
     Args:
-        out: a folder that does not exist yet, or is empty.
-        samples: records with unique keys; taken one by one, never all in memory.
-        per_shard: records in each tar, the last one aside.
-        made_by: a line that says what made them; stands in the manifest.
+        out: a folder that does not exist, or is empty.
+        samples: records with unique keys; consumed one by one, never all in memory.
+        per_shard: records in each tar except the last.
+        made_by: what made them, for the manifest.
 
     Raises:
-        ValueError: no samples, a key used twice or not fit for a tar, a picture that is none of JPEG, PNG and WebP, a
-            record without caption, or an `out` that holds files.
+        ValueError: no samples, a duplicate or invalid key, an image that is not JPEG, PNG or WebP, a record without
+            caption, or `out` is not empty.
     """
     if per_shard < 1:
-        raise ValueError(f"per_shard {per_shard} is not accepted; give 1 or more")
+        raise ValueError(f"invalid per_shard {per_shard}: expected 1 or more")
     seen: set[str] = set()
     shards: list[dict[str, Any]] = []
     stream = iter(samples)
@@ -82,22 +79,22 @@ def write_shards(
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a folder of shards, after a check of every shard's size, and of its SHA-256 the first time.
+    """The manifest of a folder of shards, after verifying the size of every shard and, the first time, its SHA-256.
 
-    What was checked is recorded in `.verified.json` beside the manifest, with each file's size and time, where the
-    folder can be written to; elsewhere it is checked each time.
+    Verified shards are recorded with their size and time in `.verified.json` next to the manifest. If the folder is
+    read-only, they are verified each time.
 
     Raises:
-        ValueError: no manifest of this format, or a shard that is missing or is not the one that was written.
+        ValueError: there is no manifest of this format, or a shard is missing or modified.
     """
     folder = Path(folder)
     try:
         manifest = read_json(folder / MANIFEST)
         known = manifest["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / MANIFEST} is no manifest of {FORMAT}: {error}") from error
+        raise ValueError(f"{folder / MANIFEST} is not a manifest of format {FORMAT}: {error}") from error
     if not known:
-        raise ValueError(f"{folder / MANIFEST} has format {manifest['format']!r}; {FORMAT!r} is accepted")
+        raise ValueError(f"{folder / MANIFEST} has format {manifest['format']!r}; expected {FORMAT!r}")
     verified = _read_verified(folder)
     checked = {shard["name"]: _checked(folder, shard, verified.get(shard["name"])) for shard in manifest["shards"]}
     if checked != verified:
@@ -107,12 +104,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 @dataclass
 class TarSource:
-    """Captioned pictures in tar files.
+    """Captioned images in tar files.
 
     Attributes:
-        name: what errors call this source.
+        name: name of this source in errors.
         paths: the tar files.
-        skipped: what could not be read so far, "<tar>: <key>" -> the reason.
+        skipped: unreadable records so far, "<tar>: <key>" -> reason.
     """
 
     name: str
@@ -121,7 +118,7 @@ class TarSource:
     _entries: list[Entry] | None = None
 
     def index(self) -> list[Entry]:
-        """Every record in the order of the files. Heads of pictures and sidecars are read, pixels are not."""
+        """Every record, in the order of the files. Only sidecars and the start of each image are read."""
         if self._entries is None:
             self._entries = [
                 replace(entry, place=(number, *entry.place))
@@ -131,14 +128,14 @@ class TarSource:
         return self._entries
 
     def captions(self, i: int) -> dict[str, str]:
-        """Captions of record `i` by kind, without reading its picture."""
+        """Captions of record `i` by kind, without reading its image."""
         return split_fields(self._fields(i))[0]
 
     def read(self, i: int) -> Record:
         """Record `i`.
 
         Raises:
-            ValueError: its bytes cannot be read any more.
+            ValueError: its bytes cannot be read.
         """
         entry = self.index()[i]
         number, (offset, size), _ = entry.place
@@ -163,7 +160,7 @@ class TarSource:
 
 
 def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
-    """The entries of a tar, each with the place (picture, sidecars), and what had to be skipped."""
+    """The entries of a tar, each with the place (image, sidecars), and the skipped records."""
     damage: list[tuple[str, str]] = []
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     for member in _members(path, damage):
@@ -171,7 +168,7 @@ def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
         if not member.isfile() or suffix not in _MEMBERS or is_hidden(member.name):
             continue
         if ".." in member.name.split("/") or member.name.startswith("/"):
-            damage.append((member.name, "its name leaves the folder of the tar"))
+            damage.append((member.name, "its name is outside the folder of the tar"))
             continue
         if suffix in samples.setdefault(stem, {}):
             damage.append((member.name, "a second member of this name"))
@@ -189,7 +186,7 @@ def _scan(path: Path) -> tuple[list[Entry], dict[str, str]]:
     for key, parts in samples.items():
         try:
             entry = _entry(path, key, parts)
-            # Zeros behind the last whole member look like a tar's end, so the last record tells whether it is one.
+            # Zeros after the last complete member look like the end of a tar; a missing caption shows the damage.
             lost = broken or (key == last and any(entry.kinds for entry in entries))
             if lost and not entry.kinds:
                 raise ValueError("its caption is missing from a damaged tar")
@@ -216,9 +213,9 @@ def _entry(path: Path, key: str, parts: dict[str, tuple[int, int]]) -> Entry:
 
 
 def _members(path: Path, damage: list[tuple[str, str]]) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar as far as they can be read; where they cannot is added to `damage` as (where, reason).
+    """The readable members of a tar; errors are added to `damage` as (where, reason).
 
-    A broken header costs the member it belongs to: reading goes on at the next header that is whole.
+    After a damaged header, reading continues at the next valid header.
     """
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -246,7 +243,7 @@ def _members(path: Path, damage: list[tuple[str, str]]) -> Iterator[tarfile.TarI
 
 
 def _next_header(file: BinaryIO, start: int) -> int | None:
-    """The byte of the first header at or after `start` that is whole."""
+    """The offset of the first valid header at or after `start`."""
     file.seek(start)
     try:
         with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as archive:
@@ -257,7 +254,7 @@ def _next_header(file: BinaryIO, start: int) -> int | None:
 
 
 def _holds_data(file: BinaryIO, start: int, end: int) -> bool:
-    """Whether any byte from `start` on is not zero; a tar ends with zeros."""
+    """Whether any byte from `start` on is not zero; a tar ends with zero blocks."""
     file.seek(start)
     return any(any(file.read(1 << 20)) for _ in range(start, end, 1 << 20))
 
@@ -274,7 +271,7 @@ def write_tar(path: Path, records: Iterable[Record], seen: set[str]) -> None:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # time, owner and rights are fixed, so that equal records give equal bytes
+    member = tarfile.TarInfo(name)  # fixed time, owner and mode, so that equal records give equal bytes
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
 
@@ -282,11 +279,11 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def _check_record(record: Record, seen: set[str]) -> None:
     key = record.key
     if not re.fullmatch(r"[^\s./\\]+(/[^\s./\\]+)*", key):
-        raise ValueError(f"key {key!r} is not accepted: a tar splits names at dots; give one without dots and blanks")
+        raise ValueError(f"invalid key {key!r}: expected no dots and no blanks (WebDataset splits names at dots)")
     if key in seen:
-        raise ValueError(f"key {key!r} is used twice; every record needs its own")
+        raise ValueError(f"duplicate key {key!r}; every record needs its own")
     if not kinds_of(record.captions) or set(record.captions) - set(kinds_of(record.captions)):
-        raise ValueError(f"record {key!r} has captions {sorted(record.captions)}; brief, dense or text are accepted")
+        raise ValueError(f"record {key!r} has captions {sorted(record.captions)}; expected brief, dense or text")
     if clash := set(record.extra) & set(CAPTION_NAMES):
         raise ValueError(f"record {key!r} has {sorted(clash)} in extra, which is the name of a caption")
     try:
@@ -297,7 +294,7 @@ def _check_record(record: Record, seen: set[str]) -> None:
 
 
 def _checked(folder: Path, shard: dict[str, Any], verified: list[Any] | None) -> list[Any]:
-    """[size, time, SHA-256] of a shard that is what its manifest says."""
+    """[size, time, SHA-256] of a shard, after checking it against its manifest row."""
     path = folder / shard["name"]
     try:
         status = path.stat()
@@ -307,7 +304,7 @@ def _checked(folder: Path, shard: dict[str, Any], verified: list[Any] | None) ->
         raise ValueError(f"{path} has {status.st_size} bytes; the manifest says {shard['bytes']}")
     state = [status.st_size, status.st_mtime_ns, shard["sha256"]]
     if verified != state and sha256(path) != shard["sha256"]:
-        raise ValueError(f"{path} is not the shard that was written: its SHA-256 differs from the manifest's")
+        raise ValueError(f"{path} was modified: its SHA-256 differs from the manifest")
     return state
 
 
@@ -324,11 +321,11 @@ def _write_verified(folder: Path, checked: dict[str, list[Any]]) -> None:
         with whole_file(folder / _VERIFIED) as path:
             path.write_text(json.dumps(checked), encoding="utf-8")
     except ValueError:
-        logger.info("%s cannot be written to, so its shards are checked again when it is opened next", folder)
+        logger.info("%s is not writable, so its shards will be verified again next time", folder)
 
 
 def _share_sidecars(samples: dict[str, dict[str, tuple[int, int]]]) -> None:
-    """Give pictures such as `x.left.jpg` the sidecars of `x`, which has no picture, as WebDataset reads these names."""
+    """Give images such as `x.left.jpg` the sidecars of `x`, which has no image, as in the WebDataset convention."""
     given: set[str] = set()
     for stem, parts in samples.items():
         if not set(parts) & set(IMAGE_SUFFIXES) or set(parts) & set(SIDECAR_SUFFIXES):
@@ -347,7 +344,7 @@ def _share_sidecars(samples: dict[str, dict[str, tuple[int, int]]]) -> None:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Stem and lower-case suffix, split at the last dot of the file name: a stem may hold dots, as in `22.05.png`."""
+    """Stem and lower-case suffix, split at the last dot of the file name; a stem may have dots, as in `22.05.png`."""
     folder, slash, file = name.rpartition("/")
     stem, _, suffix = file.rpartition(".")
     return folder + slash + stem, suffix.lower()

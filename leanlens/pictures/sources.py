@@ -1,9 +1,7 @@
-"""Any folder, parquet or WebDataset of captioned pictures, behind three calls: index, captions, read.
+"""Opens a folder, parquet files or a WebDataset of captioned images as a `Source`.
 
-Comes in: a path. Goes out: a `Source`. Knows nothing of buckets, batches or training.
-
-What cannot be read is left out of the index and named with its reason in `Source.skipped` and in the log; a source of
-which nothing can be read is an error.
+Unreadable records are left out of the index and reported with a reason in `Source.skipped` and in the log. A source
+without any readable record is an error.
 """
 
 import csv
@@ -52,38 +50,37 @@ _KEPT_ROW_GROUPS = 4
 
 
 class Source(Protocol):
-    """Captioned pictures by number. All calls may be made from several threads at once."""
+    """Captioned images by number. All methods are thread-safe."""
 
     name: str
     skipped: dict[str, str]
 
     def index(self) -> list[Entry]:
-        """All records, in an order that does not change as long as the files do not."""
+        """All records, in an order that is stable as long as the files do not change."""
 
     def captions(self, i: int) -> dict[str, str]:
         """Captions of record `i` by kind."""
 
     def read(self, i: int) -> Record:
-        """Record `i`; a ValueError with the reason where it cannot be read."""
+        """Record `i`; raises ValueError with the reason if it cannot be read."""
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """Open captioned pictures and read their index.
+    """Open captioned images and read their index.
 
     Args:
-        path: a folder of pictures, captions in `metadata.jsonl`, `metadata.csv` or sidecars (.txt, .caption, .json); a
-            .parquet file or a folder of them; a .tar, a folder of them, or several written as
-            `shard-{000000..000009}.tar` or with `*`. A folder with the `manifest.json` of this project's shards is
-            checked against it.
+        path: a folder of images with captions in `metadata.jsonl`, `metadata.csv` or sidecars (.txt, .caption, .json);
+            a .parquet file or a folder of them; a .tar, a folder of them, or several written as
+            `shard-{000000..000009}.tar` or with `*`. Shards with leanlens's `manifest.json` are verified against it.
 
     Raises:
-        ValueError: nothing is there, nothing of it can be read, or it is of no such kind.
+        ValueError: nothing is there, no record is readable, or the format is not one of these.
     """
     source = _opened(os.path.expanduser(os.fspath(path)))
     if not source.index():
         examples = describe_skipped(source.skipped)
         raise ValueError(
-            f"{path} holds no picture that can be read"
+            f"{path} contains no readable picture"
             + (f" ({len(source.skipped)} skipped: {examples})" if examples else "")
         )
     if source.skipped:
@@ -92,7 +89,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
 
 def describe_skipped(skipped: Mapping[str, str], most: int = 3) -> str:
-    """The commonest reasons, each with one example and how often it came."""
+    """The most common reasons, each with one example and a count."""
     reasons = Counter(skipped.values())
     examples = {reason: name for name, reason in reversed(list(skipped.items()))}
     return "; ".join(
@@ -111,15 +108,15 @@ def _opened(spec: str) -> Source:
         else [Path(name) for part in unfolded(spec) for name in sorted(glob.glob(part)) or [part]]
     )
     if missing := [file for file in files if not file.is_file()]:
-        raise ValueError(f"{missing[0]} does not exist; give a folder, .parquet or .tar files")
+        raise ValueError(f"{missing[0]} does not exist; expected a folder, .parquet or .tar files")
     suffixes = {file.suffix.lower() for file in files}
     if suffixes == {".tar"}:
         return TarSource(spec, files)
     if suffixes == {".parquet"}:
         return ParquetSource(spec, files)
     raise ValueError(
-        f"{spec} is {', '.join(sorted(suffixes))}; give a folder, .parquet or .tar files "
-        "(unpack compressed tars: records are read in any order)"
+        f"{spec} is {', '.join(sorted(suffixes))}; expected a folder, .parquet or .tar files "
+        "(unpack compressed tars first: they do not allow random access)"
     )
 
 
@@ -153,7 +150,7 @@ def unfolded(spec: str) -> list[str]:
 
 @dataclass
 class FolderSource:
-    """Pictures in a folder and below it, with one table of captions or sidecars beside them."""
+    """Images in a folder and its subfolders, with captions in a table or in sidecars."""
 
     name: str
     skipped: dict[str, str] = field(default_factory=dict)
@@ -195,7 +192,7 @@ class FolderSource:
         return Entry(os.path.splitext(file)[0], height, width, kinds_of(captions), (file, fields), file)
 
     def _listed(self) -> Iterator[tuple[str, dict[str, Any] | None]]:
-        """(file below the folder, its fields); None for fields that stand in sidecars."""
+        """(file relative to the folder, its fields); None if the fields are in sidecars."""
         folder = Path(self.name)
         files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
         files = [file for file in files if not is_hidden(file)]
@@ -211,14 +208,14 @@ class FolderSource:
                 continue
             table = next((table for table in tables if file.startswith(table[: table.rfind("/") + 1])), None)
             if suffix in FOREIGN_SUFFIXES:
-                self._skip(file, f"pictures of kind .{suffix} are not read; convert it to PNG or JPEG")
+                self._skip(file, f".{suffix} is not supported; convert it to PNG or JPEG")
             elif table is not None:
                 self._skip(file, f"{table} has no row for it")
             else:
                 yield file, None
 
     def _rows(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(file below the folder, its fields) of every row of a table that names a file beside or below it."""
+        """(file relative to the folder, its fields) of every row of a table that names a file next to or below it."""
         path = Path(self.name, table)
         for line, row in (_jsonl_rows if path.suffix == ".jsonl" else _csv_rows)(path):
             try:
@@ -239,10 +236,10 @@ class FolderSource:
 
 @dataclass
 class ParquetSource:
-    """Pictures in a column of parquet files, as bytes or as the {"bytes", "path"} structure of `datasets`.
+    """Images in a column of parquet files, as bytes or as the {"bytes", "path"} structure of `datasets`.
 
-    Parquet is read by the row group: a shuffled stream is fast only where groups are small. `write_shards` makes
-    something quicker of it.
+    Parquet is read by row group, so shuffled reading is fast only if the groups are small. Converting with
+    `write_shards` is faster.
     """
 
     name: str
@@ -279,7 +276,7 @@ class ParquetSource:
             if (number, group) not in self._groups:
                 try:
                     self._groups[number, group] = _parquet_file(self.paths[number]).read_row_group(group)
-                except Exception as error:  # pyarrow's errors for broken files are of many kinds
+                except Exception as error:  # pyarrow raises many classes on damaged files
                     raise ValueError(f"{self.paths[number]} row group {group} cannot be read: {error}") from error
                 if len(self._groups) > _KEPT_ROW_GROUPS:
                     self._groups.popitem(last=False)
@@ -332,17 +329,17 @@ def _parquet_file(path: Path) -> Any:
 def _check_columns(names: Sequence[str], path: Path) -> None:
     if not set(_PICTURE_COLUMNS) & set(names):
         raise ValueError(
-            f"{path} has columns {', '.join(names)}; one of {', '.join(_PICTURE_COLUMNS)} must hold pictures"
+            f"{path} has columns {', '.join(names)}; expected pictures in one of {', '.join(_PICTURE_COLUMNS)}"
         )
 
 
 def _picture_of(row: Mapping[str, Any], folder: Path) -> tuple[str, bytes]:
-    """(column, bytes) of the first picture column of a row that holds a picture.
+    """(column, bytes) of the first image column of a row that is not empty.
 
     Raises:
-        ValueError: none does; the reason is that of the last column that is not empty.
+        ValueError: there is none; the reason is from the last column that is not empty.
     """
-    reason = "it holds no picture bytes"
+    reason = "it has no picture bytes"
     for name in _PICTURE_COLUMNS:
         if row.get(name) is None:
             continue
@@ -354,36 +351,36 @@ def _picture_of(row: Mapping[str, Any], folder: Path) -> tuple[str, bytes]:
 
 
 def _picture_bytes(value: Any, folder: Path) -> bytes:
-    """The picture in a cell: bytes, a path beside the table, {"bytes", "path"}, or a list with one of these."""
+    """The image in a cell: bytes, a path next to the table, {"bytes", "path"}, or a list with one of these."""
     if isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"it holds {len(value)} pictures in one row; one is accepted")
+            raise ValueError(f"it has {len(value)} pictures in one row; expected one")
         return _picture_bytes(value[0], folder)
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
         if "://" in value:
-            raise ValueError(f"its picture is the address {value[:80]!r}, which is not opened; download it first")
+            raise ValueError(f"its picture is the URL {value[:80]!r}; download it first")
         return _bytes_of(folder / inner_path(value, folder))
     if not isinstance(value, bytes) or not value:
-        raise ValueError("it holds no picture bytes")
+        raise ValueError("it has no picture bytes")
     return value
 
 
 def inner_path(name: str, folder: Path) -> str:
-    """A file's path below `folder`, with slashes, as a table states it. Links below the folder are the user's own.
+    """A file's path relative to `folder`, with slashes, from a table. Links inside the folder are followed.
 
     Raises:
-        ValueError: a path that leaves the folder.
+        ValueError: a path outside the folder.
     """
     parts = re.split(r"[/\\]", name)
     if "\0" in name or not name.strip() or parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name):
-        raise ValueError(f"file name {name[:80]!r} is not accepted; name a file beside the table or below it")
+        raise ValueError(f"invalid file name {name[:80]!r}: expected a file next to the table or below it")
     return name if "\\" not in name or (folder / name).exists() else "/".join(parts)
 
 
 def _outermost_tables(files: Sequence[str]) -> list[str]:
-    """The tables of captions among `files`, .jsonl before .csv, that lie in no other table's folder."""
+    """The caption tables among `files`, .jsonl before .csv, that are not below another table's folder."""
     found: dict[str, str] = {}
     for name in ("metadata.jsonl", "metadata.csv"):
         for file in files:
@@ -419,7 +416,7 @@ def _sidecar_fields(picture: Path) -> dict[str, Any]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, the object there, or the reason why there is none)."""
+    """(line number, the object on that line, or the reason why it is invalid)."""
     with open(path, "rb") as file:
         lines = (part for line in file for part in line.rstrip(b"\r\n").split(b"\r"))
         for number, line in enumerate(lines, 1):
@@ -434,16 +431,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, the row by column).
 
     Raises:
-        ValueError: the file is not UTF-8, or no table; the message names file and line.
+        ValueError: the file is not UTF-8, or not a table; the message names file and line.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         if "file_name" not in (reader.fieldnames or ()):
             names = ", ".join(map(str, reader.fieldnames or ()))
             raise ValueError(
-                f"{path} has columns {names[:200] or 'none'}; a column file_name, parted by commas, must be"
+                f"{path} has columns {names[:200] or 'none'}; expected a column file_name, separated by commas"
             )
         for row in reader:
             yield reader.line_num, {name: value for name, value in row.items() if name is not None}
     except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num} is no row of a table: {error}") from error
+        raise ValueError(f"{path} line {reader.line_num} is not a table row: {error}") from error

@@ -144,8 +144,8 @@ def open_picture(path: str | Path, argument: str = "image") -> Image.Image:
     """
 
     def refuse_too_many(picture: Image.Image) -> None:
-        if picture.width * picture.height > decode.MOST_PIXELS:
-            raise ValueError(f"the picture unpacks to too many pixels; at most {decode.MOST_PIXELS:,} are accepted")
+        if picture.width * picture.height > decode.MAX_PIXELS:
+            raise ValueError(f"the picture unpacks to too many pixels; at most {decode.MAX_PIXELS:,} are accepted")
 
     try:
         return decode.read_picture(path, check=refuse_too_many)

@@ -10,7 +10,7 @@ import io
 
 from PIL import Image, ImageFilter, ImageOps
 
-from leanlens.pictures.decode import asks_for_turn, brightness, read_picture
+from leanlens.pictures.decode import brightness, has_orientation, read_picture
 from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 
@@ -43,7 +43,7 @@ def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> 
 
 def upright_bytes(data: bytes) -> bytes | None:
     """The bytes of an uploaded picture to keep; None where it asks to be turned, which `open_upload` has done."""
-    return None if asks_for_turn(data) else data
+    return None if has_orientation(data) else data
 
 
 def from_base64(text: str, field: str = "image") -> bytes:

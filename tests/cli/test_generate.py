@@ -375,8 +375,8 @@ def test_what_is_wrong_with_inputs_is_said_before_the_model_is_opened(leanlens, 
     Path("text.png").write_text("no picture")
     Path("broken.safetensors").write_bytes(b"junk")
     cases = {
-        ("--image", "text.png"): "--image text.png cannot be opened: it is no picture file",
-        ("--image", "in.png", "--mask", "text.png"): "--mask text.png cannot be opened: it is no picture file",
+        ("--image", "text.png"): "--image text.png cannot be opened: it is not an image file",
+        ("--image", "in.png", "--mask", "text.png"): "--mask text.png cannot be opened: it is not an image file",
         ("--image", "in.png", "--mask", "black.png"): "black everywhere",
         ("--lora", "broken.safetensors"): "broken.safetensors",
         ("--lora", "in.png:abc"): "'abc' is no number; give FILE or FILE:SCALE",

@@ -65,7 +65,7 @@ def test_file_names_that_leave_their_folder_are_refused_and_links_are_followed(t
     source = open_source(tmp_path / "set")
     assert captions(source) == {"link": "t", "deep/a": "t"}
     assert list(source.skipped) == [f"metadata.jsonl line {line}" for line in range(1, 8)]
-    assert all("name a file beside the table" in reason for reason in source.skipped.values())
+    assert all("expected a file next to the table" in reason for reason in source.skipped.values())
 
 
 def test_tables_one_level_down_and_what_is_no_data(tmp_path):
@@ -133,8 +133,8 @@ def test_every_picture_column_of_a_table(tmp_path):
         images[3][0]["bytes"],
     ]
     reasons = list(source.skipped.values())
-    assert "name a file beside the table" in reasons[0]
-    assert "which is not opened" in reasons[1]
+    assert "expected a file next to the table" in reasons[0]
+    assert "download it first" in reasons[1]
 
 
 def test_the_commonest_reason_comes_first():

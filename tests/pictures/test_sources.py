@@ -91,7 +91,7 @@ def test_any_source_becomes_shards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nothing", "does not exist"), ("a.zip", r"\.zip"), ("empty", "holds no picture")]
+    ("name", "message"), [("nothing", "does not exist"), ("a.zip", r"\.zip"), ("empty", "contains no readable picture")]
 )
 def test_what_cannot_be_opened_is_named(tmp_path, name, message):
     (tmp_path / "a.zip").write_bytes(b"")

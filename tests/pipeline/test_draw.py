@@ -100,7 +100,7 @@ def test_input_files_are_recorded_by_checksum_and_named_when_missing(opened, tmp
     with pytest.raises(ValueError, match=r"image .*gone.png cannot be read"):
         draw(opened, ImageRequest.checked(**GOOD, image=str(tmp_path / "gone.png"), strength=1.0))
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text.png cannot be opened: it is no picture file"):
+    with pytest.raises(ValueError, match=r"text.png cannot be opened: it is not an image file"):
         draw(opened, ImageRequest.checked(**GOOD, image=str(tmp_path / "text.png"), strength=1.0))
 
 
