@@ -1,5 +1,4 @@
-"""Scenes: an endless, exactly labelled picture set drawn from openly licensed icons.
+"""Generates synthetic images from openly licensed icons, with two captions and exact ground truth for each seed.
 
-Comes in: a seed. Goes out: a picture, a brief and a dense caption, and the ground truth. Knows nothing of models and
-never imports torch.
+This package never imports torch.
 """

@@ -1,10 +1,8 @@
-"""Many scenes to a folder of shards, by every core, and on from where a killed run stopped.
+"""Writes scenes as shards on all cores, resumes an interrupted build, and draws contact sheets.
 
-Comes in: a number, a seed and a folder. Goes out: shards in the format of pictures/shards.py with captions and ground
-truth, or one contact sheet. Knows nothing of training.
-
-While a folder is being made each finished shard has its row of the manifest beside it (`shard-000000.json`); at the end
-the rows become `manifest.json`. A shard with such a row and the right bytes is not made again.
+Shards have the format of pictures/shards.py, with captions and ground truth. During a build, each finished shard has
+its manifest row next to it (`shard-000000.json`); at the end the rows become `manifest.json`. A shard with such a row
+and the right bytes is not rendered again.
 """
 
 import io
@@ -38,14 +36,14 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 1},
     "webp": {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
 }
-SEED_STEP = 2**32  # scenes of one seed; scene i of seed s has seed s * SEED_STEP + i
-MOST_PREVIEWED = 600  # a contact sheet of a hundred rows
+SEED_STEP = 2**32  # scenes per seed; scene i of seed s has seed s * SEED_STEP + i
+MAX_PREVIEW = 600  # scenes in a contact sheet: a hundred rows
 ATTRIBUTION = "ATTRIBUTION.md"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every byte of a build."""
+    """All settings that determine the bytes of a build."""
 
     num: int
     seed: int
@@ -58,7 +56,7 @@ class Settings:
     rules: Rules = NO_RULES
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The settings as JSON values for the manifest."""
         size = self.size if isinstance(self.size, int) else json.loads(json.dumps(self.size))
         values = {name: value for name, value in vars(self).items() if name != "rules"}
         values |= {rule: value for rule, value in vars(self.rules).items() if value}
@@ -78,26 +76,26 @@ def build(
     progress: bool = False,
     rules: Rules = NO_RULES,
 ) -> dict[str, Any]:
-    """Make `num` scenes in `out` and return the manifest. Run again with the same arguments, it goes on.
+    """Write `num` scenes to `out` and return the manifest. Called again with the same arguments, it resumes.
 
     Args:
-        out: a folder that is not there, is empty, or holds an unfinished build of the same settings.
+        out: a folder that does not exist, is empty, or contains an unfinished build with the same settings.
         split: "train", "test", or None for both.
         size, rules: as in `sample_scene`.
         encoding: "jpg" (quality 95, full colour resolution), "png" or "webp" (both lossless).
         sources: as in `icons.library`.
-        workers: processes; every core without it.
+        workers: number of processes; the default is one per core.
 
     Raises:
-        ValueError: an argument is not one of these, or `out` holds something else.
+        ValueError: an invalid argument, or `out` contains other files.
     """
     import leanlens
 
     if encoding not in ENCODINGS:
-        raise ValueError(f"encoding {encoding!r} is not accepted; {', '.join(ENCODINGS)} are")
+        raise ValueError(f"invalid encoding {encoding!r}: expected {', '.join(ENCODINGS)}")
     for name, value in (("num", num), ("per_shard", per_shard), ("workers", 1 if workers is None else workers)):
         if value < 1:
-            raise ValueError(f"{name} {value} is not accepted; give 1 or more")
+            raise ValueError(f"invalid {name} {value}: expected 1 or more")
     _check_seed(seed)
     shelf = library(sources)
     sample_scene(seed * SEED_STEP, shelf, split, size, rules)  # a wrong argument fails here, not in a worker
@@ -108,9 +106,7 @@ def build(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"out {folder} cannot be a folder ({error.strerror}); give one to make or to go on with"
-        ) from error
+        raise ValueError(f"invalid out {folder}: it cannot be a folder ({error.strerror})") from error
     rows = _recorded(folder, settings)
     bar = tqdm(total=num, unit="picture", desc="scenes", disable=not progress, initial=_total(rows.values()))
     for row in _make_shards(folder, settings, shelf, sorted(set(_shard_names(settings)) - set(rows)), workers):
@@ -121,14 +117,14 @@ def build(
 
 
 def make_picture(scene: Scene, shelf: Library, encoding: str) -> bytes:
-    """The encoded picture of a scene."""
+    """The encoded image of a scene."""
     buffer = io.BytesIO()
     render(scene, shelf).save(buffer, **ENCODINGS[encoding])
     return buffer.getvalue()
 
 
 def make_records(settings: Settings, first: int, count: int, shelf: Library) -> Iterator[Record]:
-    """Records of scenes first .. first + count - 1; no two neighbours have captions of one template."""
+    """Records of scenes first .. first + count - 1; neighbouring captions have different templates."""
     brief_template = dense_template = ""
     for index in range(first, first + count):
         seed = settings.seed * SEED_STEP + index
@@ -150,16 +146,16 @@ def make_records(settings: Settings, first: int, count: int, shelf: Library) -> 
 def make_preview(
     out: str | Path, num: int = 24, seed: int = 0, split: str | None = "train", sources: str | None = None
 ) -> None:
-    """Write one PNG with `num` scenes, six in a row, each over its brief caption.
+    """Write one PNG with `num` scenes, six in a row, each above its brief caption.
 
     Raises:
-        ValueError: more than `MOST_PREVIEWED` scenes, a path that is no .png, or an argument that `build` refuses too.
+        ValueError: more than `MAX_PREVIEW` scenes, a path that is not a .png, or an argument that `build` rejects.
     """
-    if not 1 <= num <= MOST_PREVIEWED:
-        raise ValueError(f"num {num} is not accepted; give 1 to {MOST_PREVIEWED}")
+    if not 1 <= num <= MAX_PREVIEW:
+        raise ValueError(f"invalid num {num}: expected 1 to {MAX_PREVIEW}")
     _check_seed(seed)
     if Path(out).suffix.lower() != ".png":
-        raise ValueError(f"out {out} is not accepted; give the path of a .png file")
+        raise ValueError(f"invalid out {out}: expected the path of a .png file")
     require_writable(out)
     shelf, tile, text, columns = library(sources), 256, 44, min(6, num)
     rows = -(-num // columns)
@@ -182,11 +178,11 @@ def make_preview(
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**20:
-        raise ValueError(f"seed {seed} is not accepted; give 0 to {2**20 - 1}")
+        raise ValueError(f"invalid seed {seed}: expected 0 to {2**20 - 1}")
 
 
 def _wrap(text: str, font: Any, width: int) -> list[str]:
-    """At most two lines of `width` pixels; what does not fit ends in an ellipsis."""
+    """At most two lines of `width` pixels; longer text ends in an ellipsis."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -213,7 +209,7 @@ def _total(rows: Any) -> int:
 def _make_shards(
     folder: Path, settings: Settings, shelf: Library, names: list[str], workers: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the manifest, as the shards are finished."""
+    """Yield the manifest row of each shard as it is finished."""
     workers = min(len(names), workers or os.cpu_count() or 1)
     if workers <= 1:
         for name in names:
@@ -230,7 +226,7 @@ def _make_shards(
 
 
 def _ignore_interrupts() -> None:
-    """In a worker: Ctrl-C is for the parent, which lets the shards in hand be finished."""
+    """Ignore Ctrl-C in a worker; the parent handles it and lets started shards finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -255,12 +251,12 @@ def _finished(folder: Path, settings: Settings) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if manifest["made_by"] != settings.as_dict():
         differing = _differing(manifest["made_by"], settings)
-        raise ValueError(f"out {folder} holds a build of other settings ({differing}); give another folder")
+        raise ValueError(f"out {folder} contains a build with other settings ({differing}); give another folder")
     return manifest
 
 
 def _differing(made_by: dict[str, Any], settings: Settings) -> str:
-    """As in "num: 100 there, 200 here"."""
+    """The settings that differ, such as "num: 100 there, 200 here"."""
     here = settings.as_dict()
     return ", ".join(
         f"{name}: {made_by.get(name)} there, {here.get(name)} here"
@@ -270,13 +266,13 @@ def _differing(made_by: dict[str, Any], settings: Settings) -> str:
 
 
 def _recorded(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Rows of the shards that are there already, whole; what a killed run left half done is removed."""
+    """Rows of the shards that are already complete; temporary files of an interrupted run are removed."""
     names = _shard_names(settings)
     for leftover in folder.glob(".shard-*"):
         leftover.unlink()
     known = {*names, *(Path(name).with_suffix(".json").name for name in names), ATTRIBUTION}
     if strangers := sorted(path.name for path in folder.iterdir() if path.name not in known):
-        raise ValueError(f"out {folder} holds {strangers[0]}, which is no part of this build; give another folder")
+        raise ValueError(f"out {folder} contains {strangers[0]}, which is not part of this build; give another folder")
     rows = {}
     for name in names:
         path = folder / name
@@ -287,12 +283,12 @@ def _recorded(folder: Path, settings: Settings) -> dict[str, dict[str, Any]]:
         if made_by != settings.as_dict():
             differing = _differing(made_by, settings)
             raise ValueError(
-                f"out {folder} holds an unfinished build of other settings ({differing}); give another folder"
+                f"out {folder} contains an unfinished build with other settings ({differing}); give another folder"
             )
         if path.exists() and sha256(path) == row["sha256"]:
             rows[name] = row
         else:
-            logger.warning("%s is missing or not what was written; it is made again", path)
+            logger.warning("%s is missing or modified; it is rendered again", path)
     return rows
 
 

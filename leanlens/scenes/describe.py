@@ -1,7 +1,6 @@
-"""A scene to words: a brief caption of 6 to 14 words and a dense one of 60 to 120, both strictly true.
+"""Writes a brief caption (6 to 14 words) and a dense one (60 to 120) from the ground truth of a scene.
 
-Comes in: a Scene and a random generator. Goes out: captions, each with the name of the template it came from. Knows
-nothing of pixels: all it says is in the ground truth, or follows from boxes by rules stated here.
+Both are strictly true: everything they say is in the ground truth, or follows from its boxes by rules in this file.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from leanlens.scenes.sources import STYLES
 
 BRIEF_WORDS = (6, 14)
 DENSE_WORDS = (60, 120)
-DENSE_AIM = 66  # optional sentences are added until here
+DENSE_AIM = 66  # words up to which optional sentences are added
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 RELATION_PHRASES = {
@@ -41,14 +40,14 @@ LETTERS = {
 
 
 class Caption(NamedTuple):
-    """A caption and the template behind it; pass the template as `avoid` to get another one next time."""
+    """A caption and its template; pass the template as `avoid` to get a different one next time."""
 
     text: str
     template: str
 
 
 def brief(scene: Scene, rng: Random, avoid: str = "") -> Caption:
-    """6 to 14 words: what matters most, and now and then the background or the style."""
+    """A caption of 6 to 14 words: the main content, and sometimes the background or the style."""
     words = _Words(scene, rng)
     for attempt in range(60):
         template = rng.choice(BRIEF_TEMPLATES) if attempt < 40 else BRIEF_TEMPLATES[attempt % len(BRIEF_TEMPLATES)]
@@ -81,10 +80,10 @@ BRIEF_TEMPLATES = (
 
 
 def dense(scene: Scene, rng: Random, avoid: str = "", facts_first: float = 0.0) -> Caption:
-    """60 to 120 words: every thing with its count and colour, relations, texts, background, style.
+    """A caption of 60 to 120 words: every thing with its count and colour, relations, texts, background, style.
 
-    With the chance `facts_first`, what the picture is made of comes before anything else: background, texts, the
-    size and the place of each thing. Such a caption still says nearly all when it is cut.
+    With probability `facts_first`, the background, the texts, and the size and position of each thing come first, so
+    that a truncated caption still contains nearly everything.
     """
     words = _Words(scene, rng)
     openings = [at for at in range(len(OPENINGS)) if f"opening {at}" != avoid.split(",")[0]]
@@ -144,7 +143,7 @@ OPENINGS = (
 
 
 class _Words:
-    """The words of one caption: each thing keeps the name it was first given."""
+    """Builds the phrases of one caption; each thing keeps the name chosen for it first."""
 
     def __init__(self, scene: Scene, rng: Random) -> None:
         self.scene, self.rng = scene, rng
@@ -169,7 +168,7 @@ class _Words:
         return f"the {phrase}" if article == "the" else phrase
 
     def full(self, index: int) -> str:
-        """The noun with what is written on it."""
+        """The noun with the text that is written on it."""
         noun = self.noun(index)
         return f'{noun} {self.rng.choice(SPEECH)} "{self.texts[index].string}"' if index in self.texts else noun
 
@@ -180,7 +179,7 @@ class _Words:
         return join([self.full(index) for index in indices])
 
     def core(self, complete: bool) -> str:
-        """What a brief caption says: a relation, or the things; all of them where `complete`."""
+        """The content of a brief caption: a relation, or the things; all of them if `complete`."""
         scene = self.scene
         if len(scene.things) == 1:
             return self.full(0)
@@ -274,7 +273,7 @@ class _Words:
         return found
 
     def thing_sentences(self) -> list[str]:
-        """A sentence on the size and the place of each thing, or on how several of it are arranged."""
+        """A sentence on the size and position of each thing, or on the arrangement of several."""
         found = []
         for index, thing in enumerate(self.scene.things):
             subject, verb = self.noun(index, "the"), self.verb(index)
@@ -312,7 +311,7 @@ class _Words:
         )
 
     def closing(self) -> list[str]:
-        """Things that are true of every scene."""
+        """Closing sentences, which are true of every scene."""
         choose: Callable[[tuple[str, ...]], str] = self.rng.choice
         found = [
             choose(
@@ -346,7 +345,7 @@ PLACE_FORMS = ("sits {place}", "is placed {place}", "appears {place}", "lies {pl
 
 
 def place_of(box: Frame, scene: Scene) -> str:
-    """Where the middle of a box lies, by thirds of the canvas."""
+    """The position of the centre of a box, by thirds of the canvas."""
     across = min(2, int(3 * (box[0] + box[2]) / 2 / scene.width))
     down = min(2, int(3 * (box[1] + box[3]) / 2 / scene.height))
     return (
@@ -357,7 +356,7 @@ def place_of(box: Frame, scene: Scene) -> str:
 
 
 def arrangement_of(boxes: tuple[Frame, ...]) -> str:
-    """How several boxes stand to one another."""
+    """The arrangement of several boxes."""
     ordered = sorted(boxes)
     if all(one[2] <= other[0] for one, other in pairwise(ordered)):
         return "side by side, one next to the other"

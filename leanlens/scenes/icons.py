@@ -1,10 +1,7 @@
-"""The library of bitmaps that scenes are composed of: made once, then opened by every worker as shared pages.
+"""Builds and opens the library of icon bitmaps, and gives resized and recoloured sprites.
 
-Comes in: concepts and drawings (sources.py), or the folder of a library made before. Goes out: sprites, resized and
-recoloured on demand. Knows nothing of scenes.
-
-A library folder holds `library.json`, one `<style>.npy` per style (flat uint8: premultiplied RGBA bitmaps, one after
-the other) and `ATTRIBUTION.md`.
+A library is built once; every worker then opens it memory-mapped. Its folder contains `library.json`, one `<style>.npy`
+per style (flat uint8: premultiplied RGBA bitmaps, one after the other) and `ATTRIBUTION.md`.
 """
 
 import hashlib
@@ -35,13 +32,13 @@ from leanlens.scenes.shapes import draw_shapes
 PIXELS = 192  # longest side of a stored bitmap
 FORMAT = "leanlens-icons-1"
 PARTS = {name: Path(__file__).with_name(f"{name}.toml") for name in ("everyday", "common")}  # of the full library
-SHAPES = "shapes"  # the style of the drawn shapes, which go with every other style
-CACHE_BYTES = 96 * 2**20  # resized sprites kept per process
-PAINTABLE_SHARE = 0.55  # of the visible pixels must have the dominant hue, or a colour name would not be true
+SHAPES = "shapes"  # style of the drawn shapes, which are available in every other style
+CACHE_BYTES = 96 * 2**20  # resized sprites cached per process
+PAINTABLE_SHARE = 0.55  # of the visible pixels must have the dominant hue for a colour name to be true
 
-FLAT_SHARE = 0.7  # of the columns must reach the top before a thing can stand there
+FLAT_SHARE = 0.7  # of the columns must reach the top for a thing to stand on it
 
-# Colour names that objects are painted in. Apart enough that no two are mistaken for each other.
+# Colour names for objects, far enough apart to be told from each other.
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
     "orange": (245, 130, 28),
@@ -60,7 +57,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Bitmap:
-    """Where a bitmap lies in its style's file, and what it shows."""
+    """The place of a bitmap in its style's file, and its properties."""
 
     offset: int
     height: int
@@ -73,11 +70,11 @@ class Library:
     """Concepts, styles and their bitmaps.
 
     Attributes:
-        folder: where it was opened; a worker opens it again from here.
-        fingerprint: 16 hexadecimal digits that change when any drawing, name or rule does.
-        concepts: name -> concept, the drawn shapes among them.
+        folder: its folder, from which workers open it again.
+        fingerprint: 16 hexadecimal digits that change if any drawing, name or rule changes.
+        concepts: name -> concept, including the drawn shapes.
         styles: name -> phrase for captions, without "shapes".
-        bitmaps: style -> concept name -> where its bitmap lies.
+        bitmaps: style -> concept name -> bitmap.
     """
 
     folder: Path
@@ -91,7 +88,7 @@ class Library:
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """Style -> sorted names of what it can draw; "shape" and "support" -> the drawn ones."""
+        """Style -> sorted names of its concepts; "shape" and "support" -> the drawn shapes."""
         found = {style: sorted(self.bitmaps[style]) for style in self.styles}
         for kind in ("shape", "support"):
             found[kind] = sorted(name for name, concept in self.concepts.items() if concept.category == kind)
@@ -99,7 +96,7 @@ class Library:
 
     @cached_property
     def flat_topped(self) -> dict[str, list[str]]:
-        """Style -> sorted names of what another thing can stand on."""
+        """Style -> sorted names of concepts that another thing can stand on."""
         steady = read_vocabulary()["steady"]["names"]
         return {
             style: [
@@ -111,7 +108,7 @@ class Library:
         }
 
     def find(self, concept: str, style: str) -> Bitmap:
-        """The bitmap of a concept; a drawn shape is found in every style.
+        """The bitmap of a concept; a drawn shape is available in every style.
 
         Raises:
             ValueError: the style does not have it.
@@ -124,19 +121,19 @@ class Library:
         )
 
     def is_paintable(self, concept: str, style: str) -> bool:
-        """Whether a colour name would be true of it once painted."""
+        """Whether a colour name would be true of the concept after recolouring."""
         if self.concepts[concept].category == "face":
             return False
         return self.find(concept, style).facts.share >= PAINTABLE_SHARE
 
     def fit(self, concept: str, style: str, width: float, height: float) -> tuple[int, int]:
-        """(width, height) in pixels, at least 1: the largest that fits with the bitmap's own proportions."""
+        """(width, height) in pixels, at least 1: the largest size that fits with the bitmap's aspect ratio."""
         bitmap = self.find(concept, style)
         scale = min(width / bitmap.width, height / bitmap.height)
         return max(1, int(bitmap.width * scale)), max(1, int(bitmap.height * scale))
 
     def sprite(self, concept: str, style: str, color: str | None, size: tuple[int, int]) -> Image.Image:
-        """RGBA image of exactly (width, height), painted in a named colour, or as drawn with None. Read only."""
+        """RGBA image of exactly (width, height), in a named colour, or as drawn if None. Do not modify it."""
         key = (concept, style, color, size)
         found = self._sprites.get(key)
         if found is not None:
@@ -171,24 +168,24 @@ class Library:
 
 
 def cache_folder() -> Path:
-    """Where libraries and packages are kept: LEANLENS_SCENES, or ~/.cache/leanlens/scenes."""
+    """Where libraries and packages are stored: LEANLENS_SCENES, or ~/.cache/leanlens/scenes."""
     return Path(os.environ.get("LEANLENS_SCENES") or Path.home() / ".cache" / "leanlens" / "scenes")
 
 
 def library(which: str | None = None) -> Library:
-    """Open a library, making the sample's on first use.
+    """Open a library; the one of the embedded sample is built on first use.
 
     Args:
-        which: "full" what `leanlens scenes sources` made, "common" the part of it that the embedded model was trained
-            on, "everyday" a smaller part that two processor cores can teach, "sample" what comes with the package, a
-            path to the folder of a library; None takes the full one where it is there, else the sample, and says so.
+        which: "full", made by `leanlens scenes sources`; "common", the part of it that the embedded model was trained
+            on; "everyday", a smaller part for training on two CPU cores; "sample", which ships with the package; or the
+            path of a library's folder. None uses "full" if it exists, otherwise "sample" with a log message.
 
     Raises:
-        ValueError: "full" is not there, which its parts need too, or the folder holds no library.
+        ValueError: "full", which its parts need too, does not exist, or the folder is not a library.
     """
     full = cache_folder() / f"full-{_recipe()}"
     if which is None and not full.exists():
-        info_once("scenes: drawing from the embedded sample; `leanlens scenes sources` fetches the full sets")
+        info_once("scenes: using the embedded sample; `leanlens scenes sources` fetches the full sets")
         which = "sample"
     if which == "sample":
         folder = cache_folder() / f"sample-{_recipe(sources.SAMPLE)}"
@@ -203,10 +200,10 @@ def library(which: str | None = None) -> Library:
 
 
 def make_full_library(packages: Path | None = None, progress: bool = True) -> Library:
-    """Fetch and verify the packages, draw every set once, and open the result.
+    """Fetch and verify the packages, render every set once, and open the result.
 
     Args:
-        packages: folder of tarballs; without it one inside the cache folder, filled by `npm pack`.
+        packages: folder of tarballs; the default is in the cache folder. Missing ones are fetched with `npm pack`.
     """
     folder = cache_folder() / f"full-{_recipe()}"
     if not folder.exists():
@@ -221,14 +218,14 @@ def _part(full: Path, name: str) -> Library:
         wanted = tomllib.loads(PARTS[name].read_text(encoding="utf-8"))
         try:
             narrow(open_library(full), wanted["concepts"], wanted["styles"], folder)
-        except (OSError, ValueError):  # another process may be making it at the same moment
+        except (OSError, ValueError):  # another process may be building it at the same time
             if not (folder / "library.json").exists():
                 raise
     return open_library(folder)
 
 
 def _link(source: Path, target: Path) -> None:
-    """The file under another name; a copy of it where links are not allowed, as on Windows without rights."""
+    """Hard-link a file, or copy it where links are not allowed, as on Windows without the privilege."""
     try:
         target.symlink_to(source.resolve())
     except OSError:
@@ -236,10 +233,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def narrow(shelf: Library, concepts: Sequence[str], styles: Sequence[str], folder: Path) -> None:
-    """Write a library of some concepts and styles of another into `folder`; the drawn shapes come along.
+    """Write a library with some of the concepts and styles of another to `folder`; the drawn shapes are included.
 
     Raises:
-        ValueError: a concept or a style that the other library does not have.
+        ValueError: a concept or style is not in the other library.
     """
     for kind, names, known in (("concept", concepts, shelf.concepts), ("style", styles, shelf.styles)):
         if unknown := sorted(set(names) - set(known)):
@@ -268,17 +265,17 @@ def open_library(folder: Path) -> Library:
     """Open the folder of a library.
 
     Raises:
-        ValueError: it holds none, or one of another format.
+        ValueError: it is not a library, or has another format.
     """
     path = folder / "library.json"
     if not path.is_file():
         raise ValueError(
-            f"{folder} holds no library.json; give a folder made by `leanlens scenes sources`, or full, "
+            f"{folder} has no library.json; expected a folder made by `leanlens scenes sources`, or full, "
             f"{', '.join(PARTS)} or sample"
         )
     table = read_json(path)
     if table["format"] != FORMAT:
-        raise ValueError(f"{path} has format {table['format']!r}; {FORMAT!r} is accepted")
+        raise ValueError(f"{path} has format {table['format']!r}; expected {FORMAT!r}")
     concepts = {
         row["name"]: Concept(**{**row, "synonyms": tuple(row["synonyms"]), "keywords": tuple(row["keywords"])})
         for row in table["concepts"]
@@ -295,10 +292,10 @@ def open_library(folder: Path) -> Library:
 def make_library(
     concepts: list[Concept], drawings: Iterable[sources.Drawings], folder: Path, progress: bool = False
 ) -> None:
-    """Draw every set into `folder`, whole or not at all. Drawings that show nothing or do not parse are left out.
+    """Render every set into `folder`, atomically. Drawings that are empty or cannot be parsed are left out.
 
     Raises:
-        ValueError: the package of the extra `data` that draws is missing.
+        ValueError: resvg-py, of the extra `data`, is not installed.
     """
     if find_spec("resvg_py") is None:
         raise ValueError(f"drawing scenes needs resvg-py: {install_extra('data')}")
@@ -332,7 +329,7 @@ def make_library(
 
 
 def _make_once(concepts: list[Concept], drawings: list[sources.Drawings], folder: Path, progress: bool) -> None:
-    """Make a library that another process may be making at the same moment; the first to finish stays."""
+    """Build a library that another process may be building at the same time; the first to finish wins."""
     try:
         make_library(concepts, drawings, folder, progress)
     except (OSError, ValueError):
@@ -371,7 +368,7 @@ def _facts(row: dict[str, Any]) -> Facts:
 
 
 def _recipe(*files: Path) -> str:
-    """12 hexadecimal digits over everything that decides what a library holds."""
+    """12 hexadecimal digits over everything that determines the content of a library."""
     digest = hashlib.sha256(f"{FORMAT}{PIXELS}{sources.PACKAGES}{sources.STYLES}".encode())
     for path in (
         VOCABULARY,

@@ -1,10 +1,7 @@
-"""Where the things of a scene go.
+"""Computes the layout of a scene: a frame in pixels for each object and a position for each text.
 
-Comes in: units of things, an arrangement, a canvas in pixels. Goes out: a frame for each object and the place of each
-text. Knows nothing of captions, splits or drawing.
-
-The canvas is cut into slots, one per unit: next to one another (row), over one another (column) or two rows (grid).
-What a unit holds stays inside its slot, so that relations between units hold by construction.
+The canvas is divided into slots, one per unit, in a row, a column or a grid of two rows. Everything in a unit stays
+inside its slot, so that relations between units hold by construction.
 """
 
 import math
@@ -22,15 +19,16 @@ Frame = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 just ou
 Slot = tuple[float, float, float, float]
 FONTS = Path(__file__).parent / "fonts"
 FONT_NAMES = ("fredoka", "inter", "press-start-2p", "roboto-slab")
-CAPITAL_FONTS = ("bebas-neue", "permanent-marker")  # they draw small letters as capitals
-PATTERNS = ("dots", "stripes", "checks")  # kinds of background of two colours that alternate
-LEAST_LETTERS = 11  # pixels of font size; smaller text is not legible
+CAPITAL_FONTS = ("bebas-neue", "permanent-marker")  # these draw lower-case letters as capitals
+PATTERNS = ("dots", "stripes", "checks")  # kinds of background with two alternating colours
+MIN_FONT_SIZE = 11  # pixels; smaller text is not legible
 
 
 @dataclass(frozen=True)
 class Background:
-    """kind: plain, gradient, ground, dots, stripes or checks. `share` is the horizon's height from the top for ground
-    (of the canvas), the pattern's step for patterns; `turned` swaps the direction of a gradient or of stripes."""
+    """kind: plain, gradient, ground, dots, stripes or checks. `share` is the position of the horizon for ground, as a
+    share of the canvas from the top, and the step for patterns; `turned` swaps the direction of a gradient or of
+    stripes."""
 
     kind: str
     colors: tuple[str, ...]
@@ -41,18 +39,17 @@ class Background:
 
 @dataclass(frozen=True)
 class Rules:
-    """What makes scenes easier to learn. Pixels; 0 is no rule.
+    """Constraints that make scenes easier to learn. Sizes are in pixels; 0 turns a rule off.
 
     Attributes:
-        least, most: of the longer side of every object, drawn shapes and supports may be larger. On a small canvas
-            `least` leaves scenes of few things, drawn as large as in a scene of a larger one.
-        grid: corners and longer sides of most things, horizons and the steps of patterns are multiples of it. A
-            drawing then has few looks to an autoencoder with patches of that size.
-        step: the longer sides of most things are multiples of it instead, each as often as the others where it has
-            room, and one alone of the larger half: fewer looks still.
-        tidy: things stand in the middle of the room that they have. With what a dense caption says, a scene is then
-            all but determined.
-        facts_first: the chance that a dense caption begins with what the picture is made of, from 0 to 1.
+        least, most: bounds of the longer side of every object; drawn shapes and supports may be larger. On a small
+            canvas, `least` limits scenes to a few objects, each as large as on a larger canvas.
+        grid: corners and longer sides of most objects, horizons and pattern steps are multiples of it. An icon then
+            looks alike to an autoencoder with patches of that size wherever it is.
+        step: the longer sides of most objects are multiples of it instead, uniformly where they fit; a single object
+            has one of the larger half. This leaves even fewer variants of an icon.
+        tidy: objects are centred in their free space. A dense caption then almost determines the scene.
+        facts_first: probability, from 0 to 1, that a dense caption starts with the facts; see `describe.dense`.
     """
 
     least: int = 0
@@ -64,13 +61,13 @@ class Rules:
 
     @property
     def sizes(self) -> range:
-        """The longer sides that things are given under `step`, pixels."""
+        """The longer sides that `step` allows, pixels."""
         return range(-(-max(self.least, self.step) // self.step) * self.step, self.most + 1, self.step)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A thing before it has a place."""
+    """A thing before it has a position."""
 
     concept: str
     category: str
@@ -80,8 +77,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class Unit:
-    """What shares a slot: one thing, or two in a relation, the one behind first. `main` is the one that other units
-    relate to; `turned` states its relation to the next unit the other way round."""
+    """The content of a slot: one thing, or two in a relation, the rear one first. `main` is the index of the one that
+    other units relate to; `turned` inverts the relation to the next unit, as from "left of" to "right of"."""
 
     kind: str
     drafts: tuple[Draft, ...]
@@ -93,7 +90,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Text:
-    """A string on thing number `on`: its ink box, and what a drawing program needs to put it there."""
+    """A string on thing number `on`: its ink box, and the font, size, origin and colour to draw it with."""
 
     string: str
     box: Frame
@@ -112,7 +109,7 @@ def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=2048)
 def measure_ink(name: str, size: int, string: str) -> Frame:
-    """(left, top, right, bottom) of what is drawn of a string, in pixels from where it is put."""
+    """(left, top, right, bottom) of the ink of a string, in pixels from its origin."""
     mask, (x, y) = load_font(name, size).getmask2(string)
     left, top, right, bottom = mask.getbbox()
     return (left + x, top + y, right + x, bottom + y)
@@ -165,8 +162,8 @@ def _cut_slots(
 
 
 class _Placing:
-    """Places units of one scene; `short` is the canvas's short side in pixels, with `ground` things stand on the floor
-    of their slot."""
+    """Places the units of one scene. `short` is the canvas's short side in pixels; with `ground`, things stand on the
+    bottom of their slot."""
 
     def __init__(self, library: Library, style: str, rng: Random, short: int, ground: bool, rules: Rules) -> None:
         self.library, self.style, self.rng, self.short, self.ground = library, style, rng, short, ground
@@ -238,7 +235,7 @@ class _Placing:
             room = slot[3] - slot[1] - (y1 - y0) - post
             down = round(slot[1] + room * (1.0 if self.ground else self.rng.uniform(0.3, 0.7))) - y0
             return [[(x0, y0 + down, x1, y1 + down + post)]], _moved(text, down)
-        floor = slot[3] - max((slot[3] - slot[1]) * 0.28, 2.2 * LEAST_LETTERS)
+        floor = slot[3] - max((slot[3] - slot[1]) * 0.28, 2.2 * MIN_FONT_SIZE)
         thing = self.plain(Unit("plain", unit.drafts[:1]), (slot[0], slot[1], slot[2], floor))
         label = (slot[0], floor, slot[2], slot[3])
         board, text = self._board(unit.text, label, (slot[3] - floor) * 0.9, first + 1, draft)
@@ -254,11 +251,11 @@ class _Placing:
         widest = slot[2] - slot[0]
         left, top, right, bottom = measure_ink(name, 100, string)
         largest = min(widest * 0.8 / (right - left), tallest * 0.62 / (bottom - top), 0.0024 * self.short) * 100
-        if largest < LEAST_LETTERS:
+        if largest < MIN_FONT_SIZE:
             name = "bebas-neue" if capitals else "fredoka"  # the narrowest
             left, top, right, bottom = measure_ink(name, 100, string)
             largest = min(widest * 0.88 / (right - left), tallest * 0.8 / (bottom - top)) * 100
-        size = max(LEAST_LETTERS, int(largest * self.rng.uniform(0.75, 1.0)))
+        size = max(MIN_FONT_SIZE, int(largest * self.rng.uniform(0.75, 1.0)))
         left, top, right, bottom = measure_ink(name, size, string)
         pad_x, pad_y = max(4, round(size * 0.3)), max(4, round(size * 0.26))
         width, height = right - left + 2 * pad_x, bottom - top + 2 * pad_y
@@ -272,13 +269,13 @@ class _Placing:
         return (x, y, x + width, y + height), Text(string, box, on, name, size, origin, ink)
 
     def _somewhere(self, low: float, high: float) -> float:
-        """A share of the room from `low` to `high`: any, or the one in the middle where things are tidy."""
+        """A share of the free space from `low` to `high`: random, or the middle if `tidy`."""
         share = self.rng.uniform(low, high)
         return (low + high) / 2 if self.tidy else share
 
     def _wanted(self, count: int) -> float:
         """Longest side in pixels of one of `count` objects."""
-        if self.sizes:  # one alone is one of the larger
+        if self.sizes:  # a single object has one of the larger sizes
             return self.rng.choice(self.sizes[len(self.sizes) // 2 :] if count == 1 else self.sizes) + 1.0
         low, high = {1: (0.3, 0.8), 2: (0.28, 0.5), 3: (0.24, 0.42)}.get(count, (0.2, 0.34))
         return self.short * self.rng.uniform(low, high)
@@ -290,11 +287,11 @@ class _Placing:
         longest = max(size)
         if not self.step or longest < max(2 * self.grid, self.step):
             return size
-        whole = longest // self.step * self.step + 0.01  # not larger, so that it still has room
+        whole = longest // self.step * self.step + 0.01  # rounded down, so that it still fits
         return self.library.fit(draft.concept, self.style, min(size[0] + 1, whole), min(size[1] + 1, whole))
 
     def _loose(self, x0: float, y0: float, x1: float, y1: float, w: int, h: int) -> Frame:
-        """A frame of w x h somewhere about the middle of a cell, on its floor with `ground`."""
+        """A frame of w x h near the centre of a cell, or on its bottom with `ground`."""
         x = round(x0 + (x1 - x0 - w) * self._somewhere(0.25, 0.75))
         y = round(y0 + (y1 - y0 - h) * (1.0 if self.ground else self._somewhere(0.25, 0.75)))
         if self.grid:
@@ -302,7 +299,7 @@ class _Placing:
         return (x, y, x + w, y + h)
 
     def _on_grid(self, at: int, low: float, high: float) -> int:
-        """The multiple of the grid nearest to `at` between `low` and `high`, or `at` where there is none."""
+        """The multiple of the grid nearest to `at` between `low` and `high`, or `at` if there is none."""
         first, last = math.ceil(low / self.grid), math.floor(high / self.grid)
         return at if first > last else min(max(round(at / self.grid), first), last) * self.grid
 

@@ -1,7 +1,6 @@
-"""Icon names to natural words: what may be drawn, what it is called, and what kind of thing it is.
+"""Selects the concepts that may be drawn and maps icon names to natural words and categories.
 
-Comes in: the categories of the reference emoji set, the CLDR annotations of those emoji and vocabulary.toml. Goes out:
-concepts. Knows nothing of bitmaps, styles or scenes.
+Sources: the categories of the reference emoji set, the CLDR annotations of those emoji, and vocabulary.toml.
 """
 
 import re
@@ -23,7 +22,7 @@ class Concept:
         category: one word, such as animal, food, vehicle; "shape" and "support" are the drawn ones.
         plural: as in "three ...".
         synonyms: other true names.
-        keywords: of the CLDR annotations, loosely related words.
+        keywords: loosely related words, from the CLDR annotations.
         icon: name in the reference emoji set.
     """
 
@@ -104,5 +103,5 @@ def add_article(phrase: str) -> str:
 
 
 def squeeze(name: str) -> str:
-    """A name without anything but letters and digits, as some sets spell them."""
+    """A name reduced to letters and digits, as some sets spell it."""
     return "".join(letter for letter in name.lower() if letter.isalnum())

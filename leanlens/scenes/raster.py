@@ -1,8 +1,4 @@
-"""Drawings to bitmaps, and what a bitmap shows: its dominant hue, its brightness, its mean colour, its flat top.
-
-Comes in: an SVG document or the bytes of a WebP. Goes out: a tightly cropped RGBA array and its facts. Knows nothing of
-names or scenes.
-"""
+"""Renders an SVG document or a WebP to a cropped RGBA bitmap, and measures its hue, brightness, colour and flat top."""
 
 import io
 from dataclasses import asdict, dataclass
@@ -12,20 +8,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops
 
-FAINT = 20  # alpha below this is an antialiasing fringe, and becomes nothing
-HUE_REACH = 26  # of 256: how far a hue may lie from the dominant one and still count as the same paint
+FAINT = 20  # lower alpha is an antialiasing fringe and is set to 0
+HUE_REACH = 26  # of 256: maximum distance from the dominant hue that counts as the same paint
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a bitmap shows.
+    """Measured properties of a bitmap.
 
     Attributes:
         mean: mean colour of the visible pixels, 0 to 255.
-        hue: dominant hue, 0 to 255 as Pillow's HSV has it.
+        hue: dominant hue, 0 to 255 as in Pillow's HSV.
         luma: median brightness of the pixels of that hue, 0 to 255.
-        share: those pixels among the visible ones, 0 to 1.
-        flat_top: columns that reach the top edge, 0 to 1.
+        share: share of those pixels among the visible ones, 0 to 1.
+        flat_top: share of the columns that reach the top edge, 0 to 1.
     """
 
     mean: tuple[int, int, int]
@@ -39,12 +35,12 @@ class Facts:
 
 
 def rasterize(drawing: str | bytes, pixels: int) -> np.ndarray | None:
-    """(H, W, 4) uint8 straight RGBA, cropped to what is visible, longest side `pixels`; None where nothing shows.
+    """(H, W, 4) uint8 straight RGBA, cropped to the visible part, longest side `pixels`; None if nothing is visible.
 
     Raises:
         ValueError: the drawing cannot be parsed.
     """
-    image = _open(drawing, pixels * 5 // 4)  # a figure rarely fills its page
+    image = _open(drawing, pixels * 5 // 4)  # a drawing rarely fills its page
     box = _visible_box(image)
     if box is not None and isinstance(drawing, str) and max(box[2] - box[0], box[3] - box[1]) < pixels:
         image = _open(drawing, round(image.width * pixels / max(box[2] - box[0], box[3] - box[1])))
@@ -117,20 +113,20 @@ def recolor(image: Image.Image, hue: int, luma: int, color: tuple[int, int, int]
 
 @lru_cache(maxsize=256)
 def _near_hue(hue: int) -> list[int]:
-    """How much each hue is painted, 0 to 255: all within HUE_REACH, less over the next 14."""
+    """How strongly each hue is recoloured, 0 to 255: fully within HUE_REACH, fading over the next 14."""
     distances = [abs((at - hue + 128) % 256 - 128) for at in range(256)]
     return [round(255 * min(1.0, max(0.0, (HUE_REACH + 14 - distance) / 14))) for distance in distances]
 
 
 @lru_cache(maxsize=1)
 def _vivid() -> list[int]:
-    """How much each saturation is painted, 0 to 255: greys, blacks and whites are not."""
+    """How strongly each saturation is recoloured, 0 to 255: greys, blacks and whites are not."""
     return [round(255 * min(1.0, max(0.0, (at - 30) / 40))) for at in range(256)]
 
 
 @lru_cache(maxsize=4096)
 def _ramp(channel: int, luma: int) -> list[int]:
-    """Value of one channel for each brightness: shades up to `luma`, tints beyond."""
+    """Value of one channel for each brightness: shades up to `luma`, tints above."""
     lighter = max(1, 255 - luma)
     return [
         round(channel * at / luma) if at <= luma else round(channel + (255 - channel) * 0.75 * (at - luma) / lighter)

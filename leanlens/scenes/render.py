@@ -1,8 +1,4 @@
-"""A scene to a picture.
-
-Comes in: a Scene and the library it was sampled from. Goes out: a Pillow image, the same bytes every time. Knows
-nothing of captions or files.
-"""
+"""Renders a scene to an image, deterministically, and traces which object each pixel shows."""
 
 from functools import lru_cache
 
@@ -15,11 +11,11 @@ from leanlens.scenes.scene import Scene, Thing
 
 Color = tuple[int, int, int]
 POST = (120, 92, 66)
-OPAQUE = 127  # of 255, the alpha above which a pixel shows a thing
+OPAQUE = 127  # of 255, the alpha above which a pixel belongs to a thing
 
 
 def render(scene: Scene, library: Library) -> Image.Image:
-    """The RGB picture of a scene at the scene's own size."""
+    """The RGB image of a scene at the scene's size."""
     image = draw_background(scene.background, scene.width, scene.height)
     boards = {text.on: text for text in scene.texts}
     for index, thing in enumerate(scene.things):
@@ -35,10 +31,10 @@ def render(scene: Scene, library: Library) -> Image.Image:
 
 
 def trace_things(scene: Scene, library: Library) -> np.ndarray:
-    """Which thing each pixel shows: (height, width) uint8, 0 for the background, else the number of a drawn thing.
+    """Instance mask: (height, width) uint8, 0 for the background, otherwise the number of a drawn object.
 
-    Every one of several alike has a number of its own, from 1 up in the order of drawing; a board has its text's pixels
-    too. A pixel is a thing's where it is more than half opaque. Those that nothing is seen of have no pixels.
+    Each of several like objects has its own number, from 1 in drawing order; a board includes the pixels of its text.
+    A pixel belongs to an object if it is more than half opaque. Fully covered objects have no pixels.
     """
     image = Image.new("L", (scene.width, scene.height))
     boards = {text.on: text for text in scene.texts}
@@ -57,7 +53,7 @@ def trace_things(scene: Scene, library: Library) -> np.ndarray:
 
 
 def draw_background(background: Background, width: int, height: int) -> Image.Image:
-    """A fresh RGB image of the background alone."""
+    """A new RGB image of only the background."""
     first, *rest = background.rgb
     if background.kind == "plain":
         return Image.new("RGB", (width, height), first)
@@ -108,7 +104,7 @@ def _dot_tile(first: Color, second: Color, step: int) -> Image.Image:
 
 
 def _board_parts(thing: Thing, text: Frame) -> list[Frame]:
-    """The board behind a text, as high as the text asks, and a post where the frame is higher than the board."""
+    """The board behind a text, as high as the text needs, and a post if the frame is higher than the board."""
     x0, y0, x1, y1 = thing.frames[0]
     foot = text[3] + text[1] - y0  # the board has the same margin above and below its text
     half = max(2, (x1 - x0) // 24)

@@ -1,7 +1,6 @@
-"""Cut the small sample that comes with the package out of the full sets: `python -m leanlens.scenes.sample FOLDER`.
+"""Writes sample.json, the embedded sample of the full icon sets: `python -m leanlens.scenes.sample FOLDER`.
 
-Comes in: a folder of package tarballs, filled with `npm pack` where one is missing. Goes out: sample.json beside this
-file. Knows nothing of bitmaps.
+FOLDER contains the package tarballs; missing ones are fetched with `npm pack`.
 """
 
 import json
@@ -12,12 +11,12 @@ from pathlib import Path
 from leanlens.scenes import sources
 from leanlens.scenes.names import Concept
 
-BUDGET = 430_000  # characters of all drawings together
-FEWEST_STYLES = 3  # of the sample's that must draw a concept
+BUDGET = 430_000  # total characters of all drawings
+MIN_STYLES = 3  # of the sample's styles that must have a concept
 
 
 def cut_sample(folder: Path) -> None:
-    """Write sample.json: some concepts of every category, those with the briefest drawings."""
+    """Write sample.json: some concepts of every category, those with the smallest drawings."""
     concepts, drawings = sources.read_packages(sources.fetch_packages(folder))
     kept = [one for one in drawings if one.style.name in sources.SAMPLE_STYLES]
     chosen = _choose(concepts, kept)
@@ -42,11 +41,11 @@ def cut_sample(folder: Path) -> None:
 
 
 def _choose(concepts: list[Concept], drawings: list[sources.Drawings]) -> set[str]:
-    """Names of the concepts to keep: from each category in turn the one that takes the fewest characters."""
+    """Names of the concepts to include: from each category in turn, the one with the fewest characters."""
     waiting: dict[str, list[tuple[int, str]]] = {}
     for concept in concepts:
         lengths = [len(one.found[concept.name]) for one in drawings if concept.name in one.found]
-        if len(lengths) >= FEWEST_STYLES:
+        if len(lengths) >= MIN_STYLES:
             waiting.setdefault(concept.category, []).append((sum(lengths), concept.name))
     chosen: set[str] = set()
     spent = 0

@@ -1,7 +1,6 @@
-"""A scene: a small graph of things, counts, colours and relations, sampled from a seed, and its ground truth.
+"""Samples a scene from a seed: a graph of things, counts, colours and relations, with every box in pixels.
 
-Comes in: a seed, a library and the split wanted. Goes out: a Scene with every box in pixels. Knows nothing of drawing
-or words; where things go is layout.py's.
+layout.py decides the positions.
 """
 
 import hashlib
@@ -22,10 +21,10 @@ HELD_OUT = 5  # of 100 names, for concepts, coloured concepts, pairs and relatio
 INVERSE = {"right of": "left of", "below": "above"}
 MOST_ATTEMPTS = 1000
 SQUARE_SHARE = 0.4  # of the canvases
-UNITS = (1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3)  # how many a scene has, and how often
-# Units side by side -> pixels of the short side that each needs for the longest text it may carry.
+UNITS = (1, 2, 3, 4, 5, 6), (36, 34, 15, 8, 4, 3)  # numbers of units in a scene, and their weights
+# Units side by side -> pixels of the short side that each needs for the longest text it may have.
 LEGIBLE_PIXELS = {1: 96, 2: 60, 3: 42}
-CONTRAST = 95.0  # least distance of two colours that must be told apart, in parts of 255 per channel
+CONTRAST = 95.0  # minimum distance of two colours that must be distinguishable; see `distance`
 
 # Background colours: soft and dark ones, with names that captions use.
 PLAIN_COLORS: dict[str, tuple[int, int, int]] = {
@@ -65,13 +64,13 @@ SKY_COLORS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One node of the graph: `count` alike objects.
+    """One node of the graph: `count` like objects.
 
     Attributes:
-        color: name of COLORS, or None as drawn.
-        size: small, medium or large, of the canvas.
-        frames: (x0, y0, x1, y1) in pixels where each is drawn, far ones first.
-        boxes: the same for what can be seen of each.
+        color: name in COLORS, or None for the original colours.
+        size: small, medium or large, relative to the canvas.
+        frames: (x0, y0, x1, y1) in pixels of each object, rear ones first.
+        boxes: the same for the visible part of each.
     """
 
     concept: str
@@ -87,13 +86,13 @@ class Thing:
 
     @property
     def id(self) -> str:
-        """Its name in the ground truth, unique in the scene: "red apple", or "apple" as drawn."""
+        """Its name in the ground truth, unique in the scene, such as "red apple"."""
         return f"{self.color} {self.concept}" if self.color else self.concept
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture. Things are drawn in order; relations hold indices of things."""
+    """Everything that determines an image. Things are drawn in order; relations contain indices of things."""
 
     seed: int
     width: int
@@ -133,23 +132,23 @@ def sample_scene(
     """The scene of a seed.
 
     Args:
-        split: "train" has no held-out name, "test" has one at least, None takes any.
+        split: "train" has no held-out name, "test" has at least one, None allows any.
         size: base in pixels, for a canvas of about size x size area and any aspect from 1:2 to 2:1, or an exact
-            (width, height) of at least 64, or several of these, of which one is drawn, the squarest most often.
-        rules: what makes scenes easier to learn.
+            (width, height) of at least 64, or several of these, one of which is chosen, the squarest most often.
+        rules: constraints that make scenes easier to learn.
 
     Raises:
-        ValueError: an argument is not one of these, or the library is too small to have such a scene.
+        ValueError: an invalid argument, or the library is too small for such a scene.
     """
     if split not in ("train", "test", None):
-        raise ValueError(f"split {split!r} is not accepted; 'train', 'test' and None are")
+        raise ValueError(f"invalid split {split!r}: expected 'train', 'test' or None")
     canvas_rng = Random(f"canvas {seed}")
     width, height = _choose_canvas(size, canvas_rng)
     _check_rules(rules, min(width, height))
     wanted = canvas_rng.choices(*UNITS)[0]  # so that no split has larger scenes
     for attempt in range(MOST_ATTEMPTS):
         rng = Random(f"scene {seed} {attempt}")
-        if rules.least and attempt:  # many things may have no room at this size
+        if rules.least and attempt:  # many things may not fit at this size
             wanted = rng.choices(*UNITS)[0]
         style = _choose_style(library, rng)
         arrangement, units = _sample_graph(library, style, (width, height), wanted, rng)
@@ -169,13 +168,13 @@ def sample_scene(
 
 def _check_rules(rules: Rules, short: int) -> None:
     if not 0 <= rules.least <= short // 2:
-        raise ValueError(f"least {rules.least} is not accepted; give 0 to half of the canvas's shorter side in pixels")
+        raise ValueError(f"invalid least {rules.least}: expected 0 to half of the canvas's shorter side in pixels")
     if rules.most < 0 or 0 < rules.most < max(rules.least, 2 * rules.grid):
-        raise ValueError(f"most {rules.most} is not accepted; give 0, or pixels from `least` and from twice `grid` on")
+        raise ValueError(f"invalid most {rules.most}: expected 0, or pixels of at least `least` and twice `grid`")
     if not 0 <= rules.grid <= short // 4:
-        raise ValueError(f"grid {rules.grid} is not accepted; give 0 to a quarter of the canvas's shorter side, pixels")
+        raise ValueError(f"invalid grid {rules.grid}: expected 0 to a quarter of the canvas's shorter side in pixels")
     if rules.step < 0 or (rules.step and not rules.sizes):
-        raise ValueError(f"step {rules.step} is not accepted; give 0, or pixels with a multiple from `least` to `most`")
+        raise ValueError(f"invalid step {rules.step}: expected 0, or pixels with a multiple from `least` to `most`")
 
 
 def _smallest(frames: list[list[Frame]]) -> int:
@@ -184,14 +183,14 @@ def _smallest(frames: list[list[Frame]]) -> int:
 
 
 def split_of(scene: Scene) -> str:
-    """ "test" where any concept, coloured concept, related pair or relation of the scene is held out, else "train"."""
+    """ "test" if any concept, coloured concept, related pair or relation of the scene is held out, else "train"."""
     drafts = [Draft(thing.concept, thing.category, thing.color, thing.count) for thing in scene.things]
     return _split_of_keys(_keys(drafts, list(scene.relations)))
 
 
 @lru_cache(maxsize=200_000)
 def is_held_out(key: str) -> bool:
-    """Whether a name is kept for testing: a stable hash of it falls among the first HELD_OUT of 100."""
+    """Whether a name is held out for testing: a stable hash of it is among the first HELD_OUT of 100."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % 100 < HELD_OUT
 
 
@@ -239,7 +238,7 @@ def link(arrangement: str, units: list[Unit]) -> list[tuple[int, str, int]]:
 
 
 def distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
-    """How far apart two colours look, 0 to about 650: the "redmean" weighting of the RGB channels."""
+    """Perceptual distance of two colours, 0 to about 650: the "redmean" weighting of the RGB channels."""
     mean = (one[0] + other[0]) / 2
     red, green, blue = (a - b for a, b in zip(one, other, strict=True))
     return math.sqrt((2 + mean / 256) * red**2 + 4 * green**2 + (2 + (255 - mean) / 256) * blue**2)
@@ -251,10 +250,10 @@ def _choose_canvas(size: Size, rng: Random) -> tuple[int, int]:
         sizes: Any = size if several else (size,)
         for one in sizes:
             if not isinstance(one, tuple) or len(one) != 2 or min(one) < 64:
-                raise ValueError(f"size {one} is not accepted; give (width, height) of at least 64 pixels each")
+                raise ValueError(f"invalid size {one}: expected (width, height) of at least 64 pixels each")
         return _choose_among(sizes, rng) if several else sizes[0]
     if size < 64 or size % 16:
-        raise ValueError(f"size {size} is not accepted; give a multiple of 16 of at least 64")
+        raise ValueError(f"invalid size {size}: expected a multiple of 16 of at least 64")
     ratio = 1.0 if rng.random() < SQUARE_SHARE else 2 ** rng.uniform(-1, 1)
     width = max(64, round(size * math.sqrt(ratio) / 16) * 16)
     height = max(64, round(size / math.sqrt(ratio) / 16) * 16)
@@ -275,7 +274,7 @@ def _choose_style(library: Library, rng: Random) -> str:
 def _sample_graph(
     library: Library, style: str, canvas: tuple[int, int], wanted: int, rng: Random
 ) -> tuple[str, list[Unit]]:
-    """An arrangement and its units, at most six things together, no two of which look alike."""
+    """An arrangement and its units, at most six things in total, no two of which look alike."""
     beside = min(3, wanted)  # units that may share the short side
     legible = min(canvas) / beside >= LEGIBLE_PIXELS[beside]
     aspect = canvas[0] / canvas[1]
@@ -297,7 +296,7 @@ def _sample_graph(
 
 
 def _are_distinct(drafts: list[Draft]) -> bool:
-    """The same concept twice is told apart by its two colours; signs by there being one."""
+    """Whether like concepts have different colours, and there is at most one sign."""
     seen: dict[str, set[str | None]] = {}
     for draft in drafts:
         colors = seen.setdefault(draft.concept, set())
@@ -340,7 +339,7 @@ def _sample_draft(library: Library, style: str, rng: Random, count: int) -> Draf
 
 
 def _sample_base(library: Library, style: str, kind: str, one: Draft, rng: Random) -> Draft | None:
-    """What `one` stands on, is inside of or stands before, in a colour that sets it off; None where none was found."""
+    """What `one` is on, in or in front of, in a contrasting colour; None if none was found."""
     for _ in range(8):
         if kind == "front":
             base = _sample_draft(library, style, rng, 1)
@@ -373,14 +372,14 @@ def _choose_text(wanted: int, rng: Random) -> str:
 
 
 def look(library: Library, style: str, draft: Draft) -> tuple[int, int, int]:
-    """The colour that a thing mostly has."""
+    """The main colour of a thing."""
     if draft.color:
         return COLORS[draft.color]
     return library.find(draft.concept, style).facts.mean
 
 
 def _choose_background(library: Library, style: str, arrangement: str, units: list[Unit], rng: Random) -> Background:
-    """A background that every thing stands out from; of twelve tries the best where none does."""
+    """A background that contrasts with every thing; if none of twelve tries does, the best of them."""
     looks = [look(library, style, draft) for unit in units for draft in unit.drafts]
     best, best_contrast = None, -1.0
     for _ in range(12):
@@ -416,7 +415,7 @@ def _sample_background(arrangement: str, rng: Random) -> Background:
 
 
 def _on_grid(background: Background, grid: int, width: int, height: int) -> Background:
-    """With its horizon, or the step of its pattern, at the nearest multiple of `grid` pixels."""
+    """The background with its horizon or pattern step rounded to a multiple of `grid` pixels."""
     side = height if background.kind == "ground" else min(width, height)
     return replace(background, share=max(1, round(background.share * side / grid)) * grid / side)
 
@@ -446,7 +445,7 @@ def _assemble(
 
 
 def _seen_box(library: Library, style: str, back: Draft, at: Frame, front: Draft, before: Frame) -> Frame:
-    """The box of what can still be seen of `back` once `front` is drawn over it."""
+    """The box of the part of `back` that is visible after `front` is drawn over it."""
     import numpy as np
 
     def alpha(draft: Draft, frame: Frame) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""The drawn shapes: containers that hold a thing, and supports that a thing stands on.
+"""Defines the drawn shapes as SVG: containers that have a thing inside, and supports that a thing stands on.
 
-Comes in: nothing. Goes out: SVG documents, as the icon sets give them, in one paint each so that they can take any
-colour, and how much room they offer. Knows nothing of bitmaps or scenes.
+Each has one main colour, so that it can be recoloured.
 """
 
 from leanlens.scenes.names import Concept

@@ -1,7 +1,6 @@
-"""Where the drawings come from: packages pinned by name, version and checksum, fetched at use, and their licences.
+"""Fetches and reads the icon packages, pinned by name, version and checksum, and writes their attribution.
 
-Comes in: nothing, or a folder of packages already fetched. Goes out: tables of drawings per style, with concepts and
-attribution. Knows nothing of bitmaps or scenes. Only npm's own client talks to a network.
+Only npm's own client uses the network.
 """
 
 import base64
@@ -31,14 +30,14 @@ class Package:
 
 @dataclass(frozen=True)
 class Style:
-    """A set of drawings in one hand.
+    """A set of drawings in one style.
 
     Attributes:
         name: short name, used in files and ground truth.
-        phrase: how a caption names it, as in "in a ... style".
+        phrase: its name in captions, as in "in a ... style".
         package: key of PACKAGES.
-        kind: "emoji" sets spell names as the reference set or squeezed, "interface" sets mean other things by some
-            names, "pictures" are WebP files named by code point.
+        kind: "emoji" sets use the names of the reference set, possibly squeezed; "interface" sets use some names with
+            another meaning; "pictures" are WebP files named by code point.
         licence: SPDX identifier.
     """
 
@@ -109,7 +108,7 @@ STYLES = (
         "https://github.com/bytedance/IconPark",
     ),
 )  # fmt: skip
-REFERENCE = "noto"  # its names, categories and code points are the ones all other sets are matched to
+REFERENCE = "noto"  # its names, categories and code points are those that all other sets are matched to
 BARRED_CATEGORIES = {"Brand", "Flags", "Logos", "Symbols"}  # of any set
 SAMPLE = Path(__file__).parent / "sample.json"
 SAMPLE_STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "fxemoji")
@@ -117,7 +116,7 @@ SAMPLE_STYLES = ("noto", "noto-v1", "fluent-emoji-flat", "fxemoji")
 
 @dataclass
 class Drawings:
-    """One style with the drawings it has: concept name -> SVG document, or WebP bytes."""
+    """The drawings of one style: concept name -> SVG document, or WebP bytes."""
 
     style: Style
     origin: str
@@ -125,19 +124,19 @@ class Drawings:
 
 
 def fetch_packages(folder: Path, say: Callable[[str], None] = logger.info) -> dict[str, Path]:
-    """The tarball of every package in `folder`, fetched with `npm pack` where it is missing, each one verified.
+    """The verified tarball of every package in `folder`; missing ones are fetched with `npm pack`.
 
     Raises:
-        ValueError: npm is missing or fails, or a tarball is not the pinned one.
+        ValueError: npm is missing or fails, or a tarball has the wrong checksum.
     """
     return {key: fetch_package(folder, package, say) for key, package in PACKAGES.items()}
 
 
 def fetch_package(folder: Path, package: Package, say: Callable[[str], None] = logger.info) -> Path:
-    """The verified tarball of one package in `folder`, fetched with `npm pack` where it is missing.
+    """The verified tarball of one package in `folder`; fetched with `npm pack` if it is missing.
 
     Raises:
-        ValueError: npm is missing or fails, or the tarball is not the pinned one.
+        ValueError: npm is missing or fails, or the tarball has the wrong checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / tarball_name(package)
@@ -154,13 +153,13 @@ def verify_package(path: Path, package: Package) -> None:
         found = base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
     if found != package.sha512:
         raise ValueError(
-            f"{path} is not {package.name} {package.version}: its SHA-512 is {found}, {package.sha512} is pinned; "
+            f"{path} is not {package.name} {package.version}: its SHA-512 is {found}, expected {package.sha512}; "
             "delete it and fetch it again"
         )
 
 
 def tarball_name(package: Package) -> str:
-    """The name of the file that `npm pack` makes."""
+    """The name of the file that `npm pack` writes."""
     return f"{package.name.removeprefix('@').replace('/', '-')}-{package.version}.tgz"
 
 
@@ -175,7 +174,7 @@ def _pack(package: Package, path: Path) -> None:
             raise ValueError(f"npm pack {package.name}@{package.version} failed: {error.stderr.strip()}") from error
         fetched = list(Path(temporary).glob("*.tgz"))
         if len(fetched) != 1:
-            raise ValueError(f"npm pack {package.name}@{package.version} left {len(fetched)} tarballs where 1 was due")
+            raise ValueError(f"npm pack {package.name}@{package.version} wrote {len(fetched)} tarballs; expected 1")
         fetched[0].replace(path)
 
 
@@ -199,7 +198,7 @@ def read_packages(tarballs: dict[str, Path]) -> tuple[list[Concept], list[Drawin
 
 
 def read_set(style: Style, icons: dict[str, Any], concepts: list[Concept]) -> Drawings:
-    """The drawings that an Iconify set has of the concepts; logos, flags and homographs are left out."""
+    """The drawings of the concepts in an Iconify set, without logos, flags and homographs."""
     categories = BARRED_CATEGORIES - {"Symbols"} if style.kind == "emoji" else BARRED_CATEGORIES
     barred = {name for category in categories for name in icons.get("categories", {}).get(category, [])}
     wrong = set(read_vocabulary()["wrong"].get(style.name, ()))
@@ -226,7 +225,7 @@ def _spelling(style: Style, name: str) -> str:
 
 
 def _resolve(icons: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The icon of a name or of an alias that only renames; None for anything turned or unknown."""
+    """The icon of a name, or of an alias that only renames it; None for a transformed or unknown one."""
     alias = icons.get("aliases", {}).get(name)
     if alias is not None:
         return icons["icons"].get(alias["parent"]) if set(alias) == {"parent"} else None
@@ -266,10 +265,10 @@ def _read_keywords(tarball: Path, chars: dict[str, str]) -> dict[str, list[str]]
 
 
 def read_members(tarball: Path, wanted: set[str] | None) -> list[tuple[str, bytes]]:
-    """(path, content) of the wanted regular files of a tarball, read in one pass; of all with None.
+    """(path, content) of the `wanted` regular files of a tarball, or of all if None, read in one pass.
 
     Raises:
-        ValueError: one of the wanted files is missing.
+        ValueError: a wanted file is missing.
     """
     found = []
     with tarfile.open(tarball, "r|gz") as archive:
@@ -283,7 +282,7 @@ def read_members(tarball: Path, wanted: set[str] | None) -> list[tuple[str, byte
 
 
 def read_sample() -> tuple[list[Concept], list[Drawings]]:
-    """The concepts and drawings that come with the package: MIT and Apache-2.0 sets only."""
+    """The concepts and drawings that ship with the package: MIT and Apache-2.0 sets only."""
     table = json.loads(SAMPLE.read_text(encoding="utf-8"))
     concepts = [
         Concept(**{**row, "synonyms": tuple(row["synonyms"]), "keywords": tuple(row["keywords"])})
@@ -294,7 +293,7 @@ def read_sample() -> tuple[list[Concept], list[Drawings]]:
 
 
 def describe_attribution(drawings: list[Drawings]) -> str:
-    """A Markdown page that names every set in use, its author, its licence and where it came from."""
+    """A Markdown page with the author, licence and origin of every set in use."""
     rows = [
         f"| {one.style.title} | {one.style.author} | {one.style.licence} | {one.style.url} | {one.origin} | "
         f"{len(one.found)} |"
@@ -309,7 +308,7 @@ def describe_attribution(drawings: list[Drawings]) -> str:
 
 
 def narrow_attribution(page: str, drawings: Mapping[str, int]) -> str:
-    """The same page for a part of the sets, by name, with so many drawings of each."""
+    """The attribution page reduced to the given sets: name -> number of drawings."""
     holders = {style.author for style in STYLES if style.name in drawings}
     lines = []
     for line in page.splitlines():

@@ -61,7 +61,7 @@ def test_exact_sizes_are_kept_and_a_finished_build_is_known_again(tmp_path, size
     found = {(entry.width, entry.height) for entry in source.index()}
     assert found == ({size} if isinstance(size[0], int) else set(size))
     assert build(tmp_path / "out", **{**BUILD, "size": size}) == manifest
-    with pytest.raises(ValueError, match=r"build of other settings \(size: "):
+    with pytest.raises(ValueError, match=r"build with other settings \(size: "):
         build(tmp_path / "out", **{**BUILD, "size": (64, 64)})
 
 
@@ -105,7 +105,7 @@ def test_a_damaged_shard_is_noticed(tmp_path, built, caplog):
     data[2000] ^= 1
     (out / "shard-000001.tar").write_bytes(data)
     build(out, **BUILD)
-    assert "shard-000001.tar is missing or not what was written" in caplog.text
+    assert "shard-000001.tar is missing or modified" in caplog.text
     assert sums(out) == sums(built)
     (out / ".verified.json").unlink(missing_ok=True)
     (out / "shard-000001.tar").write_bytes(data)
@@ -114,7 +114,7 @@ def test_a_damaged_shard_is_noticed(tmp_path, built, caplog):
 
 
 def test_other_settings_and_strangers_are_refused(built, tmp_path):
-    with pytest.raises(ValueError, match=r"build of other settings \(seed: 7 there, 8 here\); give"):
+    with pytest.raises(ValueError, match=r"build with other settings \(seed: 7 there, 8 here\); give"):
         build(built, **{**BUILD, "seed": 8})
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds mine\.txt"):
