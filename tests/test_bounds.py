@@ -176,7 +176,7 @@ def test_a_language_model_that_is_larger_than_its_files_is_refused(tmp_path):
             identify(tmp_path)
     path.write_text(json.dumps(config))
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/model"}')
-    with pytest.raises(ValueError, match=r"holds an adapter_config\.json beside its config\.json; remove it"):
+    with pytest.raises(ValueError, match=r"contains an adapter_config\.json next to its config\.json; remove it"):
         identify(tmp_path)
     check_against_weights({}, 10, None, "it")
 

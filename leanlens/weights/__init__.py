@@ -1,1 +1,1 @@
-"""weights: files in every layout people hold <-> state dicts, checked against `models/`."""
+"""Reads and writes model weights in every supported layout, checked against `models/`."""

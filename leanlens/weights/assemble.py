@@ -1,9 +1,6 @@
-"""Stock parts to one official pipeline folder, one layout to another, and the components a pipeline is built of.
+"""Assembles stock parts into a pipeline folder, converts weights between layouts, and opens a pipeline's components.
 
-Comes in: paths of a transformer, a text encoder, an autoencoder and a tokenizer, each in any layout that `layouts.py`
-names. Goes out: folders and files that exist whole or not at all, or the components in memory.
-
-Knows nothing of downloads and of the pipeline itself.
+Each part may have any layout that `layouts.py` knows. Output is written atomically. Nothing is downloaded.
 """
 
 import json
@@ -60,7 +57,7 @@ OFFICIAL_SCHEDULER = {
 }
 WEIGHT_STEM = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-# What the released quantised text encoder says of itself.
+# The quantisation_config of the released quantised text encoder.
 MXFP4_CONFIG = {
     "quant_method": "mxfp4",
     "modules_to_not_convert": [
@@ -89,13 +86,13 @@ def assemble(
     """Build a complete pipeline folder in the official layout. Files that need no change are hard-linked or copied.
 
     Args:
-        out: a folder that does not exist yet, or is empty.
-        tokenizer: None takes the one that lies with, or in, the text encoder.
-        dtype: of the weights; None keeps them as they are stored, and writes bfloat16 where the quantisation is one
-            that only ComfyUI reads. An MXFP4 text encoder stays as it is; `convert` dequantises one.
+        out: a folder that does not exist, or is empty.
+        tokenizer: None uses the one in, or next to, the text encoder.
+        dtype: dtype of the weights; None keeps the stored one, but writes bfloat16 for quantisations that only ComfyUI
+            reads. An MXFP4 text encoder is kept; use `convert` to dequantise it.
 
     Raises:
-        ValueError: a part that is missing, damaged, refused, or does not fit the others.
+        ValueError: a part is missing, damaged, unsupported, or does not fit the others.
     """
     layouts = {
         name: _expect(name, path)
@@ -126,24 +123,25 @@ def convert(
     """Write one component in another layout, dtype or quantisation.
 
     Args:
-        out: a path that does not exist yet; for "comfy" it ends in .safetensors.
+        out: a path that does not exist; for "comfy" it ends in .safetensors.
         to: "diffusers" for a component folder; "comfy" for a single file of the transformer.
-        dtype: of what is not quantised; None keeps the stored one and takes bfloat16 where the weights are quantised.
-        quant: "none", or the format in which the attention and gated MLPs of a transformer are written
-            (`packed.FORMATS`). A folder of NF4 is one that bitsandbytes reads too; the other folders only leanlens.
-        modulation: write the modulation in that format too, so that every matrix of the blocks is.
-        shard_bytes: of tensors in one file of a folder.
+        dtype: dtype of the weights that are not quantised; None keeps the stored one, or uses bfloat16 for weights that
+            were quantised.
+        quant: "none", or a format of `packed.FORMATS` for the attention and gated MLPs of a transformer. bitsandbytes
+            can read NF4 folders; only leanlens reads the others.
+        modulation: quantise the modulation as well, and so every matrix of the blocks.
+        shard_bytes: maximum size of the tensors in one file of a folder.
 
     Raises:
-        ValueError: a layout that cannot be read, or a target or format that does not exist for it.
+        ValueError: an unsupported layout, or a target or format that is not available for it.
     """
     layout = identify(path)
     if quant != "none":
         _require_packable(layout, path, to, quant)
     if to not in ("diffusers", "comfy"):
-        raise ValueError(f"to {to!r} is not accepted; 'diffusers' and 'comfy' are")
+        raise ValueError(f"invalid to {to!r}: expected 'diffusers' or 'comfy'")
     if layout.component not in TITLES or layout.refusal:
-        reason = layout.refusal or f"is a {layout.title}; a transformer, text encoder or autoencoder is accepted"
+        reason = layout.refusal or f"is a {layout.title}; expected a transformer, text encoder or autoencoder"
         raise ValueError(f"{path} {reason}")
     if to == "comfy":
         if layout.component != "transformer":
@@ -163,7 +161,7 @@ def convert(
 
 
 def parts_beside(path: str | Path, wanted: tuple[str, ...] = ("text_encoder", "vae")) -> dict[str, Path]:
-    """The other parts for a transformer file that lies in a ComfyUI `models` tree, as far as they are there.
+    """The other parts for a transformer file in a ComfyUI `models` tree, as far as they exist.
 
     Raises:
         ValueError: several files could be a wanted part.
@@ -202,18 +200,18 @@ def components(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Everything `LensPipeline` is made of, from a single file and its other parts.
+    """The components of a `LensPipeline`, from a single file and its other parts.
 
     Args:
-        model: a transformer in any layout, or a pipeline folder. In a ComfyUI `models` tree the other parts are found
-            beside it.
-        transformer, text_encoder, vae, tokenizer: parts that take the place of what `model` brings.
+        model: a transformer in any layout, or a pipeline folder. In a ComfyUI `models` tree, the other parts are found
+            automatically.
+        transformer, text_encoder, vae, tokenizer: parts that replace those of `model`.
 
     Returns:
         A dict with scheduler, vae, text_encoder, tokenizer and transformer.
 
     Raises:
-        ValueError: the first part that is missing, with how to give it; parts that do not fit each other.
+        ValueError: a part is missing (the message says how to give it), or the parts do not fit each other.
     """
     paths = component_paths(model, transformer, text_encoder, vae, tokenizer)
     opened = {name: OPENERS[name](paths[name], dtype=dtype, device=device, progress=progress) for name in OPENERS}
@@ -227,17 +225,17 @@ def component_paths(
     vae: str | Path | None = None,
     tokenizer: str | Path | None = None,
 ) -> dict[str, Path]:
-    """Where each of the parts that `components` opens lies; they can work together.
+    """The paths of the parts that `components` opens, after checking that they fit each other.
 
     Raises:
-        ValueError: the first part that is missing, with how to give it; parts that do not fit each other.
+        ValueError: a part is missing (the message says how to give it), or the parts do not fit each other.
     """
     given = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
     paths = {name: Path(path) for name, path in given.items() if path is not None}
     paths = {**_parts_of(identify(model), paths), **paths}
     for name in ("transformer", "text_encoder", "vae"):
         if name not in paths:
-            raise ValueError(f"{model} comes without its {name}: {_how_to_give(name)}")
+            raise ValueError(f"{model} has no {name}: {_how_to_give(name)}")
     layouts = {name: _expect(name, paths[name]) for name in OPENERS}
     require_parts_fit(layouts)
     paths["tokenizer"] = _tokenizer_path(paths.get("tokenizer"), layouts["text_encoder"])
@@ -245,15 +243,15 @@ def component_paths(
 
 
 def official_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler with the configuration that every released Lens has."""
+    """The scheduler, configured as in every released Lens."""
     return FlowMatchEulerDiscreteScheduler.from_config(OFFICIAL_SCHEDULER)
 
 
 def require_parts_fit(layouts: Mapping[str, Layout]) -> None:
-    """Check by sizes alone that transformer, text encoder and autoencoder can work together.
+    """Check by their sizes that transformer, text encoder and autoencoder fit each other.
 
     Raises:
-        ValueError: two parts that do not fit, with the two numbers.
+        ValueError: two parts do not fit; the message gives both numbers.
     """
     transformer, encoder, vae = (layouts[name].facts for name in ("transformer", "text_encoder", "vae"))
     if transformer["text_width"] != encoder["hidden_size"]:
@@ -299,10 +297,10 @@ def _how_to_give(name: str) -> str:
 
 
 def _tokenizer_path(tokenizer: str | Path | None, encoder: Layout) -> Path:
-    """Where the tokenizer is: as given, or with the text encoder.
+    """The path of the tokenizer: as given, or from the text encoder.
 
     Raises:
-        ValueError: neither.
+        ValueError: there is none.
     """
     if tokenizer is not None:
         return Path(tokenizer)
@@ -312,7 +310,7 @@ def _tokenizer_path(tokenizer: str | Path | None, encoder: Layout) -> Path:
     if encoder.path.is_dir() and (beside / "tokenizer.json").is_file():  # the text encoder of a pipeline folder
         return beside
     raise ValueError(
-        f"{encoder.path} comes without a tokenizer: give tokenizer= (--tokenizer), "
+        f"{encoder.path} has no tokenizer: give tokenizer= (--tokenizer), "
         "the folder or tokenizer.json of openai/gpt-oss-20b"
     )
 
@@ -334,7 +332,7 @@ def _write_component(folder: Path, layout: Layout, dtype: torch.dtype | None, pr
 
 
 def _stays(layout: Layout, dtype: torch.dtype | None) -> bool:
-    """Whether the files can serve in an official folder without a change."""
+    """Whether the files can be used in an official folder unchanged."""
     if layout.naming != "official" or layout.prefix != ("model." if layout.component == "text_encoder" else ""):
         return False
     if layout.quantisation is not None:
@@ -375,7 +373,7 @@ def _rewrite_component(
 def _contents(
     layout: Layout, dtype: torch.dtype | None, quant: str, progress: bool, modulation: bool
 ) -> tuple[list[Slot], Iterator[tuple[str, torch.Tensor]]]:
-    """What is written of a component, announced and then one tensor after the other."""
+    """The slots of a component's file, and an iterator over their tensors."""
     if quant == "none":
         slots = _slots(layout, dtype)
         return slots, read_tensors(layout, dtype, [slot.name for slot in slots], progress=progress)
@@ -388,18 +386,18 @@ def _contents(
 def _require_packable(layout: Layout, path: str | Path, to: str, quant: str) -> None:
     if format_named(quant).comfy is None and to == "comfy":
         known = ", ".join(name for name, form in FORMATS.items() if form.comfy)
-        raise ValueError(f"quant {quant!r} is not accepted with to 'comfy': ComfyUI reads {known}; use to 'diffusers'")
+        raise ValueError(f"invalid quant {quant!r} with to 'comfy': ComfyUI reads {known}; use to 'diffusers'")
     if layout.component != "transformer":
         raise ValueError(f"quant {quant!r} is only for a transformer; {path} is a {layout.title}")
 
 
 def _slots(layout: Layout, dtype: torch.dtype | None) -> list[Slot]:
-    """What is written of a component: the tensors of its model, and whatever else of the language model is stored."""
+    """The tensors to write for a component: those of its model, and the other stored ones of the language model."""
     stored = stored_tensors(layout)
     names = [name for name in require_fit(empty_model(layout), stored, layout) if name in stored]
     rest = [name for name in stored if name not in set(names)]
     slots = [Slot(name, stored[name].dtype(dtype), stored[name].shape) for name in (*names, *rest)]
-    return sorted(slots, key=lambda slot: -slot.dtype.itemsize)  # so that each tensor is aligned to its own elements
+    return sorted(slots, key=lambda slot: -slot.dtype.itemsize)  # so that each tensor is aligned to its element size
 
 
 def _official_config(layout: Layout, keep_quantisation: bool) -> dict[str, Any]:
@@ -416,7 +414,7 @@ def _official_config(layout: Layout, keep_quantisation: bool) -> dict[str, Any]:
 
 
 def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
-    """The stock files where there are any, else what transformers writes."""
+    """Copy the stock files if there are any; otherwise write the tokenizer with transformers."""
     source = source / "tokenizer" if (source / "tokenizer").is_dir() else source
     if not (source / "tokenizer_config.json").is_file():
         tokenizer.save_pretrained(folder)
@@ -432,7 +430,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    source = source.resolve()  # a download cache keeps links
+    source = source.resolve()  # download caches contain links
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without hard links

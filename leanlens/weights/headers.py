@@ -1,7 +1,6 @@
-"""The headers of safetensors files, and the folders that hold them: what is stored, without reading any weight.
+"""Reads the headers of safetensors files and folders: the name, dtype, shape and place of every tensor.
 
-Comes in: paths. Goes out: the name, dtype, shape and place of every tensor. Knows nothing of what the names mean, and
-imports no torch, so that looking into a 20 GB file is instant.
+It reads no weights and does not import torch, so that inspecting a 20 GB file is instant.
 
 Source: the safetensors format (8 bytes of little-endian length, a JSON header, then the bytes of the tensors).
 """
@@ -23,20 +22,20 @@ DTYPE_BITS = {
 
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_REFUSAL = (
-    "is a pickle, which can run any program when it is opened, so leanlens never reads one; use the "
+    "is a pickle, which can run arbitrary code when opened and is never read; use the "
     ".safetensors file of the same weights"
 )
-HEADER_BYTES = 2**25  # of the JSON; that of the released Lens has 100 KB, and the library accepts 100 MB
+HEADER_BYTES = 2**25  # limit of the JSON; the released Lens has 100 KB, and the library accepts 100 MB
 _HEADER_VALUES = 1_000_000
 _NAME_LENGTH = 1000
-_FIRST_BYTES = 64  # enough to tell a file by its beginning
-# How diffusers and transformers call the weights of one component, best first.
+_FIRST_BYTES = 64  # enough to recognise a file type
+# File names that diffusers and transformers give the weights of one component, in order of preference.
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as it lies in a file: the bytes `start` to `stop` of `file`."""
+    """One stored tensor: the bytes `start` to `stop` of `file`."""
 
     file: Path
     dtype: str
@@ -53,9 +52,9 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """Tensors and metadata of one safetensors file.
 
     Raises:
-        ValueError: the file is empty, cut short, too long, or not safetensors; the message says which, and names what
-            is often saved in its place: a pickle, a web page, a Git LFS pointer. Every header that the safetensors
-            library refuses is refused, and so is one that names a tensor twice.
+        ValueError: the file is empty, truncated, too long, or not safetensors. The message says which, and recognises
+            common mistakes: a pickle, a web page, a Git LFS pointer. Rejects every header that the safetensors library
+            rejects, and duplicate tensor names.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a .safetensors file")
@@ -84,7 +83,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     end = max((entry.stop for entry in entries.values()), default=8 + length)
     if end > size:
         raise ValueError(f"{path} is cut short: its tensors need {end} bytes and the file has {size}; fetch it again")
-    if end < size:  # every other reader of the format refuses such a file
+    if end < size:  # other readers of the format reject such a file, too
         raise ValueError(f"{path} is damaged: {size - end} bytes follow its last tensor; fetch it again")
     _require_gapless(path, entries, 8 + length)
     _require_accepted(path)
@@ -92,17 +91,17 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
 
 
 def is_pickle(first: bytes) -> bool:
-    """Whether a file that begins with `first`, at least 9 bytes of it, is a pickle or a zip of them."""
-    # The length before a safetensors header may begin like a pickle, but the header itself begins with a brace.
+    """Whether a file that starts with `first`, at least 9 bytes, is a pickle or a zip of them."""
+    # The length before a safetensors header may start like a pickle, but the header itself starts with a brace.
     protocol = first[:1] == b"\x80" and first[1:2] in b"\x02\x03\x04\x05" and first[8:9] != b"{"
     return protocol or first.startswith(b"PK\x03\x04")
 
 
 def read_folder(folder: Path) -> dict[str, Entry]:
-    """Tensors of the one set of weights in a folder, sharded or not; empty where there are no safetensors files.
+    """Tensors of the weights in a folder, sharded or not; empty if there are no safetensors files.
 
     Raises:
-        ValueError: a shard that the index names is missing, or the folder holds several sets of weights.
+        ValueError: a shard of the index is missing, or the folder has several sets of weights.
     """
     files = sorted(folder.glob("*.safetensors"))
     indexes = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
@@ -122,7 +121,7 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 
 
 def _mistake(first: bytes) -> str:
-    """What a file that begins with `first` is instead of safetensors, to follow its path; empty where unknown."""
+    """What a file that starts with `first` is instead of safetensors, for a message; empty if unknown."""
     text = first.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html")):
         return "is a web page that was saved instead of the file; fetch it again, signed in where that is needed"
@@ -172,7 +171,7 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _require_gapless(path: Path, entries: dict[str, Entry], base: int) -> None:
-    """Check that the tensors lie one after the other: no byte of the file is unread or belongs to two of them."""
+    """Check that the tensors are contiguous: no byte of the file is unused or belongs to two of them."""
     last = base
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != last:
@@ -182,11 +181,11 @@ def _require_gapless(path: Path, entries: dict[str, Entry], base: int) -> None:
 
 
 def _require_accepted(path: Path) -> None:
-    """Check that the library which reads the weights later accepts the header as well; it reads no weight here."""
+    """Check that the safetensors library accepts the header, too, without reading weights."""
     try:
         with safe_open(path, "np"):
             pass
     except (SafetensorError, OSError) as error:
         reason = str(error).removeprefix("Error while deserializing header: ").removeprefix("invalid JSON in header: ")
-        reason = reason[:200]  # a wrong value is quoted whole
+        reason = reason[:200]  # the library quotes an invalid value in full
         raise ValueError(f"{path} is not a safetensors file: its header is unreadable ({reason})") from error

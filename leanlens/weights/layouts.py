@@ -1,9 +1,6 @@
-"""Name what a file or folder of weights is, from headers and JSON alone.
+"""Identifies a file or folder of weights from its headers and JSON: component, layout, precision and missing files.
 
-Comes in: a path. Goes out: a `Layout`: which part of Lens it is, in which layout and precision, what is missing, and
-what to do with it. Reads no weight and imports no torch, so a 20 GB file answers at once.
-
-Knows nothing of how tensors are decoded (`load.py`).
+It reads no weights and does not import torch, so that inspecting a 20 GB file is instant. `load.py` decodes tensors.
 """
 
 import re
@@ -26,34 +23,34 @@ from leanlens.weights.headers import (
 from leanlens.weights.lora_keys import layer_width, sort_keys
 
 PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")  # the order of the official model_index.json
-OPTIONAL_PARTS = ("text_encoder", "tokenizer")  # a model_index.json may say that they are left out
+OPTIONAL_PARTS = ("text_encoder", "tokenizer")  # a model_index.json may omit them
 
-# What other programs put before the official names.
+# Prefixes that other programs add to the official names.
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "")
 ENCODER_PREFIXES = ("gpt_oss.transformer.", "text_encoders.gpt_oss.transformer.", "model.", "")
-# What a quantised file of ComfyUI keeps beside each weight.
+# Suffixes of the extra tensors for each weight in quantised files of ComfyUI.
 COMFY_SUFFIXES = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale")
-# What leanlens keeps beside an INT4 weight, and bitsandbytes beside an NF4 one.
+# Suffixes of the extra tensors of leanlens for INT4 weights, and of bitsandbytes for NF4 weights.
 PACKED_SUFFIXES = (".weight_zero", ".weight.absmax", ".weight.quant_map", ".weight.quant_state.bitsandbytes__nf4")
 
 TITLES = {"transformer": "Lens transformer", "text_encoder": "GPT-OSS text encoder", "vae": "FLUX.2 autoencoder"}
 READABLE_QUANTISATIONS = (None, "mxfp8", "nvfp4", "mxfp4", "fp8")
 DENOISER_QUANTISATIONS = ("int8", "int4", "nf4")
 USE_INSTEAD = {
-    "gguf": "is a GGUF file, which leanlens does not read; use the safetensors files of the same part, for the text "
+    "gguf": "is a GGUF file, which is not supported; use the safetensors files of the same part, for the text "
     "encoder those of openai/gpt-oss-20b (MXFP4, 13.8 GB)",
-    "sdnq": "is quantised by SDNQ, which leanlens does not read; use the bf16, fp32 or MXFP8 files of the transformer "
+    "sdnq": "is quantised by SDNQ, which is not supported; use the bf16, fp32 or MXFP8 files of the transformer "
     "and the MXFP4 files of openai/gpt-oss-20b",
     "pickle": PICKLE_REFUSAL,
 }
 
-LENS_WIDTHS = {"turbo, rl and base": 1536, "nano": 320}  # of the published networks
+LENS_WIDTHS = {"turbo, rl and base": 1536, "nano": 320}  # widths of the released networks
 LANGUAGE_MODEL_ADVICE = (
     "the text encoder of a small Lens, opened by transformers as part of its pipeline folder; "
     "the released Lens needs GPT-OSS"
 )
 
-# What the libraries read beside a config.json.
+# JSON files that diffusers and transformers read in addition to config.json.
 SIDE_FILES = ("scheduler_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
               "generation_config.json")  # fmt: skip
 _NUMBERED = re.compile(r"(?:^|\.)(?:layers|layer|h|block|blocks)\.([0-9]{1,4})\.")
@@ -64,24 +61,24 @@ _LORA = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies at `path`.
+    """What a path contains.
 
     Attributes:
         kind: pipeline, {transformer,text-encoder,vae}-{folder,file}, lora, tokenizer, language-model, gguf, sdnq,
             pickle or unknown.
-        title: the same in plain words.
+        title: the kind in plain words.
         component: pipeline, transformer, text_encoder, language_model, vae, lora, tokenizer or unknown.
-        files: every file that belongs to it.
-        dtypes: stored dtype -> number of tensors, by the names of the safetensors format.
-        quantisation: mxfp4, mxfp8, nvfp4, fp8, int8, int4, nf4, sdnq, gguf; None where there is none, "unknown" where
-            it has no name.
-        tensors, parameters: how many tensors are stored, and how many values the model they make up has.
-        facts: sizes read from shapes and configs.
-        missing: what a whole one would have besides.
-        advice: what to do with it.
-        refusal: why it cannot be opened, as a sentence that follows the path; empty where it can.
-        naming: which names the tensors carry: official, comfy (also whatever else is packed) or bfl.
-        prefix: what stands before each official name.
+        files: all its files.
+        dtypes: stored dtype -> number of tensors, with the dtype names of the safetensors format.
+        quantisation: mxfp4, mxfp8, nvfp4, fp8, int8, int4, nf4, sdnq, gguf; None if not quantised, "unknown" if not
+            recognised.
+        tensors, parameters: number of stored tensors, and of values in the model.
+        facts: sizes from shapes and configs.
+        missing: missing parts or files.
+        advice: how to use it.
+        refusal: why it cannot be opened, as a phrase that follows the path; empty if it can.
+        naming: naming scheme of the tensors: official, comfy (also for other packed formats) or bfl.
+        prefix: prefix of each official name.
         entries: stored name -> place in the files.
         config: the content of config.json (model_index.json for a pipeline), empty for a file.
         parts: the parts of a pipeline.
@@ -107,7 +104,7 @@ class Layout:
     parts: "Mapping[str, Layout]" = field(default_factory=dict, repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """All but the tensors, as plain JSON values."""
+        """Everything except the tensors, as JSON values."""
         keys = ("kind", "title", "component", "quantisation", "tensors", "parameters", "naming", "advice", "refusal")
         return {
             "path": str(self.path),
@@ -122,14 +119,14 @@ class Layout:
 
 
 def identify(path: str | Path) -> Layout:
-    """Say what lies at `path`, from its headers and JSON files.
+    """Identify the file or folder at `path` from its headers and JSON files.
 
     Raises:
-        ValueError: nothing is there, or it is damaged: empty or cut files, missing shards, unreadable JSON.
+        ValueError: it does not exist, or is damaged: empty or truncated files, missing shards, invalid JSON.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise ValueError(f"{path} does not exist; give a file or folder of weights")
+        raise ValueError(f"{path} does not exist; expected a file or folder of weights")
     if path.is_dir():
         return _identify_folder(path)
     if path.name in ("model_index.json", "config.json") or path.name.endswith(INDEX_SUFFIX):
@@ -138,10 +135,10 @@ def identify(path: str | Path) -> Layout:
 
 
 def identify_pipeline(folder: Path) -> tuple[Layout, dict[str, str]]:
-    """A pipeline folder from those of its parts that can be read; the others by name, each with what is wrong.
+    """The layout of a pipeline folder from its readable parts, and part name -> error for the others.
 
     Raises:
-        ValueError: its model_index.json cannot be read or is that of no pipeline.
+        ValueError: its model_index.json is unreadable or not that of a pipeline.
     """
     index = check_index(read_json(folder / "model_index.json"), folder / "model_index.json")
     parts: dict[str, Layout] = {}
@@ -160,15 +157,15 @@ def identify_pipeline(folder: Path) -> tuple[Layout, dict[str, str]]:
 
 
 def require_readable(layout: Layout, component: str) -> None:
-    """Check that `layout` is the given component in a form that can be opened.
+    """Check that `layout` is the given component in a supported format.
 
     Raises:
-        ValueError: it is something else, or a form that is refused, with what to use instead.
+        ValueError: it is another component or an unsupported format; the message says what to use instead.
     """
     if layout.refusal:
         raise ValueError(f"{layout.path} {layout.refusal}")
     if layout.component != component:
-        raise ValueError(f"{layout.path} is a {layout.title}; a {TITLES.get(component, component)} is accepted here")
+        raise ValueError(f"{layout.path} is a {layout.title}; expected a {TITLES.get(component, component)}")
 
 
 def _identify_folder(folder: Path) -> Layout:
@@ -193,9 +190,9 @@ def _identify_folder(folder: Path) -> Layout:
 
 def _identify_part(folder: Path, name: str) -> Layout:
     part = identify(folder / name)
-    accepted = (name, "language_model") if name == "text_encoder" else (name,)  # a small Lens reads with another one
+    accepted = (name, "language_model") if name == "text_encoder" else (name,)  # a small Lens has another text encoder
     if part.component not in accepted and not part.refusal:
-        raise ValueError(f"{part.path} is a {part.title}; a {TITLES.get(name, name)} is accepted there")
+        raise ValueError(f"{part.path} is a {part.title}; expected a {TITLES.get(name, name)}")
     return part
 
 
@@ -219,10 +216,10 @@ def _pipeline(folder: Path, index: Mapping[str, Any], parts: Mapping[str, Layout
         parameters=sum(part.parameters for part in parts.values()),
         facts={"class": named},
         missing=missing,
-        advice=f"fetch {', '.join(missing)} again, or build the folder anew with `leanlens weights assemble`"
+        advice=f"fetch {', '.join(missing)} again, or rebuild the folder with `leanlens weights assemble`"
         if missing
         else "open it with LensPipeline.from_pretrained, or give it to `leanlens generate --model`",
-        refusal="" if ours else f"is a pipeline of class {named}; a LensPipeline is accepted",
+        refusal="" if ours else f"is a pipeline of class {named}; expected a LensPipeline",
         config=index,
         parts=parts,
     )
@@ -234,7 +231,7 @@ def _identify_without_safetensors(folder: Path, config: Mapping[str, Any]) -> La
     for file in sorted(folder.iterdir()):
         if file.is_file() and (kind := _magic_kind(file)):
             return replace(_refused(folder, kind, {}, config), files=(file,))
-    raise ValueError(f"{folder} holds no weights: no model_index.json, no .safetensors file and no tokenizer.json")
+    raise ValueError(f"{folder} has no weights: no model_index.json, no .safetensors file and no tokenizer.json")
 
 
 def _identify_file(path: Path) -> Layout:
@@ -246,12 +243,12 @@ def _identify_file(path: Path) -> Layout:
         content = read_json(path)
         if isinstance(content, dict) and "model" in content and "added_tokens" in content:
             return _tokenizer(path, (path,))
-        raise ValueError(f"{path} is a JSON file, but no tokenizer.json; give the folder it belongs to")
+        raise ValueError(f"{path} is a JSON file but not a tokenizer.json; give its folder")
     return _classify(path, read_header(path)[0], {})
 
 
 def _magic_kind(path: Path) -> str | None:
-    """gguf or pickle, by the first bytes and the ending; None for anything else."""
+    """gguf or pickle, by the first bytes and the file suffix; None for anything else."""
     with open(path, "rb") as file:
         first = file.read(9)
     if first.startswith(b"GGUF") or path.suffix == ".gguf":
@@ -289,10 +286,7 @@ def _component(
     readable = READABLE_QUANTISATIONS + (DENOISER_QUANTISATIONS if component == "transformer" else ())
     if quantisation not in readable:
         dtypes = ", ".join(sorted({entry.dtype for entry in entries.values()}))
-        refusal = (
-            f"is quantised in a way that leanlens does not know (dtypes {dtypes}); "
-            "use bf16, fp32, FP8, MXFP8, INT8, NVFP4 or MXFP4"
-        )
+        refusal = f"has an unknown quantisation (dtypes {dtypes}); use bf16, fp32, FP8, MXFP8, INT8, NVFP4 or MXFP4"
     layout = Layout(
         path=path,
         kind=f"{component.replace('_', '-')}-{container}",
@@ -311,7 +305,7 @@ def _component(
 
 def _advice(component: str, container: str) -> str:
     if component == "transformer" and container == "file":
-        return "give it to `leanlens generate --model` with the other parts beside it, or assemble a folder"
+        return "give it to `leanlens generate --model` with the other parts next to it, or assemble a folder"
     option = component.replace("_", "-")
     return (
         f"pass it as --{option} to `leanlens weights assemble`, or open it with leanlens.weights.load.open_{component}"
@@ -345,7 +339,7 @@ def _quantisation(entries: Mapping[str, Entry]) -> str | None:
 
 
 def _has_plain_scales(entries: Mapping[str, Entry]) -> bool:
-    """SDNQ keeps `name.scale` beside the integer `name.weight`."""
+    """Whether there are SDNQ scales: `name.scale` next to an integer `name.weight`."""
     integers = ("U8", "I8", "I32", "U32", "I16", "U16", "F8_E4M3")
     return any(
         name.endswith(".weight") and entry.dtype in integers and f"{name.removesuffix('weight')}scale" in entries
@@ -374,7 +368,7 @@ def _with_entries(layout: Layout, entries: Mapping[str, Entry]) -> Layout:
 
 
 def _values(name: str, entry: Entry, entries: Mapping[str, Entry]) -> int:
-    """How many values of the model one stored tensor holds; none for scales, statistics and embedded files."""
+    """Number of model values in one stored tensor; 0 for scales, statistics and embedded files."""
     if (
         name.endswith(
             (*COMFY_SUFFIXES, *PACKED_SUFFIXES, "_scales", ".running_mean", ".running_var", ".num_batches_tracked")
@@ -464,10 +458,10 @@ def _refused(path: Path, kind: str, entries: Mapping[str, Entry], config: Mappin
 
 def _unknown(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]) -> Layout:
     first = ", ".join(sorted(entries)[:3]) or "none"
-    title = "safetensors weights that are no part of Lens"
+    title = "safetensors weights that are not part of Lens"
     refusal = (
-        f"is no part of Lens (first tensors: {first}); "
-        "a Lens transformer, GPT-OSS, a FLUX.2 autoencoder or a LoRA is accepted"
+        f"is not part of Lens (first tensors: {first}); "
+        "expected a Lens transformer, GPT-OSS, a FLUX.2 autoencoder or a LoRA"
     )
     if "block.0.attn.sinks" in entries:
         title = "GPT-OSS with OpenAI's original names"
@@ -495,15 +489,15 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _check_side_files(folder: Path) -> None:
-    """Check the small JSON files beside weights or a tokenizer, which the libraries read for themselves."""
+    """Check the small JSON files next to weights or a tokenizer, which diffusers and transformers read on their own."""
     for name in SIDE_FILES:
         if (folder / name).is_file():
             check_config(read_json(folder / name), folder / name)
     if (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
-        # transformers would load the model that the adapter names, from the network where it is not here
-        raise ValueError(f"{folder} holds an adapter_config.json beside its config.json; remove it")
+        # transformers would load the model that the adapter names, and download it if necessary
+        raise ValueError(f"{folder} contains an adapter_config.json next to its config.json; remove it")
     if (folder / "tokenizer.json").is_file() and (folder / "tokenizer.json").stat().st_size > JSON_BYTES:
-        raise ValueError(f"{folder / 'tokenizer.json'} is larger than {JSON_BYTES} bytes, which is not accepted")
+        raise ValueError(f"{folder / 'tokenizer.json'} is too large: the limit is {JSON_BYTES} bytes")
 
 
 def _count(entries: Mapping[str, Entry], pattern: str) -> int:

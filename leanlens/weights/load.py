@@ -1,8 +1,7 @@
-"""Files of any layout to the models of Lens, one tensor at a time.
+"""Loads weights of any layout into the models of Lens, one tensor at a time.
 
-Comes in: a path, or the `Layout` of one. Goes out: official names with decoded tensors, or whole components. A model is
-built without memory, its names and shapes are checked against the file before a weight is read, and then it takes one
-tensor after the other: the peak is the model in its target dtype plus a single stored tensor.
+A model is built on the meta device, its names and shapes are checked against the file, and then the tensors are loaded
+one after the other. Peak memory is the model in its target dtype plus one stored tensor.
 
 Shapes: E experts, N output rows, K input columns.
 
@@ -48,21 +47,21 @@ from leanlens.weights.quantized import (
 from leanlens.weights.shards import TORCH_DTYPES, read_tensor
 
 HEAD_DIM = 64  # of every released Lens; a single file does not state it
-_MARKER_BYTES = 65536  # of the JSON that says how a layer is quantised; real ones have about 100
+_MARKER_BYTES = 65536  # limit of the JSON marker that describes a layer's quantisation; real ones have about 100
 SPECIAL_IDS = {"pad_token_id": 199999, "eos_token_id": 200002}
 SPECIAL_TOKENS = {"bos_token": "<|startoftext|>", "eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a model, as the files hold it.
+    """One tensor of a model as stored in the files.
 
     Attributes:
         weight: the values, or the packed codes.
         shape: shape in the model.
         quantisation: None, fp8, mxfp8, nvfp4, mxfp4, int8, int4 or nf4.
         scales: the entries of the scales, in the order of the decoder's arguments.
-        transpose: the last two axes are the other way round in the model.
+        transpose: the last two axes are swapped in the model.
     """
 
     weight: Entry
@@ -72,7 +71,7 @@ class Stored:
     transpose: bool = False
 
     def dtype(self, wanted: torch.dtype | None) -> torch.dtype:
-        """The dtype after decoding: `wanted`, or as stored (bfloat16 where quantised). Whole numbers stay."""
+        """The dtype after decoding: `wanted`, or the stored one (bfloat16 if quantised). Integers keep theirs."""
         stored = TORCH_DTYPES.get(self.weight.dtype, torch.float32)
         if self.quantisation is None and not stored.is_floating_point:
             return stored
@@ -82,7 +81,7 @@ class Stored:
 
 
 def stored_tensors(layout: Layout) -> dict[str, Stored]:
-    """Official name -> how the files hold it. Embedded tokenizers and markers of quantisation are left out.
+    """Official name -> stored tensor, without embedded tokenizers and quantisation markers.
 
     Raises:
         ValueError: a quantised weight without its scales, or scales without a weight.
@@ -128,20 +127,20 @@ def read_tensors(
     """Official names and decoded tensors, one at a time.
 
     Args:
-        dtype: of every floating-point tensor; None keeps the stored one, and takes bfloat16 where it is quantised.
-        names: the ones to read, in this order; None reads all.
-        device: where they are decoded and left.
+        dtype: dtype of every floating-point tensor; None keeps the stored one, or uses bfloat16 if it is quantised.
+        names: the tensors to read, in this order; None reads all.
+        device: where they are decoded.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a layout that is refused, or a name that it does not hold.
+        ValueError: an unsupported layout, or an unknown name.
     """
     if layout.refusal:
         raise ValueError(f"{layout.path} {layout.refusal}")
     stored = stored_tensors(layout)
     wanted = list(stored if names is None else names)
     if unknown := [name for name in wanted if name not in stored]:
-        raise ValueError(f"{layout.path} does not hold {_listed(unknown)}")
+        raise ValueError(f"{layout.path} does not contain {_listed(unknown)}")
     for name in tqdm(wanted, desc=layout.path.name, unit="tensor", disable=not progress):
         yield name, read_stored(stored[name], dtype, device)
 
@@ -166,13 +165,13 @@ def open_text_encoder(
     keep_head: bool = False,
     progress: bool = False,
 ) -> LensGptOssEncoder:
-    """GPT-OSS as the text encoder, dequantised to `dtype`. What no feature needs is never read.
+    """GPT-OSS as the text encoder, dequantised to `dtype`. Weights that no feature needs are not read.
 
     Args:
         keep_head: also read the language-model head, which a prompt reasoner needs.
 
     Raises:
-        ValueError: not GPT-OSS, damaged, or names and shapes that do not fit; a head that the file does not hold.
+        ValueError: not GPT-OSS, damaged, names and shapes that do not fit, or the file has no head.
     """
     layout = identify(path)
     require_readable(layout, "text_encoder")
@@ -201,7 +200,7 @@ def open_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer from a folder, a tokenizer.json, or ComfyUI's text encoder file, which embeds one.
 
     Raises:
-        ValueError: no tokenizer there, or one without the special tokens of GPT-OSS.
+        ValueError: there is no tokenizer, or it lacks the special tokens of GPT-OSS.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -222,10 +221,10 @@ def open_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
 
 def empty_model(layout: Layout, keep_head: bool = False) -> Any:
-    """The model that `layout` is for, on the meta device: names and shapes without memory.
+    """The model for `layout` on the meta device, which takes no memory.
 
     Raises:
-        ValueError: a config that the model refuses.
+        ValueError: the model rejects the config.
     """
     config = model_config(layout)
     try:
@@ -235,14 +234,14 @@ def empty_model(layout: Layout, keep_head: bool = False) -> Any:
             if layout.component == "vae":
                 return AutoencoderKLFlux2.from_config(config)
             return LensGptOssEncoder(GptOssConfig.from_dict(config), lens_keep_head=keep_head)
-    except Exception as error:  # the libraries raise whatever a wrong value runs into
+    except Exception as error:  # the libraries may raise anything for an invalid value
         raise ValueError(
-            f"{layout.path} has a config.json that no {TITLES[layout.component]} is built from: {_sentence(error)}"
+            f"{layout.path} has an invalid config.json for a {TITLES[layout.component]}: {_sentence(error)}"
         ) from error
 
 
 def model_config(layout: Layout) -> dict[str, Any]:
-    """The configuration: config.json of a folder, or what shapes tell and every release has in common."""
+    """The configuration: the config.json of a folder, or values from tensor shapes and from the released models."""
     if layout.config:
         config = dict(layout.config)
         config.pop("quantization_config", None)  # tensors are decoded here
@@ -252,10 +251,10 @@ def model_config(layout: Layout) -> dict[str, Any]:
 
 
 def require_fit(model: nn.Module, stored: Mapping[str, Stored], layout: Layout) -> list[str]:
-    """Names of the model's tensors in its own order, once it is certain that the files hold exactly those.
+    """Check that the files contain exactly the model's tensors, and return their names in the model's order.
 
     Raises:
-        ValueError: missing or unexpected names, or wrong shapes: how many, and the first of them.
+        ValueError: missing or unexpected names, or wrong shapes; the message counts them and names the first.
     """
     problems = list(differences(model, stored))
     if problems:
@@ -264,10 +263,10 @@ def require_fit(model: nn.Module, stored: Mapping[str, Stored], layout: Layout) 
 
 
 def differences(model: nn.Module, stored: Mapping[str, Stored]) -> Iterator[str]:
-    """What keeps `stored` from being the weights of `model`: missing and unexpected names, wrong shapes."""
+    """Messages on missing and unexpected names and wrong shapes of `stored` as the weights of `model`."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     needless = _needless(model)
-    # A count of training batches, which nothing reads; some copies of the autoencoder leave it out.
+    # An unused count of training batches; some copies of the autoencoder omit it.
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     if missing := [name for name in expected if name not in stored and name not in optional]:
         yield f"missing {_listed(missing)}"
@@ -282,7 +281,7 @@ def differences(model: nn.Module, stored: Mapping[str, Stored]) -> Iterator[str]
 def _fill(model: Any, layout: Layout, dtype: torch.dtype, device: str | torch.device, progress: bool) -> Any:
     stored = stored_tensors(layout)
     names = [name for name in require_fit(model, stored, layout) if name in stored]
-    # Each tensor goes to its device packed as it is, so a model for an accelerator never stands in main memory.
+    # Tensors are decoded on the target device, so that a model for a GPU is never in main memory.
     state = dict(read_tensors(layout, dtype, names, device, progress))
     for name, tensor in model.state_dict().items():
         if name not in state:  # num_batches_tracked
@@ -300,7 +299,7 @@ def _without_meta(model: Any, layout: Layout) -> Any:
 
 
 def _needless(model: nn.Module) -> tuple[str, ...]:
-    """Beginnings of stored names that the trimmed text encoder has no use for."""
+    """Prefixes of stored names that the trimmed text encoder does not need."""
     if not isinstance(model, LensGptOssEncoder) or model.has_head:
         return ()
     later = range(len(model.model.layers), model.config.num_hidden_layers)
@@ -332,7 +331,7 @@ def _stored(layout: Layout, name: str, entry: Entry, entries: Mapping[str, Entry
         state = _said(_require(layout, entries, f"{name}.quant_state.bitsandbytes__nf4"))
         shape = tuple(state["shape"])
         if state.get("blocksize") != GROUP:
-            raise ValueError(f"{layout.path} has NF4 groups of {state.get('blocksize')}; {GROUP} are accepted")
+            raise ValueError(f"{layout.path} has NF4 groups of {state.get('blocksize')}; expected {GROUP}")
     elif f"{name}_zero" in entries:
         scales = (_require(layout, entries, f"{name}_scale"), entries[f"{name}_zero"])
         quantisation, shape = "int4", (*shape[:-1], shape[-1] * 2)
@@ -341,9 +340,9 @@ def _stored(layout: Layout, name: str, entry: Entry, entries: Mapping[str, Entry
         quantisation = "mxfp8" if scales[0].dtype in ("U8", "F8_E8M0") else "int8" if entry.dtype == "I8" else "fp8"
         marker = entries.get(f"{name.removesuffix('weight')}comfy_quant")
         if quantisation == "int8" and marker is not None and _said(marker).get("convrot"):
-            raise ValueError(f"{layout.path} holds INT8 weights that are rotated (ConvRot); plain INT8 is accepted")
+            raise ValueError(f"{layout.path} has rotated INT8 weights (ConvRot); expected plain INT8")
     elif entry.dtype in ("I8", "U8"):
-        _require(layout, entries, f"{name}_scale")  # without which codes would be taken for weights
+        _require(layout, entries, f"{name}_scale")  # otherwise codes would be mistaken for weights
     if in_expert:
         shape = (*shape[:-2], shape[-1], shape[-2])
     return Stored(entry, tuple(shape), quantisation, scales, transpose=in_expert)
@@ -359,20 +358,19 @@ def _require(layout: Layout, entries: Mapping[str, Entry], name: str) -> Entry:
 
 
 def _said(entry: Entry) -> dict[str, Any]:
-    """The JSON object that a marker of quantisation holds as bytes.
+    """The JSON object in the bytes of a quantisation marker.
 
     Raises:
-        ValueError: it holds none.
+        ValueError: it is not a JSON object.
     """
     if entry.stop - entry.start > _MARKER_BYTES:
         raise ValueError(
-            f"{entry.file} has a marker of quantisation of {entry.stop - entry.start} bytes; at most {_MARKER_BYTES} "
-            "are accepted"
+            f"{entry.file} has a quantisation marker of {entry.stop - entry.start} bytes; the limit is {_MARKER_BYTES}"
         )
     content = bytes(read_tensor(entry).view(torch.uint8).numpy())
-    said = parse_json(content, f"a marker of quantisation in {entry.file}")
+    said = parse_json(content, f"a quantisation marker in {entry.file}")
     if not isinstance(said, dict):
-        raise ValueError(f"{entry.file} has a marker of quantisation that is no JSON object: {said!r}")
+        raise ValueError(f"{entry.file} has a quantisation marker that is not a JSON object: {said!r}")
     return said
 
 
@@ -397,17 +395,17 @@ def _decode(stored: Stored, expert: int | None, dtype: torch.dtype, device: str 
 
 
 def _scale_of(stored: Stored, entry: Entry, expert: int | None) -> Tensor:
-    """The scale of a whole tensor, or of one expert where each has its own: a single float32."""
+    """The scale of a tensor, or of one expert if each has its own: a single float32."""
     scale = read_tensor(entry).float().reshape(-1)
     if expert is not None and len(scale) > 1:
         scale = scale[expert : expert + 1]
     if len(scale) != 1:
-        raise ValueError(f"{stored.weight.file} has {len(scale)} scales for one whole tensor; a single one is accepted")
+        raise ValueError(f"{stored.weight.file} has {len(scale)} scales for one tensor; expected a single one")
     return scale
 
 
 def _vae_tensors(layout: Layout) -> dict[str, Stored]:
-    """Official name -> place; names of Black Forest Labs are mapped by diffusers' own converter, fed without memory."""
+    """Official name -> stored tensor; diffusers' converter maps Black Forest Labs' names on the meta device."""
     if layout.naming == "official":
         return {name: Stored(entry, entry.shape) for name, entry in layout.entries.items()}
     named = {
@@ -423,7 +421,7 @@ def _vae_tensors(layout: Layout) -> dict[str, Stored]:
     converted.update({name: tensor for name, tensor in sources.items() if name.startswith("bn.")})
     origin = {id(tensor): layout.entries[named[name]] for name, tensor in sources.items()}
     return {
-        # Attention weights come back as linear views of what were 1 x 1 convolutions.
+        # The converter returns attention weights as linear views of 1 x 1 convolutions.
         name: Stored(origin[id(tensor if tensor._base is None else tensor._base)], tuple(tensor.shape))
         for name, tensor in converted.items()
     }
@@ -483,7 +481,7 @@ def _vae_config(stored: Mapping[str, Stored]) -> dict[str, Any]:
     }
 
 
-# What shapes do not tell, and every released GPT-OSS has.
+# Configuration that does not follow from shapes; the same in every released GPT-OSS.
 GPT_OSS: dict[str, Any] = {
     "num_experts_per_tok": 4,
     "sliding_window": 128,
@@ -507,7 +505,7 @@ GPT_OSS: dict[str, Any] = {
 
 
 def _levels(names: Iterable[str], prefix: str) -> int:
-    """How many numbers follow `prefix.` in names."""
+    """Number of different indices that follow `prefix.` in names."""
     start = f"{prefix}."
     return len({name[len(start) :].split(".", 1)[0] for name in names if name.startswith(start)})
 
@@ -515,15 +513,15 @@ def _levels(names: Iterable[str], prefix: str) -> int:
 def _stock_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, padding_side="right", truncation_side="right")
-    except Exception as error:  # the library raises whatever a wrong value runs into
-        raise ValueError(f"{folder} holds no readable tokenizer: {_sentence(error)}") from error
+    except Exception as error:  # the library may raise anything for an invalid value
+        raise ValueError(f"{folder} has no readable tokenizer: {_sentence(error)}") from error
 
 
 def _tokenizer(content: str, path: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} holds no readable tokenizer: {_sentence(error)}") from error
+        raise ValueError(f"{path} has no readable tokenizer: {_sentence(error)}") from error
     absent = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
     if absent:
         raise ValueError(
@@ -543,6 +541,6 @@ def _sentence(error: Exception) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """`3 tensors (a, b, c)`, of many only the first three."""
+    """`3 tensors (a, b, c)`, with at most three names."""
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown})"

@@ -1,12 +1,9 @@
-"""LoRA files of every trainer: read into one form, applied to a transformer, written for any program.
-
-Comes in: a safetensors file or an adapter folder. Goes out: a `Lora`, low-rank pairs by the official module names; an
-adapter in a transformer; or a file. Knows nothing of training and of pictures.
+"""Reads LoRA files of any trainer, applies them to a transformer, and writes them for any program.
 
 A LoRA adds `alpha / r * B @ A` to a weight (out, in): A is (r, in), also called down; B is (out, r), also called up.
-Where alpha is not stored as a tensor it is looked for in the PEFT configuration, then in the header fields of kohya-ss
-and others, and else equals r. A LoKr file whose second factor is low-rank is the same thing in other words, and is read
-as a LoRA exactly: kron(W1, U V) = kron(W1, U) @ kron(I, V).
+If alpha is not stored as a tensor, it comes from the PEFT configuration, then from the header fields of kohya-ss and
+others, and otherwise equals r. A LoKr file whose second factor is low-rank is equivalent to a LoRA, and is read as one
+exactly: kron(W1, U V) = kron(W1, U) @ kron(I, V).
 
 Sources: LoRA, arXiv 2106.09685, section 4.1; LoKr, arXiv 2309.14859, section 4; PEFT's adapter format; the key names
 that trainers of Lens write.
@@ -59,7 +56,7 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """A LoRA by the official names of the linear layers it changes, and the header of the file it came from."""
+    """A LoRA: official name of each linear layer that it changes -> low-rank pair, and its file's header fields."""
 
     layers: dict[str, LowRank]
     metadata: dict[str, str]
@@ -68,17 +65,17 @@ class Lora:
 def read_lora(path: str | Path, transformer: LensTransformer2DModel | None = None) -> Lora:
     """Read the LoRA of any trainer: a safetensors file, or a folder written by PEFT or diffusers.
 
-    Keys of other models in the same file (a text encoder's) are named in a warning and left out. Names, shapes and
-    dtypes are checked by the file's header, before a weight is read.
+    Keys of other models in the same file, such as a text encoder, are ignored with a warning. Names, shapes and dtypes
+    are checked by the file's header before any weight is read.
 
     Args:
         path: the file or folder.
-        transformer: one that the LoRA must fit, so that a wrong one is refused before it is read.
+        transformer: check that the LoRA fits this transformer before reading weights.
 
     Raises:
-        ValueError: not safetensors, no key of a Lens layer, half a pair, matrices that do not fit each other or the
-            transformer, an alpha or a rank that is no number above 0, or a format that is not a LoRA (LoHa, DoRA, OFT,
-            full differences, LoKr with a full second factor).
+        ValueError: not safetensors, no key of a Lens layer, an incomplete pair, matrices that do not fit each other or
+            the transformer, an alpha or a rank that is not a number above 0, or another format (LoHa, DoRA, OFT, full
+            differences, LoKr with a full second factor).
     """
     file, config = _open(Path(path))
     entries, metadata = read_header(file)
@@ -96,18 +93,18 @@ def as_lora(
     """The LoRA of any trainer from its tensors by key.
 
     Args:
-        tensors: as a file holds them.
-        file: what to call it in errors.
+        tensors: stored key -> tensor.
+        file: its name in errors.
         config: a PEFT configuration, for alpha.
         metadata: header fields of a file.
         transformer: as for `read_lora`.
 
     Raises:
-        ValueError: as `read_lora`, but for the file.
+        ValueError: as for `read_lora`, except for the file's own errors.
     """
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise ValueError(f"{file} holds a {type(tensor).__name__} as {key!r}; tensors by name are accepted")
+            raise ValueError(f"{file} has a {type(tensor).__name__} at {key!r}; expected a tensor")
     entries = {
         key: Entry(Path(str(file)), STORED_DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), 0, 0)
         for key, tensor in tensors.items()
@@ -124,25 +121,24 @@ def apply_lora(
     hotswap: bool = False,
     **options: Any,
 ) -> None:
-    """Add a LoRA to a transformer as the adapter `name`, active at `scale` beside those that are active already.
+    """Add a LoRA to a transformer as the adapter `name`, active at `scale` in addition to those already active.
 
     Args:
-        transformer: what to change.
-        lora: what to add.
-        name: of the adapter, without dots.
-        scale: 1 is as it was trained.
-        hotswap: put the weights in the place of the loaded adapter `name`, which a compiled model bears.
-        options: `low_cpu_mem_usage` and the like, as diffusers' `load_lora_adapter` has them.
+        transformer: the model to change.
+        lora: the LoRA to add.
+        name: name of the adapter, without dots.
+        scale: strength; 1 is as trained.
+        hotswap: replace the weights of the loaded adapter `name` in place, without recompiling a compiled model.
+        options: options of diffusers' `load_lora_adapter`, such as `low_cpu_mem_usage`.
 
     Raises:
-        ValueError: a name that is taken, or with `hotswap` is not; one with a dot; a LoRA for layers of another size.
+        ValueError: the name is taken (or, with `hotswap`, not loaded) or contains a dot, or layer sizes differ.
     """
     if not name or "." in name:
-        raise ValueError(f"name {name!r} cannot name an adapter; give letters without dots")
+        raise ValueError(f"invalid adapter name {name!r}: expected a name without dots")
     if hotswap and name not in _loaded(transformer):
         raise ValueError(
-            f"name {name!r} is no LoRA that hotswap could replace; loaded are "
-            f"{', '.join(_loaded(transformer)) or 'none'}"
+            f"cannot hotswap {name!r}, which is not loaded; loaded are {', '.join(_loaded(transformer)) or 'none'}"
         )
     if not hotswap and name in _loaded(transformer):
         raise ValueError(f"name {name!r} is taken by another LoRA; loaded are {', '.join(_loaded(transformer))}")
@@ -160,16 +156,16 @@ def apply_lora(
 
 
 def next_name(transformer: LensTransformer2DModel) -> str:
-    """The name of an adapter that is given none: "default_0", then "default_1", as diffusers counts them."""
+    """The default name of the next adapter: "default_0", then "default_1", as in diffusers."""
     loaded = _loaded(transformer)
     return next(name for count in range(len(loaded), 2 * len(loaded) + 1) if (name := f"default_{count}") not in loaded)
 
 
 def set_lora_scales(transformer: LensTransformer2DModel, scales: Mapping[str, float]) -> None:
-    """Make exactly these adapters active, each at its scale; an empty mapping turns all of them off.
+    """Activate exactly these adapters, each at its scale; an empty mapping turns all of them off.
 
     Raises:
-        ValueError: a name that is not loaded.
+        ValueError: a name is not loaded.
     """
     for name in scales:
         if name not in _loaded(transformer):
@@ -182,24 +178,24 @@ def set_lora_scales(transformer: LensTransformer2DModel, scales: Mapping[str, fl
 
 
 def lora_scales(transformer: LensTransformer2DModel) -> dict[str, float]:
-    """Name -> scale of the active adapters, in the order they were made active."""
+    """Name -> scale of the active adapters, in the order of activation."""
     scales: dict[str, float] = {}
     for module in transformer.modules():
         if isinstance(module, PeftLayer) and not module.disable_adapters:
             for name in module.active_adapters:
-                if module.lora_alpha.get(name):  # a layer that another adapter changes does not know this one
+                if module.lora_alpha.get(name):  # layers that only other adapters change have no entry
                     scales.setdefault(name, float(module.scaling[name]) * module.r[name] / module.lora_alpha[name])
     return scales
 
 
 def remove_loras(transformer: LensTransformer2DModel) -> None:
-    """Take every adapter out; the weights are what they were, and frozen, as PEFT leaves them."""
+    """Remove every adapter. The base weights are unchanged, and frozen, as PEFT leaves them."""
     if _loaded(transformer):
         transformer.unload_lora()
 
 
 def extract_lora(transformer: LensTransformer2DModel, name: str = "default") -> Lora:
-    """The adapter `name` of a transformer, at scale 1, as training leaves it; the tensors are shared, not copied.
+    """The adapter `name` of a transformer at scale 1, for example after training. Tensors are shared, not copied.
 
     Raises:
         ValueError: it is not loaded.
@@ -216,14 +212,14 @@ def extract_lora(transformer: LensTransformer2DModel, name: str = "default") -> 
 
 
 def write_lora(path: str | Path, lora: Lora, style: str = "comfy", metadata: Mapping[str, str] | None = None) -> None:
-    """Write a LoRA file, whole or not at all.
+    """Write a LoRA file atomically.
 
     Args:
         path: a `.safetensors` path.
-        lora: what to write.
+        lora: the LoRA to write.
         style: "comfy" (`diffusion_model.` names, which ComfyUI and most programs load), "peft" (`transformer.` names,
             as diffusers pipelines write them) or "kohya" (`lora_unet_` names).
-        metadata: header fields beside, or instead of, those that follow from the LoRA: `ss_steps`,
+        metadata: header fields that extend or override those that follow from the LoRA: `ss_steps`,
             `modelspec.author`, `modelspec.trigger_phrase` and so on. All values are strings.
 
     Raises:
@@ -231,7 +227,7 @@ def write_lora(path: str | Path, lora: Lora, style: str = "comfy", metadata: Map
     """
     path = Path(path)
     if style not in _STYLES:
-        raise ValueError(f"style {style!r} is not known; accepted are {', '.join(_STYLES)}")
+        raise ValueError(f"invalid style {style!r}: expected one of {', '.join(_STYLES)}")
     if path.suffix != ".safetensors":
         raise ValueError(f"path {str(path)!r} must end in .safetensors")
     header = _header(path, lora, style) | dict(metadata or {})
@@ -256,18 +252,18 @@ def write_lora(path: str | Path, lora: Lora, style: str = "comfy", metadata: Map
 
 
 def _open(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The weight file of `path`, and the PEFT configuration that lies beside it."""
+    """The weight file of `path`, and the PEFT configuration next to it."""
     if path.is_dir():
         for name in ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"):
             if (path / name).is_file():
                 return _open(path / name)
         if len(single := [*path.glob("*.safetensors")]) == 1:
             return _open(single[0])
-        raise ValueError(f"{path} holds neither adapter_model.safetensors nor pytorch_lora_weights.safetensors")
+        raise ValueError(f"{path} has neither adapter_model.safetensors nor pytorch_lora_weights.safetensors")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a LoRA file or an adapter folder")
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not a .safetensors file; other formats can run any program when opened")
+        raise ValueError(f"{path} is not a .safetensors file; other formats can run arbitrary code when opened")
     config = path.with_name("adapter_config.json")
     return path, read_json(config) if path.name == "adapter_model.safetensors" and config.is_file() else {}
 
@@ -284,7 +280,7 @@ def _stored_config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _dtype(entry: Entry) -> torch.dtype | None:
-    """What a part is read as: its own dtype, or bfloat16, which holds every value of 8 bits."""
+    """The dtype to read a part in: its own, or bfloat16 for 8-bit floats, which it represents exactly."""
     stored = TORCH_DTYPES.get(entry.dtype)
     return torch.bfloat16 if stored in (torch.float8_e4m3fn, torch.float8_e5m2) else stored
 
@@ -297,11 +293,11 @@ def _assembled(
     metadata: Mapping[str, str],
     transformer: LensTransformer2DModel | None,
 ) -> Lora:
-    """The LoRA whose keys have these shapes; `read` gives the tensor of a key, once all of them are checked."""
+    """The LoRA with these keys and shapes; `read` gives the tensor of a key and is called after all checks."""
     sorted_parts, strange = sort_keys(file, entries, config)
     if strange:
         shown = ", ".join(strange[:20]) + (", ..." if len(strange) > 20 else "")
-        logger.warning("%s: %d keys name no Lens layer and are left out: %s", file, len(strange), shown)
+        logger.warning("%s: ignoring %d keys that match no Lens layer: %s", file, len(strange), shown)
     if transformer is not None:
         _check_sizes(transformer, _fused_sizes(sorted_parts), f"the LoRA {file}")
     layers = {}
@@ -329,16 +325,16 @@ def _alpha(
     config: Mapping[str, Any],
     metadata: Mapping[str, str],
 ) -> float:
-    """The tensor, else the PEFT configuration, else the header, else the rank."""
+    """Alpha from the tensor, the PEFT configuration, the header or the rank, in this order."""
     if tensor is not None:
         return number(file, f"alpha of {name}", float(tensor))
-    configured = config.get("lora_alpha", config.get("alpha"))  # PEFT calls it so for LoKr
+    configured = config.get("lora_alpha", config.get("alpha"))  # PEFT's name for LoKr
     if configured is not None:
         alpha = number(file, "lora_alpha", by_pattern(file, config.get("alpha_pattern"), name, configured))
         return scaled(alpha, rank, config.get("use_rslora"), file)
     for key in _HEADER_ALPHAS:
         text = metadata.get(key, "None")
-        if text not in ("", "None", "Dynamic", "0", "0.0"):  # kohya-ss writes these where there is no one alpha
+        if text not in ("", "None", "Dynamic", "0", "0.0"):  # kohya-ss writes these if there is no single alpha
             try:
                 value = float(text)
             except ValueError as error:
@@ -348,7 +344,7 @@ def _alpha(
 
 
 def _fused_sizes(parts: Mapping[str, Parts]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Official name and (out, in) of each weight that is changed; query, key and value are a third of one."""
+    """Official name and (out, in) of each changed weight; separate query, key and value count as the fused weight."""
     for name, part in parts.items():
         stem, _, last = name.rpartition(".")
         whole = next((whole for whole, split in SPLIT.items() if last in split), None)
@@ -359,7 +355,7 @@ def _fused_sizes(parts: Mapping[str, Parts]) -> Iterator[tuple[str, tuple[int, i
 
 
 def _fuse_split(file: str | Path, layers: dict[str, LowRank]) -> dict[str, LowRank]:
-    """Pairs for query, key and value -> one pair for the fused matrix, where a file has them apart."""
+    """Merge separate pairs for query, key and value into one pair for the fused matrix."""
     fused = dict(layers)
     for stem in sorted({name.rpartition(".")[0] for name in layers}):
         for whole, parts in SPLIT.items():
@@ -367,13 +363,13 @@ def _fuse_split(file: str | Path, layers: dict[str, LowRank]) -> dict[str, LowRa
             if all(layer is None for layer in found):
                 continue
             if f"{stem}.{whole}" in fused:
-                raise ValueError(f"{file} holds both {stem}.{whole} and its parts {', '.join(parts)}; give one of them")
+                raise ValueError(f"{file} has both {stem}.{whole} and its parts {', '.join(parts)}; expected one")
             fused[f"{stem}.{whole}"] = _fused(file, stem, found)
     return fused
 
 
 def _fused(file: str | Path, stem: str, parts: list[LowRank | None]) -> LowRank:
-    """A = the A of all parts below each other; B = block-diagonal, with zeros where a part is not changed."""
+    """Stack the A of all parts vertically; B is block-diagonal, with zeros for missing parts."""
     present = [part for part in parts if part is not None]
     height, dtype = present[0].b.shape[0], present[0].b.dtype
     if any(part.a.shape[1] != present[0].a.shape[1] or part.b.shape[0] != height for part in present):
@@ -398,14 +394,14 @@ def _loaded(transformer: LensTransformer2DModel) -> list[str]:
 
 
 def _take_over(transformer: LensTransformer2DModel, lora: Lora, name: str, scale: float) -> None:
-    """Replace what a hotswap leaves of the old LoRA: the rank and alpha that every later scale is computed from."""
+    """Set the rank and alpha after a hotswap, which keeps those of the old LoRA; later scales depend on them."""
     for path, module in transformer.named_modules():
         if isinstance(module, PeftLayer) and name in module.lora_A:
             if (layer := lora.layers.get(path)) is not None:
-                rank = module.lora_A[name].weight.shape[0]  # padded, where swaps between ranks were prepared
+                rank = module.lora_A[name].weight.shape[0]  # padded, if swapping between ranks was prepared
                 module.r[name], module.lora_alpha[name] = rank, layer.alpha * rank / layer.rank
             scaling = scale * module.lora_alpha[name] / module.r[name]
-            if isinstance(module.scaling[name], Tensor):  # prepared for a compiled model: filled, so that it stays
+            if isinstance(module.scaling[name], Tensor):  # prepared for a compiled model: keep the tensor, fill it
                 module.scaling[name].fill_(scaling)
             else:
                 module.scaling[name] = scaling
@@ -413,7 +409,7 @@ def _take_over(transformer: LensTransformer2DModel, lora: Lora, name: str, scale
 
 @contextmanager
 def _without_false_alarms() -> Iterator[None]:
-    """PEFT doubts that a second adapter is meant; diffusers misses every key that has the adapter's name in it."""
+    """Silence two false warnings: PEFT's on a second adapter, diffusers' on keys that contain the adapter's name."""
     library = logging.getLogger("diffusers.utils.peft_utils")
     level = library.level
     library.setLevel(logging.ERROR)
@@ -432,17 +428,15 @@ def _check_sizes(
     for name, found in sizes:
         if name not in modules:
             raise ValueError(
-                f"{what} changes {name}, which this transformer of {transformer.config.num_layers} blocks lacks"
+                f"{what} changes {name}, which this transformer of {transformer.config.num_layers} blocks does not have"
             )
         wanted = (modules[name].out_features, modules[name].in_features)
         if found != wanted:
-            raise ValueError(
-                f"{what} changes {name} as a weight {found}, but here it is {wanted}; give one for this model"
-            )
+            raise ValueError(f"{what} changes {name} as a weight {found}, but it is {wanted} in this model")
 
 
 def peft_config(lora: Lora) -> dict[str, Any]:
-    """The arguments of PEFT's `LoraConfig`; layers that differ from the first have patterns of their own."""
+    """The arguments of PEFT's `LoraConfig`; layers that differ from the first get their own patterns."""
     first = next(iter(lora.layers.values()))
     return {
         "r": first.rank,
@@ -461,7 +455,7 @@ def peft_config(lora: Lora) -> dict[str, Any]:
 
 
 def _header(path: Path, lora: Lora, style: str) -> dict[str, str]:
-    """Header fields that other programs read; `ss_` ones are kohya-ss's, `modelspec.` ones Stability's ModelSpec."""
+    """Header fields for other programs: `ss_` fields of kohya-ss, `modelspec.` fields of Stability's ModelSpec."""
     ranks = {layer.rank for layer in lora.layers.values()}
     alphas = {layer.alpha for layer in lora.layers.values()}
     prefix = "transformer." if style == "peft" else ""

@@ -1,8 +1,7 @@
-"""The keys of LoRA files: which layer and which part of it each one holds, and whether the shapes fit each other.
+"""Maps the keys of a LoRA file to layers and parts, and checks that their shapes fit each other.
 
-Comes in: the header of a file, or the shapes of a state dict, and a PEFT configuration. Goes out: the parts of every
-layer by official name, with their sizes. Reads no weight and imports no torch, so a file is refused before any of it is
-in memory. No pattern that a file brings is run as a regular expression.
+It reads no weights and does not import torch, so that an invalid file is rejected before it is in memory. Patterns from
+a file are never run as regular expressions.
 
 Sources: LoKr, arXiv 2309.14859, section 4; PEFT's adapter format; the key names that trainers of Lens write.
 """
@@ -18,7 +17,7 @@ from typing import Any
 
 from leanlens.weights.headers import DTYPE_BITS, Entry
 
-# What stands before the module's name, in any order and number; the longest first, so that none hides another.
+# Prefixes of the module name, in any order and number; the longest first, so that none hides another.
 _PREFIXES = (
     "model.diffusion_model.",
     "base_model.model.",
@@ -35,8 +34,8 @@ _PREFIXES = (
     "model.",
     "unet.",
 )
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # modules that torch puts between
-# What stands after it -> which part of the pair it is. An adapter's name may stand before "weight".
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # wrapper modules that torch inserts
+# Suffix after the module name -> part of the pair. An adapter's name may come before "weight".
 _ENDINGS = (
     (r"(.+)\.(?:lora_A|lora_down)(?:\.[^.]+)?\.weight", "A"),
     (r"(.+)\.(?:lora_B|lora_up)(?:\.[^.]+)?\.weight", "B"),
@@ -47,7 +46,7 @@ _ENDINGS = (
     (r"(.+)\.alpha(?:\.default)?", "alpha"),
 )
 _LOKR = r"(.+)\.(lokr_w1|lokr_w1_a|lokr_w1_b|lokr_w2_a|lokr_w2_b)(?:\.default)?"
-# Marks of formats that are not a pair of low-rank matrices.
+# Key patterns of formats that are not a pair of low-rank matrices.
 _OTHER_FORMATS = {
     "LoKr with a full second factor": r"\.lokr_(w2|t2)(\.default)?$",
     "LoHa": r"\.hada_",
@@ -58,7 +57,7 @@ _OTHER_FORMATS = {
     "LoCon": r"\.lora_mid\.",
     "a full weight difference": r"\.(diff|diff_b|set_weight|reshape_weight)$",
 }
-# Sibling networks keep query, key and value apart; Lens has one matrix for the three.
+# Related networks have separate query, key and value matrices; Lens has one for the three.
 SPLIT = {
     "img_qkv": ("to_q", "to_k", "to_v"),
     "txt_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
@@ -77,7 +76,7 @@ _OTHER_LAYERS = (
 _WIDTH_LAYERS = (*(f"attn.{name}" for name in _ATTENTION_LAYERS), "img_mlp.w1", "txt_mlp.w1", "img_mod.1", "txt_mod.1")
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-LARGEST_BYTES = 2**31  # of all pairs of a file once LoKr is multiplied out; a LoRA of rank 128 for Lens has 0.7 GB
+MAX_BYTES = 2**31  # of all pairs of a file after multiplying out LoKr; a LoRA of rank 128 for Lens has 0.7 GB
 _PATTERNS = 10_000
 _WILD_PATTERNS = 256
 _PLAIN = re.compile(r"[A-Za-z0-9_.\-]*")
@@ -85,13 +84,13 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.\-]*")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a file holds of one layer.
+    """The parts of one layer in a file.
 
     Attributes:
-        keys: part (A, B, alpha, lokr_w1, ...) -> the key that holds it.
-        out_features, in_features: of the layer that is changed.
-        rank: of the pair.
-        copies: how often the stored rank is repeated in it: once for LoRA, for LoKr once a column of its first factor.
+        keys: part (A, B, alpha, lokr_w1, ...) -> stored key.
+        out_features, in_features: sizes of the changed layer.
+        rank: rank of the pair.
+        copies: repetitions of the stored rank: 1 for LoRA, the number of columns of the first factor for LoKr.
     """
 
     keys: Mapping[str, str]
@@ -109,11 +108,11 @@ class Parts:
 def sort_keys(
     file: str | Path, entries: Mapping[str, Entry], config: Mapping[str, Any]
 ) -> tuple[dict[str, Parts], list[str]]:
-    """Official name -> parts, and the keys that name no layer of Lens.
+    """Official name -> parts, and the keys that match no layer of Lens.
 
     Raises:
-        ValueError: no key of a Lens layer, half a pair, shapes that do not fit each other, a rank of 0, a dtype that is
-            not of floating point, pairs that would take gigabytes once multiplied out, or another format than LoRA.
+        ValueError: no key of a Lens layer, an incomplete pair, shapes that do not fit each other, a rank of 0, a dtype
+            that is not floating point, pairs that would take gigabytes after multiplying out, or not a LoRA.
     """
     _refuse_other_formats(file, entries, config)
     keys: dict[str, dict[str, str]] = defaultdict(dict)
@@ -123,23 +122,23 @@ def sort_keys(
         if name is None:
             strange.append(key)
         elif part in keys[name]:
-            raise ValueError(f"{file} holds {part} of {name} twice, once as {key!r}; give a file that holds it once")
+            raise ValueError(f"{file} has {part} of {name} twice, once as {key!r}; expected it once")
         else:
             keys[name][part] = key
     if not keys:
-        raise ValueError(f"{file} holds no LoRA of a Lens layer; its first keys are {', '.join(list(entries)[:5])}")
+        raise ValueError(f"{file} has no LoRA of a Lens layer; its first keys are {', '.join(list(entries)[:5])}")
     layers = {name: _sized(file, name, found, entries) for name, found in keys.items()}
     size = sum(parts.elements * _width(parts, entries) for parts in layers.values())
-    if size > LARGEST_BYTES:
+    if size > MAX_BYTES:
         raise ValueError(
-            f"{file} would take {size / 1e9:.1f} GB once its factors are multiplied out; "
-            f"at most {LARGEST_BYTES / 1e9:.1f} GB are accepted"
+            f"{file} would take {size / 1e9:.1f} GB after multiplying out its factors; "
+            f"the limit is {MAX_BYTES / 1e9:.1f} GB"
         )
     return layers, strange
 
 
 def parse_key(key: str) -> tuple[str | None, str]:
-    """A stored key -> the official name of its layer (None where it names none), and which part it holds."""
+    """The official name of a stored key's layer (None if it matches none), and the part."""
     rest = key
     while prefix := next((prefix for prefix in _PREFIXES if rest.startswith(prefix)), None):
         rest = rest.removeprefix(prefix)
@@ -154,7 +153,7 @@ def parse_key(key: str) -> tuple[str | None, str]:
 
 
 def layer_width(layers: Mapping[str, Parts]) -> int | None:
-    """The width of the network that the layers belong to; None where they do not tell, or disagree."""
+    """The width of the network that the layers belong to; None if it is unknown or inconsistent."""
     widths = {parts.in_features for name, parts in layers.items() if name.split(".", 2)[-1] in _WIDTH_LAYERS}
     return widths.pop() if len(widths) == 1 else None
 
@@ -166,14 +165,14 @@ def number(file: str | Path, what: str, value: Any) -> float:
         ValueError: not a number, not finite, or not above 0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ValueError(f"{file}: {what} is {str(value)[:60]!r}; a number above 0 and below 1000000 is accepted")
+        raise ValueError(f"{file}: {what} is {str(value)[:60]!r}; expected a number above 0 and below 1000000")
     return float(value)
 
 
 def by_pattern(file: str | Path, patterns: Any, name: str, default: Any) -> Any:
-    """PEFT's rule: the first pattern that fits the end of a module's name, from a dot on, says the value.
+    """The value of the first pattern that matches the end of a module's name, from a dot on, as in PEFT.
 
-    Patterns are literal names, with `.*` for anything, `^` before the whole name and `$` after it.
+    Patterns are literal names, with `.*` for anything, `^` before the full name and `$` after it.
 
     Raises:
         ValueError: not a mapping, too many patterns, or one of another form.
@@ -193,7 +192,7 @@ def by_pattern(file: str | Path, patterns: Any, name: str, default: Any) -> Any:
 def _official_names() -> dict[str, str]:
     """Flattened name -> official name, of every linear layer of a Lens of one block, split attention included.
 
-    Names have underscores of their own, so the way back from `to_add_out` is a look-up and not a rule.
+    Names contain underscores themselves, so `to_add_out` needs a look-up and not a rule.
     """
     names = (*(f"transformer_blocks.0.{name}" for name in _BLOCK_LAYERS), *_OTHER_LAYERS)
     return {name.replace(".", "_"): name for name in names}
@@ -213,19 +212,19 @@ def _refuse_other_formats(file: str | Path, keys: Mapping[str, Any], config: Map
     for title, pattern in _OTHER_FORMATS.items():
         key = next((key for key in keys if re.search(pattern, key)), None)
         if key is not None:
-            raise ValueError(f"{file} holds {title} ({key!r}), which leanlens does not read; give a plain LoRA")
+            raise ValueError(f"{file} contains {title} ({key!r}), which is not supported; give a plain LoRA")
     kind = config.get("peft_type", "LORA")
     if kind not in ("LORA", "LOKR"):
-        raise ValueError(f"{file} is a {str(kind)[:40]} adapter, which leanlens does not read; give a plain LoRA")
+        raise ValueError(f"{file} is a {str(kind)[:40]} adapter, which is not supported; give a plain LoRA")
 
 
 def _sized(file: str | Path, name: str, keys: Mapping[str, str], entries: Mapping[str, Entry]) -> Parts:
     for part, key in keys.items():
         entry = entries[key]
         if part != "alpha" and entry.dtype not in FLOATS:
-            raise ValueError(f"{file}: {part} of {name} has dtype {entry.dtype}; {', '.join(FLOATS)} are accepted")
+            raise ValueError(f"{file}: {part} of {name} has dtype {entry.dtype}; expected {', '.join(FLOATS)}")
         if part == "alpha" and (entry.elements != 1 or entry.dtype not in DTYPE_BITS or entry.dtype == "BOOL"):
-            raise ValueError(f"{file}: alpha of {name} has shape {entry.shape} and is {entry.dtype}; it is one number")
+            raise ValueError(f"{file}: alpha of {name} has shape {entry.shape} and is {entry.dtype}; expected a number")
     sizes = {part: entries[key].shape for part, key in keys.items() if part != "alpha"}
     found = _lokr_parts(file, name, keys, sizes) if any("lokr" in part for part in sizes) else None
     found = found or _lora_parts(file, name, keys, sizes)
@@ -246,12 +245,12 @@ def _lora_parts(file: str | Path, name: str, keys: Mapping[str, str], sizes: Map
 
 
 def _lokr_parts(file: str | Path, name: str, keys: Mapping[str, str], sizes: Mapping[str, tuple[int, ...]]) -> Parts:
-    """kron(w1, w2_a @ w2_b) as one pair: the rank of w2 is repeated in it, once for each column of w1."""
+    """kron(w1, w2_a @ w2_b) as one pair; the rank of w2 is repeated for each column of w1."""
     second = {"lokr_w2_a", "lokr_w2_b"}
     if sizes.keys() not in ({"lokr_w1"} | second, {"lokr_w1_a", "lokr_w1_b"} | second):
         raise ValueError(
-            f"{file} holds {', '.join(sorted(sizes))} of {name}; "
-            "a LoKr layer is lokr_w1 (or its _a and _b), lokr_w2_a and lokr_w2_b"
+            f"{file} has {', '.join(sorted(sizes))} of {name}; "
+            "a LoKr layer has lokr_w1 (or its _a and _b), lokr_w2_a and lokr_w2_b"
         )
     halves = [(sizes[f"{one}_a"], sizes[f"{one}_b"]) for one in ("lokr_w1", "lokr_w2") if f"{one}_a" in sizes]
     if any(len(shape) != 2 for shape in sizes.values()) or any(a[1] != b[0] for a, b in halves):
@@ -265,13 +264,13 @@ def _lokr_parts(file: str | Path, name: str, keys: Mapping[str, str], sizes: Map
 
 
 def _width(parts: Parts, entries: Mapping[str, Entry]) -> int:
-    """Bytes of one value in memory; what is stored in 8 bits is read as bfloat16."""
+    """Bytes of one value in memory; 8-bit values are read as bfloat16."""
     return max(2, *(DTYPE_BITS[entries[key].dtype] // 8 for part, key in parts.keys.items() if part != "alpha"))
 
 
 @cache
 def _compiled(file: str, patterns: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
-    """Literal pattern -> its place in the order, and the segments between the wildcards of the others."""
+    """Literal pattern -> its index, and (index, segments between wildcards) of the others."""
     literal: dict[str, int] = {}
     wild = []
     for place, pattern in enumerate(patterns):
@@ -280,7 +279,7 @@ def _compiled(file: str, patterns: tuple[str, ...]) -> tuple[dict[str, int], lis
         body = [segments[0].removeprefix("^"), *segments[1:]]
         if not all(_PLAIN.fullmatch(segment) for segment in body) or not any(body):
             raise ValueError(
-                f"{file}: alpha_pattern {pattern[:60]!r} is not read; names of layers are, with .* for anything, ^ at "
+                f"{file}: invalid alpha_pattern {pattern[:60]!r}: expected a layer name, with .* for anything, ^ at "
                 "the start and $ at the end"
             )
         if len(segments) == 1:
@@ -288,7 +287,7 @@ def _compiled(file: str, patterns: tuple[str, ...]) -> tuple[dict[str, int], lis
         else:
             wild.append((place, segments))
     if len(wild) > _WILD_PATTERNS:
-        raise ValueError(f"{file}: alpha_pattern holds {len(wild)} patterns with .*; {_WILD_PATTERNS} are accepted")
+        raise ValueError(f"{file}: alpha_pattern has {len(wild)} patterns with .*; the limit is {_WILD_PATTERNS}")
     return literal, wild
 
 
@@ -297,7 +296,7 @@ def _starts(segments: list[str], ends: list[str]) -> list[str]:
 
 
 def _fits(text: str, segments: list[str]) -> bool:
-    """Whether `text` is the segments in their order, with anything between them."""
+    """Whether `text` consists of the segments in order, with anything between them."""
     first, last = segments[0].removeprefix("^"), segments[-1]
     if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
         return False
@@ -311,11 +310,11 @@ def _fits(text: str, segments: list[str]) -> bool:
 
 
 def scaled(alpha: float, rank: int, rank_stabilised: Any, file: str | Path) -> float:
-    """The alpha that plain scaling `alpha / rank` needs, where PEFT divides by the square root of the rank.
+    """The alpha for plain scaling `alpha / rank`, if PEFT divides by the square root of the rank.
 
     Raises:
         ValueError: `use_rslora` is neither true nor false.
     """
     if rank_stabilised not in (None, False, True):
-        raise ValueError(f"{file}: use_rslora is {str(rank_stabilised)[:60]!r}; true or false is accepted")
+        raise ValueError(f"{file}: use_rslora is {str(rank_stabilised)[:60]!r}; expected true or false")
     return alpha * math.sqrt(rank) if rank_stabilised else alpha

@@ -1,15 +1,10 @@
-"""Linear layers whose weight stays quantised, and is decoded each time it is used.
+"""Keeps the attention and gated MLP weights of a denoiser quantised in memory and decodes them at each use.
 
-Comes in: a denoiser, or the files of one. Goes out: the same network with the weights of its attention and gated MLPs
-packed (`FORMATS`). Modulation, embedders, norms and output stay as they are: stored coarsely they show in pictures as a
-periodic grid. Only the product with the decoded weight is computed, in the dtype of the activations, so a packed model
-runs wherever the plain one does, moves and offloads like it, and takes LoRAs like it. Files may hold modulation packed
-too, for their size's sake (`modulation`): it is decoded when they are opened.
+Modulation, embedders, norms and output are not quantised: in low precision they cause a periodic grid in images. The
+product is computed in the dtype of the activations, so a packed model runs, moves, offloads and takes LoRAs like the
+plain one. Files may also contain quantised modulation to save space (`modulation`); it is decoded when they are opened.
 
-A file that is packed already keeps its codes, so drawing from it is the same whether its weights are decoded when it is
-opened or when they are used, to the last bit.
-
-Knows nothing of pipelines.
+Packed files keep their codes, so images are bit-identical whether weights are decoded at loading or at use.
 
 Shapes: N output rows, K input columns.
 """
@@ -45,7 +40,7 @@ from leanlens.weights.quantized import (
 )
 from leanlens.weights.shards import Slot, read_tensor
 
-# Of a block, what is packed; `transformer_blocks.0.attn.img_qkv` and so on.
+# The packed layers of a block, such as `transformer_blocks.0.attn.img_qkv`.
 PACKED_LAYERS = (
     *("attn.img_qkv", "attn.txt_qkv", "attn.to_out.0", "attn.to_add_out"),
     *(f"{stream}_mlp.{part}" for stream in ("img", "txt") for part in ("w1", "w2", "w3")),
@@ -55,16 +50,16 @@ MODULATION_LAYERS = ("img_mod.1", "txt_mod.1")  # the other matrices of a block
 
 @dataclass(frozen=True)
 class Format:
-    """A way to store one weight.
+    """A storage format for one weight.
 
     Attributes:
-        group: values that share a scale, of which a weight must hold a whole number in each row (`by_row`) or at all;
-            1 where any shape will do.
-        parts: tensor in memory -> what follows the layer's name in a file.
+        group: values that share a scale. Each row (`by_row`), or the whole weight, must have a multiple of it; 1 allows
+            any shape.
+        parts: tensor in memory -> suffix after the layer's name in a file.
         encode: values (N, K) -> the tensors, in the order of `parts`.
         decode: the tensors, shape and dtype -> values.
         sizes: (N, K) -> dtype and shape of each tensor.
-        comfy: what ComfyUI calls it; None where it does not read it.
+        comfy: its name in ComfyUI; None if ComfyUI does not read it.
     """
 
     name: str
@@ -77,7 +72,7 @@ class Format:
     by_row: bool = True
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a weight of this shape can be stored so."""
+        """Whether a weight of this shape can be stored in this format."""
         return (shape[-1] if self.by_row else prod(shape)) % self.group == 0
 
 
@@ -122,19 +117,19 @@ FORMATS: dict[str, Format] = {
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that holds its weight in a `Format`.
+    """A linear layer whose weight is stored in a `Format`.
 
     Args:
         form: the format.
         shape: N and K.
-        tensors: as `form.encode` gives them; None reserves them on the meta device.
+        tensors: the result of `form.encode`; None allocates them on the meta device.
         bias: (N,) or None.
     """
 
     def __init__(
         self, form: Format, shape: tuple[int, ...], tensors: tuple[Tensor, ...] | None = None, bias: Any = None
     ):
-        nn.Module.__init__(self)  # that of nn.Linear would make a weight
+        nn.Module.__init__(self)  # nn.Linear's own would allocate a weight
         self.out_features, self.in_features = shape
         self.form = form
         if tensors is None:
@@ -145,7 +140,7 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The decoded weight (N, K), in the dtype of the bias, or float32 where there is none."""
+        """The decoded weight (N, K), in the dtype of the bias, or float32 without a bias."""
         return self.decoded(torch.float32 if self.bias is None else self.bias.dtype)
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
@@ -160,7 +155,7 @@ class PackedLinear(nn.Linear):
         return f"{super().extra_repr()}, format={self.form.name}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
-        """Moves like any module; codes and scales keep their dtype whatever the rest of the model is cast to."""
+        """Move like any module, but keep the dtypes of codes and scales if the model is cast."""
         kept = {name: self._buffers.pop(name) for name in self.form.parts}
         super()._apply(fn, recurse)
         for name, tensor in kept.items():
@@ -171,26 +166,26 @@ class PackedLinear(nn.Linear):
 
 
 def format_named(quant: str) -> Format:
-    """The format of that name.
+    """The format with this name.
 
     Raises:
-        ValueError: an unknown one.
+        ValueError: unknown name.
     """
     if quant not in FORMATS:
-        raise ValueError(f"quant {quant!r} is not accepted; use one of none, {', '.join(FORMATS)}")
+        raise ValueError(f"invalid quant {quant!r}: expected one of none, {', '.join(FORMATS)}")
     return FORMATS[quant]
 
 
 def is_packed_layer(name: str, modulation: bool = False) -> bool:
-    """Whether the layer of this name is one of those that are packed; with `modulation`, as files may hold them."""
+    """Whether the layer with this name is packed; with `modulation`, including the modulation layers of files."""
     layers = PACKED_LAYERS + (MODULATION_LAYERS if modulation else ())
     return name.startswith("transformer_blocks.") and name.split(".", 2)[-1] in layers
 
 
 def pack(model: nn.Module, quant: str) -> nn.Module:
-    """Pack the layers of a denoiser in place, one after the other, and give it back.
+    """Pack the layers of a denoiser in place, one after the other, and return it.
 
-    A layer whose shape the format does not take stays as it is; the released sizes fit every format.
+    Layers whose shape does not fit the format stay plain; the released sizes fit every format.
 
     Raises:
         ValueError: an unknown format.
@@ -213,11 +208,11 @@ def open_packed(
     """A denoiser with packed weights from files of any layout, one tensor at a time.
 
     Args:
-        quant: a name of `FORMATS`; None keeps the format of the files. Codes that are of this format already are taken
-            as they are, any other weight is encoded as it is read.
+        quant: a name in `FORMATS`; None keeps the format of the files. Weights already in this format are kept, others
+            are encoded when they are read.
 
     Raises:
-        ValueError: not a Lens transformer, files that hold nothing packed where `quant` is None, an unknown format.
+        ValueError: not a Lens transformer, an unknown format, or `quant` is None and the files are not packed.
     """
     layout = identify(path)
     require_readable(layout, "transformer")
@@ -239,23 +234,23 @@ def open_packed(
 
 
 def kept_quantisation(layout: Layout) -> str | None:
-    """The format that the files of a denoiser are packed in; None where they are not, or in one that is not kept."""
+    """The packed format of a denoiser's files; None if they are not packed or the format is decoded when loading."""
     return layout.quantisation if layout.quantisation in FORMATS else None
 
 
 def packed_slots(
     stored: Mapping[str, Stored], quant: str, dtype: torch.dtype | None, modulation: bool = False
 ) -> list[Slot]:
-    """What a file in this format holds, in the order of `packed_tensors`: plain tensors, layer by layer, markers.
+    """The tensors of a file in this format, in the order of `packed_tensors`: plain tensors, packed layers, markers.
 
     Args:
-        modulation: pack every matrix of the blocks, modulation included.
+        modulation: pack every matrix of the blocks, including modulation.
     """
     form = format_named(quant)
     layers = _layers(form, stored, modulation)
     packed = {f"{layer}.weight" for layer, _ in layers}
     plain = [Slot(name, one.dtype(dtype), one.shape) for name, one in stored.items() if name not in packed]
-    plain.sort(key=lambda slot: -slot.dtype.itemsize)  # so that each tensor is aligned to its own elements
+    plain.sort(key=lambda slot: -slot.dtype.itemsize)  # so that each tensor is aligned to its element size
     slots = [
         Slot(f"{layer}.{suffix}", tensor.dtype, tuple(tensor.shape))
         for layer, one in layers
@@ -293,7 +288,7 @@ def packed_tensors(
 
 
 def packed_config(quant: str, modulation: bool = False) -> dict[str, Any]:
-    """What a config.json says under `quantization_config`: NF4 as bitsandbytes and diffusers read it, else our name."""
+    """The `quantization_config` of a config.json: NF4 as in bitsandbytes and diffusers, otherwise leanlens's own."""
     if quant != "nf4":
         return {"quant_method": f"leanlens_{quant}"}
     skipped = ["time_text_embed", "img_in", "txt_in", "norm_out", "proj_out"]
@@ -305,13 +300,13 @@ def packed_config(quant: str, modulation: bool = False) -> dict[str, Any]:
 
 
 def _layers(form: Format, stored: Mapping[str, Stored], modulation: bool) -> list[tuple[str, Stored]]:
-    """The layers that are written packed, by name."""
+    """The layers to write packed, by name."""
     named = [(name.removesuffix(".weight"), one) for name, one in stored.items() if name.endswith(".weight")]
     return [(name, one) for name, one in named if is_packed_layer(name, modulation) and form.fits(one.shape)]
 
 
 def _packed(form: Format, one: Stored, device: str | torch.device) -> tuple[Tensor, ...]:
-    """The tensors of a stored weight in this format: its own codes, or encoded from its values."""
+    """The tensors of a stored weight in this format: its stored codes, or encoded from its values."""
     if one.quantisation != form.name:
         return form.encode(read_stored(one, torch.float32, device))
     tensors = [read_tensor(entry).to(device) for entry in (one.weight, *one.scales)]
@@ -336,7 +331,7 @@ def _written(form: Format, shape: tuple[int, ...], tensors: tuple[Tensor, ...]) 
 
 
 def _markers(form: Format, shape: tuple[int, ...]) -> list[tuple[str, Tensor]]:
-    """The bytes of JSON that say what a layer is, as ComfyUI and bitsandbytes look for them."""
+    """The JSON markers that describe a layer's quantisation for ComfyUI and bitsandbytes, as bytes."""
     if form.name == "nf4":
         said = {"quant_type": "nf4", "blocksize": GROUP, "dtype": "bfloat16", "shape": list(shape)}
         return [("weight.quant_state.bitsandbytes__nf4", _bytes(said))]

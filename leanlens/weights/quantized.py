@@ -1,13 +1,10 @@
-"""Quantised weights to plain tensors: MXFP4, MXFP8, NVFP4, FP8, INT8, INT4, NF4; the last four and MXFP8 also back.
-
-Comes in: the stored integers and scales of one tensor, or its values. Goes out: the other. Knows nothing of files and
-names.
+"""Decodes MXFP4, MXFP8, NVFP4, FP8, INT8, INT4 and NF4 weights, and encodes all of these except MXFP4 and NVFP4.
 
 Shapes: E experts, N output rows, K input columns; G groups of columns that share a scale.
 
 Sources: OCP Microscaling Formats (MX) v1.0 for E2M1, E4M3 and E8M0; NVIDIA's cuBLAS documentation, "1D block scaling
 factors layout", for the order of the scales in MXFP8 and NVFP4 files; QLoRA, arXiv 2305.14314, appendix E, for the
-levels of NF4; FP8 with one scale and INT8 with one for each row as ComfyUI keeps them.
+levels of NF4; ComfyUI for FP8 with one scale and INT8 with one for each row.
 """
 
 from functools import lru_cache
@@ -46,7 +43,7 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     if blocks.ndim < 2 or blocks.shape[-1] != 16 or blocks.shape[:-1] != scales.shape:
         raise ValueError(
             f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} are not MXFP4; "
-            "(..., G, 16) and (..., G) are accepted"
+            "expected (..., G, 16) and (..., G)"
         )
     values = _e2m1(blocks, high_first=False) * _e8m0(scales).unsqueeze(-1)  # (..., G, 32)
     return values.flatten(-2).to(dtype)
@@ -61,7 +58,7 @@ def decode_mxfp8(weight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     if weight.dtype != torch.float8_e4m3fn or weight.ndim < 2 or weight.shape[-1] % 32:
         raise ValueError(
             f"weight {weight.dtype} {tuple(weight.shape)} is not MXFP8; "
-            "float8_e4m3fn with a multiple of 32 columns is accepted"
+            "expected float8_e4m3fn with a multiple of 32 columns"
         )
     scales = scales.view(torch.uint8) if scales.dtype == torch.float8_e8m0fnu else scales
     _require_bytes("scales", scales)
@@ -90,11 +87,11 @@ def decode_nvfp4(packed: Tensor, block_scale: Tensor, tensor_scale: Tensor, dtyp
     if block_scale.dtype != torch.float8_e4m3fn or packed.ndim < 2 or packed.shape[-1] % 8:
         raise ValueError(
             f"packed {tuple(packed.shape)} with {block_scale.dtype} scales is not NVFP4; "
-            "a multiple of 16 columns and float8_e4m3fn scales are accepted"
+            "expected a multiple of 16 columns and float8_e4m3fn scales"
         )
     lead = packed.shape[:-2]
     if tensor_scale.numel() not in (1, lead.numel()):
-        raise ValueError(f"tensor_scale has {tensor_scale.numel()} values; 1 or {lead.numel()} are accepted")
+        raise ValueError(f"tensor_scale has {tensor_scale.numel()} values; expected 1 or {lead.numel()}")
     groups = unswizzle(block_scale, packed.shape[-2], packed.shape[-1] // 8).float()  # (..., N, G)
     whole = tensor_scale.float().reshape(lead if tensor_scale.numel() == lead.numel() else (1,) * len(lead))
     values = _e2m1(packed, high_first=True).unflatten(-1, (-1, 16)) * (groups * whole[..., None, None]).unsqueeze(-1)
@@ -105,7 +102,7 @@ def encode_mxfp8(values: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) -> float8_e4m3fn (N, K) and E8M0 codes (N, G), not swizzled; no group's largest value is clipped.
 
     Raises:
-        ValueError: K is no multiple of 32.
+        ValueError: K is not a multiple of 32.
     """
     groups = _grouped("mxfp8", values, 32)
     largest = groups.abs().amax(-1)
@@ -137,7 +134,7 @@ def encode_int4(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The low half of a byte is the even column. Value = code * step + lowest.
 
     Raises:
-        ValueError: K is no multiple of 64.
+        ValueError: K is not a multiple of 64.
     """
     groups = _grouped("int4", values, GROUP)
     lowest = groups.amin(-1).to(torch.bfloat16)
@@ -148,12 +145,12 @@ def encode_int4(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode_int4(packed: Tensor, step: Tensor, lowest: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `encode_int4` gives -> (N, K) in `dtype`."""
+    """Decode the result of `encode_int4` to (N, K) in `dtype`."""
     _require_bytes("packed", packed)
     if packed.shape[-1] * 2 != step.shape[-1] * GROUP or step.shape != lowest.shape:
         raise ValueError(
             f"packed {tuple(packed.shape)} with scales {tuple(step.shape)} and {tuple(lowest.shape)} is not INT4; "
-            f"(N, G * {GROUP // 2}) and (N, G) twice are accepted"
+            f"expected (N, G * {GROUP // 2}) and (N, G) twice"
         )
     codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2).unflatten(-1, (-1, GROUP))  # (N, G, 64)
     return (codes * step.float().unsqueeze(-1) + lowest.float().unsqueeze(-1)).flatten(-2).to(dtype)
@@ -162,10 +159,10 @@ def decode_int4(packed: Tensor, step: Tensor, lowest: Tensor, dtype: torch.dtype
 def encode_nf4(values: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) -> codes (N * K / 2, 1), the high half of a byte first, and float32 (N * K / 64,): bitsandbytes' order.
 
-    Groups are 64 values in a row, over the ends of rows. Value = level * largest of the group.
+    Groups are 64 consecutive values and may span rows. Value = level * largest of the group.
 
     Raises:
-        ValueError: N * K is no multiple of 64.
+        ValueError: N * K is not a multiple of 64.
     """
     groups = _grouped("nf4", values.reshape(1, -1), GROUP)[0]
     largest = groups.abs().amax(-1)
@@ -176,11 +173,11 @@ def encode_nf4(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def decode_nf4(packed: Tensor, largest: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """What `encode_nf4` gives -> `shape` in `dtype`."""
+    """Decode the result of `encode_nf4` to `shape` in `dtype`."""
     _require_bytes("packed", packed)
     if packed.numel() * 2 != largest.numel() * GROUP:
         raise ValueError(
-            f"packed {tuple(packed.shape)} with {largest.numel()} scales is not NF4; one for each {GROUP} values is"
+            f"packed {tuple(packed.shape)} with {largest.numel()} scales is not NF4; expected one per {GROUP} values"
         )
     values = _halves(packed.reshape(-1), _table(NF4_LEVELS, packed.device), high_first=True).reshape(-1, GROUP)
     return (values * largest.float().unsqueeze(-1)).reshape(shape).to(dtype)
@@ -213,8 +210,7 @@ def unswizzle(scales: Tensor, rows: int, columns: int) -> Tensor:
     needed = down * across * TILE_ROWS * TILE_COLUMNS * lead.numel()
     if scales.numel() != needed:
         raise ValueError(
-            f"scales {tuple(scales.shape)} do not fit a matrix of {rows} x {columns} groups; "
-            f"{needed} values are accepted"
+            f"scales {tuple(scales.shape)} do not fit a matrix of {rows} x {columns} groups; expected {needed} values"
         )
     tiles = scales.view(torch.uint8).reshape(*lead, down, across, 32, 4, 4)  # r % 32, r // 32, c
     order = [*range(len(lead)), *(len(lead) + axis for axis in (0, 3, 2, 1, 4))]
@@ -223,12 +219,12 @@ def unswizzle(scales: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _e2m1(packed: Tensor, high_first: bool) -> Tensor:
-    """(..., B) uint8 -> (..., 2 B) float32. One look-up for each byte is faster than one for each half."""
+    """(..., B) uint8 -> (..., 2 B) float32. One look-up per byte is faster than one per half."""
     return _halves(packed, _table(E2M1_VALUES, packed.device), high_first)
 
 
 def _halves(packed: Tensor, table: Tensor, high_first: bool) -> Tensor:
-    """(..., B) uint8 -> (..., 2 B): what the table says of both halves of each byte."""
+    """(..., B) uint8 -> (..., 2 B): the table's values for both halves of each byte."""
     codes = torch.arange(256, device=packed.device)
     low, high = table[codes % 16], table[codes // 16]
     pairs = torch.stack((high, low) if high_first else (low, high), dim=-1)  # (256, 2)
@@ -241,7 +237,7 @@ def _e8m0(codes: Tensor) -> Tensor:
 
 @lru_cache
 def _table(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Kept, because a weight that is decoded at every use would wait for its copy to the device each time."""
+    """A cached table on the device; otherwise every decoding would wait for its copy to the device."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
 
@@ -249,15 +245,15 @@ def _table(values: tuple[float, ...], device: torch.device) -> Tensor:
 def _grouped(name: str, values: Tensor, size: int) -> Tensor:
     """(N, K) -> float32 (N, G, size)."""
     if values.ndim != 2 or values.shape[-1] % size:
-        raise ValueError(f"values {tuple(values.shape)} cannot be written as {name}; a multiple of {size} is accepted")
+        raise ValueError(f"values {tuple(values.shape)} cannot be written as {name}; expected a multiple of {size}")
     return values.float().unflatten(-1, (-1, size))
 
 
 def _positive(scale: Tensor) -> Tensor:
-    """A scale that can be divided by, where all values are zero."""
+    """The scale, with zeros replaced by a positive value to divide by."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _require_bytes(name: str, tensor: Tensor) -> None:
     if tensor.dtype != torch.uint8:
-        raise ValueError(f"{name} has dtype {tensor.dtype}; torch.uint8 is accepted")
+        raise ValueError(f"{name} has dtype {tensor.dtype}; expected torch.uint8")

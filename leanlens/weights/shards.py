@@ -1,10 +1,7 @@
-"""Single tensors out of safetensors files and into them, one at a time.
+"""Reads and writes safetensors files one tensor at a time, without memory-mapping.
 
-Comes in: a place in a file, or named tensors in order. Goes out: a tensor of its own memory, or whole files. Nothing
-is memory-mapped, so no page of a file counts as memory and a file may be replaced while its model is in use; never
-more than one tensor is held.
-
-Knows nothing of what the names mean.
+Pages of a file therefore do not count as memory, and a file may be replaced while its model is in use. At most one
+tensor is held at a time.
 """
 
 import json
@@ -28,12 +25,12 @@ TORCH_DTYPES = {
 STORED_DTYPES = {value: key for key, value in TORCH_DTYPES.items()}
 
 SHARD_BYTES = 5_000_000_000
-PIECE = 2**16  # elements that are converted together: small buffers leave no holes between the tensors that stay
+PIECE = 2**16  # elements converted at a time; small buffers do not fragment memory
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that is going to be written."""
+    """Name, dtype and shape of a tensor to write."""
 
     name: str
     dtype: torch.dtype
@@ -45,18 +42,16 @@ class Slot:
 
 
 def read_tensor(entry: Entry, index: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """The tensor at `entry`, or, where `index` is given, element `index` of its first axis alone.
+    """The tensor at `entry`, or only element `index` of its first axis.
 
-    With a `dtype` other than the stored one it is converted while it is read, and never stands in memory twice.
+    With a `dtype` other than the stored one it is converted while it is read, without a second copy in memory.
 
     Raises:
-        ValueError: a dtype that torch does not have, or a file that has become shorter.
+        ValueError: torch does not have the dtype, or the file was truncated meanwhile.
     """
     if entry.dtype not in TORCH_DTYPES:
         accepted = ", ".join(TORCH_DTYPES)
-        raise ValueError(
-            f"{entry.file} holds a tensor of dtype {entry.dtype}, which is not read; {accepted} are accepted"
-        )
+        raise ValueError(f"{entry.file} has a tensor of unsupported dtype {entry.dtype}; expected {accepted}")
     shape, start = entry.shape, entry.start
     if index is not None:
         shape = entry.shape[1:]
@@ -78,10 +73,10 @@ def read_tensor(entry: Entry, index: int | None = None, dtype: torch.dtype | Non
 
 
 def write_file(path: Path, slots: Sequence[Slot], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write one safetensors file; `tensors` come in the order of `slots` and are written as they come.
+    """Write one safetensors file from an iterator; `tensors` must have the order of `slots`.
 
     Raises:
-        ValueError: a tensor that is not the one its slot announces, or a path that cannot be written.
+        ValueError: a tensor does not match its slot, or the path is not writable.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -98,9 +93,7 @@ def write_file(path: Path, slots: Sequence[Slot], tensors: Iterable[tuple[str, T
         file.write(len(raw).to_bytes(8, "little") + raw)
         for slot, (name, tensor) in zip(slots, tensors, strict=True):
             if (name, tensor.dtype, tuple(tensor.shape)) != (slot.name, slot.dtype, slot.shape):
-                raise ValueError(
-                    f"{path}: tensor {name} {tuple(tensor.shape)} came where {slot.name} {slot.shape} belongs"
-                )
+                raise ValueError(f"{path}: got tensor {name} {tuple(tensor.shape)}, expected {slot.name} {slot.shape}")
             file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 

@@ -1,13 +1,8 @@
-"""A model that is never whole in memory: each layer's weights are read when it runs and let go when it has run.
+"""Streams a model from disk: each layer's weights are loaded when it runs and unloaded afterwards.
 
-Comes in: files in any layout. Goes out: the model, ready to run on a device, that holds nothing between two layers.
-accelerate's hooks put weights in and take them out; this file is the mapping they read from, which decodes whatever
-packed form the files have, and asks the system to have the next bytes ready meanwhile.
-
-What is computed is what the model in memory computes, to the last bit. Memory that is free serves as the cache of the
-files, so a machine with more of it reads less from the disk.
-
-Knows nothing of pipelines.
+accelerate's hooks load and unload the weights; this file is the mapping they read from. It decodes packed formats and
+prefetches the next bytes. Results are bit-identical to the model in memory. The operating system caches the files in
+free memory, so a machine with more memory reads less from the disk.
 """
 
 import os
@@ -23,17 +18,17 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 from leanlens.weights.layouts import Layout, identify, require_readable
 from leanlens.weights.load import empty_model, read_stored, require_fit, stored_tensors
 
-AHEAD_BYTES = 256_000_000  # of the files, asked for before they are needed
+AHEAD_BYTES = 256_000_000  # bytes to prefetch
 
 
 class StoredWeights(Mapping[str, Tensor]):
-    """Official name -> tensor, read and decoded each time it is asked for.
+    """Official name -> tensor, read and decoded at each access.
 
     Args:
         layout: the files.
-        names: of the model, in about the order of its layers.
-        dtype: of what is given.
-        device: where it is decoded and left.
+        names: tensor names, roughly in the order of the layers.
+        dtype: dtype of the tensors.
+        device: where they are decoded.
     """
 
     def __init__(self, layout: Layout, names: list[str], dtype: torch.dtype, device: torch.device):
@@ -42,7 +37,7 @@ class StoredWeights(Mapping[str, Tensor]):
         self.places = {name: index for index, name in enumerate(names)}
         self.dtype = dtype
         self.device = device
-        self._last = self._until = 0  # what was asked for last, and the first that the system was not told of
+        self._last = self._until = 0  # index of the last access, and of the first tensor not prefetched
 
     def __getitem__(self, name: str) -> Tensor:
         self._prepare(self.places[name])
@@ -55,7 +50,7 @@ class StoredWeights(Mapping[str, Tensor]):
         return len(self.names)
 
     def _prepare(self, place: int) -> None:
-        """Have the system read on from `place`, as far ahead as `AHEAD_BYTES`."""
+        """Ask the operating system to prefetch `AHEAD_BYTES` from `place` on."""
         if not hasattr(os, "posix_fadvise"):
             return
         self._until = place + 1 if place < self._last else max(self._until, place + 1)  # smaller: a new pass
@@ -80,10 +75,10 @@ def stream(
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """A transformer or text encoder that computes on `device` and reads its weights from `path` layer by layer.
+    """A transformer or text encoder that computes on `device` and streams its weights from `path` layer by layer.
 
     Raises:
-        ValueError: something else than the component, damaged, or names and shapes that do not fit.
+        ValueError: another component, damaged files, or names and shapes that do not fit.
     """
     layout = identify(path)
     require_readable(layout, component)

@@ -1,9 +1,7 @@
-"""The words that a LoRA listens to, as the header of its file states them.
+"""Reads the trigger phrases of a LoRA from the header of its file, without reading weights or importing torch.
 
-Comes in: a LoRA file, or an adapter folder. Goes out: phrases. Reads no weight and imports no torch.
-
-Source: `modelspec.trigger_phrase` of the model specification that kohya-ss and others write into headers; several
-phrases are separated by commas.
+Source: `modelspec.trigger_phrase` of the model specification that kohya-ss and others write; several phrases are
+separated by commas.
 """
 
 from pathlib import Path
@@ -15,10 +13,10 @@ _IN_FOLDER = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 
 def trigger_phrases(path: str | Path) -> tuple[str, ...]:
-    """The phrases that the header of a LoRA states; none where it states none.
+    """The trigger phrases in the header of a LoRA; empty if there are none.
 
     Args:
-        path: the file, or the folder that PEFT or diffusers has written.
+        path: the file, or a folder written by PEFT or diffusers.
 
     Raises:
         ValueError: not a safetensors file, or a folder without one.
@@ -32,5 +30,5 @@ def _file(path: Path) -> Path:
         return path
     found = [path / name for name in _IN_FOLDER if (path / name).is_file()] or sorted(path.glob("*.safetensors"))
     if not found:
-        raise ValueError(f"{path} holds no LoRA file")
+        raise ValueError(f"{path} has no LoRA file")
     return found[0]

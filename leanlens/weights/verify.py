@@ -1,8 +1,6 @@
-"""Strict checks of weights: names, shapes, dtypes, finite values, checksums.
+"""Verifies weights strictly: names, shapes, dtypes, finite values and checksums.
 
-Comes in: a path. Goes out: a list of findings; a whole and sound set of weights gives none of level "error".
-
-Knows nothing of how findings are shown.
+Valid weights give no finding of level "error".
 """
 
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from leanlens.hub import SUMS, read_sums
 from leanlens.weights.layouts import TITLES, Layout, identify, identify_pipeline
 from leanlens.weights.load import Stored, differences, empty_model, open_tokenizer, read_stored, stored_tensors
 
-# SHA-256 of published files, by file name. A file of another sum may still be sound: fine-tuned weights, for example.
+# SHA-256 of published files, by file name. Another checksum is not an error: the weights may be fine-tuned.
 KNOWN_SUMS = {
     "lens_turbo_bf16.safetensors": "a9fc0e27261d9199d4e46e573a6b247f3cd94beec0241e61ae9eaee5ae9ef7c9",
     "tokenizer.json": "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3",
@@ -26,7 +24,7 @@ KNOWN_SUMS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found; `level` is error (unusable), warning (worth a look) or ok."""
+    """One result of a check; `level` is error (unusable), warning or ok."""
 
     level: str
     path: Path
@@ -37,16 +35,16 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The message after its path, which is said once."""
-        named = self.message.startswith((f"{self.path} ", f"{self.path}/"))
+        """The message with its path, which is not repeated if the message contains it."""
+        named = self.message.removeprefix("invalid ").startswith((f"{self.path} ", f"{self.path}/", f"{self.path}:"))
         return self.message if named else f"{self.path}: {self.message}"
 
 
 def verify(path: str | Path, quick: bool = False, progress: bool = False) -> list[Finding]:
-    """Check what lies at `path`.
+    """Verify the file or folder at `path`.
 
     Args:
-        quick: look at names, shapes and dtypes alone; read no weight and compute no checksum.
+        quick: check only names, shapes and dtypes; read no weights and compute no checksums.
         progress: show a progress bar.
     """
     path = Path(path).expanduser()
@@ -67,10 +65,10 @@ def verify(path: str | Path, quick: bool = False, progress: bool = False) -> lis
 
 
 def require_sound(layout: Layout) -> None:
-    """Check names, shapes and dtypes of a component, or of a pipeline and all its parts; reads headers alone.
+    """Check names, shapes and dtypes of a component, or of a pipeline and all its parts, from headers only.
 
     Raises:
-        ValueError: the first error, with its path; a missing part or config.json is one.
+        ValueError: the first error, with its path. A missing part or config.json is an error.
     """
     for finding in _check(layout, quick=True, progress=False):
         if finding.level == "error":
@@ -78,7 +76,7 @@ def require_sound(layout: Layout) -> None:
 
 
 def _check(layout: Layout, quick: bool, progress: bool) -> Iterator[Finding]:
-    """What is wrong with a layout and with its parts, what is missing first."""
+    """Findings of a layout and its parts, missing files first."""
     for name in layout.missing:
         yield Finding("error", layout.path, f"{layout.path / name} is missing; fetch it again")
     for part in layout.parts.values():
@@ -124,7 +122,7 @@ def _check_tensors(layout: Layout, quick: bool, progress: bool) -> Iterator[Find
         yield Finding("error", layout.path, problem)
     for dtype in sorted({tensor.weight.dtype for tensor in stored.values() if tensor.quantisation is None}):
         if dtype not in ("F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I64"):
-            yield Finding("error", layout.path, f"stored dtype {dtype} is none that a Lens part has")
+            yield Finding("error", layout.path, f"stored dtype {dtype} is not used by any Lens part")
     if not quick:
         bar = tqdm(stored.items(), desc=layout.path.name, unit="tensor", disable=not progress)
         yield from (finding for name, tensor in bar for finding in _check_values(layout, name, tensor))
@@ -153,7 +151,7 @@ def _checksums(layout: Layout) -> Iterator[Finding]:
         if layout.path.is_file() and file.resolve() != layout.path.resolve():
             continue
         if not file.is_file():
-            yield Finding("error", file, f"{SUMS} names it and it is missing")
+            yield Finding("error", file, f"is listed in {SUMS} but missing")
         elif sha256(file) != expected:
             yield Finding("error", file, f"its SHA-256 is not the one in {SUMS}; fetch it again")
     for file in layout.files:

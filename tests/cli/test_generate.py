@@ -246,7 +246,7 @@ def test_a_pickle_is_refused_by_name(leanlens):
     Path("model.ckpt").write_bytes(b"\x80\x04\x95junk")
     run = leanlens("generate", "a", "--model", "model.ckpt", "-o", "o.png")
     assert run.code == 2
-    assert "model.ckpt is a pickle, which can run any program when it is opened" in run.err
+    assert "model.ckpt is a pickle, which can run arbitrary code when opened" in run.err
 
 
 def test_replay_of_something_else(leanlens):
@@ -312,7 +312,7 @@ def test_a_file_in_a_comfyui_tree_finds_its_parts(leanlens, tmp_path):
     transformer = tmp_path / "models" / "diffusion_models" / "lens_turbo_bf16.safetensors"
     run = leanlens("generate", "a", "--model", transformer, "-o", "x.png")
     assert run.code == 2
-    assert "comes without its text_encoder" in run.err
+    assert "has no text_encoder" in run.err
     pipeline.text_encoder.save_pretrained(tmp_path / "te")
     pipeline.tokenizer.save_pretrained(tmp_path / "te")
     words = ["generate", "a", "--model", transformer, "--text-encoder", tmp_path / "te", *TOY[2:]]

@@ -46,7 +46,7 @@ def test_inspect_names_what_is_refused(tmp_path):
     result = run("inspect", tmp_path / "x.gguf")
     assert result.exit_code == 0
     assert "x.gguf: GGUF file" in result.output
-    assert "cannot be opened: it is a GGUF file, which leanlens does not read; use" in result.output
+    assert "cannot be opened: it is a GGUF file, which is not supported; use" in result.output
 
 
 def test_inspect_shows_the_parts_of_a_pipeline(tmp_path):
@@ -108,7 +108,7 @@ def test_wrong_words_are_one_sentence(stock, monkeypatch, capsys):
     from leanlens.cli.main import run as main
 
     cases = (
-        (["inspect", str(stock / "nothing")], "does not exist; give a file or folder of weights"),
+        (["inspect", str(stock / "nothing")], "does not exist; expected a file or folder of weights"),
         (
             ["convert", str(stock / "lens.safetensors"), str(stock / "out"), "--dtype", "int3"],
             "--dtype int3 is not accepted",

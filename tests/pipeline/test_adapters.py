@@ -176,8 +176,8 @@ def test_each_argument_of_diffusers_is_there(pipeline):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (({"x": 1},), {}, "holds a int as 'x'"),
-        (({"x": torch.zeros(1)},), {}, "the state dict holds no LoRA of a Lens layer"),
+        (({"x": 1},), {}, "has a int at 'x'"),
+        (({"x": torch.zeros(1)},), {}, "the state dict has no LoRA of a Lens layer"),
         (("nowhere",), {"use_safetensors": False}, "use_safetensors False is not accepted"),
         (("nowhere",), {"weight_name": "../a.bin"}, "weight_name '../a.bin' is not accepted"),
         (("nowhere",), {"network_alphas": {}}, "network_alphas is not a known option"),
@@ -198,7 +198,7 @@ def test_hotswap_without_something_to_replace(pipeline):
     tensors, _, _ = trained(pipeline)
     with pytest.raises(ValueError, match="hotswap needs adapter_name"):
         pipeline.load_lora_weights(tensors, hotswap=True)
-    with pytest.raises(ValueError, match="name 'style' is no LoRA that hotswap could replace; loaded are none"):
+    with pytest.raises(ValueError, match="cannot hotswap 'style', which is not loaded; loaded are none"):
         pipeline.load_lora_weights(tensors, "style", hotswap=True)
 
 

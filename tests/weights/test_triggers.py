@@ -43,7 +43,7 @@ def test_a_header_without_fields_states_none(tmp_path):
 
 
 def test_what_is_no_lora_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no LoRA file"):
+    with pytest.raises(ValueError, match="has no LoRA file"):
         trigger_phrases(tmp_path)
     (tmp_path / "a.safetensors").write_text("hello")
     with pytest.raises(ValueError, match=r"a\.safetensors"):
