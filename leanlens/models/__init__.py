@@ -1,1 +1,1 @@
-"""models: the networks; tensors in, tensors out, on one device."""
+"""The networks of Lens: transformer, text encoder and autoencoder, on one device."""

@@ -1,12 +1,9 @@
-"""Joint attention written out as matrix products, for compiled blocks on processors.
+"""Computes joint attention as explicit matrix products, which is faster in compiled blocks on CPUs.
 
-Comes in: query, key and value. Goes out: their attention, as the model's own processor gives it, with gradients. Knows
-nothing of recipes, pipelines or who compiles.
-
-The fused kernel that torch has for processors gains nothing from bfloat16, and its backward pass is slow; the compiler
-fuses the softmax with the products around it. Two cores of an AMD EPYC, torch 2.13, bfloat16: one row of 1,152 tokens
-with 24 heads of 64, a head at a time, 18.6 ms instead of 45.1; of 4,250 tokens 311 instead of 613; 16 rows of 112
-tokens with 4 heads, all at once, 1.4 ms and 2.4 back instead of 2.8 and 15.5. In float32 the fused kernel is as fast.
+torch's fused CPU kernel gains nothing from bfloat16, and its backward pass is slow; the compiler fuses the softmax with
+the surrounding products. Two cores of an AMD EPYC, torch 2.13, bfloat16: one row of 1,152 tokens with 24 heads of 64,
+one head at a time, 18.6 ms instead of 45.1; of 4,250 tokens 311 instead of 613; 16 rows of 112 tokens with 4 heads, all
+at once, 1.4 ms forward and 2.4 backward instead of 2.8 and 15.5. In float32 the fused kernel is as fast.
 """
 
 from typing import cast
@@ -16,22 +13,22 @@ from torch import Tensor
 
 from leanlens.models.transformer import LensAttention, LensAttnProcessor, LensTransformer2DModel
 
-TOKENS = 1024  # the longest row whose tables of all heads are written at once; 4 bytes for each pair of tokens and head
+TOKENS = 1024  # longest row whose scores are computed for all heads at once; 4 bytes per head and pair of tokens
 
 
 class WrittenOutAttnProcessor(LensAttnProcessor):
-    """The model's attention, with its tables of scores written out.
+    """The model's attention with explicit score matrices.
 
     Args:
-        one_by_one: a head at a time, so that its table stays in the cache, and in 16 bits alone: for drawing. Without
-            it all heads at once, where rows are short: for training.
+        one_by_one: for inference: one head at a time, so that its scores stay in the CPU cache, and only in 16-bit
+            dtypes. False, for training: all heads at once, if rows are short.
     """
 
     def __init__(self, one_by_one: bool = False) -> None:
         self.one_by_one = one_by_one
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """As in the base class, which takes what is not to be written out."""
+        """As in the base class, which is used where explicit products are not faster."""
         if (query.dtype == torch.float32) if self.one_by_one else (query.shape[1] > TOKENS):
             return super().mix(query, key, value, mask)
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (B, H, N, K)
@@ -50,6 +47,6 @@ def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None)
 
 
 def write_out_attention(model: LensTransformer2DModel, one_by_one: bool = False) -> None:
-    """Give every block of `model` the processor of this file; weights and their names stay."""
+    """Set the processor of this file in every block of `model`; weights and their names do not change."""
     for block in model.transformer_blocks:
         cast(LensAttention, block.attn).processor = WrittenOutAttnProcessor(one_by_one)

@@ -1,11 +1,10 @@
-"""Linear layers whose products are computed in 8-bit floating point, on GPUs that have such arithmetic.
+"""Computes the attention and gated MLP products of a transformer in float8 e4m3, on GPUs that support it.
 
-Comes in: a transformer. Goes out: the same transformer, the products of its attention and gated MLPs in float8 e4m3:
-the weights once, each row by its own scale, the activations at every call, each token by its own scale; sums are
-float32, answers in the dtype that came in. Modulation, embedders, norms and output keep their precision: coarse, they
-show in pictures as a periodic grid.
+Weights are converted once with one scale per row, activations at every call with one scale per token; sums are float32,
+and outputs have the input's dtype. Modulation, embedders, norms and output keep their precision: in float8 they cause a
+periodic grid in images.
 
-An approximation: each product is off by about 4%. It takes no LoRA, and the weights cannot be had back.
+This is an approximation: each product has an error of about 4%. It does not support LoRAs and cannot be undone.
 
 Shapes: M tokens, K channels in, N channels out.
 """
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
-# Of a block, what is computed so.
+# Layers of a block that are computed in float8.
 LAYERS = (
     *("attn.img_qkv", "attn.txt_qkv", "attn.to_out.0", "attn.to_add_out"),
     *(f"{stream}_mlp.{part}" for stream in ("img", "txt") for part in ("w1", "w2", "w3")),
@@ -28,7 +27,7 @@ class Fp8Linear(nn.Module):
     """`y = x W^T + b` with both operands in float8.
 
     Args:
-        linear: the layer it stands for; its bias is kept as it is.
+        linear: the layer to replace; its bias is kept.
     """
 
     weight: Tensor
@@ -52,10 +51,10 @@ class Fp8Linear(nn.Module):
 
 
 def compute_in_fp8(transformer: Any) -> int:
-    """Replace the products of `LAYERS`; the number of layers.
+    """Replace the layers in `LAYERS` and return their number.
 
     Raises:
-        ValueError: a device without float8 products, weights that are not plain, or sizes they do not take.
+        ValueError: the device does not support float8, or a layer is not a plain linear one with suitable sizes.
     """
     require_fp8(transformer.device)
     chosen = []
@@ -63,10 +62,10 @@ def compute_in_fp8(transformer: Any) -> int:
         for name in LAYERS:
             linear = block.get_submodule(name)
             if not isinstance(linear, nn.Linear):
-                raise ValueError(f"fp8 is not accepted: {name} is a {type(linear).__name__}, not a plain linear layer")
+                raise ValueError(f"fp8 is not possible: {name} is a {type(linear).__name__}, not a plain linear layer")
             if linear.in_features % 16 or linear.out_features % 16:
                 raise ValueError(
-                    f"fp8 is not accepted: {name} is {linear.out_features} x {linear.in_features}, and both must be "
+                    f"fp8 is not possible: {name} is {linear.out_features} x {linear.in_features}, and both must be "
                     "multiples of 16"
                 )
             chosen.append((block, name, linear))
@@ -76,14 +75,14 @@ def compute_in_fp8(transformer: Any) -> int:
 
 
 def require_fp8(device: torch.device) -> None:
-    """Raise a ValueError unless the device multiplies float8: CUDA from compute capability 8.9 on; the CPU emulates."""
+    """Raise a ValueError unless the device supports float8: CUDA from compute capability 8.9, or the CPU (emulated)."""
     if device.type == "cpu":
         return
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
-        raise ValueError(f"fp8 is not accepted on {device}: it needs a GPU of compute capability 8.9 or more")
+        raise ValueError(f"fp8 is not possible on {device}: it needs a GPU of compute capability 8.9 or more")
 
 
 def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, K) -> float8 (M, K) and the scales (M, 1) float32 that give the rows back."""
+    """(M, K) -> float8 (M, K) and float32 scales (M, 1); value = code * scale."""
     scale = rows.abs().amax(dim=-1, keepdim=True).float().clamp_min(1e-12) / LARGEST
     return (rows.float() / scale).clamp(-LARGEST, LARGEST).to(FP8), scale

@@ -1,14 +1,11 @@
-"""Linear layers on a processor, their weights laid out beforehand as oneDNN multiplies them.
+"""Reorders the weights of CPU linear layers once into oneDNN's blocked layout, which makes their products faster.
 
-Comes in: a module with linear layers on the CPU. Goes out: the same module, same names, same weights, whose products
-run on a second copy of each weight in blocked order. Without it every float32 product goes through MKL, which does
-poorly on processors of other makers, and every bfloat16 product reorders its weight anew. The sums are the same to
-rounding; the price is the copies.
+Names and weights stay; the products use a second copy of each weight in blocked order. Without it, every float32
+product goes through MKL, which is slow on CPUs of other vendors, and every bfloat16 product reorders its weight again.
+Results are equal up to rounding; the price is the memory of the copies.
 
-A weight that is changed in place afterwards is noticed and multiplied plainly; so is one that is moved, cast, or that
-learns. What changes a weight behind torch's back (`weight.data +=`, as fusing a LoRA does) is not: see `restored`.
-
-Knows nothing of what the layers are for.
+Layers whose weight is later modified in place, moved, cast or trained use the plain product. A change that torch does
+not track (`weight.data +=`, as in fusing a LoRA) is not noticed: see `restored`.
 """
 
 import weakref
@@ -22,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROWS = 1024  # a hint about the other operand; the order is as good for other numbers
+ROWS = 1024  # a hint about the other operand; the layout is as good for other numbers
 
 
 @dataclass(frozen=True)
 class _Order:
-    """`plain` shares the memory and the version of the weight, and keeps its address from being used again."""
+    """A blocked copy. `plain` shares the memory and version of the weight, so that its address is not reused."""
 
     plain: Tensor
     version: int
@@ -38,7 +35,7 @@ _ORDERS: dict[int, _Order] = {}  # address of a weight -> its blocked copy
 
 
 class ReorderedLinear(nn.Linear):
-    """An `nn.Linear` in everything but the route of its product."""
+    """An `nn.Linear` that computes its product with the blocked copy of its weight."""
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
@@ -49,9 +46,9 @@ class ReorderedLinear(nn.Linear):
 
 
 def reorder(module: nn.Module) -> int:
-    """Lay out the weights of every linear layer of `module` that lies on the CPU; the number of layers.
+    """Reorder the weights of every CPU linear layer of `module` and return their number.
 
-    Nothing is done, and 0 returned, where torch comes without oneDNN.
+    Returns 0 and does nothing if torch has no oneDNN.
     """
     if not _can_reorder():
         return 0
@@ -68,7 +65,7 @@ def reorder(module: nn.Module) -> int:
 
 
 def restore(module: nn.Module) -> None:
-    """Undo `reorder`: plain layers again, the copies gone."""
+    """Undo `reorder` and free the copies."""
     layers: list[Any] = [layer for layer in module.modules() if type(layer) is ReorderedLinear]
     for layer in layers:
         layer.__class__ = nn.Linear
@@ -78,7 +75,7 @@ def restore(module: nn.Module) -> None:
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[None]:
-    """Plain layers within, for what changes weights in place; laid out anew after it, if they were."""
+    """Use plain layers inside the block, for code that modifies weights in place; reorder them again afterwards."""
     was_reordered = any(type(layer) is ReorderedLinear for layer in module.modules())
     restore(module)
     try:
@@ -96,13 +93,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _fits(weight: Tensor) -> bool:
-    is_plain = weight.is_contiguous() and not weight.is_inference()  # those have no version to tell a change by
+    is_plain = weight.is_contiguous() and not weight.is_inference()  # inference tensors have no version counter
     return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and is_plain
 
 
 @lru_cache(maxsize=1)
 def _can_reorder() -> bool:
-    """The two operators are those that torch's own compiler emits; they are tried before they are relied on."""
+    """Whether the two operators, which torch's compiler emits as well, work in this build of torch."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:
@@ -115,7 +112,7 @@ def _can_reorder() -> bool:
 
 @lru_cache(maxsize=1)
 def _register_for_compilers() -> Any:
-    """Compilers take the product as it is and fuse what lies between; registered when first needed."""
+    """Register the product as a custom operator, on first use, so that compilers treat it as opaque."""
     library = torch.library.Library("leanlens", "FRAGMENT")
     library.define("reordered_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     library.impl("reordered_linear", _product, "CPU")

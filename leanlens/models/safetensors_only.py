@@ -1,6 +1,6 @@
-"""Opening and saving of a diffusers model, with every format but safetensors refused, and absurd configurations too.
+"""Restricts loading and saving of diffusers models to safetensors, and rejects configurations that are out of bounds.
 
-Other formats can run any program when they are opened; what they would write could not be opened again.
+Other formats can run arbitrary code when they are opened.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from leanlens.files import read_json
 
 
 class SafetensorsOnlyMixin:
-    """Goes before diffusers' own classes."""
+    """A mixin that must come before diffusers' own classes."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -37,7 +37,7 @@ class SafetensorsOnlyMixin:
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As in diffusers, whose pipelines look up here which arguments there are.
+        """As in diffusers. The arguments are spelled out because pipelines inspect this signature.
 
         Raises:
             ValueError: `safe_serialization=False`.
@@ -49,7 +49,7 @@ class SafetensorsOnlyMixin:
         )
 
     def load_lora_adapter(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers, but of safetensors or a state dict.
+        """As in diffusers, but only from safetensors or a state dict.
 
         Raises:
             ValueError: `use_safetensors=False`, or a file of another format.
@@ -60,7 +60,7 @@ class SafetensorsOnlyMixin:
             for file in (str(pretrained_model_name_or_path_or_dict), name):
                 if file is not None and file.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
                     raise ValueError(
-                        f"{file!r} is not a .safetensors file; other formats can run any program when opened"
+                        f"{file!r} is not a .safetensors file; other formats can run arbitrary code when opened"
                     )
         loading: Any = super()
         loading.load_lora_adapter(pretrained_model_name_or_path_or_dict, *args, use_safetensors=True, **kwargs)
@@ -77,13 +77,13 @@ class SafetensorsOnlyMixin:
 
 
 def require_safetensors(argument: str, value: bool | None) -> None:
-    """Raise a ValueError where an option of diffusers or transformers asks for another format."""
+    """Raise a ValueError if an option of diffusers or transformers requests another format."""
     if value is not None and not value:
-        raise ValueError(f"{argument} False is not accepted: leanlens writes and reads safetensors only")
+        raise ValueError(f"invalid {argument} False: leanlens only reads and writes safetensors")
 
 
 def require_bounds(folder: Any, subfolder: str | None = None) -> None:
-    """Check the configuration in a folder before a library builds anything from it; a repository's name passes.
+    """Check the configuration in a folder before a model is built from it; repository ids are not checked.
 
     How weights are packed is left to the library, which may know more ways than `leanlens weights inspect`.
 

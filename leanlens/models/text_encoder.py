@@ -1,7 +1,4 @@
-"""Frozen language models that give features of several of their layers.
-
-Comes in: token ids and a padding mask. Goes out: one hidden-state tensor for each selected layer. Knows nothing of
-prompts, templates or tokenizers (`pipeline/tokens.py`) and nothing of images.
+"""Extracts features of several layers of a frozen language model from token ids; `pipeline/tokens.py` makes those.
 
 Shapes: B batch, S tokens, E width of the language model.
 
@@ -25,16 +22,16 @@ LENS_LAYERS = (5, 11, 17, 23)
 
 
 class LensGptOssEncoder(GptOssForCausalLM):
-    """GPT-OSS as a feature extractor: the residual stream after chosen layers, and nothing past the last of them.
+    """GPT-OSS as a feature extractor: returns the residual stream after selected layers.
 
     Layers after the last selected one, the final norm and the language-model head are not built, so the head's 1.2 GB
-    are neither allocated nor read. Weights keep their stock GPT-OSS names; stock checkpoints open as they are.
+    are neither allocated nor read. Weights keep their stock GPT-OSS names; stock checkpoints open unchanged.
 
     Args:
-        config: a GPT-OSS configuration. A further key `lens_selected_layers` names the layers, counted from 0; without
-            it they are 5, 11, 17, 23, or the last four of a model that is not so deep.
-        lens_keep_head: build the whole language model, head included, which `generate` needs.
-        lens_selected_layers: the layers, where the configuration does not name them.
+        config: a GPT-OSS configuration. An extra key `lens_selected_layers` gives the layers, counted from 0; the
+            default is 5, 11, 17, 23, or the last four of a model with fewer layers.
+        lens_keep_head: build the whole language model including its head, which `generate` needs.
+        lens_selected_layers: the layers, if the configuration does not have them.
     """
 
     def __init__(
@@ -58,7 +55,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, of safetensors alone: a `.bin` file is never opened.
+        """As in transformers, but only from safetensors: a `.bin` file is never opened.
 
         Raises:
             ValueError: `use_safetensors=False`, or a configuration out of bounds.
@@ -69,14 +66,14 @@ class LensGptOssEncoder(GptOssForCausalLM):
 
     @property
     def has_head(self) -> bool:
-        """Whether this encoder can also write text, which a prompt reasoner needs."""
+        """Whether this encoder can also generate text, which a prompt reasoner needs."""
         return hasattr(self, "lm_head")
 
     def set_selected_layers(self, indices: "list[int] | tuple[int, ...]") -> None:
-        """Choose the layers whose output `forward` returns, counted from 0, in the order of the features.
+        """Select the layers whose output `forward` returns, counted from 0, in the order of the features.
 
         Raises:
-            ValueError: an index that this model has no layer for.
+            ValueError: the model has no such layer.
         """
         self.selected_layers = self._checked(indices)
         self.config.lens_selected_layers = list(indices)
@@ -86,8 +83,8 @@ class LensGptOssEncoder(GptOssForCausalLM):
         wrong = [index for index in indices if not 0 <= index < available]
         if wrong or not indices:
             raise ValueError(
-                f"selected layers {list(indices)} are not accepted: this encoder has layers 0 to {available - 1}"
-                + ("" if self.config.num_hidden_layers == available else "; later ones were left out when it was built")
+                f"invalid selected layers {list(indices)}: this encoder has layers 0 to {available - 1}"
+                + ("" if self.config.num_hidden_layers == available else "; later ones were not built")
             )
         return tuple(indices)
 
@@ -100,8 +97,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
 
         Returns:
             A list with one (B, S, E) tensor for each selected layer: the residual stream after it, not normalised.
-            While text is being generated (a call that brings `past_key_values` or asks for logits), the stock output
-            of GPT-OSS instead.
+            During text generation (a call with `past_key_values` or that requests logits), the stock output of GPT-OSS.
         """
         if self.has_head and ("past_key_values" in kwargs or "logits_to_keep" in kwargs or "labels" in kwargs):
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
@@ -109,8 +105,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
             raise ValueError("input_ids is required: token ids of shape (batch, tokens)")
         hidden = self.model.embed_tokens(input_ids)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-        # Positions count from the row's start also where the row is padded: padding is on the right, so no real token
-        # sees it.
+        # Positions count from the start of each row; padding is on the right, so no real token attends to it.
         mask_inputs = {
             "config": self.config,
             "inputs_embeds": hidden,
@@ -136,7 +131,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
         return [features[index] for index in self.selected_layers]
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Write text, as GPT-OSS does.
+        """Generate text with GPT-OSS.
 
         Raises:
             ValueError: this encoder was built without its language-model head.
@@ -148,7 +143,7 @@ class LensGptOssEncoder(GptOssForCausalLM):
         return super().generate(*args, **kwargs)
 
     def _trim(self) -> None:
-        """Leave out what no feature needs, and tell the loader that those weights in a checkpoint are no mistake."""
+        """Remove modules that no feature needs, and make the loader ignore their weights in a checkpoint."""
         kept = max(self.selected_layers) + 1
         unneeded = ("lm_head.", "model.norm.", *(f"model.layers.{i}." for i in range(kept, len(self.model.layers))))
         self.model.layers = self.model.layers[:kept]
@@ -159,13 +154,13 @@ class LensGptOssEncoder(GptOssForCausalLM):
 
 
 def _forget(unneeded: tuple[str, ...], module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Drop what starts with one of `unneeded` before a state dict is loaded."""
+    """Drop names that start with one of `unneeded` before a state dict is loaded."""
     for name in [name for name in state_dict if name.startswith(tuple(prefix + start for start in unneeded))]:
         del state_dict[name]
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
-    """The layers of the released Lens where the language model is deep enough for them, else its last four."""
+    """The layers of the released Lens if the language model is deep enough, otherwise its last four."""
     return LENS_LAYERS if depth > max(LENS_LAYERS) else tuple(range(max(0, depth - 4), depth))
 
 
@@ -174,9 +169,8 @@ def layer_features(
 ) -> list[Tensor]:
     """Features of `layers` (counted from 0) of any frozen transformers language model, each (B, S, E).
 
-    `LensGptOssEncoder` answers by itself. Any other model is asked for all its hidden states; layer i is entry i + 1,
-    because entry 0 are the embeddings. (Decoder-only models of transformers put their last layer's entry through the
-    final norm.)
+    `LensGptOssEncoder` returns them directly. Other models return all their hidden states; layer i is entry i + 1,
+    because entry 0 are the embeddings. (Decoder-only models of transformers apply the final norm to the last entry.)
 
     Raises:
         ValueError: the model has no such layer.
@@ -187,7 +181,5 @@ def layer_features(
         return model(input_ids=input_ids, attention_mask=attention_mask)
     states = model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
     if max(layers) + 1 >= len(states) or min(layers) < 0:
-        raise ValueError(
-            f"layers {list(layers)} are not accepted: {type(model).__name__} has layers 0 to {len(states) - 2}"
-        )
+        raise ValueError(f"invalid layers {list(layers)}: {type(model).__name__} has layers 0 to {len(states) - 2}")
     return [states[layer + 1] for layer in layers]

@@ -1,7 +1,7 @@
-"""The Lens denoiser: 48 identical double-stream blocks over image tokens and text tokens.
+"""Defines the Lens denoiser: 48 identical double-stream blocks over image and text tokens.
 
-Comes in: packed latents, the features of several language-model layers, a noise level. Goes out: the velocity
-`noise - data` of every latent. Knows nothing of prompts, schedules, guidance or files.
+From packed latents, the features of several language-model layers and a noise level, it predicts the velocity
+`noise - data` of every latent.
 
 Shapes: B batch, L image tokens (h * w, 16 x 16 pixels each), S text tokens, C = in_channels (128 = 32 latent channels
 x 2 x 2), E width of one text feature layer, D = heads * head_dim, H heads, K = head_dim.
@@ -37,13 +37,13 @@ from leanlens.models.safetensors_only import SafetensorsOnlyMixin
 ROPE_THETA = 10000.0
 MAX_TEXT_POSITION = 4096  # the released code tabulates positions -4096 .. 4095
 
-# Step caches of diffusers that are proven to act, and to act rightly, on this network.
+# Step caches of diffusers that are tested to work correctly with this network.
 SUPPORTED_CACHES = ("FirstBlockCacheConfig", "MagCacheConfig", "TaylorSeerCacheConfig")
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Tokens of each packed sample in the image stream and in the text stream; samples lie one after another."""
+    """Number of image and text tokens of each packed sample, in order."""
 
     image: tuple[int, ...]
     text: tuple[int, ...]
@@ -55,32 +55,32 @@ class LensTransformer2DModel(
     """The whole network. The defaults are the released 4,104,225,152-parameter configuration.
 
     Args:
-        patch_size: side of the square of VAE latents that one token holds. Only describes the packing.
+        patch_size: side of the square of VAE latents in one token. Only describes the packing.
         in_channels: channels of one packed token, VAE channels * patch_size^2.
-        out_channels: VAE channels; the network puts out `patch_size^2 * out_channels` per token.
+        out_channels: VAE channels; the network outputs `patch_size^2 * out_channels` per token.
         num_layers: number of double-stream blocks.
         attention_head_dim: channels of one head; must equal `sum(axes_dims_rope)`.
         num_attention_heads: number of heads. The width of the network is heads * head_dim.
-        inner_dim: stands in the released config files and is not read; the width follows from the heads.
+        inner_dim: part of the released config files but unused; the width follows from the heads.
         enc_hidden_dim: channels of one text feature layer.
         axes_dims_rope: rotary channels for (frame, height, width), each even.
-        gate_mlp, rms_norm, multi_layer_encoder_feature: stand in the released config files; only True is built.
-        selected_layer_index: 0-based language-model layers whose features come in; their number matters here, the
-            text side reads their values.
+        gate_mlp, rms_norm, multi_layer_encoder_feature: part of the released config files; only True is supported.
+        selected_layer_index: 0-based language-model layers of the text features. The network only uses their number;
+            the text encoder uses their values.
 
     Raises:
-        ValueError: a combination that this network cannot be built with.
+        ValueError: an unsupported combination of arguments.
     """
 
     _supports_gradient_checkpointing = True
     _supports_group_offloading = True
     _no_split_modules = ["LensTransformerBlock"]  # noqa: RUF012 - read by diffusers as class attributes
     _repeated_blocks = ["LensTransformerBlock"]  # noqa: RUF012
-    # Low-precision storage of modulation and embedders shows in pictures as a periodic grid: they stay as they are.
+    # Modulation and embedders in low precision cause a periodic grid in images, so they are not cast.
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
         "norm", "img_mod", "txt_mod", "time_text_embed", "img_in", "txt_in", "norm_out", "proj_out",
     ]  # fmt: skip
-    # Heads and hidden channels are shared out; what modulation gives is computed once in a drawing, on every process.
+    # Heads and hidden channels are sharded; modulation is computed once per image on every process.
     _tp_plan = {  # noqa: RUF012
         "transformer_blocks.*.attn.img_qkv": PackedColwiseParallel([1, 1, 1]),
         "transformer_blocks.*.attn.txt_qkv": PackedColwiseParallel([1, 1, 1]),
@@ -156,31 +156,30 @@ class LensTransformer2DModel(
         Args:
             hidden_states: packed latents (B, L, C), row-major over an h x w grid of tokens.
             encoder_hidden_states: one feature tensor (B, S, E) for each selected language-model layer; S may be 0.
-            encoder_hidden_states_mask: (B, S) bool, False where a text token is padding. None means that no token is,
-                and keeps attention unmasked, which is what the fast attention kernels need.
+            encoder_hidden_states_mask: (B, S) bool, False for padding. None means no padding and keeps attention
+                unmasked, which the fast attention kernels require.
             timestep: (B,) or scalar noise level in 0..1; 1 is pure noise. It is rounded to the dtype of
                 `hidden_states` before it is embedded, as the released code does.
             img_shapes: `[(1, h, w)]`, the token grid.
             attention_kwargs: `{"scale": s}` scales LoRA adapters for this call.
-            return_dict: None gives the velocity tensor itself (what the released code gives), False a tuple of one,
-                True a `Transformer2DModelOutput`.
+            return_dict: None returns the velocity tensor (like the released code), False a tuple of one, True a
+                `Transformer2DModelOutput`.
             text_lengths: packs N samples of any sizes into one row: `hidden_states` (1, sum of L, C) and features
-                (1, sum of S, E) hold them one after another, `img_shapes` has one grid and this list one text length
-                (0 is accepted) for each, `timestep` is a scalar or (N,), and there is no mask. Samples do not see each
-                other: the result is that of N calls.
-            modulation_cache: of the drawing this call belongs to: what every call would compute again is then computed
-                once, and the last block leaves its text out. The level is the one that the cache is at, for all
-                samples alike. A model that is compiled as a whole does not read it: a graph that did would serve one
-                drawing only.
+                (1, sum of S, E) contain them one after another, `img_shapes` has one grid and this list one text length
+                (possibly 0) for each, `timestep` is a scalar or (N,), and there is no mask. Samples do not attend to
+                each other: the result is that of N calls.
+            modulation_cache: the cache of the generation that this call belongs to, for values that are the same in
+                every call. All samples have the cache's current noise level, and the last block skips its text stream.
+                A model that is compiled as a whole ignores it, because its graph would serve one generation only.
 
         Returns:
             The velocity `noise - data`, (B, L, patch_size^2 * out_channels), in the dtype of `hidden_states`.
 
         Raises:
-            ValueError: an input whose shape does not fit the others.
+            ValueError: the shapes of the inputs do not fit each other.
         """
         if torch.compiler.is_compiling():
-            # Its dictionaries would be guarded object by object, so each drawing would compile again.
+            # The compiler would guard its dictionaries object by object and recompile for each generation.
             modulation_cache = None
         samples = hidden_states.shape[0] if text_lengths is None else len(text_lengths)
         self._check_inputs(
@@ -192,8 +191,8 @@ class LensTransformer2DModel(
             )
         if encoder_hidden_states_mask is not None and self._tokens_are_shared:
             raise ValueError(
-                "encoder_hidden_states_mask cannot be combined with context parallelism: tokens are distributed over "
-                "ranks; pass text of its true length and no mask"
+                "encoder_hidden_states_mask cannot be combined with context parallelism: tokens are sharded over "
+                "ranks; pass unpadded text and no mask"
             )
         segments, rotary = self._lay_out(hidden_states, encoder_hidden_states, img_shapes, text_lengths)
         image = self.img_in(hidden_states)  # (B, L, D)
@@ -206,7 +205,7 @@ class LensTransformer2DModel(
         mask = _key_mask(encoder_hidden_states_mask, image)  # (B, 1, 1, L + S) or None
 
         if self.blocks_are_compiled:
-            image, text = image.clone(), text.clone()  # a graph for any size tells views, as both are, from the rest
+            image, text = image.clone(), text.clone()  # dynamic-shape graphs are specialised on views; both are views
         unread = None if modulation_cache is None or self.blocks_are_compiled else self.transformer_blocks[-1]
         for block in self.transformer_blocks:
             level = temb if modulation_cache is None else modulation_cache.modulation(block, temb)
@@ -218,7 +217,7 @@ class LensTransformer2DModel(
 
         if segments is None or temb.shape[0] == 1:
             image = self.norm_out(image, temb)
-        else:  # a row for each token, because its scale and shift are those of the token's sample
+        else:  # one row per token, because scale and shift depend on the token's sample
             image = self.norm_out(image.transpose(0, 1), _spread(temb, segments.image)[0]).transpose(0, 1)
         velocity = self.proj_out(image)
         if return_dict is None:
@@ -227,7 +226,7 @@ class LensTransformer2DModel(
 
     @property
     def _tokens_are_shared(self) -> bool:
-        """Whether each process holds a part of the tokens; under tensor parallelism each holds all."""
+        """Whether tokens are sharded over processes; with tensor parallelism, each process has all of them."""
         return self._parallel_config is not None and self._parallel_config.context_parallel_config is not None
 
     def project_text(self, features: list[Tensor]) -> Tensor:
@@ -237,29 +236,29 @@ class LensTransformer2DModel(
         )
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers has it. All blocks share a graph: one more, for the last without its text, would cost more."""
+        """As in diffusers. All blocks share one graph; another for the last block without text would not pay off."""
         self.blocks_are_compiled = True
         super().compile_repeated_blocks(*args, **kwargs)
 
     def enable_cache(self, config: Any) -> None:
-        """Turn on a step cache of diffusers; the names that are known to be right for Lens are in `SUPPORTED_CACHES`.
+        """Turn on a step cache of diffusers, one of `SUPPORTED_CACHES`.
 
         Raises:
-            ValueError: a cache that would do nothing or give wrong pictures on Lens, with the reason.
+            ValueError: the cache would have no effect or give wrong images with Lens; the message gives the reason.
         """
         name = type(config).__name__
         if name not in SUPPORTED_CACHES:
             reasons = {
                 "TextKVCacheConfig": "the text stream of Lens depends on the noise level and on the image, "
                 "so its keys and values change at every step",
-                "PyramidAttentionBroadcastConfig": "it keeps one attention output for all branches, so the "
-                "unconditional branch would get that of the conditional one",
+                "PyramidAttentionBroadcastConfig": "it caches one attention output for all branches, so the "
+                "unconditional branch would get the conditional one",
                 "FasterCacheConfig": "it needs unconditional samples first in the batch and outputs shaped as images; "
                 "Lens has neither",
             }
-            reason = reasons.get(name, "it is not proven on Lens")
+            reason = reasons.get(name, "it is not tested with Lens")
             raise ValueError(f"{name} cannot be used with Lens: {reason}; use one of {', '.join(SUPPORTED_CACHES)}")
-        _tell_diffusers_of_the_block()
+        _register_block_with_diffusers()
         super().enable_cache(config)
 
     def _lay_out(self, hidden_states, features, img_shapes, text_lengths) -> tuple[Segments | None, tuple[Tensor, ...]]:
@@ -270,7 +269,7 @@ class LensTransformer2DModel(
         if self._tokens_are_shared:
             raise ValueError("text_lengths cannot be combined with context parallelism; pass samples unpacked")
         segments = _segments_of(hidden_states, features[0], img_shapes, text_lengths)
-        # Each sample counts positions from its own centre; samples of one grid share a table, which outlasts any text.
+        # Positions count from the centre of each sample; samples with the same grid share a cached table.
         grids, longest = [(height, width) for _, height, width in img_shapes], max(text_lengths)
         tables = {grid: self.pos_embed(grid, longest, device) for grid in set(grids)}
         image = [tables[grid][0] for grid in grids]
@@ -283,31 +282,29 @@ class LensTransformer2DModel(
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.in_channels:
             raise ValueError(
                 f"hidden_states has shape {tuple(hidden_states.shape)}; "
-                f"(batch, tokens, {self.config.in_channels}) is accepted"
+                f"expected (batch, tokens, {self.config.in_channels})"
             )
         if len(features) != len(self.txt_norm):
             raise ValueError(
-                f"encoder_hidden_states holds {len(features)} layers; this model takes {len(self.txt_norm)}, "
+                f"encoder_hidden_states has {len(features)} layers; this model takes {len(self.txt_norm)}, "
                 f"those of language-model layers {list(self.config.selected_layer_index)}"
             )
         batch, text_shape = hidden_states.shape[0], tuple(features[0].shape)
         for layer in features:
             if layer.ndim != 3 or layer.shape != (batch, text_shape[1], self.config.enc_hidden_dim):
                 raise ValueError(
-                    f"encoder_hidden_states holds a tensor of shape {tuple(layer.shape)}; "
-                    f"({batch}, text tokens, {self.config.enc_hidden_dim}) is accepted, the same for every layer"
+                    f"encoder_hidden_states has a tensor of shape {tuple(layer.shape)}; "
+                    f"expected ({batch}, text tokens, {self.config.enc_hidden_dim}), the same for every layer"
                 )
         if mask is not None and tuple(mask.shape) != text_shape[:2]:
             raise ValueError(
                 f"encoder_hidden_states_mask has shape {tuple(mask.shape)}; "
-                f"{text_shape[:2]} is accepted, one flag per text token"
+                f"expected {text_shape[:2]}, one flag per text token"
             )
         if mask is not None and mask.is_floating_point():  # 0 and -inf would read as False and True
-            raise ValueError(
-                f"encoder_hidden_states_mask has dtype {mask.dtype}; bool, or integers 0 and 1, are accepted"
-            )
+            raise ValueError(f"encoder_hidden_states_mask has dtype {mask.dtype}; expected bool, or integers 0 and 1")
         if timestep.ndim > 1 or timestep.numel() not in (1, samples):
-            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; a scalar or ({samples},) is accepted")
+            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; expected a scalar or ({samples},)")
 
 
 class LensTransformerBlock(nn.Module):
@@ -335,10 +332,10 @@ class LensTransformerBlock(nn.Module):
         segments: Segments | None = None,
         text_is_read: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """(B, L, D), (B, S, D), (B, D) -> text (B, S, D), image (B, L, D): the order the released code returns.
+        """(B, L, D), (B, S, D), (B, D) -> text (B, S, D), image (B, L, D): the order of the released code.
 
-        With `segments`, B is 1 and `temb` (N, D) has a row for each packed sample. Instead of `temb` the modulation of
-        both streams can be given, (1, 6 D) each. Where nothing reads the text that goes out, it goes out as it came.
+        With `segments`, B is 1 and `temb` (N, D) has a row for each packed sample. `temb` may also be the modulation of
+        both streams, (1, 6 D) each. If `text_is_read` is False, the text is returned unchanged.
         """
         image, text = hidden_states, encoder_hidden_states
         text_is_read = text_is_read and not _is_nothing(text)
@@ -367,7 +364,7 @@ Streams = tuple[Tensor, Tensor, Tensor]  # query, key and value
 
 
 class LensAttnProcessor:
-    """Joint attention over [image, text] through the attention backend that diffusers was told to use."""
+    """Joint attention over [image, text] through diffusers' attention backend."""
 
     _attention_backend = None
     _parallel_config = None
@@ -393,7 +390,7 @@ class LensAttnProcessor:
             txt_qkv = (txt_q, txt_k, txt_v)
         if segments is None:
             image, text = self._attend(img_qkv, txt_qkv, attention_mask)
-        else:  # block-diagonal attention, without its empty blocks: every sample by itself
+        else:  # block-diagonal attention without the empty blocks: each sample separately
             image, text = self._attend_packed(img_qkv, txt_qkv, segments)
         return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text) if text_is_read else text
 
@@ -405,13 +402,13 @@ class LensAttnProcessor:
         return joint[:, :tokens], joint[:, tokens:]
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention over N tokens, (B, N, H, K) each -> (B, N, H, K); the bool `mask` spreads to (B, H, N, N)."""
+        """Attention over N tokens, (B, N, H, K) each -> (B, N, H, K); the bool `mask` broadcasts to (B, H, N, N)."""
         return dispatch_attention_fn(
             query, key, value, attn_mask=mask, backend=self._attention_backend, parallel_config=self._parallel_config
         )
 
     def _attend_packed(self, image: Streams, text: Streams, segments: Segments) -> tuple[Tensor, Tensor]:
-        """As `_attend`, one row that holds several samples."""
+        """As `_attend`, for one row of several packed samples."""
         image_parts = zip(*(x.split(segments.image, dim=1) for x in image), strict=True)
         text_parts = zip(*(x.split(segments.text, dim=1) for x in text), strict=True)
         done = [self._attend(i, t, None) for i, t in zip(image_parts, text_parts, strict=True)]
@@ -450,7 +447,7 @@ class LensAttention(nn.Module, AttentionModuleMixin):
         segments: Segments | None = None,
         text_is_read: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """(B, L, D), (B, S, D) -> the same shapes: image, text; text that nothing reads is not projected."""
+        """(B, L, D), (B, S, D) -> image and text of the same shapes; unused text is not projected."""
         return self.processor(
             self, hidden_states, encoder_hidden_states, rotary, attention_mask, segments, text_is_read
         )
@@ -493,8 +490,8 @@ class LensRotaryEmbedding(nn.Module):
     """Rotary angles over (frame, height, width); the image grid is centred, text continues past its edge.
 
     Each table is (tokens, K) float32: cosines of the K / 2 channel pairs, then their sines. Real numbers instead of
-    complex ones, so that compilers can fuse the rotation. It is a module of its own with one table for each stream so
-    that context parallelism can split both by token.
+    complex ones let compilers fuse the rotation. It is a separate module with one table per stream so that context
+    parallelism can shard both by token.
     """
 
     def __init__(self, axes_dims: tuple[int, ...]):
@@ -506,10 +503,10 @@ class LensRotaryEmbedding(nn.Module):
         first_text = max(grid[0] // 2, grid[1] // 2)
         if first_text + text_tokens > MAX_TEXT_POSITION:
             raise ValueError(
-                f"{text_tokens} text tokens after position {first_text} pass the last rotary position; "
-                f"at most {MAX_TEXT_POSITION - first_text} are accepted for this size"
+                f"{text_tokens} text tokens after position {first_text} exceed the last rotary position; "
+                f"the limit for this size is {MAX_TEXT_POSITION - first_text}"
             )
-        make = _make_rotary_tables if torch.compiler.is_compiling() else _rotary_tables  # a graph keeps nothing
+        make = _make_rotary_tables if torch.compiler.is_compiling() else _rotary_tables  # no caching inside a graph
         return make(self.axes_dims, grid, text_tokens, device)
 
 
@@ -517,8 +514,7 @@ class LensRotaryEmbedding(nn.Module):
 def _rotary_tables(
     axes_dims: tuple[int, ...], grid: tuple[int, int], text_tokens: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    # Cached tables outlive the call that made them, so they must not be inference-mode tensors: training would refuse
-    # to save those for its backward pass.
+    # Cached tables outlive this call, so they must not be inference tensors, which autograd cannot save for backward.
     with torch.inference_mode(False), torch.no_grad():
         return _make_rotary_tables(axes_dims, grid, text_tokens, device)
 
@@ -556,35 +552,35 @@ def _joined(image: Tensor, text: Tensor) -> Tensor:
     """(B, L, H, K), (B, S, H, K) -> (B, L + S, H, K)."""
     if image.device.type != "cpu":
         return torch.cat([image, text], dim=1)
-    # The processor's kernel is faster where the tokens of one head lie one after another.
+    # The CPU kernel is faster if the tokens of one head are contiguous.
     return torch.cat([image.transpose(1, 2), text.transpose(1, 2)], dim=2).transpose(1, 2)
 
 
 def _modulate(x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift and scale (B, N, D) by (B, 1, 3 D) = shift, scale, gate; the gate is for the caller's residual."""
+    """Shift and scale (B, N, D) by (B, 1, 3 D) = shift, scale, gate; also returns the gate for the residual."""
     shift, scale, gate = modulation.chunk(3, dim=-1)
     return x * (1 + scale) + shift, gate
 
 
 def _spread(rows: Tensor, lengths: tuple[int, ...] | None) -> Tensor:
-    """(B, D) -> (B, 1, D), to be broadcast; with `lengths`, (N, D) -> (1, sum of lengths, D), a row for each token."""
+    """(B, D) -> (B, 1, D) for broadcasting; with `lengths`, (N, D) -> (1, sum of lengths, D), one row per token."""
     if lengths is None or rows.shape[0] == 1:
         return rows.unsqueeze(1)
     return rows.repeat_interleave(torch.tensor(lengths, device=rows.device), dim=0, output_size=sum(lengths))[None]
 
 
 def _is_nothing(text: Tensor) -> bool:
-    """Whether there is no text to compute. Not in training, where every weight is to have a gradient, zero or not."""
+    """Whether there is no text to compute. False in training, where every weight needs a gradient, even if zero."""
     return text.shape[1] == 0 and not torch.is_grad_enabled()
 
 
 def _within_float16(residual: Tensor) -> Tensor:
-    """The residual streams of the released weights exceed float16, and one infinity becomes NaN in the next norm."""
+    """Clamp to the float16 range: the released weights exceed it, and an infinity becomes NaN in the next norm."""
     return residual.clip(-65504, 65504) if residual.dtype == torch.float16 else residual
 
 
 def _key_mask(text_mask: Tensor | None, image: Tensor) -> Tensor | None:
-    """(B, S) flags -> (B, 1, 1, L + S) bool: every image token and every real text token may be attended to."""
+    """(B, S) flags -> (B, 1, 1, L + S) bool: True for every image token and every text token that is not padding."""
     if text_mask is None or text_mask.shape[1] == 0:
         return None
     image_mask = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
@@ -592,13 +588,13 @@ def _key_mask(text_mask: Tensor | None, image: Tensor) -> Tensor | None:
 
 
 def _single_grid(img_shapes: Any) -> tuple[int, int, int]:
-    """`[(1, h, w)]`, also nested once for each sample as sibling models write it, as long as all are equal."""
+    """The grid of `[(1, h, w)]`, which may also be nested once per sample, as in related models, if all are equal."""
     shapes = [
         tuple(inner) for shape in img_shapes for inner in (shape if isinstance(shape[0], list | tuple) else [shape])
     ]
-    # Compared one by one: a set needs plain numbers, and would bind a compiled graph to one size.
+    # Compared one by one: a set needs plain numbers and would specialise a compiled graph to one size.
     if not shapes or len(shapes[0]) != 3 or any(shape != shapes[0] for shape in shapes[1:]):
-        raise ValueError(f"img_shapes {img_shapes} is not accepted; give [(1, h, w)], one grid for the whole batch")
+        raise ValueError(f"invalid img_shapes {img_shapes}: expected [(1, h, w)], one grid for the whole batch")
     return shapes[0]
 
 
@@ -607,8 +603,8 @@ def _grid_of(img_shapes: Any, tokens: int) -> tuple[int, int]:
     frames, height, width = _single_grid(img_shapes)
     if frames != 1 or height * width != tokens:
         raise ValueError(
-            f"img_shapes {img_shapes} does not describe hidden_states with {tokens} tokens; "
-            "[(1, h, w)] with h * w tokens is accepted"
+            f"img_shapes {img_shapes} does not fit hidden_states with {tokens} tokens; "
+            "expected [(1, h, w)] with h * w tokens"
         )
     return height, width
 
@@ -620,7 +616,7 @@ def _segments_of(hidden_states: Tensor, features: Tensor, img_shapes: Any, text_
             "give one of each for every packed sample"
         )
     if any(len(shape) != 3 or shape[0] != 1 for shape in img_shapes):
-        raise ValueError(f"img_shapes {img_shapes} is not accepted; give (1, h, w) for every packed sample")
+        raise ValueError(f"invalid img_shapes {img_shapes}: expected (1, h, w) for every packed sample")
     segments = Segments(tuple(h * w for _, h, w in img_shapes), tuple(text_lengths))
     streams = (("hidden_states", hidden_states, segments.image), ("encoder_hidden_states", features, segments.text))
     for name, tensor, lengths in streams:
@@ -643,7 +639,7 @@ def _check_config(config: Any) -> None:
         )
     for key in ("gate_mlp", "rms_norm", "multi_layer_encoder_feature"):
         if not config[key]:
-            raise ValueError(f"{key} false is not accepted: every released Lens checkpoint has it true")
+            raise ValueError(f"invalid {key} false: every released Lens checkpoint has it true")
     if config.in_channels != config.patch_size**2 * config.out_channels:
         raise ValueError(
             f"in_channels {config.in_channels} must equal patch_size^2 * out_channels = "
@@ -651,14 +647,12 @@ def _check_config(config: Any) -> None:
         )
 
 
-def _tell_diffusers_of_the_block() -> None:
-    """Register where the block returns its two streams; the block caches of diffusers look it up."""
+def _register_block_with_diffusers() -> None:
+    """Register the order of the block's two outputs for diffusers' block caches."""
     try:
         from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
     except ImportError as error:  # a private module of diffusers
-        raise ValueError(
-            "this version of diffusers cannot cache blocks of models outside its tree; 0.42 can"
-        ) from error
+        raise ValueError("this version of diffusers cannot cache blocks of external models; 0.42 can") from error
     TransformerBlockRegistry.register(
         LensTransformerBlock,
         TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),

@@ -1,4 +1,4 @@
-"""Pixels to normalised packed latents and back, through diffusers' `AutoencoderKLFlux2`.
+"""Encodes pixels to normalised packed latents and decodes them, with diffusers' `AutoencoderKLFlux2`.
 
 Shapes: B batch, H x W pixels, h = H / 16 and w = W / 16 tokens, z latent channels (32), C = 4 z packed channels.
 
@@ -17,7 +17,7 @@ from leanlens.plan.memory import TILE_ABOVE_TOKENS
 
 
 def token_pixels(vae: AutoencoderKLFlux2) -> int:
-    """Side of the square of pixels that one token stands for: 16 for every released Lens."""
+    """Side in pixels of the square that one token covers: 16 for every released Lens."""
     return 2 ** (len(vae.config.block_out_channels) - 1) * vae.config.patch_size[0]
 
 
@@ -38,7 +38,7 @@ def unpack(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def encode(vae: AutoencoderKLFlux2, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(B, 3, H, W) in -1..1 -> normalised packed latents (B, h * w, C), in the autoencoder's dtype.
 
-    Takes the mode of the posterior, as every known trainer does, or a sample of it where a `generator` is given.
+    Uses the mode of the posterior, like every known trainer, or a sample if a `generator` is given.
     """
     posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
     latents = pack(posterior.mode() if generator is None else posterior.sample(generator))
@@ -56,13 +56,14 @@ def decode(vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int]) -> Te
 def resize(
     vae: AutoencoderKLFlux2, tokens: Tensor, grid: tuple[int, int], target: tuple[int, int], method: str
 ) -> Tensor:
-    """Normalised packed latents of one grid (h, w) -> of another, interpolated as `torch.nn.functional` names it.
+    """Interpolate normalised packed latents from one grid (h, w) to another.
 
     Args:
-        vae: whose latents they are.
+        vae: the autoencoder of the latents.
         tokens: (B, h * w, C).
-        grid, target: (h, w) that they have, and that they get.
-        method: nearest, nearest-exact, bilinear or bicubic; the last two also with `-antialias` behind them.
+        grid, target: current and new (h, w).
+        method: nearest, nearest-exact, bilinear or bicubic, as in `torch.nn.functional.interpolate`; the last two also
+            with the suffix `-antialias`.
     """
     mean, std = _statistics(vae, tokens)
     mode, antialias = method.removesuffix("-antialias"), method.endswith("-antialias")

@@ -51,5 +51,5 @@ def test_what_does_not_fit_is_refused_whole():
     with pytest.raises(ValueError, match=r"img_mlp.w1 is 341 x 128, .*multiples of 16"):
         compute_in_fp8(model)
     assert not any(isinstance(module, Fp8Linear) for module in model.modules())
-    with pytest.raises(ValueError, match="fp8 is not accepted on mps"):
+    with pytest.raises(ValueError, match="fp8 is not possible on mps"):
         require_fp8(torch.device("mps"))

@@ -309,9 +309,9 @@ def test_packed_row_gives_the_gradients_of_single_calls(checkpointing):
         ({"text_lengths": [5, 7], "timestep": torch.tensor(0.5)}, "img_shapes has 3 grids and text_lengths 2 lengths"),
         ({"text_lengths": [5, 1, 7]}, r"encoder_hidden_states has shape \(1, 12, 32\).*need \(1, 13, channels\)"),
         ({"img_shapes": [(1, 4, 6), (1, 5, 3), (1, 2, 3)]}, r"hidden_states has shape \(1, 43, 128\).*need \(1, 45"),
-        ({"img_shapes": [(1, 4, 6), (2, 5, 3), (1, 2, 2)]}, r"img_shapes .* is not accepted; give \(1, h, w\)"),
-        ({"img_shapes": [[(1, 4, 6)], [(1, 5, 3)], [(1, 2, 2)]]}, r"img_shapes .* is not accepted; give \(1, h, w\)"),
-        ({"timestep": torch.zeros(2)}, r"timestep has shape \(2,\); a scalar or \(3,\) is accepted"),
+        ({"img_shapes": [(1, 4, 6), (2, 5, 3), (1, 2, 2)]}, r"invalid img_shapes .*: expected \(1, h, w\)"),
+        ({"img_shapes": [[(1, 4, 6)], [(1, 5, 3)], [(1, 2, 2)]]}, r"invalid img_shapes .*: expected \(1, h, w\)"),
+        ({"timestep": torch.zeros(2)}, r"timestep has shape \(2,\); expected a scalar or \(3,\)"),
     ],
 )
 def test_wrong_packings_are_named(model, change, message):
@@ -405,18 +405,21 @@ def _relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
         ({"img_shapes": None}, "timestep and img_shapes are required"),
         ({"hidden_states": torch.zeros(24, 128)}, r"hidden_states has shape \(24, 128\)"),
         ({"hidden_states": torch.zeros(2, 24, 64)}, r"hidden_states has shape \(2, 24, 64\).*128"),
-        ({"encoder_hidden_states": [torch.zeros(2, 5, 32)]}, "holds 1 layers; this model takes 2"),
+        ({"encoder_hidden_states": [torch.zeros(2, 5, 32)]}, "has 1 layers; this model takes 2"),
         ({"encoder_hidden_states": [torch.zeros(2, 5, 31)] * 2}, r"shape \(2, 5, 31\)"),
         ({"encoder_hidden_states": [torch.zeros(1, 5, 32)] * 2}, r"shape \(1, 5, 32\)"),
         ({"encoder_hidden_states": [torch.zeros(5, 32)] * 2}, r"shape \(5, 32\)"),
         ({"encoder_hidden_states": [torch.zeros(2, 5, 32), torch.zeros(2, 4, 32)]}, r"shape \(2, 4, 32\)"),
-        ({"encoder_hidden_states_mask": torch.ones(2, 4, dtype=torch.bool)}, r"mask has shape \(2, 4\); \(2, 5\)"),
+        (
+            {"encoder_hidden_states_mask": torch.ones(2, 4, dtype=torch.bool)},
+            r"mask has shape \(2, 4\); expected \(2, 5\)",
+        ),
         ({"encoder_hidden_states_mask": torch.zeros(2, 5)}, "mask has dtype torch.float32"),
-        ({"timestep": torch.zeros(3)}, r"timestep has shape \(3,\); a scalar or \(2,\) is accepted"),
+        ({"timestep": torch.zeros(3)}, r"timestep has shape \(3,\); expected a scalar or \(2,\)"),
         ({"timestep": torch.zeros(2, 1)}, r"timestep has shape \(2, 1\)"),
-        ({"img_shapes": [(1, 4, 5)]}, "does not describe hidden_states with 24 tokens"),
-        ({"img_shapes": [(2, 4, 3)]}, "does not describe hidden_states with 24 tokens"),
-        ({"img_shapes": [(4, 6)]}, r"give \[\(1, h, w\)\]"),
+        ({"img_shapes": [(1, 4, 5)]}, "does not fit hidden_states with 24 tokens"),
+        ({"img_shapes": [(2, 4, 3)]}, "does not fit hidden_states with 24 tokens"),
+        ({"img_shapes": [(4, 6)]}, r"expected \[\(1, h, w\)\]"),
         ({"img_shapes": [(1, 4, 6), (1, 6, 4)]}, "one grid for the whole batch"),
         ({"img_shapes": []}, "one grid for the whole batch"),
     ],
@@ -428,7 +431,7 @@ def test_wrong_inputs_are_named(model, change, message):
 
 def test_text_past_the_last_position_is_refused(model):
     inputs = make_inputs(grid=(4, 6), text=MAX_TEXT_POSITION - 2)
-    with pytest.raises(ValueError, match=r"at most 4093 are accepted for this size"):
+    with pytest.raises(ValueError, match=r"the limit for this size is 4093"):
         model(**inputs)
 
 
