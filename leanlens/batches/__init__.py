@@ -1,1 +1,1 @@
-"""Captioned records to training batches: bucket rule, seeded stream, encoding with caches, packing, loss weights."""
+"""Makes training batches from captioned images: buckets, streams, cached encoding, packing and loss weights."""

@@ -1,12 +1,9 @@
-"""Which bucket a picture goes to, what is cut off for it, and how many pictures of each bucket make one micro-batch.
-
-Comes in: picture sizes and a table of buckets. Goes out: buckets, crop boxes, batch sizes; arithmetic only. Knows
-nothing of files, tensors or captions.
+"""Assigns images to resolution buckets and computes crop boxes and the micro-batch size of each bucket.
 
 A table maps a base resolution to its buckets, (height, width) in pixels, as `resolution.TRAINING_BUCKETS` does.
 
-Source: Lens, arXiv 2605.21573, section 3: 27 buckets, and 24, 10 and 6 pictures for each rank at base 512, 768 and
-1024. The paper gives no assignment rule; the one here is ours and is stated at `assign`.
+Source: Lens, arXiv 2605.21573, section 3: 27 buckets, and 24, 10 and 6 images per rank at base 512, 768 and 1024. The
+paper does not give an assignment rule; `assign` documents ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,23 +18,23 @@ BATCH_RULES = ("tokens", "flops")
 
 
 def assign(height: int, width: int, table: Table, max_upscale: float = 1.25) -> Bucket | str:
-    """The bucket of a picture, or the reason why it has none.
+    """The bucket of an image, or the reason why it has none.
 
-    The highest base resolution that the picture reaches without being enlarged by more than `max_upscale`; of its
-    buckets the one that cuts the smallest share off.
+    Chooses the highest base resolution that needs no upscaling beyond `max_upscale`, and of its buckets the one that
+    crops the smallest share.
     """
     possible = candidates(height, width, table, max_upscale)
     if possible:
         return possible[max(possible)]
     least = min(scale_to(height, width, bucket) for bucket in buckets_of(table))
     return (
-        f"its {height} x {width} pixels (height x width) would be enlarged {least:.2f} times for the nearest bucket; "
+        f"its {height} x {width} pixels (height x width) would be upscaled {least:.2f} times for the nearest bucket; "
         f"max_upscale is {max_upscale:g}"
     )
 
 
 def candidates(height: int, width: int, table: Table, max_upscale: float = 1.25) -> dict[int, Bucket]:
-    """Base resolution -> its bucket that cuts least off, for every base that the picture is large enough for."""
+    """Base resolution -> its bucket that crops least, for every base that the image is large enough for."""
     best = {}
     for base, buckets in table.items():
         fitting = [bucket for bucket in buckets if scale_to(height, width, bucket) <= max_upscale]
@@ -47,18 +44,18 @@ def candidates(height: int, width: int, table: Table, max_upscale: float = 1.25)
 
 
 def scale_to(height: int, width: int, bucket: Bucket) -> float:
-    """By how much a picture is resized so that it just covers `bucket`; above 1 it is enlarged."""
+    """The factor by which an image is resized to cover `bucket`; above 1 it is upscaled."""
     return max(bucket[0] / height, bucket[1] / width)
 
 
 def crop_loss(height: int, width: int, bucket: Bucket) -> float:
-    """The share of the picture's area, 0..1, that is cut off for `bucket`."""
+    """The share of the image's area, 0..1, that is cropped for `bucket`."""
     scale = scale_to(height, width, bucket)
     return 1 - bucket[0] * bucket[1] / (scale * scale * height * width)
 
 
 def crop_box(height: int, width: int, bucket: Bucket) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) in the picture's pixels: the largest centred box with the aspect ratio of `bucket`."""
+    """(left, top, right, bottom) in the image's pixels: the largest centred box with the aspect ratio of `bucket`."""
     scale = scale_to(height, width, bucket)
     kept_height, kept_width = min(bucket[0] / scale, height), min(bucket[1] / scale, width)
     left, top = (width - kept_width) / 2, (height - kept_height) / 2
@@ -68,27 +65,27 @@ def crop_box(height: int, width: int, bucket: Bucket) -> tuple[float, float, flo
 def batch_sizes(
     table: Table, base: int, rule: str = "tokens", width: int = 1536, text_tokens: int = MEAN_TEXT_TOKENS
 ) -> dict[Bucket, int]:
-    """How many pictures of each bucket make one micro-batch, so that micro-batches of all buckets cost about the same.
+    """The micro-batch size of each bucket, such that micro-batches of all buckets cost about the same.
 
     Args:
-        base: pictures in a micro-batch of the smallest base resolution (24 in the paper, at 512).
+        base: images in a micro-batch of the smallest base resolution (24 in the paper, at 512).
         rule: "tokens" keeps the image tokens of a micro-batch at or below those of the smallest base; this gives the
-            paper's 24, 10 and 6. "flops" brings the operations of the transformer, attention included, as near as whole
-            pictures allow; this gives 24, 10 and 5, because attention grows faster than tokens do.
+            paper's 24, 10 and 6. "flops" balances the operations of the transformer, including attention; this gives
+            24, 10 and 5, because attention grows faster than the number of tokens.
         width: channels of the transformer, for "flops".
         text_tokens: text tokens of a typical caption, for "flops".
 
     Returns:
-        Bucket -> pictures, at least 1. All buckets of one base have the same number, as in the paper.
+        Bucket -> number of images, at least 1. All buckets of one base have the same number, as in the paper.
 
     Raises:
-        ValueError: a `base` below 1, an unknown rule, or a table that is not accepted.
+        ValueError: `base` is below 1, the rule is unknown, or the table is invalid.
     """
     check_table(table)
     if base < 1:
-        raise ValueError(f"base {base} is not accepted; give 1 picture or more")
+        raise ValueError(f"invalid base {base}: expected 1 or more")
     if rule not in BATCH_RULES:
-        raise ValueError(f"rule {rule!r} is not known; use one of {', '.join(BATCH_RULES)}")
+        raise ValueError(f"invalid rule {rule!r}: expected one of {', '.join(BATCH_RULES)}")
 
     def cost(resolution: int) -> Fraction:
         tokens = Fraction(resolution, TOKEN_PIXELS) ** 2
@@ -106,10 +103,10 @@ def batch_sizes(
 
 
 def scaled_table(factor: float) -> dict[int, tuple[Bucket, ...]]:
-    """The paper's table at another size, for smaller models: sides are rounded to whole tokens, repeats are left out.
+    """The paper's table scaled for smaller models: sides are rounded to whole tokens, duplicates are dropped.
 
     Raises:
-        ValueError: a factor so small that two base resolutions become one.
+        ValueError: the factor is so small that two base resolutions become equal.
     """
     table: dict[int, tuple[Bucket, ...]] = {}
     taken: set[Bucket] = set()
@@ -118,7 +115,7 @@ def scaled_table(factor: float) -> dict[int, tuple[Bucket, ...]]:
         table[_scaled(base, factor)] = tuple(bucket for bucket in fresh if bucket not in taken)
         taken |= set(fresh)
     if len(table) < len(TRAINING_BUCKETS) or not all(table.values()):
-        raise ValueError(f"factor {factor:g} is not accepted: base resolutions fall together; give 1/16 or more")
+        raise ValueError(f"invalid factor {factor:g}: base resolutions become equal; expected 1/16 or more")
     return table
 
 
@@ -128,19 +125,19 @@ def buckets_of(table: Table) -> tuple[Bucket, ...]:
 
 
 def check_table(table: Table) -> None:
-    """Refuse a table without buckets, with a bucket twice, or with a side that is not made of whole tokens.
+    """Check a table of buckets.
 
     Raises:
-        ValueError: with the bucket that is wrong.
+        ValueError: it is empty, or has a duplicate bucket or a side that is not a multiple of 16.
     """
     buckets = buckets_of(table)
     if not buckets:
-        raise ValueError("table has no buckets; give {base resolution: [(height, width), ...]}")
+        raise ValueError("table has no buckets: expected {base resolution: [(height, width), ...]}")
     for bucket in buckets:
         if len(bucket) != 2 or any(side < TOKEN_PIXELS or side % TOKEN_PIXELS for side in bucket):
-            raise ValueError(f"bucket {bucket} is not accepted; give (height, width), multiples of {TOKEN_PIXELS}")
+            raise ValueError(f"invalid bucket {bucket}: expected (height, width), multiples of {TOKEN_PIXELS}")
         if buckets.count(bucket) > 1:
-            raise ValueError(f"bucket {bucket} stands twice in the table; give each once")
+            raise ValueError(f"duplicate bucket {bucket} in the table")
 
 
 def _scaled(pixels: int, factor: float) -> int:

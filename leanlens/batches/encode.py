@@ -1,11 +1,11 @@
-"""Encodes batches of pixels and captions into latents and text features, computed or read from a cache on disk.
+"""Encodes batches of pixels and captions to latents and text features, with a cache on disk.
 
 Shapes: B samples, h x w image tokens, L = h * w, C packed latent channels, S text tokens, E text width.
 
-Cached entries cannot be stale: the key of latents is the SHA-256 of the cropped pixels and of the autoencoder, that of
-features covers the whole conversation that a caption becomes, the language model, its layers and its tokenizer. By
-default each image and each caption is computed by itself, so that a cached entry is bit-equal to a computed one,
-whatever else is in the batch; `at_once` trades that for speed.
+Cache entries are never stale: the key of latents is the SHA-256 of the cropped pixels and of the autoencoder, the key
+of features that of the templated caption, the language model, its layers and its tokenizer. By default, each image and
+caption is encoded separately, so that cached and computed values are bit-identical whatever else is in the batch;
+`at_once` trades that for speed.
 """
 
 import gc
@@ -43,21 +43,21 @@ class EncodedBatch:
 
 
 class Encoder:
-    """`Batch` -> `EncodedBatch`, on the devices and in the dtypes of the models it is given.
+    """`Batch` -> `EncodedBatch`, on the devices and in the dtypes of the given models.
 
     Args:
         vae: the frozen autoencoder.
         text_side: tokenizer, language model and template.
-        cache: where latents and text features are kept and found; None computes them each time.
+        cache: cache for latents and text features; None computes them each time.
         template_date: the date in the conversation template, YYYY-MM-DD or "today".
-        max_sequence_length: text tokens, the template's prefix included.
-        at_once: pictures and captions that are put through a model together. 1 makes each independent of its
-            neighbours to the last bit; more is faster and equal up to rounding.
-        text_multiple: batches of text are padded to a multiple of so many tokens.
-        precision: "float32", or "bfloat16" for the matrix products and convolutions alone; the autoencoder's weights
-            are then laid out for it. What is given and kept is float32 either way.
+        max_sequence_length: text tokens, including the template's prefix.
+        at_once: images and captions per forward pass. 1 makes each bit-identical whatever its neighbours; more is
+            faster and equal up to rounding.
+        text_multiple: batches of text are padded to a multiple of this many tokens.
+        precision: "float32", or "bfloat16" for only the matrix products and convolutions. Results are float32 in both
+            cases. With "bfloat16", the autoencoder's weights are converted to channels-last.
 
-    The key of an entry does not hold the device: what one device computed is used on another.
+    Cache keys do not include the device: results from one device are used on another.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Encoder:
         precision: str = "float32",
     ):
         if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision {precision!r} is not accepted; use float32 or bfloat16")
+            raise ValueError(f"invalid precision {precision!r}: expected float32 or bfloat16")
         for name, value in (("at_once", at_once), ("text_multiple", text_multiple)):
             if value < 1:
-                raise ValueError(f"{name} {value} is not accepted; give 1 or more")
+                raise ValueError(f"invalid {name} {value}: expected 1 or more")
         self.vae = vae
         self.text_side: TextSide | None = text_side
         self.cache = cache
@@ -85,11 +85,11 @@ class Encoder:
         self.at_once = at_once
         self.text_multiple = text_multiple
         self.precision = precision
-        if precision == "bfloat16":  # the order that its convolutions are fastest in
+        if precision == "bfloat16":  # the memory format in which its convolutions are fastest
             vae.to(memory_format=torch.channels_last)
         self._template = template_named(text_side.template, self.date)
         self._no_text = _no_text(text_side)
-        # Checksums read every weight, so they are taken only where something is kept under them.
+        # Checksums read every weight, so they are computed only if there is a cache.
         self._vae_sum = checksum(vae, ENCODING) if cache else ""
         self._text_sum = _text_checksum(text_side) if cache else ""
 
@@ -98,7 +98,7 @@ class Encoder:
         """Encode a batch.
 
         Raises:
-            ValueError: a caption that is not on disk after the text encoder was unloaded.
+            ValueError: a caption is not in the cache and the text encoder was unloaded.
         """
         side = autoencoder.token_pixels(self.vae)
         grid = (batch.bucket[0] // side, batch.bucket[1] // side)
@@ -121,7 +121,7 @@ class Encoder:
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> TextFeatures:
-        """Features of captions on the autoencoder's device, padded to the longest; a blank caption has zero tokens."""
+        """Features of captions on the autoencoder's device, padded to the longest; a blank caption has no tokens."""
         written = list(dict.fromkeys(caption for caption in captions if caption.strip()))
         keys = {caption: self._text_key(caption) if self.cache else "" for caption in written}
         found = {caption: entry[0] for caption in written if (entry := self._features.load(keys[caption]))}
@@ -135,17 +135,17 @@ class Encoder:
         return joined.padded(length) if self.text_multiple > 1 else joined
 
     def encode_once(self, captions: Iterable[str]) -> int:
-        """Put the features of all `captions` on disk, then unload the text encoder; how many captions there were.
+        """Encode all `captions` into the cache, unload the text encoder, and return the number of captions.
 
-        The language model's memory is free once the caller holds no reference to it either.
+        The language model's memory is freed once the caller has no reference to it either.
 
         Raises:
-            ValueError: there is no cache to put them in.
+            ValueError: there is no cache.
         """
         if self.cache is None:
-            raise ValueError("encode_once needs a cache to put text features in; give the encoder one")
+            raise ValueError("encode_once needs an encoder with a cache")
         if self.text_side is None:
-            raise ValueError("encode_once needs the text encoder, which was unloaded already; make a new Encoder")
+            raise ValueError("encode_once needs the text encoder, which was already unloaded; make a new Encoder")
         seen: set[bytes] = set()
         pending: list[str] = []
         for caption in captions:
@@ -164,7 +164,7 @@ class Encoder:
         return len(seen)
 
     def evict(self) -> None:
-        """Unload the text encoder; from here on captions must be found in the cache."""
+        """Unload the text encoder; from now on, every caption must be in the cache."""
         self.text_side = None
         gc.collect()
         if torch.cuda.is_available():
@@ -174,8 +174,8 @@ class Encoder:
         """Features of each caption without padding, (1, S, E)."""
         if self.text_side is None:
             raise ValueError(
-                f"caption {captions[0]!r} has no features in the cache and the text encoder was unloaded; "
-                "hand it to encode_once before"
+                f"caption {captions[0]!r} is not in the cache and the text encoder was unloaded; "
+                "include it in encode_once"
             )
         with self._computing():
             features = self.text_side(captions, self.date, self.max_sequence_length)
@@ -190,7 +190,7 @@ class Encoder:
 
     @property
     def _rounding(self) -> dict[str, str]:
-        """What a key holds beside the rest where products are rounded."""
+        """The extra part of a cache key for reduced precision."""
         return {} if self.precision == "float32" else {"precision": self.precision}
 
     def _latent_key(self, picture: Tensor) -> str:
@@ -220,11 +220,11 @@ def checksum(model: nn.Module, parts: Sequence[str] | None = None) -> str:
     """SHA-256 over a model's configuration and every byte of its weights and buffers, in 64 hexadecimal digits.
 
     Args:
-        parts: first names of those weights and buffers that count, such as `ENCODING`; None takes all of them.
+        parts: submodules whose weights and buffers are included, such as `ENCODING`; None includes all.
     """
     config: Any = getattr(model, "config", {})
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    # Names with an underscore, and the version, say where a model came from and how it was opened, not what it is.
+    # Keys with a leading underscore, and the version, describe where a model came from, not what it is.
     kept = {name: value for name, value in config.items() if name[0] != "_" and name != "transformers_version"}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -236,7 +236,7 @@ def checksum(model: nn.Module, parts: Sequence[str] | None = None) -> str:
 
 
 def _text_checksum(side: TextSide) -> str:
-    """Everything of the text side that features depend on, beside the text."""
+    """A checksum of everything that text features depend on, except the text."""
     tokenizer = side.tokenizer.backend_tokenizer.to_str()
     words = hashlib.sha256(tokenizer.encode()).hexdigest()
     return content_key(model=checksum(side.encoder), layers=list(side.layers), tokenizer=words)

@@ -1,10 +1,7 @@
-"""Several resolutions in one micro-batch: samples of any size in one row, none of which sees another.
+"""Packs samples of any resolution into one row without padding; samples do not attend to each other.
 
-Comes in: `EncodedBatch`es. Goes out: a `PackedBatch` of the same samples, and the transformer's answer for it. Knows
-nothing of noise levels, losses or the order of training.
-
-Shapes: N samples, L_i image tokens and S_i text tokens of sample i, C packed latent channels, E text width. A row holds
-the image tokens of all samples one after another, and their text tokens likewise; there is no padding anywhere.
+Shapes: N samples, L_i image tokens and S_i text tokens of sample i, C packed latent channels, E text width. A row has
+the image tokens of all samples one after another, and their text tokens likewise.
 """
 
 from collections.abc import Sequence
@@ -40,7 +37,7 @@ def pack(batches: Sequence[EncodedBatch]) -> PackedBatch:
         ValueError: no batches.
     """
     if not batches:
-        raise ValueError("batches is empty; give one or more")
+        raise ValueError("batches is empty: expected one or more")
     masks = [batch.text.mask for batch in batches]
     return PackedBatch(
         latents=torch.cat([batch.latents.flatten(0, 1) for batch in batches])[None],
@@ -57,11 +54,11 @@ def pack(batches: Sequence[EncodedBatch]) -> PackedBatch:
 def predict_packed(
     transformer: LensTransformer2DModel, packed: PackedBatch, hidden_states: Tensor, timestep: Tensor
 ) -> Tensor:
-    """The velocity of noised latents laid out as `packed.latents`: (1, sum of L_i, C) -> the same shape.
+    """The velocity of noised latents in the layout of `packed.latents`: (1, sum of L_i, C) -> the same shape.
 
     Args:
         hidden_states: noised latents.
-        timestep: (N,) noise levels in 0..1, one for each sample.
+        timestep: (N,) noise levels in 0..1, one per sample.
     """
     return transformer(
         hidden_states=hidden_states,
@@ -73,11 +70,11 @@ def predict_packed(
 
 
 def spread(values: Tensor, packed: PackedBatch) -> Tensor:
-    """One value for each sample, (N,), to one for each image token of the row, (1, sum of L_i, 1)."""
+    """Repeat one value per sample (N,) for each of its image tokens: (1, sum of L_i, 1)."""
     lengths = torch.tensor(packed.lengths, device=values.device)
     return values.repeat_interleave(lengths, output_size=sum(packed.lengths))[None, :, None]
 
 
 def sample_means(values: Tensor, packed: PackedBatch) -> Tensor:
-    """Values of image tokens (1, sum of L_i, C) to the mean over each sample's own tokens and channels, (N,)."""
+    """The mean over each sample's tokens and channels: (1, sum of L_i, C) -> (N,)."""
     return torch.stack([part.mean() for part in values[0].split(packed.lengths)])

@@ -1,12 +1,9 @@
-"""Sources to an endless, seeded, resumable sequence of micro-batches.
-
-Comes in: sources of captioned pictures and a bucket table. Goes out: `Batch`es of pictures, each with a caption.
-Knows nothing of latents, text features, models, or of ranks beyond their number.
+"""Streams seeded, resumable, bucketed micro-batches of captioned images without end.
 
 The sequence of micro-batches is a pure function of seed, sources and settings. Rank r of w takes the micro-batches r,
-r + w, r + 2 w, ...: one process that accumulates 8 sees in each optimiser step what 8 processes see together. Each
-micro-batch has its own bucket. In every epoch each usable picture comes exactly once; the last micro-batch of a bucket
-may be short.
+r + w, r + 2 w, ...: one process that accumulates 8 micro-batches trains on the same samples per optimiser step as 8
+processes. Each micro-batch has its own bucket. Every epoch has each usable image exactly once; the last micro-batch of
+a bucket may be short.
 """
 
 import hashlib
@@ -32,16 +29,16 @@ from leanlens.pictures.sources import Source, describe_skipped
 CAPTION_CHOICES = ("dense", "brief", "mix")
 RESOLUTION_CHOICES = ("largest", "draw")
 MISSING_CHOICES = ("error", "skip", "empty")
-NAMED = 5  # pictures that a message names
-_BATCHES_AHEAD = 2  # of each worker
-_MOST_UNREADABLE = 64  # micro-batches in a row; more, and it is the disk that is gone, not pictures
+NAMED = 5  # pictures that a message lists
+_BATCHES_AHEAD = 2  # micro-batches prefetched per worker
+_MAX_UNREADABLE = 64  # unreadable micro-batches in a row; more means that the disk failed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch. `pixels` is uint8 (B, 3, H, W); `bucket` is (H, W); a caption "" was dropped.
+    """One micro-batch. `pixels` is uint8 (B, 3, H, W); `bucket` is (H, W); a dropped caption is "".
 
-    `index` is the number of the micro-batch in the whole sequence, over all ranks and epochs.
+    `index` is the index of the micro-batch in the whole sequence, over all ranks and epochs.
     """
 
     index: int
@@ -53,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Plan:
-    """One epoch: the bucket and the sample numbers of each micro-batch, and two coins for each sample."""
+    """One epoch: bucket and sample numbers of each micro-batch, and two random choices for each sample."""
 
     buckets: list[Bucket]
     samples: list[np.ndarray]
@@ -66,33 +63,33 @@ class Stream:
     """Micro-batches without end.
 
     Args:
-        sources: one opened source, or several that are taken together.
+        sources: one opened source, or several that are combined.
         table: base resolution -> buckets.
-        batch_sizes: bucket -> pictures in a micro-batch; `assign.batch_sizes` makes one.
-        seed: decides order, captions and dropout, together with the epoch.
-        caption_kind: "dense", "brief", or "mix" for either. Captions of a source that does not say which kind they are
-            ("text") stand for the kind that is missing.
-        brief_share: with "mix", the share of pictures whose brief caption is taken.
-        caption_dropout: the share of pictures whose caption is dropped whole and becomes "".
+        batch_sizes: bucket -> images in a micro-batch, as from `assign.batch_sizes`.
+        seed: determines order, captions and dropout, together with the epoch.
+        caption_kind: "dense", "brief", or "mix" for either. Captions of unspecified kind ("text") are used if the kind
+            is missing.
+        brief_share: with "mix", the share of images that use their brief caption.
+        caption_dropout: the share of images whose caption is dropped and becomes "".
         rank, world_size: this process and the number of processes.
-        max_upscale: pictures that would have to be enlarged by more are left out and counted.
-        workers: threads that read and decode ahead; 0 does it in the caller's. Their number changes no batch.
-        resolution: a picture goes to the "largest" base resolution that it reaches, or a new one is drawn for it in
-            every epoch among all that it reaches.
-        caption_words: captions are cut to their first sentences of so many words together, the first one whole; None
-            keeps them as they are.
-        full_batches: leave out the last, short micro-batch of each bucket; other pictures are left in every epoch.
-        missing_caption: pictures without the caption wanted are an "error" at once that counts and names them, are
-            left out and counted ("skip"), or have no text, as if it had been dropped ("empty").
+        max_upscale: images that would be upscaled by more are skipped.
+        workers: threads that read and decode ahead; 0 uses the caller's thread. Batches do not depend on it.
+        resolution: "largest": an image is used at the largest base resolution that it reaches; otherwise a random one
+            of those that it reaches is chosen in every epoch.
+        caption_words: truncate captions after whole sentences to this many words; the first sentence is always kept.
+            None keeps captions unchanged.
+        full_batches: drop the last, short micro-batch of each bucket; every epoch drops different images.
+        missing_caption: images without the requested caption raise an error ("error"), are skipped ("skip"), or have an
+            empty caption ("empty").
 
     Attributes:
-        uncaptioned: pictures without the caption wanted, as messages name them; only "empty" learns from them.
-        skipped: everything left out so far, "<source>: <key>" -> the reason. What is found unreadable while reading is
-            known only to the rank that read it.
-        epoch: the epoch of the micro-batch that came last, from 0.
+        uncaptioned: images without the requested caption, as in messages; only "empty" trains on them.
+        skipped: everything skipped so far, "<source>: <key>" -> reason. Images that turn out to be unreadable are known
+            only to the rank that read them.
+        epoch: the epoch of the last micro-batch, from 0.
 
     Raises:
-        ValueError: a setting that is not accepted, a caption that is missing, or no picture that fits the table.
+        ValueError: an invalid setting, a missing caption, or no image that fits the table.
     """
 
     def __init__(
@@ -123,12 +120,12 @@ class Stream:
         self.skipped: dict[str, str] = {}
         self.uncaptioned: list[str] = []
         self.epoch = 0
-        self._epoch_start = 0  # the micro-batches of all epochs before
-        self._consumed = 0  # micro-batches of all ranks that were handed out
+        self._epoch_start = 0  # micro-batches of all earlier epochs
+        self._consumed = 0  # micro-batches consumed by all ranks
         self._plans: dict[int, _Plan] = {}
         self._buckets = buckets_of(table)
         self._places: list[tuple[int, int]] = []  # (source, record) of each usable picture
-        self._reached: list[tuple[int, ...]] = []  # numbers of the buckets that it may go to
+        self._reached: list[tuple[int, ...]] = []  # numbers of its possible buckets
         digest = hashlib.sha256()
         self._choose_usable(digest)
         self._settings = {
@@ -146,11 +143,11 @@ class Stream:
         }
 
     def __len__(self) -> int:
-        """Pictures that come in every epoch."""
+        """Number of images in every epoch."""
         return len(self._places)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on after the last micro-batch that was handed out, or after a loaded state."""
+        """Continue after the last consumed micro-batch, or after a loaded state."""
         for number, epoch, start, (batch, skipped) in self._loaded():
             for name, reason in skipped.items():
                 if name not in self.skipped:
@@ -161,7 +158,7 @@ class Stream:
             yield replace(batch, index=number)
 
     def captions(self) -> Iterator[str]:
-        """Every caption that this stream can give, to be encoded beforehand; some may come twice."""
+        """Every caption that this stream can give, for encoding in advance; may contain duplicates."""
         for source, record in self._places:
             found = self.sources[source].captions(record)
             yield from dict.fromkeys(
@@ -169,7 +166,7 @@ class Stream:
             )
 
     def first_epoch(self) -> Iterator[tuple[Bucket, list[Entry]]]:
-        """The bucket and the pictures of each micro-batch of epoch 0; none is read."""
+        """Bucket and index entries of each micro-batch of epoch 0; no image is read."""
         plan = self._plan(0)
         for bucket, samples in zip(plan.buckets, plan.samples, strict=True):
             yield (
@@ -183,11 +180,11 @@ class Stream:
         return len(self._plan(0).samples)
 
     def reached(self) -> Counter[Bucket]:
-        """Pictures that may go to each bucket."""
+        """Number of images that may go to each bucket."""
         return Counter(self._buckets[number] for reached in self._reached for number in reached)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence stands, the same on every rank that took as many micro-batches; plain JSON values."""
+        """The position in the sequence as JSON values, equal on all ranks that took equally many micro-batches."""
         epoch, start = self.epoch, self._epoch_start
         while self._consumed >= start + len(self._plan(epoch).samples):
             start, epoch = start + len(self._plan(epoch).samples), epoch + 1
@@ -200,10 +197,10 @@ class Stream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken, with any number of workers and of ranks.
+        """Resume from a state, with any number of workers and ranks.
 
         Raises:
-            ValueError: the state is of other pictures or settings, so that the sequence would not be continued.
+            ValueError: the state is from other images or settings, so the sequence cannot be resumed.
         """
         here, there = json.loads(json.dumps(self._settings)), state["settings"]
         for name in {**there, **here}:
@@ -214,7 +211,7 @@ class Stream:
                 )
         if self._plan(state["epoch"]).digest != state["order"]:
             raise ValueError(
-                "the state's order of pictures cannot be drawn again; resume with the NumPy it was made with"
+                "the order of pictures in the state cannot be reproduced; resume with the same version of NumPy"
             )
         self.epoch, self._epoch_start, self._consumed = state["epoch"], state["epoch_start"], state["consumed"]
 
@@ -226,27 +223,27 @@ class Stream:
             ("missing_caption", self.missing_caption, MISSING_CHOICES),
         ):
             if value not in accepted:
-                raise ValueError(f"{name} {value!r} is not known; use one of {', '.join(accepted)}")
+                raise ValueError(f"invalid {name} {value!r}: expected one of {', '.join(accepted)}")
         if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"caption_dropout {self.caption_dropout} is not accepted; give a share in 0..1")
+            raise ValueError(f"invalid caption_dropout {self.caption_dropout}: expected a share in 0..1")
         if not 0 <= self.brief_share <= 1:
-            raise ValueError(f"brief_share {self.brief_share} is not accepted; give a share in 0..1")
+            raise ValueError(f"invalid brief_share {self.brief_share}: expected a share in 0..1")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(
-                f"rank {self.rank} of world_size {self.world_size} is not accepted; give 0 <= rank < world_size"
+                f"invalid rank {self.rank} of world_size {self.world_size}: expected 0 <= rank < world_size"
             )
         if self.max_upscale < 1:
-            raise ValueError(f"max_upscale {self.max_upscale} is not accepted; give 1 (never enlarge) or more")
+            raise ValueError(f"invalid max_upscale {self.max_upscale}: expected 1 (no upscaling) or more")
         if self.caption_words is not None and self.caption_words < 1:
-            raise ValueError(f"caption_words {self.caption_words} is not accepted; give 1 or more, or None")
+            raise ValueError(f"invalid caption_words {self.caption_words}: expected 1 or more, or None")
         if self.workers < 0:
-            raise ValueError(f"workers {self.workers} is not accepted; give 0 or more")
+            raise ValueError(f"invalid workers {self.workers}: expected 0 or more")
         for bucket in buckets_of(self.table):
             if self.batch_sizes.get(bucket, 0) < 1:
-                raise ValueError(f"batch_sizes has no positive number for bucket {bucket}; give one for every bucket")
+                raise ValueError(f"invalid batch_sizes: expected a positive number for bucket {bucket}")
 
     def _choose_usable(self, digest: Any) -> None:
-        """Fill `_places` and `_reached`, and name what is left out."""
+        """Fill `_places` and `_reached`, and report what is skipped."""
         known: dict[tuple[int, int], tuple[int, ...] | str] = {}
         total = 0
         for number, source in enumerate(self.sources):
@@ -275,7 +272,7 @@ class Stream:
             )
         if len(self._places) < total:
             examples = describe_skipped(lost)
-            logger.warning("%s: %d of %d pictures are left out (%s)", names, total - len(self._places), total, examples)
+            logger.warning("%s: skipping %d of %d pictures (%s)", names, total - len(self._places), total, examples)
 
     def _reach(self, height: int, width: int) -> tuple[int, ...] | str:
         if self.resolution == "largest":
@@ -309,7 +306,7 @@ class Stream:
         )
 
     def _caption(self, captions: Mapping[str, str], kind: str) -> str:
-        """The caption of a kind; "" where it is missing and that is accepted."""
+        """The caption of a kind; "" if it is missing and `missing_caption` is "empty"."""
         try:
             return pick_caption(captions, kind)
         except ValueError:
@@ -336,7 +333,7 @@ class Stream:
             end = len(order) // size * size if self.full_batches else len(order)
             batches += [(bucket, order[first : first + size]) for first in range(0, end, size)]
         if not batches:
-            raise ValueError("full_batches leaves nothing to learn from; no bucket has pictures for one micro-batch")
+            raise ValueError("full_batches leaves no pictures: no bucket has enough for one micro-batch")
         batches = [batches[place] for place in random.permutation(len(batches))]
         dropped, brief = coins[1] < self.caption_dropout, coins[2] < self.brief_share
         digest = hashlib.sha256(dropped.tobytes() + brief.tobytes())
@@ -345,7 +342,7 @@ class Stream:
         return _Plan([bucket for bucket, _ in batches], [s for _, s in batches], dropped, brief, digest.hexdigest())
 
     def _turns(self) -> Iterator[tuple[int, int, int]]:
-        """(number of the micro-batch, epoch, first number of the epoch) of everything this rank still has to do."""
+        """(index of the micro-batch, epoch, first index of the epoch) of this rank's remaining micro-batches."""
         number, epoch, start = self._consumed + self.rank, self.epoch, self._epoch_start
         while True:
             length = len(self._plan(epoch).samples)
@@ -373,9 +370,9 @@ class Stream:
             pool.shutdown(cancel_futures=True)
 
     def _load(self, plan: _Plan, place: int) -> tuple[Batch, dict[str, str]]:
-        """A micro-batch of a plan, and what of it was unreadable. Where that is all of it, the next one is repeated."""
+        """A micro-batch of a plan, and its unreadable images. If all are, the next micro-batch is used in its place."""
         skipped: dict[str, str] = {}
-        tried = min(len(plan.samples), _MOST_UNREADABLE)
+        tried = min(len(plan.samples), _MAX_UNREADABLE)
         for step in range(tried):
             at = (place + step) % len(plan.samples)
             bucket, parts = plan.buckets[at], []
@@ -391,7 +388,7 @@ class Stream:
                 batch = Batch(0, bucket, torch.stack(pixels).contiguous(), list(captions), list(keys))
                 return batch, skipped
         examples = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-        raise ValueError(f"not one picture of {tried} micro-batches in a row could be read: {examples}")
+        raise ValueError(f"no picture of {tried} micro-batches in a row is readable: {examples}")
 
     def _sample(self, source: Source, number: int, bucket: Bucket, plan: _Plan, sample: int) -> tuple[Tensor, str, str]:
         record = source.read(number)
@@ -402,17 +399,17 @@ class Stream:
 
 
 def fit(image: Image.Image, bucket: Bucket) -> Tensor:
-    """An RGB picture cut, to whole pixels, and resized (bicubic, antialiased) to `bucket`: uint8 (3, H, W)."""
+    """Crop an RGB image to whole pixels and resize it (bicubic, antialiased) to `bucket`: uint8 (3, H, W)."""
     left, top, right, bottom = (round(side) for side in crop_box(image.height, image.width, bucket))
     pixels = torch.from_numpy(np.array(image))[top:bottom, left:right].permute(2, 0, 1)
     if pixels.shape[1:] == bucket:
         return pixels
-    # torch resizes 8-bit pixels three times as fast as Pillow, with the same filter.
+    # torch resizes 8-bit pixels three times faster than Pillow, with the same filter.
     return torch.nn.functional.interpolate(pixels[None], bucket, mode="bicubic", antialias=True)[0]
 
 
 def pick_caption(captions: Mapping[str, str], kind: str) -> str:
-    """The caption of a kind, or the one whose kind nobody stated.
+    """The caption of a kind, or the one of unspecified kind.
 
     Raises:
         ValueError: there is neither.
@@ -424,7 +421,7 @@ def pick_caption(captions: Mapping[str, str], kind: str) -> str:
 
 
 def cut_caption(caption: str, words: int | None) -> str:
-    """The first sentences of a caption of at most `words` words together; the first one stays whole."""
+    """The first sentences of a caption, at most `words` words in total; the first sentence is always kept."""
     if words is None:
         return caption
     sentences = re.split(r"(?<=[.!?])\s+", caption)

@@ -1,7 +1,6 @@
-"""What a stream makes of its pictures, before the first is decoded: how many, in which sizes, what is left out and why.
+"""Reports what a stream will train on before any image is decoded: counts, sizes, skipped images and the reasons.
 
-Comes in: a `Stream`. Goes out: a `Survey`, lines to read, and warnings where batches are larger than the data. Knows
-nothing of models.
+It also warns if batches are larger than the data.
 """
 
 from collections import Counter
@@ -17,10 +16,10 @@ class Survey:
     """Counts of the first epoch.
 
     Attributes:
-        found: pictures whose size could be read. used: those that are learnt from.
-        buckets: (height, width) -> pictures, and the mean share of their area, 0..1, that is cut away.
-        too_small: pictures that no bucket takes. uncaptioned: pictures without the caption wanted.
-        unreadable: "<name>" -> reason of what could not be read.
+        found: images whose size is readable. used: images to train on.
+        buckets: (height, width) -> number of images, and the mean share of their area, 0..1, that is cropped.
+        too_small: images too small for every bucket. uncaptioned: images without the requested caption.
+        unreadable: "<name>" -> reason.
     """
 
     found: int
@@ -32,12 +31,12 @@ class Survey:
 
     @property
     def cut_away(self) -> float:
-        """The mean share of a picture, 0..1, that is cut away."""
+        """The mean share of an image, 0..1, that is cropped."""
         return sum(count * cut for count, cut in self.buckets.values()) / max(1, self.used)
 
 
 def survey(stream: Stream) -> Survey:
-    """Count what `stream` found and what it will do in its first epoch; no picture is decoded."""
+    """Count what `stream` found and will use in its first epoch; no image is decoded."""
     unreadable = {f"{source.name}: {name}": why for source in stream.sources for name, why in source.skipped.items()}
     small = [name for name, why in stream.skipped.items() if "max_upscale" in why and name not in unreadable]
     cuts: dict[Bucket, list[float]] = {}
@@ -50,7 +49,7 @@ def survey(stream: Stream) -> Survey:
 
 
 def survey_lines(seen: Survey, batch_sizes: dict[Bucket, int]) -> list[str]:
-    """A survey as text, one fact on each line."""
+    """A survey as text, one fact per line."""
     lines = [f"{'pictures':12} {seen.found} found, {seen.used} used; {seen.cut_away:.1%} of their area is cut away"]
     for bucket, (count, cut) in seen.buckets.items():
         size = f"{bucket[0]}x{bucket[1]}"
@@ -67,7 +66,7 @@ def survey_lines(seen: Survey, batch_sizes: dict[Bucket, int]) -> list[str]:
 
 
 def large_batches(stream: Stream, micro_batches: int) -> list[str]:
-    """Sentences on batches that are larger than the data."""
+    """Warnings for batches that are larger than the data."""
     counts: Counter[Bucket] = Counter()
     for bucket, samples in stream.first_epoch():
         counts[bucket] += len(samples)
@@ -83,16 +82,16 @@ def large_batches(stream: Stream, micro_batches: int) -> list[str]:
 
 
 def _of_table(stream: Stream, counts: Counter[Bucket]) -> Counter[Bucket]:
-    """Pictures by bucket, with those that `full_batches` leaves out of the epoch where each has one bucket only."""
+    """Images by bucket, including those that `full_batches` drops, if each image has a single bucket."""
     return stream.reached() if stream.full_batches and stream.resolution == "largest" else counts
 
 
 def _larger_than_data(wanted: int, unit: str, there: int, key: str) -> list[str]:
     if wanted <= there:
         return []
-    return [f"{key} {wanted} is more than the {there} {unit} of an epoch: a step learns from pictures more than once"]
+    return [f"{key} {wanted} is more than the {there} {unit} of an epoch: a step repeats pictures"]
 
 
 def more_than(wanted: int, there: int, key: str, unit: str) -> Sequence[str]:
-    """A sentence where a step takes more samples than there are."""
-    return [] if wanted <= there else [f"{key}: a step takes {wanted} {unit} and there are {there}: some come twice"]
+    """A warning if a step takes more samples than there are."""
+    return [] if wanted <= there else [f"{key}: a step takes {wanted} {unit} and there are {there}: some are repeated"]

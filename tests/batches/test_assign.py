@@ -49,7 +49,7 @@ def test_the_highest_base_that_is_reached_is_taken():
 def test_a_picture_too_small_is_told_why():
     reason = assign(300, 400, TRAINING_BUCKETS)
     assert reason == (
-        "its 300 x 400 pixels (height x width) would be enlarged 1.52 times for the nearest bucket; max_upscale is 1.25"
+        "its 300 x 400 pixels (height x width) would be upscaled 1.52 times for the nearest bucket; max_upscale is 1.25"
     )
 
 
@@ -106,13 +106,13 @@ def test_scaled_tables_are_tables(factor):
 
 
 def test_tables_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="fall together"):
+    with pytest.raises(ValueError, match="become equal"):
         scaled_table(1 / 64)
     with pytest.raises(ValueError, match="no buckets"):
         check_table({512: ()})
     with pytest.raises(ValueError, match=r"\(500, 512\)"):
         check_table({512: ((500, 512),)})
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="duplicate bucket"):
         check_table({32: ((32, 32),), 64: ((32, 32),)})
     with pytest.raises(ValueError, match="base 0"):
         batch_sizes(TRAINING_BUCKETS, 0)

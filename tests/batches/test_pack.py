@@ -84,7 +84,7 @@ def test_packs_that_do_not_fit_together_are_refused(toy, batches):
         ({"text_lengths": packed.text_lengths[:-1]}, "6 grids and text_lengths 5"),
         ({"text_lengths": [1] * 6}, "encoder_hidden_states has shape"),
         ({"img_shapes": [(1, 2, 2)] * 6}, "hidden_states has shape"),
-        ({"timestep": torch.rand(4)}, r"\(6,\) is accepted"),
+        ({"timestep": torch.rand(4)}, r"a scalar or \(6,\)"),
         ({"encoder_hidden_states_mask": torch.ones(1, 17, dtype=torch.bool)}, "cannot be combined with text_lengths"),
     ):
         with pytest.raises(ValueError, match=message):

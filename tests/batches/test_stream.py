@@ -149,7 +149,7 @@ def test_full_batches_leave_out_the_short_ones(make_stream):
 
 
 def test_full_batches_of_too_few_pictures_are_an_error(tmp_path, make_stream):
-    with pytest.raises(ValueError, match="full_batches leaves nothing to learn from"):
+    with pytest.raises(ValueError, match="full_batches leaves no pictures"):
         next(iter(make_stream(write_folder(tmp_path, count=1), full_batches=True)))
 
 
@@ -229,7 +229,7 @@ def test_pictures_that_are_all_gone_are_an_error(tmp_path, make_stream):
     stream = make_stream(path)
     for file in path.glob("*.png"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"not one picture of \d micro-batches in a row could be read"):
+    with pytest.raises(ValueError, match=r"no picture of \d micro-batches in a row is readable"):
         next(iter(stream))
 
 
@@ -239,8 +239,8 @@ def test_pictures_too_small_are_left_out_by_name(tmp_path, make_stream, caplog):
     (path / "tiny.txt").write_text("tiny")
     stream = make_stream(path)
     assert len(stream) == 7
-    assert "would be enlarged" in stream.skipped[f"{path}: tiny"]
-    assert "1 of 8 pictures are left out" in caplog.text
+    assert "would be upscaled" in stream.skipped[f"{path}: tiny"]
+    assert "skipping 1 of 8 pictures" in caplog.text
 
 
 def test_a_table_that_nothing_fits_is_an_error(make_stream):

@@ -42,5 +42,5 @@ def test_other_rules():
     line = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
     assert shift_mu({"shift_rule": "linear", **line}, 4096, 7) == pytest.approx(1.15)
     assert linear_mu(8100, 0.5, 1.15, 256, 4096) == pytest.approx(empirical_mu(8100, 20), abs=1e-4)
-    with pytest.raises(ValueError, match=r"shift_rule 'cosine' .* use one of empirical, linear, constant"):
+    with pytest.raises(ValueError, match=r"shift_rule 'cosine' .* expected one of empirical, linear, constant"):
         shift_mu({"shift_rule": "cosine"}, 1, 1)

@@ -175,7 +175,7 @@ def test_without_full_sources_the_sample_is_taken_and_said(shelf, caplog):
     assert "embedded sample" in caplog.text
     with pytest.raises(ValueError, match="leanlens scenes sources"):
         icons.library("full")
-    with pytest.raises(ValueError, match=r"holds no library\.json"):
+    with pytest.raises(ValueError, match=r"has no library\.json"):
         icons.library("nowhere")
 
 
@@ -230,7 +230,7 @@ def test_the_things_of_a_part_are_well_chosen(name):
 
 
 def test_a_name_that_is_no_library_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"comon holds no library\.json; .*, or full, everyday, common or sample"):
+    with pytest.raises(ValueError, match=r"comon has no library\.json; .*, or full, everyday, common or sample"):
         icons.library("comon")
 
 
