@@ -11,7 +11,7 @@ __all__ = ["WORDS", "Ask", "Reasoner", "SceneReasoner", "reason_request", "reaso
 
 
 def __getattr__(name: str) -> Any:
-    """Its tables are read when it is first asked for."""
+    """Import lazily, because the reasoner reads its tables on import."""
     if name == "SceneReasoner":
         from leanlens.reason.scenes import SceneReasoner
 

@@ -4,7 +4,7 @@ from leanlens.reason.meaning import Backdrop
 from leanlens.reason.phrases import COLORS, Phrase, PhraseReader, color_as
 from leanlens.reason.words import Tag
 
-SHADES = 2  # colours that a pattern or a gradient has
+SHADES = 2  # number of colours of a pattern or gradient
 
 
 class BackgroundReader(PhraseReader):
@@ -17,7 +17,7 @@ class BackgroundReader(PhraseReader):
         return True
 
     def _set_background(self, phrase: Phrase, bare: bool = False) -> bool:
-        """Take a phrase for the background, where it can be."""
+        """Use a phrase as the background if possible, and return whether it is one."""
         if phrase.head in ("ground", "sky"):
             self._set_landscape(phrase)
             return True
@@ -127,18 +127,18 @@ class BackgroundReader(PhraseReader):
         return found
 
     def _color_closes(self, kind: str) -> bool:
-        """ "the sky pink", where no thing follows that the colour may be of."""
+        """ "the sky pink", if no thing follows that the colour could belong to."""
         at = self.at
         while at < len(self.tags) and self.tags[at].has(kind, "color"):
             at += 1
         return at > self.at and (at == len(self.tags) or self._closes(at))
 
     def _closes(self, at: int) -> bool:
-        """Whether no noun is at a tag."""
+        """Whether there is no noun at a tag."""
         return bool(self.tags[at].readings) and not self.tags[at].has("thing", "name", "article", "number")
 
     def _second_color_follows(self) -> bool:
-        """ "stripes in pale yellow and teal", where the second colour is of no thing."""
+        """ "stripes in pale yellow and teal", if the second colour does not belong to a thing."""
         at = self.at
         if not (at + 1 < len(self.tags) and self.tags[at].has("and", "background to")):
             return False

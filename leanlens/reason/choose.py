@@ -23,14 +23,14 @@ LIGHT = (
     "peach",
     "beige",
 )
-STYLES = {"fluent-emoji-flat": 4, "fluent-3d": 4, "twemoji": 2, "noto": 1}  # how often each is chosen
-LARGE_UNITS = 2  # places up to which a thing is large that is one of its kind
+STYLES = {"fluent-emoji-flat": 4, "fluent-3d": 4, "twemoji": 2, "noto": 1}  # style -> weight
+LARGE_UNITS = 2  # up to this many places, a single thing is large
 PLAIN_SKIES = {
     "light blue": "light blue", "deep blue": "navy blue", "pink": "pale pink", "orange": "peach",
     "navy blue": "navy blue", "pale grey": "light grey",
 }  # fmt: skip
-SIDES = 3  # columns and rows of the places that a prompt may give
-ATTACHED = ("on", "inside", "in front of")  # relations of two things that share a place
+SIDES = 3  # columns and rows of the positions that a prompt may give
+ATTACHED = ("on", "inside", "in front of")  # relations of things that share a position
 SIDE_CELLS = {
     "left": (-1, None), "right": (1, None), "top": (None, -1), "bottom": (None, 1), "centre": (0, 0),
     "upper left": (-1, -1), "upper right": (1, -1), "lower left": (-1, 1), "lower right": (1, 1),
@@ -65,7 +65,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class _Grid:
-    """How places are arranged; `several` of a kind are in one, `said` is how the prompt says that all things stand."""
+    """The grid of positions. `several`: a position has several like things; `said`: the arrangement in the prompt."""
 
     columns: int
     rows: int
@@ -108,7 +108,7 @@ def _choose_background(meaning: Meaning, rng: Random) -> Backdrop:
         return Backdrop("plain", (_contrasting(meaning, list(LIGHT), rng),))
     if said.kind == "ground":
         ground, sky = said.colors
-        if ground is None and sky is not None:  # nothing is said of a ground
+        if ground is None and sky is not None:  # the prompt does not mention the ground
             return Backdrop("plain", (PLAIN_SKIES[sky],))
         return Backdrop("ground", (ground or rng.choice(("green", "sandy")), sky or "light blue"))
     if said.kind == "plain":
@@ -122,7 +122,7 @@ def _choose_background(meaning: Meaning, rng: Random) -> Backdrop:
 
 
 def _contrasting(meaning: Meaning, names: list[str], rng: Random) -> str:
-    """One of the background colours that every thing stands out from; any where there is none."""
+    """A background colour that contrasts with every thing; any colour if there is none."""
     good = [
         name for name in names if all(contrasts(noun.name, noun.color, PLAIN_COLORS[name]) for noun in meaning.things)
     ]
@@ -175,7 +175,7 @@ def _arrange(
 
 
 def _sides_as_relations(things: list[Noun], decided: set[int]) -> list[tuple[int, str, int]]:
-    """ "violin at the left, drum at the right" as a relation of the two; not of places that were decided beforehand."""
+    """ "violin at the left, drum at the right" as a relation of the two, except for positions fixed in advance."""
     found = []
     for low, high, word in (("left", "right", "left of"), ("top", "bottom", "above")):
         first = [index for index, noun in enumerate(things) if noun.side == low and index not in decided]
@@ -211,7 +211,7 @@ def _pairs(
 
 
 def _ranks(units: list[int], pairs: list[tuple[int, int]]) -> dict[int, int]:
-    """Unit -> how far it is along a direction, for those that a relation orders."""
+    """Unit -> rank along a direction, for the units in a relation."""
     ranks = {index: 0 for pair in pairs for index in pair}
     for _ in range(len(units) + 1):
         changed = False
@@ -225,7 +225,7 @@ def _ranks(units: list[int], pairs: list[tuple[int, int]]) -> dict[int, int]:
 
 
 def _apply_side(side: str | None, index: int, xs: dict[int, int], ys: dict[int, int]) -> None:
-    """A place that the prompt gives becomes a rank far out in its direction."""
+    """Convert a position in the prompt to an extreme rank in its direction."""
     if side is None:
         return
     x, y = SIDE_CELLS[side]
@@ -236,13 +236,13 @@ def _apply_side(side: str | None, index: int, xs: dict[int, int], ys: dict[int, 
 
 
 def _goes_both_ways(sides: list[str], xs: dict[int, int], ys: dict[int, int]) -> bool:
-    """Whether places and relations order things both across and down."""
+    """Whether positions and relations order things both horizontally and vertically."""
     told = [SIDE_CELLS[side] for side in sides]
     return bool(xs or any(x is not None for x, _ in told)) and bool(ys or any(y is not None for _, y in told))
 
 
 def _places(side: str | None) -> list[tuple[int, int]]:
-    """The cells of three by three that a place allows, the likeliest first."""
+    """The cells of a 3 x 3 grid that a position allows, the most likely first."""
     x, y = (None, None) if side is None else SIDE_CELLS[side]
     columns = (1, 0, 2) if x is None else (x + 1,)
     rows = (1, 0, 2) if y is None else (y + 1,)
@@ -255,7 +255,7 @@ def _search(
     across: list[tuple[int, int]],
     down: list[tuple[int, int]],
 ) -> dict[int, tuple[int, int]]:
-    """A cell for each unit, none twice, so that all relations hold."""
+    """A different cell for each unit, such that all relations hold."""
     ordered = sorted(units, key=lambda index: len(places[index]))
     cells: dict[int, tuple[int, int]] = {}
 
@@ -270,7 +270,7 @@ def _search(
             return True
         index = ordered[at]
         free = [cell for cell in places[index] if cell not in cells.values()]
-        if len(places[index]) == SIDES**2:  # it may stand anywhere: away from the others
+        if len(places[index]) == SIDES**2:  # no constraint: away from the others
             free.sort(key=lambda cell: -min((_distance(cell, other) for other in cells.values()), default=0))
         for cell in free:
             cells[index] = cell
@@ -289,7 +289,7 @@ def _distance(one: tuple[int, int], other: tuple[int, int]) -> int:
 
 
 def _closed_up(cells: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """Cells without the columns and rows that nothing stands in."""
+    """Cells without empty columns and rows."""
     columns = sorted({column for column, _ in cells.values()})
     rows = sorted({row for _, row in cells.values()})
     return {index: (columns.index(column), rows.index(row)) for index, (column, row) in cells.items()}
@@ -298,7 +298,7 @@ def _closed_up(cells: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
 def _fill(
     units: list[int], xs: dict[int, int], ys: dict[int, int], meaning: Meaning, aspect: float
 ) -> dict[int, tuple[int, int]]:
-    """Unit -> (column, row), none twice."""
+    """Unit -> (column, row), all different."""
     tall = aspect < 0.8 and not xs
     as_column = meaning.row == "column" or (bool(ys) and not xs) or (meaning.row is None and tall)
     order = sorted(units, key=lambda index: ((ys if as_column else xs).get(index, 0), index))
@@ -315,7 +315,7 @@ def _middle(at: int, of: int) -> float:
 
 
 def _centred(index: int, in_row: list[int], cells: dict[int, tuple[int, int]]) -> float:
-    """A short row stands in the middle."""
+    """The x of a unit, with incomplete rows centred."""
     ordered = sorted(in_row, key=lambda one: cells[one][0])
     return _middle(ordered.index(index), len(ordered))
 
@@ -323,14 +323,14 @@ def _centred(index: int, in_row: list[int], cells: dict[int, tuple[int, int]]) -
 def _place_family(
     family: list[int], hosts: dict[int, tuple[str, int]], things: list[Noun], x: float, y: float, grid: _Grid
 ) -> dict[int, Placed]:
-    """A thing, and what stands on, in or before it."""
+    """Place a thing and everything on, in or in front of it."""
     root, found = family[0], {}
     carries = any(hosts[other][0] == "on" for other in family[1:])
     beside = {how: [other for other in family[1:] if hosts[other] == (how, root)] for how in ATTACHED}
     for index in family:
         noun, how = things[index], hosts[index][0] if index != root else ""
         size = noun.size or _size(noun.count, grid, index != root)
-        # How far below the middle of the place, for the whole canvas: a base, what is on it, what is in front.
+        # Offsets below the centre of the position, for the whole canvas: a base, a thing on it, a thing in front.
         down = 0.16 if carries and index == root else {"on": -0.18, "in front of": 0.2}.get(how, 0.0)
         side = noun.side if grid.units == 1 and len(family) == 1 else None
         alike = beside.get(how, [])
@@ -348,7 +348,7 @@ def _at_side(side: str | None, x: float, y: float) -> tuple[float, float]:
 
 
 def _size(count: int, grid: _Grid, attached: bool) -> str:
-    """How large a thing is that has its place to itself."""
+    """The size of a thing that does not share its position."""
     if count > 3 or grid.units > 4:
         return "small"
     alone = count == 1 and not attached and (grid.units == 1 or not grid.several)
@@ -356,7 +356,7 @@ def _size(count: int, grid: _Grid, attached: bool) -> str:
 
 
 def _arrangement(count: int, grid: _Grid) -> str:
-    """How several alike stand: across the direction in which other things stand beside them."""
+    """The arrangement of several like things: perpendicular to the direction of their neighbours."""
     if count == 1:
         return ""
     if grid.units == 1:

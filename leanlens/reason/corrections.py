@@ -6,16 +6,16 @@ from leanlens.reason.meaning import Noun
 from leanlens.reason.things import ThingReader
 from leanlens.reason.words import Tag
 
-PASSED = ("filler", "copula", "of")  # kinds of words between a "not" and what it is of
+PASSED = ("filler", "copula", "of")  # kinds of words between a "not" and what it negates
 
 
 class CorrectionReader(ThingReader):
     """Applies corrections and negations."""
 
-    # -- taken back
+    # -- corrections
 
     def _correct(self, tag: Tag) -> bool:
-        """ "hot air? no, just a parachute": what was asked before is taken back."""
+        """ "hot air? no, just a parachute": discard the earlier question."""
         following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
         taken_back = tag.has("not") and following is not None and following.has("break", "sorry")
         if self.asked or taken_back:
@@ -35,7 +35,7 @@ class CorrectionReader(ThingReader):
         return True
 
     def _change(self, tag: Tag) -> bool:
-        """ "a dog, actually a cat": the last thing becomes another; "three apples. Make it four": another number."""
+        """ "a dog, actually a cat" replaces the last thing; "three apples. Make it four" changes its number."""
         last = len(self.meaning.things) - 1
         if self.asked or last < 0 or self.swap is not None or self._is_corrected():
             return False
@@ -58,14 +58,14 @@ class CorrectionReader(ThingReader):
         return True
 
     def _is_corrected(self) -> bool:
-        """Whether a word before has taken something back already: "no, actually"."""
+        """Whether an earlier word already made the correction: "no, actually"."""
         at = self.at - 1
         while at >= 0 and self.tags[at].has("break") and not self.tags[at].has("end"):
             at -= 1
         return at >= 0 and self.tags[at].has("sorry", "taken back")
 
     def _names_new(self, at: int, needs_article: bool) -> bool:
-        """Whether a new thing is named from a tag on."""
+        """Whether a new thing is named at a tag."""
         if at >= len(self.tags) or self.tags[at].get("article") == "the":
             return False
         if needs_article and not (self.tags[at].get("article") == "one" or self.tags[at].has("number")):
@@ -84,7 +84,7 @@ class CorrectionReader(ThingReader):
         return False
 
     def _wish(self, tag: Tag) -> bool:
-        """ "a vase would be nice but": taken back where a "but" follows in the sentence."""
+        """ "a vase would be nice but": discarded if a "but" follows in the sentence."""
         for later in self.tags[self.at :]:
             if later.has("end"):
                 break
@@ -95,7 +95,7 @@ class CorrectionReader(ThingReader):
         return True
 
     def _take_back(self) -> None:
-        """Forget the things of this sentence, or of the question before it."""
+        """Discard the things of this sentence, or of the question before it."""
         first = self.since if self.since < len(self.meaning.things) else self.since_before
         taken = self.meaning.things[first:]
         self.taken = taken[-1] if taken else None
@@ -109,10 +109,10 @@ class CorrectionReader(ThingReader):
         self.group, self.joins, self.swap, self.related, self.placed = [], False, None, None, None
         self.others = {index for index in self.others if index < first}
 
-    # -- left out
+    # -- negations
 
     def _negate(self, tag: Tag) -> bool:
-        """What follows is not drawn: a thing, a colour, a style, a side, a place, a background or letters."""
+        """Exclude what follows: a thing, a colour, a style, a side, a place, a background or letters."""
         self.at += 1
         removes = tag.has("remove")
         start = self.at
@@ -156,7 +156,7 @@ class CorrectionReader(ThingReader):
         return not self._colors_follow(self.at + 1)
 
     def _skip_phrase(self, removes: bool = False) -> None:
-        """Read a phrase, and keep of it only that it is not there."""
+        """Read a phrase and record only that it is excluded."""
         style, other, background = self.meaning.style, self.meaning.other_style, self.meaning.background
         phrase = self._read_phrase(surface=True)
         if phrase.head in ("thing", "unknown"):
@@ -194,7 +194,7 @@ class CorrectionReader(ThingReader):
         self.at += len(capitals) or (len(self._letters(self.at)) if named else 0)
 
     def _put(self, noun: Noun) -> int:
-        """Add a thing, in the place of the one that it corrects where it does."""
+        """Add a thing, or replace the one that it corrects."""
         if self.swap is None:
             return super()._put(noun)
         index, self.swap = self.swap, None

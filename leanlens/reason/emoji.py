@@ -57,7 +57,7 @@ def _pieces(text: str) -> Iterator[Piece]:
 
 
 def _read(typed: str) -> Piece:
-    """The longest part of a joined emoji that has a name: a black cat, or the dog of a service dog."""
+    """The longest part of a joined emoji that has a name: a black cat, or a dog for a service dog."""
     parts = _CHANGES.sub("", typed).split("\u200d")
     for length in range(len(parts), 0, -1):
         words = lexicon.emoji().get("\u200d".join(parts[:length]))

@@ -18,8 +18,8 @@ from leanlens.scenes.describe import NUMBERS, STYLE_PHRASES
 from leanlens.scenes.icons import COLORS
 
 RELATION_WORDS = ("left of", "right of", "above", "below", "on", "inside", "in front of", "behind", "beside", "between")
-MOST_DIGITS = 3  # of the number in a key
-MOST = 12  # of one thing
+MAX_DIGITS = 3  # digits of the number in a key
+MAX_COUNT = 12  # of one thing
 
 
 def list_facts(meaning: Meaning, plan: Plan) -> tuple[Fact, ...]:
@@ -95,7 +95,7 @@ def background_phrase(background: Backdrop) -> str:
     }[background.kind]
 
 
-# -- decided beforehand
+# -- fixed facts
 
 
 def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
@@ -112,11 +112,11 @@ def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
         kind, _, number = key.partition(" ")
         if (
             kind not in _FIXES
-            or (number and not (number.isdecimal() and len(number) <= MOST_DIGITS))
+            or (number and not (number.isdecimal() and len(number) <= MAX_DIGITS))
             or (bool(number) != (kind not in ("background", "style")))
         ):
             raise ValueError(
-                f"fixed {key[:40]!r} is not a fact; facts are {', '.join(_FIXES)}, with a number but for the last two"
+                f"unknown fixed fact {key[:40]!r}: expected {', '.join(_FIXES)}, numbered except for the last two"
             )
         if _FIXES[kind](meaning, int(number or 1) - 1, value.strip()):
             applied[key] = value
@@ -131,7 +131,7 @@ def fix(meaning: Meaning, fixed: Mapping[str, str]) -> dict[str, str]:
 
 
 def _order(key: str) -> tuple[int, str]:
-    """Things last, so that numbers mean the same until all are changed."""
+    """Sort key that puts things last, because removing one changes the numbers of others."""
     return (key.startswith("thing"), key)
 
 
@@ -156,7 +156,7 @@ def _fix_thing(meaning: Meaning, index: int, value: str) -> bool:
 def _fix_number(meaning: Meaning, index: int, value: str) -> bool:
     number = (
         int(value)
-        if value.isdecimal() and len(value) <= MOST_DIGITS
+        if value.isdecimal() and len(value) <= MAX_DIGITS
         else NUMBERS.index(value.lower())
         if value.lower() in NUMBERS
         else 0
@@ -164,8 +164,8 @@ def _fix_number(meaning: Meaning, index: int, value: str) -> bool:
     if 0 <= index < len(meaning.things) and number and number == meaning.things[index].count:
         meaning.change(index, number=number)
         return True
-    if value and not 1 <= number <= MOST:
-        raise ValueError(f"invalid fixed number {value[:40]!r}: expected 1 to {MOST}")
+    if value and not 1 <= number <= MAX_COUNT:
+        raise ValueError(f"invalid fixed number {value[:40]!r}: expected 1 to {MAX_COUNT}")
     if not 0 <= index < len(meaning.things):
         return False
     meaning.change(index, number=number or None, plural=number > 1)
@@ -267,7 +267,7 @@ def _read(value: str) -> Meaning:
 
 
 def _drop(meaning: Meaning, index: int) -> None:
-    """Take a thing away, with its relations and texts."""
+    """Remove a thing with its relations and texts."""
 
     def moved(at: int) -> int:
         return at - (at > index)

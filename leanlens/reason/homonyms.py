@@ -38,8 +38,8 @@ def _settle_is(tags: list[Tag], words: Words) -> list[Tag]:
 
 
 def _settle_verbs(tags: list[Tag]) -> list[Tag]:
-    """ "a dog sleeps under a tree", "a boy kicks a ball": an unknown word in -s after one thing is a verb, which joins
-    the thing with the one that follows."""
+    """ "a dog sleeps under a tree", "a boy kicks a ball": an unknown word in -s after a single thing is a verb that
+    connects it with the next one."""
     found = list(tags)
     for at, tag in enumerate(found):
         word = tag.text.lower()
@@ -98,7 +98,7 @@ def _is_plain(tag: Tag) -> bool:
 
 
 def _parts(tag: Tag) -> bool:
-    """Whether a tag stands between the members of a list."""
+    """Whether a tag separates the members of a list."""
     return (tag.has("and") and not tag.has("part")) or tag.get("break") in (",", "，", "、")
 
 
@@ -136,5 +136,5 @@ def _is_said(tags: list[Tag], at: int) -> bool:
 
 
 def _is_begun(tags: list[Tag], at: int) -> bool:
-    """Whether a noun is the first of its prompt, or something that belongs to it stands before it."""
+    """Whether a noun is at the start of the prompt, or a modifier precedes it."""
     return not at or tags[at - 1].has("article", "number", "color", "size", "filler")

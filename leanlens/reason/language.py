@@ -12,28 +12,28 @@ from leanlens.reason.nearest import is_word, nearest
 from leanlens.reason.spelling import script_of
 from leanlens.reason.words import QUOTED, split, words_of
 
-LONGEST = 4  # words of a phrase that is looked up
-# Where a word is of several languages, the first of these; then the others by their code.
+LONGEST = 4  # words of the longest phrase to look up
+# Precedence of languages that share a word; the others follow in order of their code.
 PREFERRED = (
     "en", "zh", "es", "fr", "de", "it", "pt", "ja", "ru", "ar", "hi", "ko", "nl", "pl", "tr", "vi", "id", "uk", "sv",
     "cs", "ro", "hu", "el", "th", "fa", "bn", "ur", "mr", "ta", "te", "da", "no", "fi", "sk", "hr", "sr", "bg", "ca",
     "ms", "fil",
 )  # fmt: skip
-# Scripts that many languages share; in the others the first of `lexicon.FIRST` is taken.
+# Scripts that many languages share; for others, the first language of `lexicon.FIRST` is used.
 SHARED = ("cyrillic", "arabic", "thai")
 LATIN = "latin"
-# Letters that decide between languages which know as many of the words.
+# Letters that decide between languages with equally many known words.
 LETTERS = {
     "de": "äöüß", "fr": "éèêëàâçîïôùûœ", "es": "áíóúñ¿¡", "it": "èàìòù", "pt": "ãõçáâêíóúà", "pl": "ąćęłńóśźż",
     "tr": "ğışçöü", "sv": "åäö", "da": "æøå", "no": "æøå", "ca": "àçèéíïòóúü", "ro": "ăâîșț", "cs": "áčďéěíňóřšťúůýž",
     "uk": "іїєґ", "ru": "ыэъё", "fa": "پچژگیک", "ur": "ٹڈڑےں",
 }  # fmt: skip
-ALSO_ENGLISH = ("elf", "lamp", "man", "van")  # words that other languages have too, and the table has not
+ALSO_ENGLISH = ("elf", "lamp", "man", "van")  # English words missing from the table that other languages have, too
 HINT = 0.05
-SPELLED = {"três": "pt", "très": "fr", "tres": "es", "é": "pt", "è": "it"}  # told apart by the accent alone
-MARKED_LANGUAGE = "vi"  # its words are told apart by their accents
-_CAPITALS = re.compile(r"\b[A-ZÀ-ÖØ-Þ]{2,}\b")  # letters of a sign, as in "Schild: STOP"
-MARKED = 1.5  # times as much as a thing counts a word that only says how things are, such as "ein"
+SPELLED = {"três": "pt", "très": "fr", "tres": "es", "é": "pt", "è": "it"}  # words that differ only in the accent
+MARKED_LANGUAGE = "vi"  # accents distinguish its words
+_CAPITALS = re.compile(r"\b[A-ZÀ-ÖØ-Þ]{2,}\b")  # text on a sign, as in "Schild: STOP"
+MARKED = 1.5  # weight of a function word such as "ein", relative to a thing
 
 
 def find_language(text: str) -> str:
@@ -67,7 +67,7 @@ def find_language(text: str) -> str:
 
 
 def _with_apostrophes(tokens: list[str]) -> list[str]:
-    """Words, an apostrophe with the one before it: "d'", "eau"."""
+    """Words with an apostrophe attached to the word before it: "d'", "eau"."""
     found: list[str] = []
     for token in tokens:
         if token[0].isalpha():
@@ -78,7 +78,7 @@ def _with_apostrophes(tokens: list[str]) -> list[str]:
 
 
 def _with_hints(votes: dict[str, float], text: str) -> dict[str, float]:
-    """Votes, and a little more for the letters that a language has."""
+    """Votes with a small bonus for letters that are typical of a language."""
     for word in text.lower().split():
         if votes.get(SPELLED.get(word, "")):
             votes[SPELLED[word]] += 1
@@ -96,7 +96,7 @@ def main_script(text: str) -> str:
         return "other"
     if counts["kana"] and counts["kana"] + counts["han"] >= counts[LATIN] / 3:
         return "kana"
-    for script in ("han", "hangul"):  # a letter there is as much as a word here
+    for script in ("han", "hangul"):  # one character counts like a word in other scripts
         counts[script] *= 3
     return counts.most_common(1)[0][0]
 
@@ -112,8 +112,8 @@ def count_english(tokens: list[str]) -> int:
 
 
 def _is_all_english(tokens: list[str]) -> bool:
-    """Whether every word is English, though the table has not all of them: "red hat". "Pizza und ein Burger" is not,
-    since other languages have the words that only exist in English."""
+    """Whether every word may be English, even if the table lacks some: "red hat", but not "Pizza und ein Burger", with
+    words that only other languages have."""
     words = words_of("en")
     known = words.tokens | set(ALSO_ENGLISH)
     named = [token in known or ((near := nearest(token)) is not None and near.same) for token in tokens]
@@ -136,7 +136,7 @@ def count_words(tokens: list[str], script: str) -> dict[str, float]:
 
 
 def _only_language(script: str) -> str:
-    """Of a script, where no word is known: the language of most people."""
+    """The most widely used language of a script, for prompts without a known word."""
     spoken = [code for code, scripts in lexicon.languages().items() if scripts[0] == script]
     return min(spoken, key=_rank, default="en")
 

@@ -12,7 +12,7 @@ class LetterReader(BackgroundReader):
     """Parses the texts to be rendered."""
 
     def _write(self, string: str) -> None:
-        """Letters: of the sign that comes, "write BOO on a sign", else of the thing that says them, or of any sign."""
+        """Put a text on the sign that follows ("write BOO on a sign"), on the thing that says it, or on any sign."""
         on = self.tag()
         comes = (
             on is not None and "on" in (on.get("relation"), on.get("background on")) and self._names_sign(self.at + 1)
@@ -23,7 +23,7 @@ class LetterReader(BackgroundReader):
             self.meaning.texts = [text for text in self.meaning.texts if text.string != string]
             owner = None
         for index, text in enumerate(self.meaning.texts):
-            if text.string == string:  # said twice: the later place counts
+            if text.string == string:  # repeated: the later place counts
                 self.meaning.texts[index] = Written(string, text.on if owner is None else owner)
                 self.says = None
                 return
@@ -31,12 +31,12 @@ class LetterReader(BackgroundReader):
         self.says = None
 
     def _is_borne(self) -> bool:
-        """Whether a "with" joins the letters just read to the thing before: 'a mug with "coffee" on it'."""
+        """Whether "with" connects the text just read to the thing before it: 'a mug with "coffee" on it'."""
         before, joins = self.tags[: self.at][-2:-1], self.tags[: self.at][-3:-2]
         return bool(before and before[0].has("part") and joins and not joins[0].has("break"))
 
     def _names_sign(self, at: int) -> bool:
-        """Whether the noun phrase from here on is a sign."""
+        """Whether the noun phrase starting here is a sign."""
         while at < len(self.tags) and not self.tags[at].has("break", "relation", "and"):
             if self.tags[at].has("thing"):
                 return self.tags[at].readings["thing"][0] in SIGNS
@@ -71,7 +71,7 @@ class LetterReader(BackgroundReader):
         return True
 
     def _capitals(self, at: int) -> list[str]:
-        """Words in capitals, or a number, from a tag on."""
+        """Words in capitals, or a number, starting at a tag."""
         found: list[str] = []
         while at < len(self.tags):
             tag = self.tags[at]
@@ -82,7 +82,7 @@ class LetterReader(BackgroundReader):
         return found
 
     def _letters(self, at: int) -> list[str]:
-        """Up to three words that are no sentence."""
+        """Up to three words that do not form a sentence."""
         found: list[str] = []
         while at < len(self.tags) and len(found) < 3:
             tag = self.tags[at]
@@ -93,7 +93,7 @@ class LetterReader(BackgroundReader):
         return found
 
     def _give_signs(self) -> None:
-        """A sign for each string that nothing bears: one that is there already, or a new one."""
+        """Put each text without a thing on an existing sign, or on a new one."""
         meaning = self.meaning
         taken = {text.on for text in meaning.texts}
         free = [index for index, noun in enumerate(meaning.things) if noun.name in SIGNS and index not in taken]

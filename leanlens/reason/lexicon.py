@@ -11,10 +11,10 @@ from pathlib import Path
 from leanlens.files import read_json
 
 FOLDER = Path(__file__).parent / "languages" / "lexicon"
-MARKER = "*"  # a word of a language that is no thing: "ein", "und", "rot"
-NOUN = "-"  # a noun that is no thing: "Hintergrund", "Wiese"
+MARKER = "*"  # a word that is not a thing: "ein", "und", "rot"
+NOUN = "-"  # a noun that is not a thing: "Hintergrund", "Wiese"
 
-# Scripts of one language, or the one that most who write it write.
+# Script -> its only, or most widely used, language.
 FIRST = {
     "kana": "ja", "hangul": "ko", "han": "zh", "greek": "el", "hebrew": "he", "armenian": "hy", "georgian": "ka",
     "burmese": "my", "khmer": "km", "cyrillic": "ru", "arabic": "ar", "thai": "th",

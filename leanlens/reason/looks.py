@@ -1,6 +1,6 @@
 """The natural colours of known things, for choosing backgrounds with enough contrast.
 
-`looks.txt` holds the mean colour of each drawing's visible pixels over the five styles of the library "common".
+`looks.txt` has the mean colour of each thing's visible pixels over the five styles of the library "common".
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ LOOKS = Path(__file__).parent / "looks.txt"
 
 @cache
 def read_looks() -> dict[str, tuple[int, int, int]]:
-    """Name of a thing -> its mean colour, RGB from 0 to 255."""
+    """Name of a thing -> mean colour, RGB from 0 to 255."""
     rows = (line.split(": ") for line in LOOKS.read_text(encoding="utf-8").splitlines())
     return {name: (int(red), int(green), int(blue)) for name, color in rows for red, green, blue in [color.split()]}
 

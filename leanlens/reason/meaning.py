@@ -6,7 +6,7 @@ It holds only what the prompt states; `choose` fills in the rest.
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-MANY = 4  # of what is said to be several
+MANY = 4  # number of things for "several"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Noun:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """kind: plain, gradient, ground, dots, stripes or checks; colours as `scenes` names them, fewer than the kind has
-    where the rest is open."""
+    """kind: plain, gradient, ground, dots, stripes or checks; colours with the names of `scenes`, possibly fewer than
+    the kind has if the rest is open."""
 
     kind: str
     colors: tuple[str | None, ...] = ()

@@ -12,8 +12,8 @@ from pathlib import Path
 from leanlens.scenes.names import pluralize
 
 WORDS = Path(__file__).with_name("words.txt")
-SHORTEST_TYPO = 4  # letters; shorter words are too near to too many
-LONG = 7  # letters, from which on a word may have two errors
+SHORTEST_TYPO = 4  # letters; shorter words are similar to too many others
+LONG = 7  # letters from which a word may have two errors
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Near:
 
 @dataclass(frozen=True)
 class WordList:
-    """words.txt. Things with their categories; names with their things; other words with thing, nearness and whether
-    they are kinds; words without a thing."""
+    """The content of words.txt: thing -> category; synonym -> thing; other word -> (thing, nearness, whether it is a
+    kind of it); and words without a thing."""
 
     categories: dict[str, str]
     names: dict[str, str]
@@ -72,7 +72,7 @@ def correct(word: str) -> str | None:
 
 
 def _like(spelled: str) -> str | None:
-    """The one name that takes the fewest edits: one, or two from seven letters on."""
+    """The unique name with the fewest edits: one, or two from seven letters on."""
     most = 1 if len(spelled) < LONG else 2
     letters, edits = _letters(spelled), most
     best: list[str] = []
@@ -89,13 +89,13 @@ def _like(spelled: str) -> str | None:
 
 
 def _starts_like(spelled: str, name: str) -> bool:
-    """People rarely get the first letter wrong, least of all in short words."""
+    """Whether the start matches; the first letter is rarely wrong, least of all in short words."""
     return spelled[0] == name[0] or (len(spelled) >= LONG and spelled[1:3] == name[1:3])
 
 
 def _is_slip(spelled: str, name: str, edits: int) -> bool:
-    """Whether the edits are likely slips: two never touch the first letter, and in a short word no consonant takes the
-    place of another, which mostly makes a word that the table lacks."""
+    """Whether the edits are likely typing errors: two never change the first letter, and in a short word no consonant
+    replaces another, because that is usually a real word missing from the table."""
     if edits > 1:
         return spelled[0] == name[0]
     if len(spelled) >= LONG or len(spelled) != len(name) or sorted(spelled) == sorted(name):
@@ -159,13 +159,13 @@ def read_words() -> WordList:
 
 
 def _plain(word: str) -> str:
-    """Small letters, straight apostrophes, single blanks, and nothing around them."""
+    """Normalised to lower case, straight apostrophes and single blanks, without surrounding punctuation."""
     return re.sub(r"\s+", " ", word.lower().replace("’", "'")).strip(" \t\n.,;:!?\"'()")
 
 
 def _find(spelled: str) -> Near | None:
     words, forms = read_words(), _forms(spelled)
-    for form in forms:  # names first: "taxis" are taxis, although the word has a meaning of its own
+    for form in forms:  # names first: "taxis" is the plural of taxi, although it is a word itself
         if form in words.names:
             return Near(words.names[form], 1.0, True)
     for form in forms:
@@ -176,13 +176,13 @@ def _find(spelled: str) -> Near | None:
 
 
 def _head(spelled: str) -> Near | None:
-    """What the last word says, or the one before "of", "with", "in" and the like."""
+    """The result for the last word, or the one before "of", "with", "in" and the like."""
     front = re.split(r" (?:of|with|in|on|at|for|from|to) ", spelled)[0]
     return _find(re.split(r"[ -]", front)[-1])
 
 
 def _forms(spelled: str) -> list[str]:
-    """A name as it is, with blanks for hyphens, and with the ending of a plural taken off its last word."""
+    """A name unchanged, with blanks for hyphens, and with its last word in the singular."""
     found = [spelled]
     if "-" in spelled:
         found.append(spelled.replace("-", " "))
@@ -204,7 +204,7 @@ IRREGULAR = {
 
 
 def _singulars(name: str) -> list[str]:
-    """What a name may be the plural of: "mice", "loaves of bread", "boxes", "berries", "cars"."""
+    """Possible singulars of a name: "mice", "loaves of bread", "boxes", "berries", "cars"."""
     for joint in (" of ", " with "):
         if joint in name:
             head, tail = name.split(joint, 1)
@@ -224,7 +224,7 @@ def _singulars(name: str) -> list[str]:
 
 
 def _stems(word: str) -> list[str]:
-    """What a verb or an adjective in some form may come from: "painted", "running", "prettier", "slowly"."""
+    """Possible base forms of a verb or adjective: "painted", "running", "prettier", "slowly"."""
     found = []
     for ending in ("ing", "ed", "er", "est", "ly", "y", "ish", "like", "less", "ness", "'s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:

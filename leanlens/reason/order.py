@@ -29,7 +29,7 @@ def put_relations_first(tags: Sequence[Tag]) -> list[Tag]:
 
 
 class _Clause:
-    """One clause, read from left to right; `done` is what has its place already."""
+    """One clause, read from left to right; `done` are the tags already in order."""
 
     def __init__(self, tags: list[Tag]) -> None:
         self.tags = tags
@@ -51,7 +51,7 @@ class _Clause:
         return [tag for tag in self.done if not _is_only(tag, "at", "there", "localiser", "particle")]
 
     def _drop_measures(self) -> None:
-        """Take out the words that Chinese has between a number and a noun."""
+        """Remove Chinese measure words between a number and a noun."""
         kept: list[Tag] = []
         for tag in self.tags:
             if not (kept and kept[-1].has("number") and _is_only(tag, "filler")):
@@ -68,7 +68,7 @@ class _Clause:
                 self.tags.insert(start, self.tags.pop(at))
 
     def _put_gradient_first(self) -> None:
-        """ "从 粉色 到 紫色 的 渐变 背景": the colours of a gradient after it."""
+        """ "从 粉色 到 紫色 的 渐变 背景": put the gradient before its colours."""
         start = next((at for at, tag in enumerate(self.tags) if tag.has("background from")), None)
         stop = next((at for at, tag in enumerate(self.tags) if tag.get("pattern") == "gradient"), None)
         if start is not None and stop is not None and start < stop:
@@ -82,7 +82,7 @@ class _Clause:
         return self.tags[at].has("color") and at + 1 < len(self.tags)
 
     def _ground_start(self, word: str) -> int | None:
-        """Where in `done` the noun phrase starts that a localiser belongs to; None where there is none."""
+        """The start in `done` of the noun phrase that a localiser belongs to; None if there is none."""
         at = len(self.done)
         while at and self.done[at - 1].has("particle"):
             at -= 1
@@ -93,7 +93,7 @@ class _Clause:
         return start
 
     def _phrase_start(self, end: int) -> int | None:
-        """Where the noun phrase starts that ends before `end`."""
+        """The start of the noun phrase that ends before `end`."""
         at = end - 1
         if at < 0 or self.done[at].has("at", "there", "and", "relation"):
             return None
@@ -104,7 +104,7 @@ class _Clause:
         return at
 
     def _belongs(self, tag: Tag) -> bool:
-        """Whether a tag before a noun is a part of its phrase."""
+        """Whether a tag before a noun is part of its phrase."""
         if tag.has("at", "there", "and", "relation", "localiser"):
             return False
         if tag.has(*MODIFIERS):
@@ -114,7 +114,7 @@ class _Clause:
         return tag.has("filler", "particle") or not tag.readings
 
     def _place(self, localiser: Tag, start: int, after: int) -> int:
-        """Put a relation, its ground and what is there into `done`; the tag to go on with."""
+        """Append a relation, its object and its subject to `done`, and return the index of the next tag."""
         ground = [tag for tag in self.done[start:] if not _is_only(tag, "particle")]
         before = self.done[:start]
         while before and before[-1].has("at") and not before[-1].has(*HEADS):
@@ -152,7 +152,7 @@ class _Clause:
 
 
 def _opens(tag: Tag) -> bool:
-    """Whether a tag stands between a place and what is there: "有", "的"."""
+    """Whether a tag connects a place with the thing there: "有", "的"."""
     return tag.has("there", "at", "particle", "of", "filler") and not tag.has(*HEADS, *MODIFIERS)
 
 

@@ -14,7 +14,7 @@ from leanlens.reason.phrases import Lookup
 from leanlens.reason.words import Tag, Words
 from leanlens.scenes.shapes import CONTAINERS
 
-MOST_KINDS = 6  # of things that one caption holds
+MAX_KINDS = 6  # kinds of things in one caption
 
 
 def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> Meaning:
@@ -29,7 +29,7 @@ def parse(tags: list[Tag], words: Words, lookup: Lookup = lambda word: None) -> 
 
 
 class _Reader(CorrectionReader):
-    """One pass: each tag, or each noun phrase, does what its reading says."""
+    """One pass over the tags; the reading of each tag or noun phrase chooses the action."""
 
     # -- looking around
 
@@ -158,7 +158,7 @@ class _Reader(CorrectionReader):
         return False
 
     def _wants(self, tag: Tag) -> bool:
-        """ "my daughter wants a unicorn": whoever wants it is not drawn."""
+        """ "my daughter wants a unicorn": the daughter is not drawn."""
         first = self.clause
         if all(not noun.known for noun in self.meaning.things[first:]):
             self.meaning.unread += [noun.name for noun in self.meaning.things[first:]]
@@ -252,7 +252,7 @@ class _Reader(CorrectionReader):
         return len(self.meaning.things) > self.clause or self.subject >= self.since or self.pointed
 
     def _opens_clause(self) -> bool:
-        """Whether a verb and a thing follow the place: "and to the right of the teapot there are two cookies"."""
+        """Whether a verb and a thing follow the position: "and to the right of the teapot there are two cookies"."""
         at, named = self.at, False
         while at < len(self.tags) and not self.tags[at].has("break", "relation", "and", "says", "quote"):
             tag = self.tags[at]
@@ -266,7 +266,7 @@ class _Reader(CorrectionReader):
         return at < len(self.tags) and self.tags[at].get("article") == "it"
 
     def _sign_follows(self) -> bool:
-        """Put words that wait for a place on the sign that comes: '"OPEN" on a red sign'."""
+        """Put pending texts on the sign that follows: '"OPEN" on a red sign'."""
         at = self.at
         phrase = self._read_phrase()
         if phrase.head != "thing":
@@ -298,7 +298,7 @@ class _Reader(CorrectionReader):
         return False
 
     def _after_phrase(self, tag: Tag) -> bool:
-        """A relation that nothing follows: an adverb, a side, or nothing."""
+        """A relation without an object: an adverb, a side, or nothing."""
         if tag.has("adverb"):
             return self._adverb(tag)
         if tag.has("side"):
@@ -374,7 +374,7 @@ class _Reader(CorrectionReader):
                     self.meaning.change(index, side=None)
 
     def _refers_back(self) -> bool:
-        """Whether the clause so far spoke of a thing again: "the cat is on the left"."""
+        """Whether the clause so far refers to an earlier thing: "the cat is on the left"."""
         at = self.at - 2
         while at >= 0 and not self.tags[at].has("break", "and"):
             if self.tags[at].has("thing") or self.tags[at].get("article") == "it":
@@ -393,7 +393,7 @@ class _Reader(CorrectionReader):
         return True
 
     def _trigger(self, tag: Tag) -> bool:
-        """A LoRA's word: a thing or beside one where a phrase holds it, else said at the end, as styles are."""
+        """A LoRA's trigger word: kept in its noun phrase if it is in one, otherwise appended to the caption."""
         if self.clause == len(self.meaning.things) == 0 or self._is_named(self.at + 1):
             return False
         self.at += 1
@@ -416,5 +416,5 @@ class _Reader(CorrectionReader):
         meaning.relations = [row for row in meaning.relations if max(row[0], row[2]) < len(meaning.things)]
         if not meaning.things:
             meaning.unsure = "no thing to draw is found in it"
-        elif len(meaning.things) > MOST_KINDS:
-            meaning.unsure = f"it names {len(meaning.things)} kinds of things; at most {MOST_KINDS} are arranged"
+        elif len(meaning.things) > MAX_KINDS:
+            meaning.unsure = f"it names {len(meaning.things)} kinds of things; at most {MAX_KINDS} are arranged"

@@ -9,7 +9,7 @@ from leanlens.reason.nearest import nearest
 from leanlens.reason.words import SIGNS, Tag, Words
 
 COLORS = ("color", "plain color", "sky color", "ground color")  # kinds of readings
-# The twelve colours -> what is nearest to them among the colours of backgrounds, skies and grounds.
+# The twelve colours -> the nearest colours of backgrounds, skies and grounds.
 NEAREST = {
     "plain color": {
         "red": "maroon", "orange": "peach", "yellow": "pale yellow", "green": "mint green", "blue": "light blue",
@@ -39,9 +39,9 @@ class Phrase:
     pair: bool = False
     pairs: int | None = None
     pronoun: bool = False  # "a red one"
-    quality: bool = False  # it ends in a word such as "mood"
+    quality: bool = False  # ends in a word such as "mood"
     colors: list[Tag] = field(default_factory=list)
-    listed: bool = False  # its colours stand in a list, with commas
+    listed: bool = False  # its colours are a list with commas
     size: str | None = None
     adjectives: list[str] = field(default_factory=list)
     capitals: list[str] = field(default_factory=list)  # letters of a sign: "a STOP sign"
@@ -50,7 +50,7 @@ class Phrase:
     head: str = ""  # thing, unknown, background, ground, sky, pattern, or nothing
     name: str = ""
     plural: bool = False
-    first: int = 0  # tag it starts at
+    first: int = 0  # index of its first tag
 
     @property
     def is_empty(self) -> bool:
@@ -72,7 +72,7 @@ class Phrase:
         return " and ".join(named) or None
 
     def split_colors(self) -> "list[Phrase]":
-        """ "red, green and blue balloons": a phrase for each colour but the last, which stays here."""
+        """ "red, green and blue balloons": a phrase for each colour except the last, which this phrase keeps."""
         several = len(self.colors) if self.listed and self.plural else 0
         if several < 3 or self.article == "one" or self.number not in (None, several) or self.head != "thing":
             return []
@@ -94,16 +94,16 @@ def color_as(tag: Tag, kind: str) -> str | None:
 
 
 class PhraseReader:
-    """The state of one pass over the tags, and noun phrases read from it.
+    """The state of one pass over the tags, and the reading of noun phrases.
 
     Attributes:
-        at: the tag that is read next.
-        subject: the thing that a relation or a place that follows belongs to.
+        at: index of the next tag.
+        subject: the thing that a following relation or position belongs to.
         since, clause, fresh: number of the first thing of the sentence, of the clause, since the last mark or "and".
-        relation: waits for the thing that it is to; fronted waits for the thing that is there: "on a table, a cat".
-        between: first the thing that is between, then the one that it is beside.
-        says: number of the tag after which words are letters.
-        host: "with": the thing that what follows stands on, in or beside.
+        relation: a relation that needs its object; fronted needs its subject: "on a table, a cat".
+        between: the thing in between, then the one next to it.
+        says: index of the tag after which words are text to write.
+        host: "with": the thing that the following is on, in or next to.
         shared: phrases without a head, for "a red and a blue ball".
     """
 
@@ -112,21 +112,21 @@ class PhraseReader:
         self.at = 0
         self.meaning = Meaning()
         self.subject: int | None = None
-        self.relation: tuple[str, int | None] | None = None  # waits for what it is to
-        self.fronted: tuple[str, int] | None = None  # "on a table": waits for what is there
-        self.between: list[int] = []  # first the thing that is, then the one that it is beside
+        self.relation: tuple[str, int | None] | None = None  # needs its object
+        self.fronted: tuple[str, int] | None = None  # "on a table": needs its subject
+        self.between: list[int] = []  # the thing in between, then the one next to it
         self.side: str | None = None
-        self.says: int | None = None  # tag number after which words are letters
+        self.says: int | None = None  # index of the tag after which words are text to write
         self.since = self.clause = 0
         self.asked = False  # the sentence before was a question
         self.joined = False
-        self.replaces = False  # "but": colours that follow go before those said already
+        self.replaces = False  # "but": the following colours replace earlier ones
         self.fresh = 0  # the first thing since the last mark or "and"
-        self.early: str | None = None  # a colour said before any thing
+        self.early: str | None = None  # a colour before any thing
         self.each = False
         self.since_before = 0
-        self.taken: Noun | None = None  # what was taken back
-        self.host: int | None = None  # "with": the thing that what follows stands on, in or beside
+        self.taken: Noun | None = None  # the discarded thing
+        self.host: int | None = None  # "with": the thing that the following is on, in or next to
         self.shared: list[Phrase] = []  # phrases without a head, for "a red and a blue ball"
 
     def tag(self, ahead: int = 0) -> Tag | None:
@@ -170,7 +170,7 @@ class PhraseReader:
         return at < len(self.tags) and self.tags[at].has(*kinds) and not self.tags[at].has("style")
 
     def _read_phrase(self, surface: bool = False) -> Phrase:
-        """The noun phrase that starts here; `surface` where a background may be meant."""
+        """The noun phrase that starts here; `surface` if it may be a background."""
         phrase = Phrase(first=self.at)
         while (tag := self.tag()) is not None:
             if self._take_modifier(tag, phrase, surface):
@@ -263,7 +263,7 @@ class PhraseReader:
         return True
 
     def _is_color_and(self, tag: Tag, phrase: Phrase) -> bool:
-        """ "red and blue ball", "red, white and blue flag": what stands between two colours of one thing."""
+        """ "red and blue ball", "red, white and blue flag": whether this connects two colours of one thing."""
         if tag.get("break") in (",", "，") or phrase.listed:
             return bool(phrase.colors) and self._lists_colors(phrase)
         if not (tag.has("and") and not tag.has("part") and phrase.colors and self.at + 1 < len(self.tags)):
@@ -287,7 +287,7 @@ class PhraseReader:
         )
 
     def _is_said_of_things(self, phrase: Phrase, colors: int) -> bool:
-        """Whether colours belong to what was named before: "a cat, black and white", "two apples, red and green"."""
+        """Whether colours belong to an earlier thing: "a cat, black and white", "two apples, red and green"."""
         things = self.meaning.things
         said = len(things) - self.since == 1 and things[-1].count in (1, colors) and things[-1].color is None
         return said and not (phrase.article or phrase.number)
@@ -343,14 +343,14 @@ class PhraseReader:
         return before.get("break") in (",", "，") and things[-1].number is not None and self.clause == len(things)
 
     def _ends_surface(self, surface: bool, phrase: Phrase) -> bool:
-        """ "on peach", "against peach for a card", where no noun follows."""
+        """ "on peach", "against peach for a card", if no noun follows."""
         following = self.tags[self.at + 1] if self.at + 1 < len(self.tags) else None
         if not surface or phrase.article is not None:
             return False
         return following is None or (bool(following.readings) and not following.has("thing", "name", *COLORS))
 
     def _heads_background(self, at: int) -> bool:
-        """Whether the words from here on run into a background."""
+        """Whether the words from here on lead to a background."""
         while at < len(self.tags):
             tag = self.tags[at]
             if tag.has("background noun", "pattern", "sky", "ground", "background to", "background from"):
@@ -389,7 +389,7 @@ class PhraseReader:
             self.at += 1
 
     def _take_compound(self, phrase: Phrase, tag: Tag) -> None:
-        """ "cat food" is no cat: a known thing before an unknown noun is part of a name."""
+        """ "cat food" is not a cat: a known thing before an unknown noun is part of a name."""
         following = self.tag()
         if following is None or following.readings or self.words.code != "en":
             return
@@ -400,7 +400,7 @@ class PhraseReader:
         self.at += 1
 
     def _take_following(self, phrase: Phrase) -> None:
-        """Adjectives that stand after their noun: "una manzana roja"."""
+        """Adjectives after their noun: "una manzana roja"."""
         while (tag := self.tag()) is not None:
             kinds = ("plain color",) if phrase.head == "background" else ("color",)
             if not tag.has("break") and tag.has(*(kinds if tag.has("thing") else COLORS)):
@@ -416,7 +416,7 @@ class PhraseReader:
             self.at += 1
 
     def _ends_in_color(self, at: int) -> bool:
-        """Whether a colour is at a tag, and nothing that it could belong to after it: "una mela rossa e bianca"."""
+        """Whether there is a colour at a tag with no thing after it that it could modify: "una mela rossa e bianca"."""
         following = self.tags[at + 1] if at + 1 < len(self.tags) else None
         alone = following is None or not (following.has("thing", "name", "color") or not following.readings)
         return at < len(self.tags) and self.tags[at].has("color") and alone
@@ -446,7 +446,7 @@ class PhraseReader:
         return opens and not ((after := self.tag()) is not None and after.has("wants", "quote"))
 
     def _is_named(self, at: int) -> bool:
-        """Whether a known thing is named right after."""
+        """Whether a known thing follows immediately."""
         return at < len(self.tags) and self.tags[at].has("thing", "name")
 
     def _is_list(self) -> bool:

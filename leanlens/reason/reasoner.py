@@ -15,7 +15,7 @@ from leanlens.pipeline.request import ImageRequest
 
 WORDS = ("default", "off")
 CAPTION_STYLES = ("scenes/common", "scenes/everyday")
-"""What a folder may state: captions of `scenes/describe.py`, of the things of a library."""
+"""Caption styles that a model folder may state: captions of `scenes/describe.py` about the things of a library."""
 
 
 class Reasoner(Protocol):

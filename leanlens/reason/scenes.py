@@ -19,10 +19,10 @@ from leanlens.reason.words import QUOTED, known_things, tag, words_of
 from leanlens.reason.write import LAST, write
 
 SOURCE = "scenes 1"
-MOST_CHARACTERS = 1_000  # of a prompt that is read; the captions of the model have half of that
-MOST_UNREAD = 5  # unknown words that a prompt may have, and two more for each known thing
-MOST_UNKNOWN = 12  # words that are named in a record
-# A dense caption: that many whole sentences and words, and words a sentence.
+MAX_CHARACTERS = 1_000  # of a prompt; the captions of the model have half of that
+MAX_UNREAD = 5  # unknown words that a prompt may have, plus two for each known thing
+MAX_UNKNOWN = 12  # unknown words listed in a record
+# Minimum sentences, words, and words per sentence of a dense caption.
 LEAST_SENTENCES, LEAST_WORDS, LEAST_LENGTH = 3, 25, 5.0
 _REQUEST = re.compile(
     r"\b(please|draw|want|wants|can you|could you|make me|make it|give me|thanks|hi|hello|i'd|i|me|my)\b", re.IGNORECASE
@@ -42,7 +42,7 @@ class SceneReasoner:
         self.library = library
 
     def __call__(self, asks: Sequence[Ask]) -> list[Reasoned]:
-        """One record for each, in order."""
+        """One record per ask, in order."""
         return [self._reason(ask) for ask in asks]
 
     def _reason(self, ask: Ask) -> Reasoned:
@@ -51,8 +51,8 @@ class SceneReasoner:
         return answer.model_copy(update={"seconds": time.perf_counter() - began})
 
     def _read(self, ask: Ask) -> Reasoned:
-        if len(ask.prompt) > MOST_CHARACTERS:  # the time to read one grows faster than its length
-            why = f"it is longer than {MOST_CHARACTERS:,} characters"
+        if len(ask.prompt) > MAX_CHARACTERS:  # parsing time grows faster than linearly
+            why = f"it is longer than {MAX_CHARACTERS:,} characters"
             return Reasoned(original=ask.prompt, prompt=ask.prompt, source=self.source, left_alone=why)
         language = find_language(_without(ask.prompt, ask.triggers))
         words = words_of(language)
@@ -68,7 +68,7 @@ class SceneReasoner:
         left_alone = partial(left_alone, fixed=fixed)
         unknown = tuple(unknown_words(meaning, known_things(self.library), language))
         known = sum(noun.known for noun in meaning.things)
-        if not meaning.unsure and sum(not tag.readings for tag in tags) > MOST_UNREAD + 2 * known:
+        if not meaning.unsure and sum(not tag.readings for tag in tags) > MAX_UNREAD + 2 * known:
             meaning.unsure = "most of its words are not understood"
         if meaning.unsure:
             return left_alone(left_alone=meaning.unsure, not_understood=unknown)
@@ -88,7 +88,7 @@ class SceneReasoner:
 
 
 def _without(prompt: str, triggers: Sequence[str]) -> str:
-    """The prompt without the words of LoRAs, which are of no language."""
+    """The prompt without the trigger words of LoRAs, which do not belong to any language."""
     for trigger in triggers:
         prompt = prompt.replace(trigger, " ") if trigger else prompt
     return prompt
@@ -133,7 +133,7 @@ def unknown_words(meaning: Meaning, things: Sequence[str], language: str = "en")
     said += [noun.part for noun in meaning.things if noun.part]
     said += [meaning.other_style] if meaning.other_style else []
     said += [word.lower() for word in meaning.unread if len(word) > 2]
-    for word in list(dict.fromkeys(said))[:MOST_UNKNOWN]:
+    for word in list(dict.fromkeys(said))[:MAX_UNKNOWN]:
         near = nearest(word) if language == "en" or word in lexicon.concepts() else None
         if near is not None and near.concept not in things:
             near = None

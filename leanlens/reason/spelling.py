@@ -59,7 +59,7 @@ def script_of(text: str) -> str:
             if first <= point <= last and letter.isalpha():
                 if name != "han":
                     return name
-                found = "han"  # unless kana follow: then it is Japanese
+                found = "han"  # unless kana follow, which make it Japanese
                 break
     return found
 
@@ -88,7 +88,7 @@ def nearest_form(word: str, known: Sequence[str]) -> str | None:
 
 
 def _same_letters(one: str, other: str) -> int:
-    """How many letters two words have in common from the start."""
+    """Length of the common prefix of two words."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return at

@@ -13,16 +13,16 @@ class ThingReader(LetterReader):
     """Parses the things and relations of a meaning.
 
     Attributes:
-        group: numbers of the things that "and" joins, the last of them read last; a relation that follows is of all.
-        linked: "and" or "," where that stands before what is read next.
-        hosted: the host comes from a "with", and stays through an "and".
-        joins: the group has two things or more, the last of them after an "and".
-        related: the thing that the relation before was of.
-        pointed: the clause begins with a pronoun; keeps: the sentence does.
-        placed: the place said before what is there, "on the table are an apple and a pear".
-        topic: what a pronoun at the start of a sentence means.
-        swap: the thing that is corrected, "a dog, actually a cat", until the one in its place is read.
-        others: numbers of things that are called another, and are no earlier thing said again.
+        group: numbers of the things connected by "and", in order; a following relation applies to all.
+        linked: "and" or "," if that precedes the next phrase.
+        hosted: whether the host comes from a "with", which an "and" continues.
+        joins: whether the group has two or more things, the last after an "and".
+        related: the subject of the previous relation.
+        pointed: whether the clause starts with a pronoun; keeps: whether the sentence does.
+        placed: a position before its thing, "on the table are an apple and a pear".
+        topic: what a pronoun at the start of a sentence refers to.
+        swap: the thing to be corrected, "a dog, actually a cat", until its replacement is read.
+        others: numbers of things introduced by "another", which are not earlier things repeated.
     """
 
     def __init__(self, tags: list[Tag], words: Words, lookup: Lookup) -> None:
@@ -59,7 +59,7 @@ class ThingReader(LetterReader):
         self._attach(phrase)
 
     def _attach(self, phrase: Phrase) -> None:
-        """A thing, new or spoken of before, in whatever relation waits for it."""
+        """Add a thing, or refer to an earlier one, and complete pending relations with it."""
         if phrase.name in SIGNS and not phrase.capitals and not self.tags[self.at - 1].capital:
             within = self.tags[phrase.first : self.at]  # "a GO sign", though "go" is a word without meaning elsewhere
             phrase.capitals = [tag.text for tag in within if tag.capital and set(tag.readings) == {"filler"}]
@@ -84,7 +84,7 @@ class ThingReader(LetterReader):
         self._reach(self._add(phrase))
 
     def _is_part(self, phrase: Phrase) -> bool:
-        """Whether an unknown thing is one of a known one, "a gift box with a ribbon"; it is then said beside that."""
+        """Whether an unknown thing is part of a known one, "a gift box with a ribbon", and is described with it."""
         host = self.subject
         before = self.tags[phrase.first - 1] if phrase.first else None
         within = self.relation is not None and self.relation[0] == "inside" and phrase.article != "one"
@@ -102,7 +102,7 @@ class ThingReader(LetterReader):
         return True
 
     def _spoken_of(self, phrase: Phrase) -> int | None:
-        """The thing that "the cat" means, where there is one already."""
+        """The earlier thing that "the cat" refers to, if any."""
         color = phrase.object_color()
         for index, noun in enumerate(self.meaning.things):
             same = noun.name == phrase.name
@@ -157,7 +157,7 @@ class ThingReader(LetterReader):
         return len(self.meaning.things) - 1
 
     def _reach(self, index: int) -> None:
-        """Thing `index` is spoken of: settle what waited for it."""
+        """Complete everything that was waiting for thing `index`."""
         if index < 0:
             return
         waits, self.relation = self.relation, None
@@ -186,12 +186,12 @@ class ThingReader(LetterReader):
         self.subject = index
 
     def _ends_here(self) -> bool:
-        """Whether nothing more is said of the thing just read."""
+        """Whether the description of the thing just read ends here."""
         tag = self.tag()
         return tag is None or tag.has("break") or (tag.has("and") and not tag.has("part"))
 
     def _gather(self, index: int) -> None:
-        """Thing `index` goes on with the group that an "and" or a comma joins it to, or begins one."""
+        """Add thing `index` to the group that "and" or a comma connects it to, or start a new group."""
         if index in self.group:
             return
         self.group = [*self.group, index] if self.linked else [index]
@@ -199,7 +199,7 @@ class ThingReader(LetterReader):
         self.linked = ""
 
     def _relate_all(self, subject: int, word: str, index: int) -> None:
-        """The same relation of the subject and of all that "and" joins to it: "a cat and a dog under a tree"."""
+        """Apply a relation to the subject and everything connected to it by "and": "a cat and a dog under a tree"."""
         alone = not self.joins or self.hosted or subject not in self.group or word in ("between", "each side")
         related = {row[0] for row in self.meaning.relations}
         for each in [subject] if alone else self.group:
@@ -243,7 +243,7 @@ class ThingReader(LetterReader):
             self.meaning.relations.append((middle, "between", index))
 
     def _bare(self, phrase: Phrase) -> None:
-        """Colours, a number or words without a head: of what came before, or shared with what comes."""
+        """Colours, a number or words without a head: they belong to an earlier thing or are shared with the next."""
         self.meaning.unread += phrase.adjectives
         following = self.tag()
         things = self.meaning.things
@@ -284,7 +284,7 @@ class ThingReader(LetterReader):
                 self.meaning.change(index, size=phrase.size)
 
     def _is_another_kind(self, phrase: Phrase, color: str | None) -> bool:
-        """ "a red apple and two green ones", "a big apple and two small ones": as the thing before, but for this."""
+        """ "a red apple and two green ones", "a big apple and two small ones": a variant of the thing before."""
         last, tags = self.meaning.things[-1], self.tags[phrase.first : self.at]
         several = any(tag.has("ones") for tag in tags)
         if any(tag.has("another") for tag in tags) and not self.replaces:  # "a red car and another one in blue"
@@ -306,7 +306,7 @@ class ThingReader(LetterReader):
         return at >= len(self.tags) or self.tags[at].has("break")
 
     def _part_of_them(self) -> bool:
-        """ "three stars, two of them yellow": some of the last things have a colour of their own."""
+        """ "three stars, two of them yellow": some of the last things have a different colour."""
         before = self.tags[max(self.at - 2, 0) : self.at]
         count = 1 if before and before[-1].has("one of") else before[0].get("number") if len(before) == 2 else None
         last = len(self.meaning.things) - 1
@@ -354,7 +354,7 @@ class ThingReader(LetterReader):
         return False
 
     def _split_colors(self, phrase: Phrase, color: str) -> bool:
-        """ "two hearts, one red one blue": as many things as colours."""
+        """ "two hearts, one red one blue": one thing per colour."""
         found = [(phrase.number or 1, color)]
         first = start = self.at
         while (tag := self.tag()) is not None and not tag.has("end"):
@@ -382,7 +382,7 @@ class ThingReader(LetterReader):
         return True
 
     def _merge_repeated(self) -> None:
-        """What is named twice alike is one thing, said again."""
+        """Merge things that are named twice in the same way."""
         meaning = self.meaning
         for last in range(len(meaning.things) - 1, 0, -1):
             for first in range(last):
@@ -394,7 +394,7 @@ class ThingReader(LetterReader):
                     break
 
     def _is_same(self, first: int, last: int) -> bool:
-        """Whether the later of two things says no more than the earlier, and is not "another"."""
+        """Whether the later of two things adds nothing to the earlier, and is not "another"."""
         one, other = self.meaning.things[first], self.meaning.things[last]
         if (one.name, one.color, one.side) != (other.name, other.color, other.side) or last in self.others:
             return False

@@ -10,15 +10,15 @@ from leanlens.reason.words import LANGUAGES, SIGNS, known_things
 from leanlens.scenes.describe import STYLE_PHRASES
 from leanlens.scenes.icons import PARTS
 
-# Kind of an entry -> table of languages/en.toml, in the order in which they are listed after the things.
+# Kind of an entry -> table of languages/en.toml, in the order in which they follow the things.
 TABLES = {
     "color": "colors", "background": "backgrounds", "pattern": "patterns", "ground": "grounds", "sky": "skies",
     "style": "styles", "size": "sizes", "number": "numbers", "relation": "relations",
 }  # fmt: skip
-DIRECTIONS = ("vertical", "horizontal")  # stand among the patterns, and are none
-MOST_COUNTED = 6  # the highest number that captions of scenes have
-COMPLETED = ("thing", "color", "style", "background", "pattern")  # kinds that are suggested
-SHORTEST_TYPO, LONG = 4, 5  # letters, from which on one of them may be wrong, and two
+DIRECTIONS = ("vertical", "horizontal")  # in the table of patterns, but not patterns
+MAX_COUNTED = 6  # the highest number in captions of scenes
+COMPLETED = ("thing", "color", "style", "background", "pattern")  # kinds to suggest
+SHORTEST_TYPO, LONG = 4, 5  # letters from which one letter, or two, may be wrong
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _entries_of_tables(library: str) -> Iterator[Entry]:
     styles = tomllib.loads(PARTS[library].read_text(encoding="utf-8"))["styles"]
     for kind, section in TABLES.items():
         for name, phrases in table[section].items():
-            if (kind == "number" and not (name.isdigit() and int(name) <= MOST_COUNTED)) or name in DIRECTIONS:
+            if (kind == "number" and not (name.isdigit() and int(name) <= MAX_COUNTED)) or name in DIRECTIONS:
                 continue
             if kind == "style" and name not in styles:
                 continue
@@ -106,7 +106,7 @@ def complete(prefix: str, limit: int = 8, library: str = "common") -> list[str]:
 
 
 def _ranked(names: Iterable[str], library: str) -> dict[str, str]:
-    """What is meant -> the best of the names for it: that of captions before others, short ones before long ones."""
+    """Meaning -> its best name: the one in captions before synonyms, short ones before long ones."""
     terms = _terms(library)
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (not terms[name][1], len(name), name)):
@@ -116,7 +116,7 @@ def _ranked(names: Iterable[str], library: str) -> dict[str, str]:
 
 @cache
 def _terms(library: str) -> Mapping[str, tuple[str, bool]]:
-    """Every name -> kind and name of what it means, and whether it is the name that captions have."""
+    """Every name -> kind and name of its meaning, and whether it is the name in captions."""
     found: dict[str, tuple[str, bool]] = {}
     kept = [entry for entry in entries(library) if entry.kind in COMPLETED]
     for entry in kept:
@@ -128,7 +128,7 @@ def _terms(library: str) -> Mapping[str, tuple[str, bool]]:
 
 
 def _begins_nearly(name: str, typed: str) -> bool:
-    """Whether a letter is wrong, left out or too much, or two of five and more, but not at the beginning."""
+    """Whether one letter is wrong, missing or extra, or two from five letters on, but not the first."""
     most = 1 if len(typed) < LONG else 2
     if name[:most] != typed[:most] or len(name) < len(typed) - most:
         return False

@@ -21,12 +21,12 @@ from leanlens.scenes.names import pluralize, read_vocabulary
 from leanlens.scenes.shapes import CONTAINERS, SUPPORTS
 
 LANGUAGES = Path(__file__).parent / "languages"
-NAMES = Path(__file__).parent / "names.txt"  # of drawable things that the model does not know, one a line
+NAMES = Path(__file__).parent / "names.txt"  # drawable things that the model does not know, one per line
 SIGNS = ("sign", "label")
-MOST_SPELLED = 80  # words of a prompt in which typing errors are looked for
-# A word, a number, a mark, or one letter of a script that is written without spaces.
+MAX_SPELLED = 80  # words of a prompt that are checked for typing errors
+# A word, a number, a mark, or one letter of a script without spaces.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-# Signs that are a part of a word: accents, Hebrew and Arabic points, the vowels of Indic scripts.
+# Combining characters of a word: accents, Hebrew and Arabic points, the vowels of Indic scripts.
 _MARKS = (
     "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0981-\u0983"
     "\u09bc-\u09d7\u0a01-\u0a4d\u0a70\u0a71\u0a81-\u0a83\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bd7"
@@ -117,7 +117,7 @@ class Words:
         return self._inflected(tokens[start]) if self.stripped else None
 
     def _inflected(self, token: str) -> tuple[int, dict[str, Any]] | None:
-        """A word that is found without its ending, or that begins as a known one does."""
+        """A word that is found without its ending, or that has the same beginning as a known one."""
         stems = [token[len(prefix) :] for prefix in self.prefixes if token.startswith(prefix) and token != prefix]
         for stem in [*stems, *without_ending(token, self.stripped)]:
             for phrase, readings in self.phrases.get(stem, ()):
@@ -139,7 +139,7 @@ class Words:
         return [token]
 
     def _as_form(self, word: str, known: str, readings: dict[str, Any]) -> dict[str, Any]:
-        """The readings of a form of a known word: several of the thing, where the form is a plural."""
+        """The readings of a form of a known word: plural if the form is."""
         kind = "thing" if "thing" in readings else "name"
         if kind in readings and len(word) > len(known) and word.endswith(self.plurals):
             return {kind: (readings[kind][0], True)}
@@ -180,7 +180,7 @@ def words_of(code: str) -> Words:
     """
     path = LANGUAGES / f"{code}.toml"
     if not path.is_file() and code not in lexicon.languages():
-        raise ValueError(f"language {code!r} has no words; there are {', '.join(sorted(lexicon.languages()))}")
+        raise ValueError(f"unknown language {code!r}: expected one of {', '.join(sorted(lexicon.languages()))}")
     table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     endings = table.get("endings", ())
     words = Words(
@@ -208,13 +208,13 @@ def words_of(code: str) -> Words:
 
 
 def _forms(phrase: str, endings: Sequence[str]) -> list[str]:
-    """ "hell rot*" with each ending; "rot*" as it is without one, since the endings of words are taken off."""
+    """ "hell rot*" with each ending; a single word "rot*" without one, because endings of words are stripped."""
     stem = phrase.removesuffix("*")
     return [stem + ending for ending in endings] if stem != phrase and " " in stem else [stem]
 
 
 def _add_things(words: Words, has_colors: bool) -> None:
-    """What a language calls the things: its own list, then Unicode's names."""
+    """Add a language's names of things: from its own list, then from Unicode."""
     path = LANGUAGES / "things" / f"{words.code}.txt"
     known = set(known_things())
     for line in path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else ():
@@ -261,7 +261,7 @@ def _entries(table: dict[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
 
 
 def _add_names(words: Words) -> None:
-    """English names and plurals of everything that is known."""
+    """Add the English names and plurals of everything known."""
     synonyms = read_vocabulary()["synonyms"]
     for concept in known_things():
         for name in (concept, *synonyms.get(concept, ())):
@@ -324,7 +324,7 @@ def _tag_plain(text: str, words: Words) -> list[Tag]:
 
 
 def _tag_emoji(piece: Piece) -> list[Tag]:
-    """The English words of an emoji, with the reading "emoji" beside what they are; "unknown" for a mood."""
+    """The English words of an emoji, with "emoji" in addition to their readings; "unknown" for a mood."""
     if not piece.known:
         return [Tag({"unknown": "unknown"}, piece.words)]
     tags = _tag_words(piece.words, words_of("en"))
@@ -335,7 +335,7 @@ def _tag_emoji(piece: Piece) -> list[Tag]:
 
 
 def _without_repeated(tags: list[Tag]) -> list[Tag]:
-    """Without the emoji of things that words name: "a red apple 🍎"."""
+    """Drop emoji of things that are also named in words: "a red apple 🍎"."""
     named = {tag.readings["thing"][0] for tag in tags if tag.has("thing") and not tag.has("emoji")}
     drawn = [tag for tag in tags if tag.has("emoji") and tag.has("thing")]
     doubled = {tag.readings["emoji"] for tag in drawn if tag.readings["thing"][0] in named}
@@ -375,27 +375,27 @@ def _tag_part(text: str, words: Words) -> list[Tag]:
             tokens.append(part)
             kept.append(token if token.lower() == part or not words.joined else part)
             glued.append(False)
-    if len(tokens) <= MOST_SPELLED:
+    if len(tokens) <= MAX_SPELLED:
         tokens = [_spell(token, words) if words.code == "en" else _spell_other(token, words) for token in tokens]
     return list(_match(tokens, kept, glued, words))
 
 
 def _spell(token: str, words: Words) -> str:
-    """The word of a known name, a colour and so on that a token is a typing error of; else the token."""
+    """The known word that a token is a typing error of; otherwise the token."""
     if len(token) < SHORTEST_TYPO or token in words.tokens or not token.isalpha():
         return token
     return correct(token) or _like(token, words)
 
 
 def _spell_other(token: str, words: Words) -> str:
-    """The same for another language; long words only, since not all of its words are known."""
+    """The same for another language, for long words only, because its vocabulary is incomplete."""
     if len(token) < LONG or not token.isalpha() or is_unspaced(token):
         return token
     return token if words.longest([token], 0) else _like(token, words)
 
 
 def _like(token: str, words: Words) -> str:
-    """The one word of the table that is an edit away; no other English word is taken for one."""
+    """The unique word of the table at edit distance one; English words are never corrected."""
     if words.code == "en" and is_word(token):
         return token
     near = [word for word in words.tokens if abs(len(word) - len(token)) <= 1 and word[0] == token[0]]
@@ -404,7 +404,7 @@ def _like(token: str, words: Words) -> str:
 
 
 def _spaced_hyphens(text: str) -> list[bool]:
-    """For each hyphen, whether it stands between spaces, as a dash does."""
+    """For each hyphen, whether it is surrounded by spaces, like a dash."""
     return [
         not (match.start() and _in_word(text[match.start() - 1]) and _in_word(text[match.end() : match.end() + 1]))
         for match in re.finditer("[-‐‑]", text)
@@ -412,7 +412,7 @@ def _spaced_hyphens(text: str) -> list[bool]:
 
 
 def _in_word(letter: str) -> bool:
-    """Whether a letter may stand beside a hyphen inside a word: "jack-o'-lantern"."""
+    """Whether a letter may be next to a hyphen inside a word: "jack-o'-lantern"."""
     return letter.isalnum() or letter in "'’"
 
 
@@ -443,7 +443,7 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
             readings = {}
             if "'" in token or _has_suffix(tokens, glued, at + 1, words):
                 readings = {"filler": "filler"}
-            elif words.code == "en" and len(tokens) <= MOST_SPELLED:
+            elif words.code == "en" and len(tokens) <= MAX_SPELLED:
                 readings = _other_name(token)
             typed = kept[at]
             while is_unspaced(token) and at + 1 < len(tokens) and _continues(tokens, at + 1, words):
@@ -455,7 +455,7 @@ def _match(tokens: list[str], kept: list[str], glued: list[bool], words: Words) 
 
 
 def _of_other_script(word: str, words: Words) -> dict[str, Any]:
-    """The reading of a word that is written in a script which the language does not have: "a black 猫"."""
+    """The reading of a word in a script that the language does not use: "a black 猫"."""
     script = script_of(word)
     if word.isascii() or script in ("latin", "other", *lexicon.languages().get(words.code, ())):
         return {}
@@ -465,12 +465,12 @@ def _of_other_script(word: str, words: Words) -> dict[str, Any]:
 
 
 def _continues(tokens: list[str], at: int, words: Words) -> bool:
-    """Whether a token without spaces around it goes on with an unknown word."""
+    """Whether a token without surrounding spaces continues with an unknown word."""
     return is_unspaced(tokens[at]) and tokens[at] not in _BREAKS and words.longest(tokens, at) is None
 
 
 def _other_name(word: str) -> dict[str, Any]:
-    """The reading of a word that is another name of a known thing, or a kind of it: "puppy"."""
+    """The reading of a word that is a synonym or a kind of a known thing: "puppy"."""
     near = nearest(word)
     if near is None or not near.same:
         return {}
@@ -479,7 +479,7 @@ def _other_name(word: str) -> dict[str, Any]:
 
 
 def _has_suffix(tokens: list[str], glued: list[bool], at: int, words: Words) -> bool:
-    """Whether a hyphen ties the token before `at` to a suffix such as "-like"."""
+    """Whether a hyphen connects the token before `at` to a suffix such as "-like"."""
     if at >= len(tokens) or not glued[at - 1]:
         return False
     hit = words.longest(tokens, at)

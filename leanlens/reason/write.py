@@ -41,7 +41,7 @@ def write(plan: Plan, meaning: Meaning, seed: int) -> str:
     sentences += [_relation(plan, *row) for row in plan.relations]
     sentences += [_thing(plan, index) for index in plan.order]
     sentences.append(LAST)
-    sentences += meaning.triggers  # word for word
+    sentences += meaning.triggers  # verbatim
     return " ".join(
         f"{sentence[0].upper()}{sentence[1:]}." if sentence not in meaning.triggers else f"{sentence}."
         for sentence in sentences
@@ -87,7 +87,7 @@ def _letters(plan: Plan, on: int, string: str) -> str:
 
 
 def _quotable(string: str) -> str:
-    """Letters as they stand between quotation marks."""
+    """A text that is safe between quotation marks."""
     return string.replace('"', "'")
 
 
