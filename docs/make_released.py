@@ -19,7 +19,8 @@ Images, times and memory of `turbo`, `rl` and `base` for a fixed list of {prompt
 who sent their results. Each measurement is shown next to the estimate of [the planner](plan.md).
 
 """
-NONE = """\ **There are no results yet.** The weights were not available to us, so this documentation shows none of
+NONE = """\
+**There are no results yet.** The weights were not available to us, so this documentation shows none of
 their images and no GPU timings. If you have the weights, these commands fill the page:
 
 """
