@@ -23,7 +23,8 @@ LEVELS = {
     "train": 6,
     "rl": 7, "distill": 7, "evaluate": 7,
     "serve": 8, "lab": 8,
-    "cli": 9,
+    "web": 9,
+    "cli": 10,
 }  # fmt: skip
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "PIL", "pydantic", "huggingface_hub")
 

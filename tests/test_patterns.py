@@ -119,7 +119,7 @@ def _readers():
     from leanlens.serve.parameters import parse_size
     from leanlens.serve.prompts import read_prompt
     from leanlens.serve.uploads import from_base64
-    from leanlens.serve.web_form import Form, _lora, _lora_names, _seed, _strength, grid_from
+    from leanlens.web.form import Form, _lora, _lora_names, _seed, _strength, grid_from
 
     return {
         "infotext": read_parameters,

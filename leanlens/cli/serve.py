@@ -214,7 +214,7 @@ def _page(settings: Any) -> Any:
         return None
     from functools import partial
 
-    from leanlens.serve.web import mount_page
+    from leanlens.web.page import mount_page
 
     return partial(mount_page, estimate=_estimate(settings), better=_better(settings))
 

@@ -99,8 +99,8 @@ def test_a_hostile_lora_is_refused_at_every_api_and_the_server_lives(ask, server
 
 def test_the_page_says_what_is_wrong_with_a_lora(service, tmp_path):
     pytest.importorskip("gradio")
-    from leanlens.serve.web import Page
-    from tests.serve.test_web import Visitor, collect, fields
+    from leanlens.web.page import Page
+    from tests.web.test_page import Visitor, collect, fields
 
     (tmp_path / "loras").mkdir()
     (tmp_path / "loras" / "deep.safetensors").write_bytes(HOSTILE["deep"])

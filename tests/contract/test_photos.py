@@ -129,8 +129,8 @@ def by_sdapi(picture, server, **_):
 
 def by_page(picture, service, **_):
     pytest.importorskip("gradio")
-    from leanlens.serve.web import _once
-    from leanlens.serve.web_form import Form, parameters_from
+    from leanlens.web.form import Form, parameters_from
+    from leanlens.web.page import _once
 
     paint = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     paint[PAINT] = (255, 255, 255, 255)

@@ -136,8 +136,8 @@ def test_edits_refuse_before_anything_is_unpacked(server, png, monkeypatch):
 
 def test_the_page_unpacks_a_picture_once_for_a_grid_and_not_for_what_is_refused(service, png, monkeypatch):
     from leanlens.serve.errors import APIError
-    from leanlens.serve.web import _once
-    from leanlens.serve.web_form import Form, parameters_from
+    from leanlens.web.form import Form, parameters_from
+    from leanlens.web.page import _once
 
     seen, one = _counting(monkeypatch), service(started=False)
     source = _once((png(), []), one)

@@ -25,7 +25,7 @@ from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job
 from leanlens.serve.uploads import open_upload, to_png
-from leanlens.serve.web_form import (
+from leanlens.web.form import (
     ASPECTS,
     OWN,
     SETTINGS,
@@ -36,10 +36,10 @@ from leanlens.serve.web_form import (
     size_of,
     with_seed,
 )
-from leanlens.serve.web_reason import reading, suggestions
-from leanlens.serve.web_routes import PageRoutes, log_briefly
-from leanlens.serve.web_run import run
-from leanlens.serve.web_show import (
+from leanlens.web.reasoning import reading, suggestions
+from leanlens.web.routes import PageRoutes, log_briefly
+from leanlens.web.run import run
+from leanlens.web.show import (
     SUGGESTIONS,
     escaped,
     show_error,
@@ -51,7 +51,7 @@ from leanlens.serve.web_show import (
     show_queue,
     show_welcome,
 )
-from leanlens.serve.web_style import (
+from leanlens.web.style import (
     BEGIN,
     END,
     ON_LOAD,

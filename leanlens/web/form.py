@@ -17,7 +17,7 @@ from leanlens.resolution import BUCKETS, sizes_at
 from leanlens.serve.errors import APIError
 from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.service import ImageService
-from leanlens.serve.web_choices import Choices, read_choices
+from leanlens.web.choices import Choices, read_choices
 
 OWN = "auto"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
 ASPECTS = (OWN, *BUCKETS[1024])
@@ -38,7 +38,7 @@ class Form:
         seed: text, since a browser's numbers end at 2**53; blank or -1 for a random one.
         strength: text, since a browser's number field turns what was left blank into 0.
         reason: whether the prompt is rewritten, where the model has a reasoner; None leaves the page's switch as it is.
-        choices: what was decided on how the prompt is read, as `web_choices` has it.
+        choices: what was decided on how the prompt is read, as `leanlens.web.choices` has it.
     """
 
     prompt: str = ""

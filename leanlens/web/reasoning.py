@@ -19,12 +19,12 @@ from leanlens.scenes.icons import COLORS
 from leanlens.scenes.scene import PLAIN_COLORS
 from leanlens.serve.errors import APIError
 from leanlens.serve.service import ImageService
-from leanlens.serve.web_form import Form, has_reasoner, parameters_from
+from leanlens.web.form import Form, has_reasoner, parameters_from
 
 _HERE = Path(__file__).parent
-READING = (_HERE / "web_reading.js").read_text(encoding="utf-8")
-SUGGESTING = (_HERE / "web_suggest.js").read_text(encoding="utf-8")
-READING_STYLE = (_HERE / "web_reading.css").read_text(encoding="utf-8")
+READING = (_HERE / "reading.js").read_text(encoding="utf-8")
+SUGGESTING = (_HERE / "suggest.js").read_text(encoding="utf-8")
+READING_STYLE = (_HERE / "reading.css").read_text(encoding="utf-8")
 """The script of the chips, that of the suggestions, and the style sheet of both."""
 
 DECIDED = """() => document.querySelector("#reading .reading").dataset.choices"""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leanlens.serve.web_form import ASPECTS, OWN
-from leanlens.serve.web_reason import READING_STYLE
+from leanlens.web.form import ASPECTS, OWN
+from leanlens.web.reasoning import READING_STYLE
 
 THEME_KEY = "leanlens-theme"
 ON_LOAD = f"""() => {{
@@ -61,7 +61,7 @@ def remember(reason: int) -> str:
 }}"""
 
 
-WAITING = (Path(__file__).parent / "web_waiting.js").read_text(encoding="utf-8")
+WAITING = (Path(__file__).parent / "waiting.js").read_text(encoding="utf-8")
 """Holds a press on Draw until what it depends on has arrived; the scripts below tell it what does."""
 BEGIN = """(...values) => { window.leanlensWaiting.begin("form"); return values; }"""
 END = """() => { window.leanlensWaiting.end("form"); window.leanlensWaiting.end("settings"); }"""

@@ -20,9 +20,9 @@ from starlette.testclient import TestClient
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.app import make_app
 from leanlens.serve.errors import APIError
-from leanlens.serve.web import Page, mount_page
-from leanlens.serve.web_form import Form, form_from, grid_from, parameters_from
-from leanlens.serve.web_show import SUGGESTIONS, escaped, show_history, show_welcome
+from leanlens.web.form import Form, form_from, grid_from, parameters_from
+from leanlens.web.page import Page, mount_page
+from leanlens.web.show import SUGGESTIONS, escaped, show_history, show_welcome
 
 SEEN = [None, False]  # what the history shows: how many, which the server keeps, and whether only favourites
 SMALL = {"prompt": "a fox", "size": "32x32", "steps": 3, "seed": "7"}

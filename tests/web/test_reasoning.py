@@ -14,11 +14,11 @@ from leanlens.pipeline.reasoned import Fact, Reasoned, Unknown
 from leanlens.reason.reasoner import Ask
 from leanlens.reason.scenes import SceneReasoner
 from leanlens.serve.errors import APIError
-from leanlens.serve.web import Page
-from leanlens.serve.web_choices import Choices, read_choices
-from leanlens.serve.web_form import Form, form_from, grid_from, parameters_from, with_seed
-from leanlens.serve.web_reason import known_values, read_prompt, suggest
-from tests.serve.test_web import Visitor, collect, names
+from leanlens.web.choices import Choices, read_choices
+from leanlens.web.form import Form, form_from, grid_from, parameters_from, with_seed
+from leanlens.web.page import Page
+from leanlens.web.reasoning import known_values, read_prompt, suggest
+from tests.web.test_page import Visitor, collect, names
 
 ASKED = {
     "prompt": "a red fox", "model": "toy", "aspect": "auto", "base": 128, "size": "", "seed": "7", "loras": [],
@@ -222,7 +222,7 @@ def test_the_mounted_page_answers_its_script(reasoned, settings):
     """As the browser calls it: the functions of a piece of HTML, by their names."""
     from starlette.testclient import TestClient
 
-    from tests.serve.test_web import app_with_page
+    from tests.web.test_page import app_with_page
 
     with TestClient(app_with_page(settings())) as client:
         config = client.get("/config").json()

@@ -16,7 +16,7 @@ from leanlens.serve.encode import preview_bytes
 from leanlens.serve.errors import APIError
 from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
-from leanlens.serve.web_form import Grid
+from leanlens.web.form import Grid
 
 # The page's HTML goes through a template language, in which these would mean something.
 _MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "${}`"}
