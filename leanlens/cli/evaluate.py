@@ -60,6 +60,13 @@ def scenes(
         str | None,
         option(IMAGE, "Icons: full, sample, or the folder of a library. Default: full where it is here."),
     ] = None,
+    scorer: Annotated[
+        str,
+        option(
+            IMAGE,
+            "Scorer: scene, one that an installed package adds, or MODULE:NAME of a class or function of yours.",
+        ),
+    ] = "scene",
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
@@ -81,15 +88,16 @@ def scenes(
     from leanlens.evaluate.scenes import evaluate_scenes
     from leanlens.pipeline.open import open_model
     from leanlens.scenes.icons import library
+    from leanlens.score.named import open_scorer
     from leanlens.score.scene import SceneScorer
 
     settled = settle(model, Wishes(device, dtype, steps=steps, cfg=cfg), _say)
     reasoners = _reasoners(settled.model, reason or ["off"])
     icons = library(sources)
-    scorer = SceneScorer(icons)
+    judge = open_scorer(scorer, {"scene": lambda: SceneScorer(icons)})
     opened = open_model(settled.model, device, dtype, options=settled.options)
     done = evaluate_scenes(
-        opened, num, seed, icons, scorer, prompts,
+        opened, num, seed, icons, judge, prompts,
         steps=steps, guidance=cfg, size=size, real=real, reconstruction=reconstruction, say=_say,
         seeds=seeds, reasoners=reasoners, kept=kept,
     )  # fmt: skip

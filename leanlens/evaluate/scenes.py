@@ -81,6 +81,7 @@ def evaluate_scenes(
         "reason": {word: None if reasoner is None else reasoner.source for word, reasoner in reasoners.items()},
         "size": size,
         **_sampling(opened, steps, guidance),
+        **({} if scorer.name == "scene" else {"scorer": scorer.name}),
     }
     answers = _draw_rows(opened, questions, settings, reasoners, kept, say)
     pictures = {name: [answer.image for answer in row] for name, row in answers.items()}

@@ -8,7 +8,6 @@ Source: open_nsfw of Yahoo (BSD 2-clause, ResNet-50 on photographs), weights ins
 """
 
 import hashlib
-import importlib
 import re
 import unicodedata
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 
 from leanlens.files import read_text
 from leanlens.install import install_extra
+from leanlens.score.named import open_scorer
 from leanlens.score.protocol import Score, Scorer, require_same_length
 
 WORDS = Path(__file__).with_name("unsafe_words.txt")
@@ -90,23 +90,12 @@ class OpenNsfw:
 
 
 def picture_scorer(name: str) -> Scorer:
-    """The scorer of this name: `opennsfw`, or MODULE:NAME of a class or function that makes one, named by the operator.
+    """The scorer that an operator names: `opennsfw`, or any that `named.open_scorer` takes.
 
     Raises:
-        ValueError: a name that leads nowhere, or to something that is no scorer.
+        ValueError: see `named.open_scorer`.
     """
-    if name == OpenNsfw.name:
-        return OpenNsfw()
-    module, _, attribute = name.partition(":")
-    try:
-        scorer = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"safety scorer {name!r} cannot be used ({error}); give opennsfw, or MODULE:NAME of a class of yours"
-        ) from None
-    if not callable(scorer) or not getattr(scorer, "name", None) or not getattr(scorer, "criteria", None):
-        raise ValueError(f"safety scorer {name!r} is no scorer; it needs name, criteria and a call")
-    return scorer
+    return open_scorer(name, {OpenNsfw.name: OpenNsfw}, "safety scorer")
 
 
 def _plain(text: str) -> str:

@@ -20,6 +20,7 @@ from leanlens.weights.headers import (
     read_folder,
     read_header,
 )
+from leanlens.weights.lora_formats import find_converter
 from leanlens.weights.lora_keys import layer_width, sort_keys
 
 PARTS = ("scheduler", "vae", "text_encoder", "tokenizer", "transformer")  # the order of the official model_index.json
@@ -421,7 +422,8 @@ def _lora(path: Path, entries: Mapping[str, Entry], config: Mapping[str, Any]) -
         layers, _ = sort_keys(path, entries, config)
         refusal = ""
     except ValueError as error:
-        layers, refusal = {}, str(error).removeprefix(str(path)).lstrip(": ")
+        added = find_converter(list(entries))
+        layers, refusal = {}, "" if added else str(error).removeprefix(str(path)).lstrip(": ")
     width = layer_width(layers)
     fitting = [title for title, wide in LENS_WIDTHS.items() if wide == width]
     if fitting or width is None:

@@ -30,6 +30,7 @@ from leanlens.files import parse_json, read_json, whole_file
 from leanlens.log import logger
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.weights.headers import Entry, read_header
+from leanlens.weights.lora_formats import converted, find_converter
 from leanlens.weights.lora_keys import SPLIT, Parts, by_pattern, number, scaled, sort_keys
 from leanlens.weights.shards import STORED_DTYPES, TORCH_DTYPES, read_tensor
 
@@ -102,15 +103,24 @@ def as_lora(
     Raises:
         ValueError: as for `read_lora`, except for the file's own errors.
     """
+    entries = entries_of(tensors, file)
+    read = lambda key: tensors[key].to(_dtype(entries[key]))  # noqa: E731
+    return _assembled(file, entries, read, config or {}, metadata or {}, transformer)
+
+
+def entries_of(tensors: Mapping[str, Tensor], file: str | Path) -> dict[str, Entry]:
+    """What the header of a file with these tensors would say.
+
+    Raises:
+        ValueError: something that is not a tensor with a name.
+    """
     for key, tensor in tensors.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"{file} has a {type(tensor).__name__} at {key!r}; expected a tensor")
-    entries = {
+    return {
         key: Entry(Path(str(file)), STORED_DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), 0, 0)
         for key, tensor in tensors.items()
     }
-    read = lambda key: tensors[key].to(_dtype(entries[key]))  # noqa: E731
-    return _assembled(file, entries, read, config or {}, metadata or {}, transformer)
 
 
 def apply_lora(
@@ -292,9 +302,17 @@ def _assembled(
     config: Mapping[str, Any],
     metadata: Mapping[str, str],
     transformer: LensTransformer2DModel | None,
+    with_added_formats: bool = True,
 ) -> Lora:
     """The LoRA with these keys and shapes; `read` gives the tensor of a key and is called after all checks."""
-    sorted_parts, strange = sort_keys(file, entries, config)
+    try:
+        sorted_parts, strange = sort_keys(file, entries, config)
+    except ValueError:
+        found = find_converter(list(entries)) if with_added_formats else None
+        if found is None:
+            raise
+        tensors = converted(file, *found, entries, read)
+        return _assembled(file, entries_of(tensors, file), tensors.__getitem__, {}, metadata, transformer, False)
     if strange:
         shown = ", ".join(strange[:20]) + (", ..." if len(strange) > 20 else "")
         logger.warning("%s: ignoring %d keys that match no Lens layer: %s", file, len(strange), shown)

@@ -14,7 +14,7 @@ import pytest
         (["--model", "toy", "--loras", "/nowhere"], "lora_folders /nowhere is not a folder"),
         (["--model", "toy", "--memory-limit", "-1"], "memory_limit -1.0 is not accepted"),
         (["--model", "toy", "--safety", "some"], "safety 'some' is not accepted"),
-        (["--model", "toy", "--safety", "all", "--safety-scorer", "x"], "safety scorer 'x' cannot be used"),
+        (["--model", "toy", "--safety", "all", "--safety-scorer", "x"], "invalid safety scorer 'x'"),
         (["--model", "toy", "--replicas", "0"], "Invalid value for '--replicas'"),
         (["--model", "toy", "--replicas", "2", "--device", "cpu", "--device", "cuda"], "give one --device"),
         (["--model", "toy", "--port", "70000"], "65535"),

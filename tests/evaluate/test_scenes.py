@@ -10,6 +10,8 @@ from leanlens.evaluate.scenes import evaluate_scenes
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import ImageRequest
+from leanlens.plugins import SCORERS
+from tests.plugin_package import install
 
 
 def test_questions_are_drawn_as_every_interface_draws_them_and_scored_row_by_row(toy, shelf, scorer):
@@ -160,6 +162,26 @@ def test_the_command(shelf, scorer, tmp_path, monkeypatch, capsys):
     nowhere = [tmp_path / "nowhere.json"]
     with pytest.raises(ValueError, match=r"nowhere\.json is no results\.json"):
         command(out=tmp_path / "c", num=1, prompts="dense", real=False, beside=nowhere, **options, **rest)
+
+
+def test_the_command_finds_a_scorer_of_another_package(shelf, tmp_path, monkeypatch, capsys):
+    source = (
+        "class Constant:\n"
+        "    name, criteria = 'constant', ('good', 'half')\n"
+        "    def __call__(self, images, prompts, truths=None):\n"
+        "        return [{'good': 1.0, 'half': 0.5} for _ in images]\n"
+    )
+    install(monkeypatch, tmp_path, source, {SCORERS: {"mine": "added:Constant"}})
+    command(out=tmp_path / "out", num=2, steps=1, size=64, model="toy", sources=str(shelf.folder), scorer="mine")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["settings"]["scorer"] == "constant"
+    assert [picture["scores"]["toy"] for picture in results["pictures"]] == [{"good": 1.0, "half": 0.5}] * 2
+    table = capsys.readouterr().out
+    assert "| good | 1.00" in table
+    assert "| half | 0.00" in table  # met by halves
+    assert results["rates"]["toy"]["half"]["mean"] == 0.5
+    with pytest.raises(ValueError, match="invalid scorer 'other': expected scene, mine, or MODULE:NAME"):
+        command(out=tmp_path / "b", num=1, model="toy", sources=str(shelf.folder), scorer="other")
 
 
 def test_the_command_compares(shelf, scorer, prompts, tmp_path, monkeypatch, capsys):
