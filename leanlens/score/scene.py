@@ -32,7 +32,7 @@ from leanlens.score.colors import color_shares, has_color, is_background_color
 from leanlens.score.detection import Detection, detect_things
 from leanlens.score.features import SIGN, Gallery, open_gallery, picture_network
 from leanlens.score.protocol import Score, require_same_length
-from leanlens.score.regions import Backdrop, Region, estimate_backdrop
+from leanlens.score.regions import Backdrop, Region, estimate_backdrop, stands_out
 
 CRITERIA = (
     "background", "object", "two_objects", "more_objects", "count", "color", "color_binding", "position", "style",
@@ -40,6 +40,7 @@ CRITERIA = (
 )  # fmt: skip
 KNOWN_STYLES = tuple(style.name for style in STYLES)
 STYLE_MARGIN = 0.02  # of probability; two sets draw some concepts alike
+TOGETHER = 32  # images judged at once
 LEAST_EXPLAINED = 0.6  # of the rim, by the estimated background
 
 Box = tuple[float, float, float, float]
@@ -80,36 +81,57 @@ class SceneScorer:
         require_same_length(images, prompts, truths)
         if truths is None:
             raise ValueError("truths is None; the scene scorer needs the truth of each picture")
-        return [self.judge(image, truth) for image, truth in zip(images, truths, strict=True)]
+        scores: list[Score] = []
+        for start in range(0, len(images), TOGETHER):
+            chosen = slice(start, start + TOGETHER)
+            scores += self._judge_together([image.convert("RGB") for image in images[chosen]], truths[chosen])
+        return scores
 
     def judge(self, image: Image.Image, truth: dict[str, Any]) -> Score:
-        """The score of one picture."""
-        image = image.convert("RGB")
-        pixels = np.asarray(image)
-        score: dict[str, float | None] = dict.fromkeys(CRITERIA)
-        if truth.get("background"):
-            score["background"] = float(is_background(estimate_backdrop(pixels), truth["background"]))
-        stated = [_Thing(stated) for stated in truth.get("objects", [])]
-        things = [thing for thing in stated if thing.concept in self.gallery.concepts]
-        if things:
-            wanted = {thing.concept for thing in things}
-            seen = detect_things(pixels, self.gallery, self.network, wanted)
-            _attribute(things, seen)
-            self._take_leftovers(things, seen)
-            score |= self._judge_things(things, truth)
-        if things and len(things) == len(stated):
-            name = {1: "object", 2: "two_objects"}.get(len(things), "more_objects")
-            score[name] = _share(bool(thing.seen) for thing in things)
-        score["text"] = self._judge_texts(image, truth.get("texts", []))
+        """The score of one image; several at once through `__call__` take less time each."""
+        (score,) = self([image], [""], [truth])
         return score
 
-    def _judge_things(self, things: "list[_Thing]", truth: dict[str, Any]) -> Score:
+    def _judge_together(self, images: list[Image.Image], truths: list[dict[str, Any]]) -> list[Score]:
+        scores: list[dict[str, float | None]] = [dict.fromkeys(CRITERIA) for _ in images]
+        known = [self._known_things(truth) for truth in truths]
+        rows, pixels, masks = list[int](), list[np.ndarray](), list[np.ndarray]()
+        for row, (image, truth, things) in enumerate(zip(images, truths, known, strict=True)):
+            scores[row]["text"] = self._judge_texts(image, truth.get("texts", []))
+            if not (things or truth.get("background")):
+                continue
+            backdrop = estimate_backdrop(np.asarray(image))
+            if truth.get("background"):
+                scores[row]["background"] = float(is_background(backdrop, truth["background"]))
+            if things:
+                rows.append(row)
+                pixels.append(np.asarray(image))
+                masks.append(stands_out(pixels[-1], backdrop))
+        wanted = [{thing.concept for thing in known[row]} for row in rows]
+        for row, seen in zip(rows, detect_things(pixels, masks, self.gallery, self.network, wanted), strict=True):
+            scores[row] |= self._judge_things(known[row], seen, truths[row])
+        return list(scores)
+
+    def _known_things(self, truth: dict[str, Any]) -> "list[_Thing]":
+        """The stated things that the gallery knows."""
+        stated = [_Thing(stated) for stated in truth.get("objects", [])]
+        return [thing for thing in stated if thing.concept in self.gallery.concepts]
+
+    def _judge_things(self, things: "list[_Thing]", seen: list[Detection], truth: dict[str, Any]) -> Score:
+        _attribute(things, seen)
+        self._take_leftovers(things, seen)
         score: dict[str, float | None] = {}
+        if len(things) == len(truth["objects"]):
+            name = {1: "object", 2: "two_objects"}.get(len(things), "more_objects")
+            score[name] = _share(bool(thing.seen) for thing in things)
         score["count"] = _share(len(thing.seen) == thing.count for thing in things if thing.count > 1)
         colored = [thing for thing in things if thing.color]
-        score["color"] = _share(thing.has_color() for thing in colored)
+        right = [thing.has_color() for thing in colored]
+        score["color"] = _share(right)
         if len({thing.color for thing in colored}) > 1:
-            score["color_binding"] = _share(bool(thing.seen) and thing.has_color() for thing in colored)
+            score["color_binding"] = _share(
+                thing.seen and is_right for thing, is_right in zip(colored, right, strict=True)
+            )
         by_id = {thing.id: thing for thing in things}
         score["position"] = _share(
             holds(by_id[a].box(), word, by_id[b].box())

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 WEIGHTS = Path(__file__).parent / "segmentation.safetensors"
 CHANNELS = (24, 40, 64, 96, 128)  # at a half, a quarter, ... of the resolution
@@ -32,6 +33,7 @@ AGREE = 0.6  # overlap of boxes from which pixels speak of the same thing
 FEWEST = 0.0016  # of the picture: things of fewer pixels are specks
 MOST = 24  # things of a picture
 VOTERS = 1500  # pixels that vote, at most
+CELLS = 2**16  # of a table computed at once: what stays in the processor's cache
 
 
 class Block(nn.Module):
@@ -46,7 +48,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
-        return x + cast(Tensor, self.narrow(functional.relu(self.wide(self.norm(self.spatial(x))))))
+        return x + cast(Tensor, self.narrow(functional.relu(self.wide(self.norm(self.spatial(x))), inplace=True)))
 
 
 class SegmentationNetwork(nn.Module):
@@ -93,27 +95,42 @@ def segmentation_network() -> SegmentationNetwork:
     """The one network of this process."""
     network: Any = SegmentationNetwork()
     network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
-    return network.eval().to(memory_format=torch.channels_last)
+    return _without_norms(network.eval()).to(memory_format=torch.channels_last)
+
+
+def _without_norms(network: nn.Module) -> Any:
+    """The network with every batch normalisation folded into the convolution before it."""
+    for parent in list(network.modules()):
+        names = list(parent._modules)
+        for before, name in pairwise(names):
+            conv, norm = parent._modules[before], parent._modules[name]
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
+                setattr(parent, before, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, name, nn.Identity())
+    return network
 
 
 def segment(pixels: np.ndarray, network: SegmentationNetwork | None = None) -> list[np.ndarray]:
     """(H, W) bool masks of the things in an image, largest first."""
-    height, width = pixels.shape[:2]
-    scale = (AREA / (height * width)) ** 0.5
-    h, w = (max(MULTIPLE, MULTIPLE * round(side * scale / MULTIPLE)) for side in (height, width))
-    small = (
-        np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BILINEAR))
-        if (h, w) != (height, width)
-        else pixels
-    )
+    small = _scaled(pixels)
     batch = torch.from_numpy(small.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.inference_mode():
         logits, distances = (network or segmentation_network())(batch.contiguous(memory_format=torch.channels_last))
-    shares = [
-        functional.interpolate(torch.from_numpy(share)[None, None], size=(height, width), mode="bilinear")[0, 0].numpy()
-        for share in group_pixels(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
-    ]
-    return [share > 0.5 for share in shares]
+    masks = group_pixels(torch.sigmoid(logits[0]).numpy(), distances[0].numpy())
+    if not masks:
+        return []
+    planes = torch.from_numpy(np.stack(masks))[:, None]
+    return list((functional.interpolate(planes, size=pixels.shape[:2], mode="bilinear")[:, 0] > 0.5).numpy())
+
+
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """The image at about the AREA that the network knows, its sides multiples of MULTIPLE."""
+    height, width = pixels.shape[:2]
+    scale = (AREA / (height * width)) ** 0.5
+    h, w = (max(MULTIPLE, MULTIPLE * round(side * scale / MULTIPLE)) for side in (height, width))
+    if (h, w) == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BILINEAR))
 
 
 def group_pixels(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray]:
@@ -142,23 +159,41 @@ def group_pixels(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray
 
 def agreed_boxes(votes: np.ndarray, fewest: float) -> np.ndarray:
     """Boxes (N, 4) that at least `fewest` of the votes (V, 4) agree on, those with the most votes first."""
-    table = box_iou(votes, votes)
+    near = box_iou(votes, votes) > AGREE
+    support = np.count_nonzero(near, axis=1)  # of the votes that no box has yet
     free, found = np.ones(len(votes), bool), list[np.ndarray]()
     while free.any() and len(found) < MOST:
-        near = (table > AGREE) & free
-        support = near[free].sum(axis=1)
-        if support.max() < max(2.0, fewest):
+        leader = int(np.where(free, support, -1).argmax())
+        if support[leader] < max(2.0, fewest):
             break
-        leader = np.flatnonzero(free)[int(support.argmax())]
-        found.append(np.median(votes[near[leader]], axis=0))
-        free &= ~near[leader]
+        group = near[leader] & free
+        found.append(np.median(votes[group], axis=0))
+        free &= ~group
+        support -= np.count_nonzero(near[group], axis=0)
     return np.array(found, np.float32).reshape(-1, 4)
 
 
 def box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes: (N, 4) and (M, 4) -> (N, M)."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-6)
+    found = np.empty((len(one), len(other)), np.float32)
+    rows = max(1, CELLS // max(1, len(other)))
+    for start in range(0, len(one), rows):
+        _iou(one[start : start + rows], other, found[start : start + rows])
+    return found
+
+
+def _iou(one: np.ndarray, other: np.ndarray, out: np.ndarray) -> None:
+    """`box_iou` of a few boxes, written to `out`."""
+    x0, y0, x1, y1 = (column[:, None] for column in one.T)
+    other_x0, other_y0, other_x1, other_y1 = np.ascontiguousarray(other.T)
+    width = np.minimum(x1, other_x1)
+    width -= np.maximum(x0, other_x0)
+    np.maximum(width, 0, out=width)
+    shared = np.minimum(y1, other_y1)
+    shared -= np.maximum(y0, other_y0)
+    np.maximum(shared, 0, out=shared)
+    shared *= width
+    union = np.add((x1 - x0) * (y1 - y0), (other_x1 - other_x0) * (other_y1 - other_y0), out=width)
+    union -= shared
+    np.maximum(union, np.float32(1e-6), out=union)
+    np.divide(shared, union, out=out)

@@ -163,3 +163,16 @@ def test_a_background_is_its_kind_and_its_colors(shelf):
     assert not is_background(found, {**stated, "kind": "gradient", "colors": ["white", "teal"]})
     moved = replace(scene, background=replace(scene.background, share=0.5))
     assert is_background(estimate_backdrop(np.asarray(render(moved, shelf))), stated)
+
+
+def test_pictures_of_several_sizes_are_judged_together_as_one_by_one(shelf, scorer, monkeypatch):
+    kept = [*scenes(shelf, 2, 1), *scenes(shelf, 3, 2)]
+    pictures, truths = [render(scene, shelf) for scene in kept], [scene.truth() for scene in kept]
+    pictures[1] = pictures[1].resize((160, 224))
+    truths[2] = {"background": truths[2]["background"]}
+    pictures.append(Image.new("L", (80, 96)))
+    truths.append({})
+    together = scorer(pictures, [""] * 6, truths)
+    assert together == [scorer.judge(picture, truth) for picture, truth in zip(pictures, truths, strict=True)]
+    monkeypatch.setattr("leanlens.score.scene.TOGETHER", 2)
+    assert scorer(pictures, [""] * 6, truths) == together

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from leanlens.score.segmentation import (
     STRIDE,
@@ -11,6 +12,7 @@ from leanlens.score.segmentation import (
     box_iou,
     group_pixels,
     segment,
+    segmentation_network,
 )
 
 
@@ -104,3 +106,27 @@ def test_what_touches_is_told_apart(shelf):
 
 def test_an_empty_picture_has_no_outlines():
     assert segment(np.full((96, 300, 3), 230, np.uint8)) == []
+
+
+def test_overlaps_of_many_boxes_are_those_of_each(monkeypatch):
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 50, (37, 4)).astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    whole = box_iou(boxes, boxes[:5])
+    monkeypatch.setattr("leanlens.score.segmentation.CELLS", 16)
+    np.testing.assert_array_equal(box_iou(boxes, boxes[:5]), whole)
+    shared = np.minimum(boxes[3, 2:], boxes[1, 2:]) - np.maximum(boxes[3, :2], boxes[1, :2])
+    area = np.prod(np.maximum(shared, 0))
+    union = np.prod(boxes[3, 2:] - boxes[3, :2]) + np.prod(boxes[1, 2:] - boxes[1, :2]) - area
+    assert whole[3, 1] == pytest.approx(area / union, rel=1e-5)
+
+
+@torch.inference_mode()
+def test_the_network_of_this_process_answers_as_the_trained_one():
+    """Its batch normalisation is folded into its convolutions."""
+    trained = SegmentationNetwork().eval()
+    trained.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
+    x = torch.rand(1, 3, 64, 96) * 2 - 1
+    for got, wanted in zip(segmentation_network()(x), trained(x), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-3)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in segmentation_network().modules())
