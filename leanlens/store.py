@@ -1,7 +1,7 @@
-"""Caches tensors on disk by a content key, the SHA-256 of everything that they were computed from.
+"""Caches tensors and JSON values on disk by a content key, the SHA-256 of everything that they come from.
 
-A changed input has another key, so an entry is never stale. Each key has one safetensors file, written atomically;
-several processes may write at once.
+A changed input has another key, so an entry is never stale. Each key has one safetensors or JSON file,
+written atomically; several processes may write at once.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leanlens.files import whole_file
+from leanlens.files import read_json, whole_file
 from leanlens.log import logger
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ def content_key(**parts: Any) -> str:
 
 
 class Store:
-    """A folder of tensors by content key.
+    """A folder of tensors and JSON values by content key.
 
     Args:
-        folder: created by the first `save`.
+        folder: created by the first entry.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def path(self, key: str) -> Path:
-        """The file for the tensors of `key`, whether or not it exists."""
-        return self.folder / key[:2] / f"{key}.safetensors"
+    def path(self, key: str, suffix: str = ".safetensors") -> Path:
+        """The file for the tensors of `key`, or its JSON value with the suffix ".json", whether or not it exists."""
+        return self.folder / key[:2] / f"{key}{suffix}"
 
     def __contains__(self, key: str) -> bool:
         return self.path(key).is_file()
@@ -70,3 +70,31 @@ class Store:
         data = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {"key": key})
         with whole_file(self.path(key)) as path:
             path.write_bytes(data)
+
+    def load_json(self, key: str) -> Any:
+        """The JSON value of `key`, or None. A damaged file, or one with another key, counts as missing."""
+        path = self.path(key, ".json")
+        if not path.is_file():
+            return None
+        try:
+            table = read_json(path)
+            if isinstance(table, dict) and table.get("key") == key and "value" in table:
+                return table["value"]
+            reason = "it has another key"
+        except ValueError as error:
+            reason = str(error)
+        logger.warning("ignoring %s, which will be written again: %s", path, reason)
+        return None
+
+    def save_json(self, key: str, value: Any) -> None:
+        """Store a JSON value other than None under `key`.
+
+        Raises:
+            TypeError: it is not a JSON value.
+            ValueError: the folder is not writable, or a number is not finite.
+        """
+        if value is None:
+            raise TypeError("value None is not accepted: load_json gives it for a missing entry")
+        text = json.dumps({"key": key, "value": value}, allow_nan=False)
+        with whole_file(self.path(key, ".json")) as path:
+            path.write_text(text + "\n", encoding="utf-8")

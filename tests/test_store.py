@@ -47,3 +47,34 @@ def test_no_file_stays_of_a_failed_write(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         store.save(key, {"x": torch.ones(4)})
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_json_values_are_kept_beside_tensors(tmp_path):
+    store, key = Store(tmp_path), content_key(a=1)
+    value = {"text": "ja, é \u2028 \U0001f986", "list": [1, 2.5, None, True], "empty": ""}
+    assert store.load_json(key) is None
+    store.save_json(key, value)
+    assert store.load_json(key) == value
+    assert store.load(key) is None
+    store.save(key, {"x": torch.ones(2)})
+    store.save_json(key, ["other"])
+    assert store.load_json(key) == ["other"]
+    assert torch.equal(store.load(key)["x"], torch.ones(2))
+
+
+def test_damaged_and_misnamed_json_counts_as_absent(tmp_path, caplog):
+    store, one, two = Store(tmp_path), content_key(a=1), content_key(a=2)
+    store.save_json(one, 1)
+    path = store.path(two, ".json")
+    path.parent.mkdir(exist_ok=True)
+    for content in (store.path(one, ".json").read_bytes(), b"{", b"[]", b'{"key": "%s"}' % two.encode(), b"\xff"):
+        path.write_bytes(content)
+        assert store.load_json(two) is None
+    assert "another key" in caplog.text
+    with pytest.raises(TypeError):
+        store.save_json(two, {1, 2})
+    with pytest.raises(TypeError, match="value None"):
+        store.save_json(two, None)
+    with pytest.raises(ValueError, match="JSON"):
+        store.save_json(two, float("nan"))
+    assert sorted(path.name for path in tmp_path.rglob("*.json")) == sorted([f"{one}.json", path.name])
