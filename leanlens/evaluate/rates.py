@@ -1,8 +1,4 @@
-"""Scores to rates with their intervals, and two ways of asking compared prompt by prompt.
-
-Comes in: scores, prompt by prompt and seed by seed of each. Goes out: a `Rate` or a `Difference` per criterion. Knows
-nothing of pictures.
-"""
+"""Computes rates with intervals from scores, and compares two ways of asking prompt by prompt."""
 
 import math
 from collections.abc import Mapping, Sequence

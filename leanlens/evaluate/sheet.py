@@ -1,7 +1,4 @@
-"""A contact sheet: pictures under one another's prompts, with their verdicts; two ways of asking side by side.
-
-Comes in: rows of pictures, questions, scores. Goes out: one picture.
-"""
+"""Draws a contact sheet: images under their prompts, with their verdicts; two ways of asking side by side."""
 
 from collections.abc import Mapping, Sequence
 

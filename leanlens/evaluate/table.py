@@ -1,7 +1,4 @@
-"""Rates to Markdown.
-
-Comes in: rates and differences. Goes out: a table.
-"""
+"""Writes rates and differences as a Markdown table."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
-"""Files of prompts with what each states, read strictly: one JSON object a line, `prompt` and `truth`.
+"""Reads files of prompts with the ground truth of each, strictly: one JSON object per line, `prompt` and `truth`.
 
-A truth has the form of `Scene.truth()` without what nobody can state: boxes and sizes. What the scorer would not judge
-is an error here, with the file and the line, so that a slip of the pen is not a criterion that silently goes missing.
+A truth has the form of `Scene.truth()` without boxes and sizes, which nobody can state. What the scorer would not judge
+is an error that names the file and the line, so that a typing error does not silently remove a criterion.
 """
 
 import difflib

@@ -1,7 +1,4 @@
-"""Pixels to colour names: which of the names that captions use does a region mostly have.
-
-Comes in: RGB pixels. Goes out: shares by name. Knows nothing of regions or truth.
-"""
+"""Names the colours of pixels: what share of a region has each colour name that captions use."""
 
 import numpy as np
 

@@ -1,8 +1,7 @@
-"""What is written in a picture, by optical character recognition.
+"""Reads the text in an image by optical character recognition; returns None where no recogniser is installed.
 
-Comes in: a picture. Goes out: the strings found, or None where no recogniser is installed. Knows nothing of what should
-be written. The recogniser (RapidOCR with PP-OCR models inside the package) is the extra `ocr`, apart from `eval`
-because it brings OpenCV and onnxruntime, 260 MB.
+The recogniser (RapidOCR with PP-OCR models inside the package) is the extra `ocr`, separate from `eval` because it
+brings OpenCV and onnxruntime, 260 MB.
 """
 
 import difflib

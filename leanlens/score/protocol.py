@@ -1,8 +1,4 @@
-"""The protocol that every scorer follows, stated once.
-
-Comes in: pictures, the prompt of each, and the truth of each where it is known. Goes out: one `Score` per picture.
-Curation, training by reward, evaluation and the server's safety check call scorers through this and nothing else.
-"""
+"""Defines the protocol of scorers, through which curation, training, evaluation and the safety check call them."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

