@@ -107,7 +107,11 @@ def serve(
     ] = None,
     safety_scorer: Annotated[
         str,
-        option(SAFETY, "Judge of --safety picture: opennsfw, one that an installed package adds, or MODULE:NAME of a class of yours.", metavar="NAME"),
+        option(
+            SAFETY,
+            "Scorer of --safety picture: opennsfw, one that an installed package adds, or MODULE:NAME of a class.",
+            metavar="NAME",
+        ),
     ] = "opennsfw",
     safety_threshold: Annotated[
         float, option(SAFETY, "Score from 0 to 1 below which an image is held back.")
