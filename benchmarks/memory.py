@@ -95,7 +95,6 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     """One rung, in this process."""
     import torch
 
-    from leanlens.cli.plan import model_sizes
     from leanlens.models import vae as autoencoder
     from leanlens.models.vae import tiled_decoding
     from leanlens.pipeline.draw import draw
@@ -103,6 +102,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from leanlens.pipeline.open import open_model
     from leanlens.pipeline.request import ImageRequest
     from leanlens.plan.options import LoadOptions
+    from leanlens.weights.sizes import model_sizes
 
     words = {name: case[name] for name in ("quant", "offload", "encoder_on", "tile_vae") if name in case}
     side, grid = case["side"], (case["side"] // 16, case["side"] // 16)
@@ -133,14 +133,19 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 def planned(found: tuple[Any, bool], case: dict[str, Any], words: dict[str, Any], tokens: int) -> dict[str, float]:
     """What the planner says of each stage, without the libraries, in 10^9 bytes."""
+    from dataclasses import replace
+
     from leanlens.plan.devices import card_of, cpu
-    from leanlens.plan.peaks import Drawing, Settings, peaks
+    from leanlens.plan.options import LoadOptions
+    from leanlens.plan.peaks import Drawing, peaks
     from leanlens.plan.rates import assumed
 
     on_cpu = case["device"] == "cpu"
     drawing = Drawing(case["side"], case["side"], case["steps"], case["cfg"], text_tokens=tokens)
-    settings = Settings("cpu" if on_cpu else "cuda", case["dtype"], case["dtype"], **words)
-    vram, ram = peaks(cpu(2) if on_cpu else card_of(80), found[0], drawing, settings)
+    options = replace(
+        LoadOptions(**{"quant": "none", **words}), device="cpu" if on_cpu else "cuda", dtype=case["dtype"]
+    ).without_planning()
+    vram, ram = peaks(cpu(2) if on_cpu else card_of(80), found[0], drawing, options)
     own = assumed("process") if on_cpu else assumed("context")
     return {stage: round((size - own) / 1e9, 3) for stage, size in (ram if on_cpu else vram).items()}
 

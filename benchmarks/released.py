@@ -116,14 +116,18 @@ def measure(name: str, path: str, folder: Path, num: int, size: str | None, devi
     """Draw the first `num` prompts with one model into `folder`; seconds, peaks, settings, and sums of the pixels."""
     import torch
 
-    from leanlens.cli.auto import Wishes, settle
+    from leanlens.cli.auto import settle
+    from leanlens.cli.size import width_and_height
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.open import open_model
+    from leanlens.plan.options import LoadOptions
 
     preset = PRESETS[name] if name in PRESETS else preset_for(path)
-    settled = settle(path, Wishes(device=device, size=size), lambda line: print(line, file=sys.stderr))
+    width, height = width_and_height(size)
+    options = LoadOptions(device=device)
+    settled = settle(path, options, lambda line: print(line, file=sys.stderr), width=width, height=height)
     began = time.perf_counter()
-    opened = open_model(settled.model, settled.device, settled.dtype, None, settled.compile, settled.options)
+    opened = open_model(settled.model, options=settled.options)
     opening = time.perf_counter() - began
     side = min(preset.base_resolution, int(opened.pipeline.vae.config.sample_size))
     requests = [_request(preset, index, size or f"{side}x{side}") for index in range(num)]
@@ -152,7 +156,7 @@ def measure(name: str, path: str, folder: Path, num: int, size: str | None, devi
         "median_s": round(statistics.median(seconds), 3),
         "peak_device_gb": None if on_card is None else round(on_card, 2),
         "peak_main_gb": _peak_of_process(),
-        "planned": _planned(path, f"{first.width}x{first.height}", opened, settled.compile),
+        "planned": _planned(path, first.width, first.height, opened),
         "pixels": sums,
     }
 
@@ -171,15 +175,14 @@ def _request(preset: Any, index: int, size: str) -> Any:
     )
 
 
-def _planned(path: str, size: str, opened: Any, compiled: bool) -> dict[str, Any] | None:
+def _planned(path: str, width: int, height: int, opened: Any) -> dict[str, Any] | None:
     """What the planner says of the same drawing, held in the same way; None where it does not know the model."""
-    from leanlens.cli.plan import find_machine, plan_image
+    from leanlens.cli.plan_answer import image_answer
+    from leanlens.pipeline.auto import plan_image, resolved
 
-    held, dtype = opened.options, str(opened.dtype).removeprefix("torch.")
-    quant = None if held.quant == "auto" else held.quant
-    pins = [dtype, quant, held.offload, opened.device.type, held.encoder_on, held.tile_vae or None, compiled]
+    options = resolved(opened.options)
     try:
-        plan = plan_image(find_machine(None, None, None), path, size, None, None, 1, pins)
+        plan = image_answer(plan_image(path, width=width, height=height, options=options))
     except ValueError:
         return None
     return {key: plan[key] for key in ("machine", "seconds_per_image", "peak_vram_gb", "peak_ram_gb")}

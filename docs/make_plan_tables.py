@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-from leanlens.plan.choose import Drawing, Machine, Pins, Settings, choose, torch_device, weigh
+from leanlens.plan.choose import Drawing, Machine, choose, torch_device, weigh
 from leanlens.plan.devices import DEVICES, Device, find_device
 from leanlens.plan.memory import ModelSizes
-from leanlens.plan.options import OFFLOADS
+from leanlens.plan.options import OFFLOADS, LoadOptions
 from leanlens.plan.rates import ASSUMPTIONS
 
 TARGET = Path(__file__).parent / "plan.md"
@@ -51,9 +51,8 @@ def rungs() -> str:
     for offload in OFFLOADS:
         cells = []
         for encoder_on in ("device", "disk", "cpu"):
-            encoder = "mxfp4" if encoder_on == "device" else "bfloat16"
-            settings = Settings("cuda", "bfloat16", encoder, "none", offload, encoder_on)
-            choice = weigh(Machine(card, 64), card, ModelSizes(), DRAWINGS[1], settings)
+            options = LoadOptions("none", offload, encoder_on, False, "cuda", "bfloat16", False)
+            choice = weigh(Machine(card, 64), card, ModelSizes(), DRAWINGS[1], options, encoder_on == "device")
             cells.append(f"{max(choice.vram.values()) / 1e9:.1f}, {max(choice.ram.values()) / 1e9:.1f}")
         rows.append(f"| `{offload}` | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -83,20 +82,20 @@ def measured() -> str:
 
 def _row(device: Device) -> str:
     machine = Machine(device, device.memory if device.unified else RAM)
-    pins = Pins(device=torch_device(device))
+    pins = LoadOptions(device=torch_device(device))
     plans = [choose(machine, ModelSizes(), True, drawing, pins) for drawing in DRAWINGS]
     seconds = [plan.seconds_per_picture() for plan in plans]
     shown = [f"{each:.2g} s" if each < 10 else f"{each:.0f} s" for each in seconds]
     cells = [text if plan.fits else "no" for plan, text in zip(plans, shown, strict=True)]
     needs = f"{max(plans[1].vram.values()) / 1e9:.1f}, {max(plans[1].ram.values()) / 1e9:.1f}"
-    return f"| {device.name} | {' | '.join(cells)} | {_held(plans[1].settings)} | {needs} |"
+    return f"| {device.name} | {' | '.join(cells)} | {_options(plans[1].options)} | {needs} |"
 
 
-def _held(settings: Settings) -> str:
-    """The words that are not the plain ones."""
-    words = [settings.quant] if settings.quant != "none" else []
-    words += [settings.offload] if settings.offload != "none" else []
-    words += [f"encoder {settings.encoder_on}"] if settings.encoder_on != "device" else []
+def _options(options: LoadOptions) -> str:
+    """The options that are not the plain ones."""
+    words = [options.quant] if options.quant != "none" else []
+    words += [options.offload] if options.offload != "none" else []
+    words += [f"encoder {options.encoder_on}"] if options.encoder_on != "device" else []
     return ", ".join(words) or "all stays"
 
 

@@ -13,6 +13,9 @@ _EXPORTS = {
     "LensInpaintPipeline": "leanlens.pipeline.variants",
     "LensTransformer2DModel": "leanlens.models.transformer",
     "LensGptOssEncoder": "leanlens.models.text_encoder",
+    "LoadOptions": "leanlens.plan.options",
+    "find_machine": "leanlens.pipeline.auto",
+    "plan_image": "leanlens.pipeline.auto",
 }
 
 __all__ = [
@@ -22,14 +25,19 @@ __all__ = [
     "LensPipeline",
     "LensPipelineOutput",
     "LensTransformer2DModel",
+    "LoadOptions",
     "__version__",
+    "find_machine",
+    "plan_image",
 ]
 
 if TYPE_CHECKING:
     from leanlens.models.text_encoder import LensGptOssEncoder
     from leanlens.models.transformer import LensTransformer2DModel
+    from leanlens.pipeline.auto import find_machine, plan_image
     from leanlens.pipeline.pipeline import LensPipeline, LensPipelineOutput
     from leanlens.pipeline.variants import LensImg2ImgPipeline, LensInpaintPipeline
+    from leanlens.plan.options import LoadOptions
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,11 @@ class Preset:
     sources: tuple[Source, ...]
     areas: tuple[int, int] = (512, 1440)
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the model is part of the package; such a model is small enough for any machine."""
+        return not self.sources
+
     def advice_on(self, width: int, height: int) -> str | None:
         """A warning if the area is more than a quarter outside the range the model was trained at; otherwise None."""
         smallest, largest = self.areas

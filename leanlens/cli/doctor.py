@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
+from leanlens.cli.machine import processor_name
 from leanlens.cli.options import OUTPUT, AsJson, flag
 
 _LIBRARIES = (
@@ -21,6 +24,7 @@ _LIBRARIES = (
 
 
 def doctor(
+    context: typer.Context,
     as_json: AsJson = False,
     share: Annotated[
         bool,
@@ -38,7 +42,7 @@ def doctor(
         "versions": _versions(),
         "machine": _machine(),
         "commands": _commands() | _extras(),
-        "defaults": _defaults(),
+        "defaults": _defaults(context.find_root().command),
     }
     if as_json:
         print(json.dumps(report, indent=2))
@@ -74,7 +78,7 @@ def _machine() -> dict[str, Any]:
     device, threads = resolve_device(None), torch.get_num_threads()
     rows: dict[str, Any] = {
         "system": platform.platform(),
-        "processor": f"{_processor()}, {os.cpu_count()} logical cores, {threads} thread{'s' * (threads > 1)} used",
+        "processor": f"{processor_name()}, {os.cpu_count()} logical cores, {threads} thread{'s' * (threads > 1)} used",
         "vector units": torch.backends.cpu.get_cpu_capability(),
         "memory": _memory(),
         "disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free",
@@ -126,16 +130,6 @@ def _commands() -> dict[str, str]:
     return rows
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        import platform
-
-        return platform.processor() or platform.machine()
-
-
 def _memory() -> str:
     import psutil
 
@@ -174,15 +168,11 @@ def _extras() -> dict[str, str]:
     return rows
 
 
-def _defaults() -> dict[str, str]:
+def _defaults(root: Any) -> dict[str, str]:
     """Where defaults of options come from, and what each sets; what is wrong with a file."""
-    import typer
-
     from leanlens.cli.defaults import folder_file, read_defaults, unknown_variables, user_file
-    from leanlens.cli.main import app
 
     rows = {str(path): "read" if path.is_file() else "not there" for path in (folder_file(), user_file())}
-    root = typer.main.get_command(app)
     try:
         found = read_defaults(root)
     except ValueError as error:

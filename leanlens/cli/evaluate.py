@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import Wishes, settle
+from leanlens.cli.auto import settle
 from leanlens.cli.options import IMAGE, MODEL, MODELS, OUTPUT, Cfg, Device, Dtype, Steps, flag, option
 from leanlens.files import read_json
+from leanlens.plan.options import LoadOptions
 
 app = typer.Typer(no_args_is_help=True, help="Judge a model by what it draws.")
 
@@ -91,11 +92,12 @@ def scenes(
     from leanlens.score.named import open_scorer
     from leanlens.score.scene import SceneScorer
 
-    settled = settle(model, Wishes(device, dtype, steps=steps, cfg=cfg), _say)
+    options = LoadOptions(device=device, dtype=dtype)
+    settled = settle(model, options, _say, num_inference_steps=steps, guidance_scale=cfg)
     reasoners = _reasoners(settled.model, reason or ["off"])
     icons = library(sources)
     judge = open_scorer(scorer, {"scene": lambda: SceneScorer(icons)})
-    opened = open_model(settled.model, device, dtype, options=settled.options)
+    opened = open_model(settled.model, options=settled.options)
     done = evaluate_scenes(
         opened, num, seed, icons, judge, prompts,
         steps=steps, guidance=cfg, size=size, real=real, reconstruction=reconstruction, say=_say,

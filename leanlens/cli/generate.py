@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import AUTO, Wishes, features_folder, settle
+from leanlens.cli.auto import features_folder, options_sentence, settle
 from leanlens.cli.defaults import gives_way
 from leanlens.cli.imports import unneeded_left_out
 from leanlens.cli.options import (
@@ -36,8 +36,10 @@ from leanlens.cli.options import (
     flag,
     option,
 )
+from leanlens.cli.prompts import checked_number, lora_choice, read_prompts
+from leanlens.cli.size import image_size, planned_size
+from leanlens.plan.options import AUTO, LoadOptions
 
-MOST_FOR_A_PROMPT, MOST_IMAGES = 10_000, 1_000_000
 # What a request calls it -> what this command calls it.
 _OPTIONS = {
     "num_inference_steps": "--steps",
@@ -153,7 +155,7 @@ def generate(
     from leanlens.reason import reason_request, reasoner_of_model
 
     check_option(reason)
-    texts = _read_prompts(prompt, prompts)
+    texts = read_prompts(prompt, prompts)
     seeds = [resolve_seed(seed) for _ in texts]
     group = None
     if share is not None:
@@ -161,7 +163,7 @@ def generate(
         device = str(group.device)
         if share == "tensor":
             offload, quant = _undivided("--offload", offload), _undivided("--quant", quant)
-    count = _checked_number(number, len(texts))
+    count = checked_number(number, len(texts))
     jobs = [(text, first + index) for text, first in zip(texts, seeds, strict=True) for index in range(count)]
 
     from leanlens.presets import preset_for
@@ -175,25 +177,26 @@ def generate(
         say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
     parts = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
     given = {part: str(path) for part, path in parts.items() if path is not None}
-    wishes = Wishes(
-        device, dtype, quant, offload, encoder_on, tile_vae, compile, _planned_size(size, aspect, base, image), steps,
-        cfg, number, given,
-    )  # fmt: skip
+    options = LoadOptions(quant, offload, encoder_on, tile_vae or None, device, dtype, compile or None)
+    drawing = {
+        **planned_size(size, aspect, base, image), "num_inference_steps": steps, "guidance_scale": cfg,
+        "num_images": number, "parts": given,
+    }  # fmt: skip
     features = features_folder(features)
-    settled = settle(model, wishes, say) if model == AUTO else None
+    settled = settle(model, options, say, **drawing) if model == AUTO else None
     model = model if settled is None else settled.model
     preset = preset_for(model)
     fields: dict[str, Any] = {
         "negative_prompt": negative,
         "num_inference_steps": (4 if model == "toy" else preset.num_inference_steps) if steps is None else steps,
         "guidance_scale": preset.guidance_scale if cfg is None else cfg,
-        "loras": [_lora_choice(text) for text in lora or []],
+        "loras": [lora_choice(text) for text in lora or []],
         "exact": exact,
         **({"template_date": date} if date is not None else {}),
         **_source_fields(image, mask, strength),
     }
     # What is wrong is said before anything heavy is loaded. The model's own size is not known yet: 1024 stands for it.
-    provisional = _size(size, aspect, base, 1024, image)
+    provisional = image_size(size, aspect, base, 1024, image)
     for text, one_seed in jobs:
         _checked(prompt=text, seed=one_seed, **fields, **provisional)
     _check_sources(image, mask)
@@ -209,20 +212,19 @@ def generate(
         from leanlens.pipeline.speed import Speed
 
     speed = Speed(attention=attention, fp8=fp8, cache=cache, guided_share=guided_share)
-    settled = settled or settle(model, wishes, say)
-    opened = open_model(
-        settled.model, settled.device, settled.dtype, given, settled.compile, settled.options, features, speed
-    )
+    settled = settled or settle(model, options, say, **drawing)
+    opened = open_model(settled.model, parts=given, options=settled.options, features=features, speed=speed)
     if group is not None and share is not None:
         from leanlens.pipeline.share import share_drawing
 
         share_drawing(opened.pipeline, share, group)
     own = int(opened.pipeline.vae.config.sample_size)
-    size_of = _size(size, aspect, base, own, image)
+    size_of = image_size(size, aspect, base, own, image)
     say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
         f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
-        f"guidance {fields['guidance_scale']:g}{settled.sentence()}; opened in {time.monotonic() - started:.1f} s"
+        f"guidance {fields['guidance_scale']:g}{options_sentence(settled.options)}; "
+        f"opened in {time.monotonic() - started:.1f} s"
     )
     # A folder of one's own may be taken for a preset; at the size that it states itself there is nothing to warn of.
     fits = model == "toy" or size_of["width"] * size_of["height"] == own * own
@@ -400,43 +402,6 @@ def _check_loras(loras: list[dict[str, Any]]) -> None:
             read_lora(lora["path"])
 
 
-def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
-    from leanlens.files import decode_text, read_text
-
-    if prompt is not None:
-        if file is not None:
-            raise ValueError("give either a prompt or --prompts, not both")
-        return [prompt]
-    if file is None and sys.stdin.isatty():
-        raise ValueError("a prompt is missing; give one in quotes, --prompts FILE, or lines on standard input")
-    if file is None or str(file) == "-":
-        bytes_of = getattr(sys.stdin, "buffer", None)
-        text = sys.stdin.read() if bytes_of is None else decode_text(bytes_of.read(), "standard input")
-    else:
-        text = read_text(file, f"--prompts {file}")
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise ValueError(
-            f"{'standard input' if file is None or str(file) == '-' else file} holds no prompt; give one on each line"
-        )
-    return lines
-
-
-def _lora_choice(text: str) -> dict[str, Any]:
-    """FILE[:SCALE]; a colon that is part of a path (C:\\...) is not taken for a scale."""
-    path, separator, scale = text.rpartition(":")
-    if not separator or Path(text).exists():
-        return {"path": text}
-    try:
-        return {"path": path, "scale": float(scale)}
-    except ValueError:
-        if Path(path).exists():
-            raise ValueError(
-                f"--lora {text!r} is not accepted: {scale!r} is no number; give FILE or FILE:SCALE"
-            ) from None
-        return {"path": text}
-
-
 def _source_fields(image: Path | None, mask: Path | None, strength: float | None) -> dict[str, Any]:
     if image is None:
         return {"mask": None if mask is None else str(mask), "strength": strength}
@@ -451,36 +416,6 @@ def _source_fields(image: Path | None, mask: Path | None, strength: float | None
     }
 
 
-def _size(size: str | None, aspect: str | None, base: int | None, own: int, image: Path | None) -> dict[str, int]:
-    """Height and width: as the options say, or of the picture to start from, or the model's `own` square."""
-    from leanlens.resolution import resolve_size
-
-    if size is not None:
-        if aspect is not None or base is not None:
-            raise ValueError("give either --size, or --aspect and --base")
-        match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", size)
-        if not match:
-            raise ValueError(f"--size {size!r} is not accepted; give width and height in pixels, such as 1024x768")
-        height, width = resolve_size(int(match[2]), int(match[1]))
-    elif aspect is not None or base is not None:
-        height, width = resolve_size(base_resolution=own if base is None else base, aspect_ratio=aspect)
-    elif image is not None:
-        from leanlens.pipeline.image import open_picture, picture_size
-
-        height, width = (max(16, side // 16 * 16) for side in picture_size(open_picture(image, "--image")))
-    else:
-        height = width = own
-    return {"height": height, "width": width}
-
-
-def _planned_size(size: str | None, aspect: str | None, base: int | None, image: Path | None) -> str | None:
-    """WxH for the planner; None where the model's own size is meant."""
-    if not (size or aspect or base or (image and image.is_file())):
-        return None
-    pixels = _size(size, aspect, base, 1024, image)
-    return f"{pixels['width']}x{pixels['height']}"
-
-
 def _steps_bar(request: Any) -> Any:
     from tqdm import tqdm
 
@@ -488,19 +423,6 @@ def _steps_bar(request: Any) -> Any:
     if request.strength is not None:
         walked = max(1, round(walked * request.strength))
     return tqdm(total=walked, unit="step", leave=False, disable=None, file=sys.stderr)
-
-
-def _checked_number(value: int, prompts: int) -> int:
-    """Images for each prompt. Bounded, because every image is named and checked before the first one is drawn."""
-    if not 1 <= value <= MOST_FOR_A_PROMPT:
-        raise ValueError(
-            f"--number {str(value)[:20]} is not accepted; give a whole number from 1 to {MOST_FOR_A_PROMPT}"
-        )
-    if value * prompts > MOST_IMAGES:
-        raise ValueError(
-            f"--number {value} for {prompts} prompts makes {value * prompts} images; at most {MOST_IMAGES} are accepted"
-        )
-    return value
 
 
 def _say(text: str) -> None:

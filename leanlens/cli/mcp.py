@@ -14,6 +14,7 @@ from leanlens.cli.options import (
     Reason,
     option,
 )
+from leanlens.plan.options import LoadOptions
 
 
 def mcp(
@@ -39,7 +40,7 @@ def mcp(
     Enter this command where the assistant keeps its list of servers. A running `leanlens serve` offers the same tools
     over HTTP at /mcp.
     """
-    from leanlens.cli.serve import _fetch, _require_packages, _sizes
+    from leanlens.cli.serve import _fetch, _require_packages
     from leanlens.serve.settings import ServerSettings
 
     _require_packages()  # the packages of the server, or a sentence that says how to get them
@@ -49,7 +50,7 @@ def mcp(
         reason=reason,
         output=Path.home() / "leanlens-pictures" if output is None else output,
         devices=(device,),
-        dtype=dtype,
+        load=LoadOptions(dtype=dtype),
         idle_unload=idle_unload or None,
         safety=safety,
         marking=marking,
@@ -61,4 +62,4 @@ def mcp(
     from leanlens.serve.mcp import serve_on_pipes
     from leanlens.serve.service import ImageService
 
-    anyio.run(serve_on_pipes, ImageService(settings, sizes=_sizes))
+    anyio.run(serve_on_pipes, ImageService(settings))

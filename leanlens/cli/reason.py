@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leanlens.cli.options import IMAGE, MODEL, OUTPUT, flag, option
+from leanlens.cli.prompts import checked_number, lora_choice, read_prompts
+from leanlens.cli.size import image_size
 
 if TYPE_CHECKING:
     from leanlens.pipeline.reasoned import Reasoned
@@ -54,18 +56,17 @@ def reason(
 
     `leanlens generate` with the same seed and size draws this caption.
     """
-    from leanlens.cli.generate import _checked_number, _lora_choice, _read_prompts, _size
     from leanlens.pipeline.request import ImageRequest, resolve_seed
     from leanlens.reason import reason_request
 
     reasoner = reasoner_here(model)
-    texts = _read_prompts(prompt, prompts)
-    count = _checked_number(number, len(texts))
-    triggers = triggers_of([_lora_choice(text)["path"] for text in lora or []])
+    texts = read_prompts(prompt, prompts)
+    count = checked_number(number, len(texts))
+    triggers = triggers_of([lora_choice(text)["path"] for text in lora or []])
     fixed = facts_of(fix or [])
     if reasoner is None and fixed:
         raise ValueError(f"--fix {(fix or [''])[0]!r} is not accepted: {model} has no reasoner")
-    sides = _size(size, None, None, own_side(model), None)
+    sides = image_size(size, None, None, own_side(model), None)
     for text in texts:
         first = resolve_seed(seed)
         for index in range(count):

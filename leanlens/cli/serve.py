@@ -3,11 +3,11 @@
 import logging
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanlens.cli.auto import AUTO, Settled, Wishes, features_folder, settle
+from leanlens.cli.auto import features_folder, settle
 from leanlens.cli.listen import listen
 from leanlens.cli.options import (
     DEVICE,
@@ -28,6 +28,10 @@ from leanlens.cli.options import (
     option,
 )
 from leanlens.install import install_extra
+from leanlens.plan.options import AUTO, LoadOptions
+
+if TYPE_CHECKING:
+    from leanlens.pipeline.auto import ModelChoice
 
 _logger = logging.getLogger("leanlens.serve")
 NETWORK, LIMITS, SAFETY = "Network and access", "Queue and limits", "Safety filters"
@@ -130,23 +134,18 @@ def serve(
     from leanlens.serve.settings import ServerSettings
 
     is_local = host in ("127.0.0.1", "localhost", "::1")
-    wishes = Wishes((device or [AUTO])[0], dtype, quant, offload, encoder_on, tile_vae, compile)
-    settled = _settled(model or ["nano"], wishes, replicas)
+    options = LoadOptions(quant, offload, encoder_on, tile_vae or None, (device or [AUTO])[0], dtype, compile)
+    settled = _settled(model or ["nano"], options, replicas)
     settings = ServerSettings.checked(
         models=tuple(one.model for one in settled),
-        held={one.model: one.options for one in settled},
-        quant=quant,
-        offload="none" if offload == AUTO else offload,
-        encoder_on="device" if encoder_on == AUTO else encoder_on,
-        tile_vae=tile_vae,
+        load=options.without_planning(),
+        load_by_model={one.model: one.options for one in settled},
         features=features_folder(features),
         model_folders=tuple(models or ()),
         lora_folders=tuple(loras or ()),
         reason=reason,
         output=output,
         devices=tuple(device or ["auto"]),
-        dtype=dtype,
-        compile=compile,
         max_batch=batch,
         max_queue=queue,
         timeout=timeout,
@@ -174,7 +173,7 @@ def serve(
     from leanlens.serve.app import make_app
 
     mount = _page(settings) if page else None
-    app = make_app(settings, mount, sizes=_sizes, **_engines(settings, replicas))
+    app = make_app(settings, mount, **_engines(settings, replicas))
     if not is_local and not settings.requires_auth:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     log_as(log_format(log))
@@ -216,72 +215,15 @@ def _page(settings: Any) -> Any:
     except ImportError as error:
         typer.echo(f"No web page: it needs the package {error.name}; {install_extra('serve')}", err=True)
         return None
-    from functools import partial
-
     from leanlens.web.page import mount_page
 
-    return partial(mount_page, estimate=_estimate(settings), better=_better(settings))
+    return mount_page
 
 
-def _settled(models: list[str], wishes: Wishes, replicas: int | None) -> list[Settled]:
-    """Every named model, held as the planner says for this machine; replicas may be on others, which it cannot see."""
-    from dataclasses import replace
-
-    if replicas is not None:
-        offload = "none" if wishes.offload == AUTO else wishes.offload
-        encoder_on = "device" if wishes.encoder_on == AUTO else wishes.encoder_on
-        wishes = replace(wishes, offload=offload, encoder_on=encoder_on)
-    return [settle(model, wishes, lambda line: typer.echo(line, err=True)) for model in models]
-
-
-def _estimate(settings: Any) -> Any:
-    """The planner's sentence on a picture of the page, for this machine and the dtype and device of the server."""
-    from functools import lru_cache
-
-    from leanlens.cli.plan import find_machine, plan_image
-    from leanlens.pipeline.device import resolve_device, resolve_dtype
-
-    machine = lru_cache(maxsize=1)(lambda: find_machine(None, None, None))
-    device = resolve_device(settings.devices[0])
-    dtype = str(resolve_dtype(settings.dtype, device)).removeprefix("torch.")
-    held = settings.load_options(settings.models[0])
-    pins: list[Any] = [dtype, None if held.quant == "auto" else held.quant, held.offload, device.type, held.encoder_on]
-
-    @lru_cache(maxsize=256)
-    def estimate(model: str, width: int, height: int, steps: int, guidance: float, count: int) -> str:
-        plan = plan_image(machine(), model, f"{width}x{height}", steps, guidance, count, pins)
-        place = "memory" if plan["settings"]["device"] == "cpu" else "GPU memory"
-        size = plan["peak_ram_gb"] if plan["settings"]["device"] == "cpu" else plan["peak_vram_gb"]
-        if not plan["fits"]:
-            return f"This does not fit here: it needs about {size:g} GB of {place}."
-        each = plan["seconds_per_image"]
-        pace = "" if each is None else f"{each:.2g} s per image, "
-        return f"Estimate: {pace}{size:g} GB of {place}."
-
-    return estimate
-
-
-def _better(settings: Any) -> str:
-    """A line on larger models that this machine could hold, by the planner; blank where there is none."""
-    from leanlens.cli.plan import find_machine, plan_image
-
-    released = ("turbo", "rl")
-    if {*released, "base"} & set(settings.models):
-        return ""
-    machine = find_machine(None, None, None)
-    plans = {name: plan_image(machine, name, None, None, None, 1, []) for name in released}
-    fitting = {
-        name: f"{name} (about {_spoken(plan['seconds_per_image'])} per image)"
-        for name, plan in plans.items()
-        if plan["fits"] and plan["seconds_per_image"] is not None
-    }
-    if not fitting:
-        return ""
-    return f"This machine can also run {' and '.join(fitting.values())}: leanlens serve --model {next(iter(fitting))}"
-
-
-def _spoken(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def _settled(models: list[str], options: LoadOptions, replicas: int | None) -> "list[ModelChoice]":
+    """Each model with its load options for this machine; replicas may run on others, which the planner cannot see."""
+    options = options if replicas is None else options.without_planning()
+    return [settle(model, options, lambda line: typer.echo(line, err=True)) for model in models]
 
 
 def _engines(settings: Any, replicas: int | None) -> dict[str, Any]:
@@ -295,13 +237,6 @@ def _engines(settings: Any, replicas: int | None) -> dict[str, Any]:
     from leanlens.serve.replicas import replica_engines
 
     return {"engines": replica_engines(replicas)}
-
-
-def _sizes(source: str) -> Any:
-    """The planner's sizes of a model that is not open yet."""
-    from leanlens.cli.plan import model_sizes
-
-    return model_sizes(source)[0]
 
 
 def _users(texts: list[str]) -> dict[str, str]:
@@ -320,7 +255,7 @@ def _fetch(settings: Any, replicas: int | None = None) -> None:
     from leanlens.pipeline.device import resolve_device, resolve_dtype
 
     for device in settings.devices:  # with replicas, they are of other machines
-        resolve_dtype(settings.dtype, resolve_device("cpu" if replicas else device))
+        resolve_dtype(settings.load.dtype, resolve_device("cpu" if replicas else device))
     for name in settings.models:
         if name != "toy":
             locate(name)

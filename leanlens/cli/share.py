@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from leanlens.cli.size import width_and_height
+
 PROMPT = "a snowman, flat style, navy blue background"
 
 
@@ -27,7 +29,7 @@ def measure(model: str = "nano", size: str = "256x256", steps: int | None = None
     import torch
 
     import leanlens
-    from leanlens.cli.doctor import _processor
+    from leanlens.cli.machine import processor_name
     from leanlens.threads import Load
 
     load = Load()
@@ -38,7 +40,7 @@ def measure(model: str = "nano", size: str = "256x256", steps: int | None = None
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "model": model,
         "size": size,
@@ -113,10 +115,15 @@ def busy_loop() -> Iterator[None]:
 
 
 def _planned(model: str, size: str, steps: int | None) -> float | None:
-    from leanlens.cli.plan import find_machine, plan_image
+    from leanlens.pipeline.auto import plan_image
+    from leanlens.plan.options import LoadOptions
 
-    pins = [None, None, None, "cpu", None, None, False]
+    options = LoadOptions(device="cpu", compile=False)
     try:
-        return plan_image(find_machine(None, None, None), model, size, steps, None, 1, pins)["seconds_per_image"]
+        width, height = width_and_height(size)
+        seconds = plan_image(
+            model, width=width, height=height, num_inference_steps=steps, options=options
+        ).seconds_per_image
     except ValueError:
         return None
+    return None if seconds is None else float(f"{seconds:.3g}")

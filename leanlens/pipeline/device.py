@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+from leanlens.plan import options
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in options.DTYPES}
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -40,9 +41,9 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """
     if name in (None, "auto"):
         return torch.float32 if device.type == "cpu" and not _cpu_has_bfloat16() else torch.bfloat16
-    name = _SHORT_DTYPES.get(str(name), name)
+    name = options.SHORT_DTYPES.get(str(name), name)
     if name not in DTYPES:
-        raise ValueError(f"dtype {name!r} is not accepted; use one of auto, {', '.join(DTYPES)}")
+        raise ValueError(f"invalid dtype {name!r}: expected one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
 
 

@@ -73,7 +73,7 @@ class OfficialFolderMixin:
         if denoiser is not None and denoiser.quantisation is not None:  # diffusers does not know our formats
             usual = torch.float32 if is_small(denoiser) else torch.bfloat16  # a small one is as one that is not packed
             kwargs["transformer"] = open_denoiser(
-                denoiser.path, _place(kwargs), _dtype("transformer", kwargs, usual), LoadOptions()
+                denoiser.path, _place(kwargs), _dtype("transformer", kwargs, usual), LoadOptions(offload="none")
             )
         opening: Any = super()
         return opening.from_pretrained(str(layout.path), **kwargs)
@@ -136,4 +136,4 @@ def _hold(kind: Any, layout: Any, words: dict[str, Any], dtype: torch.dtype | No
     if others:
         raise ValueError(f"{next(iter(others))} cannot be combined with {next(iter(words))}; give torch_dtype alone")
     device = resolve_device(words.pop("device", None))
-    return open_folder(kind, layout, device, dtype or torch.bfloat16, LoadOptions(**words))
+    return open_folder(kind, layout, device, dtype or torch.bfloat16, LoadOptions(**words).without_planning())

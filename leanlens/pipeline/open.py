@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def open_model(
     device: str | None = None,
     dtype: str | None = None,
     parts: dict[str, str] | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     options: LoadOptions | None = None,
     features: str | Path | None = None,
     speed: Speed | None = None,
@@ -44,12 +45,11 @@ def open_model(
     Args:
         name: a preset, a pipeline folder, a transformer file or folder in any known layout, a repository id, or "toy"
             for random weights.
-        device: cpu, cuda, mps, or None to choose.
-        dtype: bfloat16, float16, float32, or None to choose.
+        device, dtype, compile: those of `options`, where they are given. Without a C++ compiler on a processor the
+            model stays uncompiled, with a warning.
         parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
             not hold them.
-        compile: compile the transformer's blocks; without a C++ compiler on a CPU it stays as it is, and says so.
-        options: how the parts are quantised, offloaded and tiled; None keeps all on the device (`LoadOptions`).
+        options: how the parts are loaded; what is open stays on the device (`LoadOptions`).
         features: a folder where text features are kept, so that a prompt is encoded once and for all.
         speed: attention kernels, CUDA graphs, and what is faster at a price; None takes nothing of it.
 
@@ -57,9 +57,15 @@ def open_model(
         ValueError: a name, device or dtype that cannot be used, weights that are missing or damaged, or words of
             `options` that do not go together with the rest.
     """
-    where = resolve_device(device)
-    kind = resolve_dtype(dtype, where)
     options, speed = options or LoadOptions(), speed or Speed()
+    options = replace(
+        options,
+        device=options.device if device is None else device,
+        dtype=options.dtype if dtype is None else dtype,
+        compile=options.compile if compile is None else compile,
+    ).without_planning()
+    where = resolve_device(options.device)
+    kind = resolve_dtype(options.dtype, where)
     parts = {part: path for part, path in (parts or {}).items() if path}
     if name == "toy" and parts:
         raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
@@ -68,8 +74,6 @@ def open_model(
             f"fp8 products cannot be combined with quant {options.quant!r} and offload {options.offload!r}; they make "
             "their own weights, which stay on the device"
         )
-    if compile and options.offload in ("block", "disk"):
-        raise ValueError(f"compile cannot be combined with offload {options.offload!r}; leave one of them out")
     text_files: list[Path] = []
     load = Load()  # looks at the machine while the model is opened
     if name == "toy":
@@ -77,7 +81,7 @@ def open_model(
     else:
         pipeline, digest, text_files = _opened(name, where, kind, parts, options)
     pipeline.set_progress_bar_config(disable=True)
-    compiled = compile and can_compile(where)
+    compiled = bool(options.compile) and can_compile(where)
     apply_speed(pipeline, where, speed, compiled)
     opened = OpenedModel(
         pipeline, name, parts, digest, where, kind, compiled, options, speed=speed, load=_load(where, pipeline, load)
@@ -124,7 +128,7 @@ def _opened(
         text = [file for part in ("text_encoder", "tokenizer") for file in _part_files(layout, part)]
         denoiser = layout.parts.get("transformer")
         packed = denoiser is not None and packed_format(denoiser) is not None
-        if options == LoadOptions() or (options.is_plain and not packed):
+        if options.is_plain and (options.quant == "auto" or not packed):
             pipeline = LensPipeline.from_pretrained(path, dtype=dtype).to(device)
         else:
             pipeline = open_folder(LensPipeline, layout, device, dtype, options)

@@ -1,20 +1,17 @@
-"""Which settings to draw with on a machine: what fits, what it needs at its peak, how long a picture takes.
+"""Which load options to draw with on a machine: what fits, what it needs at its peak, how long an image takes.
 
-Comes in: a machine, a model's sizes, a request, settings that are pinned. Goes out: a `Choice`. Arithmetic only. It
-offers what `leanlens generate` can do and nothing else; the words of its settings are those of the command line.
-
-The order of choice: no loss of quality, then the fewest seconds for all the pictures asked for, compiling included.
-Only where nothing fits without loss is quantising or tiling offered, the least harmful first.
+Arithmetic only. The order of choice: no loss of quality, then the fewest seconds for all the images asked for,
+compiling included. Only where nothing fits without loss is quantising or tiling offered, the least harmful first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
 from leanlens.plan.devices import GIB, Device
-from leanlens.plan.memory import ELEMENT_BYTES, ModelSizes, is_tiled, part_bytes
-from leanlens.plan.options import ENCODERS, IN_TURNS, OFFLOADS, QUANTS
-from leanlens.plan.peaks import STAGES, Drawing, Settings, peaks
+from leanlens.plan.memory import ModelSizes, is_tiled, part_bytes
+from leanlens.plan.options import AUTO, DTYPES, ENCODERS, IN_TURNS, OFFLOADS, QUANTS, LoadOptions
+from leanlens.plan.peaks import STAGES, Drawing, peaks
 from leanlens.plan.rates import (
     assumed,
     decoding_seconds,
@@ -24,7 +21,7 @@ from leanlens.plan.rates import (
     usable_bytes,
 )
 
-__all__ = ["STAGES", "Choice", "Drawing", "Machine", "Pins", "Settings", "choices", "choose", "torch_device", "weigh"]
+__all__ = ["STAGES", "Choice", "Drawing", "Machine", "choices", "choose", "torch_device", "weigh"]
 
 MXFP4_CAPABILITY = 7.5  # what transformers asks of a card for MXFP4 kernels
 _LOSS = {
@@ -62,35 +59,13 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Pins:
-    """Settings that are not to be chosen; None leaves one free."""
-
-    dtype: str | None = None
-    quant: str | None = None
-    offload: str | None = None
-    device: str | None = None
-    encoder_on: str | None = None
-    tile_vae: bool | None = None
-    compile: bool | None = None
-
-    def __post_init__(self) -> None:
-        for name, accepted in (
-            ("dtype", tuple(ELEMENT_BYTES)),
-            ("quant", QUANTS),
-            ("offload", OFFLOADS),
-            ("device", ("cuda", "mps", "cpu")),
-            ("encoder_on", ENCODERS),
-        ):
-            value = getattr(self, name)
-            if value is not None and value not in accepted:
-                raise ValueError(f"{name} {value!r} is not accepted; leanlens generate has {', '.join(accepted)}")
-
-
-@dataclass(frozen=True)
 class Choice:
-    """Settings with what they cost on a machine.
+    """Load options with what they cost on a machine.
 
     Attributes:
+        options: decided, device and dtype included.
+        mxfp4: the text encoder stays in MXFP4; otherwise it is decoded to the dtype.
+        tiled: the image is decoded in tiles, which changes pixels near their seams.
         vram, ram: peak of each stage, bytes; `vram` of the card, or of the share that a unified GPU may have.
         vram_limit, ram_limit: what there is of each, bytes; None where it is not known or not used.
         seconds: encoding, denoising, decoding of one picture, and compiling, once; empty where a rate is not known.
@@ -98,7 +73,9 @@ class Choice:
         tight: the stages that do not fit.
     """
 
-    settings: Settings
+    options: LoadOptions
+    mxfp4: bool
+    tiled: bool
     vram: dict[str, float]
     ram: dict[str, float]
     vram_limit: float | None
@@ -106,6 +83,11 @@ class Choice:
     seconds: dict[str, float]
     loss: str
     tight: tuple[str, ...] = field(default=())
+
+    @property
+    def encoder(self) -> str:
+        """What the text encoder is held in: mxfp4, or the dtype that it is decoded to."""
+        return "mxfp4" if self.mxfp4 else self.options.dtype
 
     @property
     def fits(self) -> bool:
@@ -127,11 +109,17 @@ class Choice:
         return self.seconds["encoding"] / pictures + self.seconds["denoising"] + self.seconds["decoding"]
 
 
-def choose(machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, pins: Pins = Pins()) -> Choice:
+def choose(
+    machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, pins: LoadOptions = LoadOptions()
+) -> Choice:
     """The best combination that fits, or, if none does, the one that misses by least.
 
     Args:
         packed: the model's files hold the text encoder in MXFP4, in a folder that opens as it is.
+        pins: options that are decided already.
+
+    Raises:
+        ValueError: a device that the machine lacks.
     """
     found: list[Choice] = []
     for harmless in (True, False):
@@ -139,42 +127,41 @@ def choose(machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, 
         if fitting := [choice for choice in found if choice.fits]:
             return min(fitting, key=lambda choice: _rank(choice, drawing.pictures))
     if not found:
-        raise ValueError(_nothing_left(machine, pins))
+        raise ValueError(f"device {pins.device!r} is not accepted; {machine.device.name} has none of that kind")
     return min(found, key=lambda choice: choice.excess)
 
 
 def choices(
-    machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, pins: Pins = Pins(), harmless: bool = True
+    machine: Machine,
+    model: ModelSizes,
+    packed: bool,
+    drawing: Drawing,
+    pins: LoadOptions = LoadOptions(),
+    harmless: bool = True,
 ) -> Iterator[Choice]:
     """Every combination that is not ruled out by a pin, fitting or not.
 
     Args:
         harmless: those without loss, and whatever is pinned; False gives the others.
     """
-    tiling = is_tiled(drawing.height, drawing.width)
     for device in _devices(machine, pins.device):
         kernels = device.kind == "nvidia" and device.capability >= MXFP4_CAPABILITY and machine.mxfp4
         for words in _combinations(device, pins):
             dtype, quant, offload, encoder_on, tile, compiled = words
             if _is_harmless(dtype, quant, tile, pins) is not harmless:
                 continue
-            encoder = "mxfp4" if packed and kernels and encoder_on == "device" else dtype
-            settings = Settings(
-                torch_device(device), dtype, encoder, quant, offload, encoder_on, tiling or tile, tile, compiled
-            )
-            yield weigh(machine, device, model, drawing, settings)
+            options = LoadOptions(quant, offload, encoder_on, tile, torch_device(device), dtype, compiled)
+            yield weigh(machine, device, model, drawing, options, packed and kernels and encoder_on == "device")
 
 
-def _combinations(device: Device, pins: Pins) -> Iterator[tuple[str, str, str, str, bool, bool]]:
+def _combinations(device: Device, pins: LoadOptions) -> Iterator[tuple[str, str, str, str, bool, bool]]:
     """Of dtype, quant, offload, encoder_on, tile_vae and compile: what `leanlens generate` can do on the device."""
     alone = device.kind == "cpu" or device.unified  # main memory is the device's: nothing can wait there
     free: list[tuple] = [
-        (pins.dtype,) if pins.dtype else tuple(ELEMENT_BYTES),
-        (pins.quant,) if pins.quant else QUANTS,
-        (pins.offload,)
-        if pins.offload
-        else tuple(word for word in OFFLOADS if not alone or word not in (*IN_TURNS, "block")),
-        (pins.encoder_on,) if pins.encoder_on else tuple(word for word in ENCODERS if not alone or word != "cpu"),
+        _pinned(pins.dtype, DTYPES),
+        _pinned(pins.quant, QUANTS),
+        _pinned(pins.offload, [word for word in OFFLOADS if not alone or word not in (*IN_TURNS, "block")]),
+        _pinned(pins.encoder_on, [word for word in ENCODERS if not alone or word != "cpu"]),
         (False, True) if pins.tile_vae is None else (pins.tile_vae,),
         (False, True) if pins.compile is None else (pins.compile,),
     ]
@@ -182,26 +169,27 @@ def _combinations(device: Device, pins: Pins) -> Iterator[tuple[str, str, str, s
         _, quant, offload, encoder_on, tile, compiled = words
         unable = (compiled and offload in ("block", "disk")) or (quant != "none" and offload == "disk")
         # `none` says that all stays on the device: another place or small tiles go with it only if they are pinned.
-        stays = (encoder_on == "device" or pins.encoder_on) and (not tile or pins.tile_vae)
+        stays = (encoder_on == "device" or pins.encoder_on != AUTO) and (not tile or pins.tile_vae)
         if not unable and (offload != "none" or stays):
             yield words
 
 
-def _is_harmless(dtype: str, quant: str, tile: bool, pins: Pins) -> bool:
+def _pinned(word: str, words: Iterable[str]) -> tuple[str, ...]:
+    """The one that is decided, or all."""
+    return tuple(words) if word == AUTO else (word,)
+
+
+def _is_harmless(dtype: str, quant: str, tile: bool, pins: LoadOptions) -> bool:
     """Whether nothing is lost but what is pinned."""
-    lost = (pins.dtype is None and dtype == "float16", pins.quant is None and quant != "none")
+    lost = (pins.dtype == AUTO and dtype == "float16", pins.quant == AUTO and quant != "none")
     return not any(lost) and not (tile and pins.tile_vae is None)
 
 
-def _nothing_left(machine: Machine, pins: Pins) -> str:
-    if not _devices(machine, pins.device):
-        return f"device {pins.device!r} is not accepted; {machine.device.name} has none of that kind"
-    return f"quant {pins.quant!r} is not accepted with offload {pins.offload!r}; give one of them"
-
-
-def weigh(machine: Machine, device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> Choice:
-    """What `settings` cost on `device` of the machine."""
-    vram, ram = peaks(device, model, drawing, settings)
+def weigh(
+    machine: Machine, device: Device, model: ModelSizes, drawing: Drawing, options: LoadOptions, mxfp4: bool = False
+) -> Choice:
+    """What decided `options` cost on `device` of the machine; `mxfp4` says that the text encoder stays in MXFP4."""
+    vram, ram = peaks(device, model, drawing, options, mxfp4)
     ram_total = device.memory if device.unified and device.kind != "cpu" else machine.ram
     limits = (
         None if device.kind == "cpu" else usable_bytes(device, device.memory * GIB),
@@ -213,16 +201,17 @@ def weigh(machine: Machine, device: Device, model: ModelSizes, drawing: Drawing,
         if any(limit is not None and need[stage] > limit for need, limit in zip((vram, ram), limits, strict=True))
     )
     known = device if device is machine.device else machine.processor
-    seconds = {} if known is None else _seconds(known, machine.processor, model, drawing, settings)
-    return Choice(settings, vram, ram, *limits, seconds, _loss(settings), tight)
+    seconds = {} if known is None else _seconds(known, machine.processor, model, drawing, options, mxfp4)
+    tiled = bool(options.tile_vae) or is_tiled(drawing.height, drawing.width)
+    return Choice(options, mxfp4, tiled, vram, ram, *limits, seconds, _loss(options), tight)
 
 
-def _loss(settings: Settings) -> str:
-    parts = [_QUANT_LOSS[settings.quant], _TILE_LOSS if settings.tile_vae else ""]
+def _loss(options: LoadOptions) -> str:
+    parts = [_QUANT_LOSS[options.quant], _TILE_LOSS if options.tile_vae else ""]
     lost = "; ".join(part for part in parts if part)
-    if settings.dtype == "float16":
+    if options.dtype == "float16":
         return "; ".join(part for part in (_LOSS["float16"], lost) if part)
-    return lost or _LOSS[settings.dtype]
+    return lost or _LOSS[options.dtype]
 
 
 def torch_device(device: Device) -> str:
@@ -230,64 +219,74 @@ def torch_device(device: Device) -> str:
     return {"nvidia": "cuda", "amd": "cuda", "apple": "mps", "cpu": "cpu"}[device.kind]
 
 
-def _devices(machine: Machine, pinned: str | None) -> list[Device]:
+def _devices(machine: Machine, pinned: str) -> list[Device]:
     found = [machine.device]
     if machine.device.kind not in ("cpu", "apple") and machine.ram is not None:
         found.append(machine.processor or Device("the processor", "cpu", machine.ram, 0, 0, 0, 0, unified=True))
-    return [device for device in found if pinned in (None, torch_device(device))]
+    return [device for device in found if pinned.split(":")[0] in (AUTO, torch_device(device))]
 
 
 def _seconds(
-    device: Device, processor: Device | None, model: ModelSizes, drawing: Drawing, settings: Settings
+    device: Device,
+    processor: Device | None,
+    model: ModelSizes,
+    drawing: Drawing,
+    options: LoadOptions,
+    mxfp4: bool,
 ) -> dict[str, float]:
     if not device.single:
         return {}
-    encoding = _encoding_seconds(device, processor, model, drawing, settings)
-    denoising = _denoising_seconds(device, model, drawing, settings)
+    encoding = _encoding_seconds(device, processor, model, drawing, options, mxfp4)
+    denoising = _denoising_seconds(device, model, drawing, options)
     decoding = decoding_seconds(
-        device, settings.dtype, model.autoencoder, drawing.height, drawing.width, settings.tile_vae
+        device, options.dtype, model.autoencoder, drawing.height, drawing.width, bool(options.tile_vae)
     )
     if encoding is None or denoising is None or decoding is None:
         return {}
-    compiling = assumed("compiling_cpu" if device.kind == "cpu" else "compiling_gpu") if settings.compile else 0.0
+    compiling = assumed("compiling_cpu" if device.kind == "cpu" else "compiling_gpu") if options.compile else 0.0
     return {"encoding": encoding, "denoising": denoising, "decoding": decoding, "compiling": compiling}
 
 
 def _encoding_seconds(
-    device: Device, processor: Device | None, model: ModelSizes, drawing: Drawing, settings: Settings
+    device: Device,
+    processor: Device | None,
+    model: ModelSizes,
+    drawing: Drawing,
+    options: LoadOptions,
+    mxfp4: bool,
 ) -> float | None:
     """Encoding the prompt; with it reading the text encoder, where it is opened or streamed for every prompt."""
-    place = processor if settings.encoder_on == "cpu" and device.kind != "cpu" else device
+    place = processor if options.encoder_on == "cpu" and device.kind != "cpu" else device
     if place is None:
         return None
-    seconds = encoding_seconds(place, settings.dtype, model, drawing.text_tokens, settings.encoder == "mxfp4")
-    if seconds is None or (settings.offload == "none" and settings.encoder_on != "disk"):
+    seconds = encoding_seconds(place, options.dtype, model, drawing.text_tokens, mxfp4)
+    if seconds is None or (options.offload == "none" and options.encoder_on != "disk"):
         return seconds
     seconds += model.encoder_file / assumed("disk")
-    if settings.encoder != "mxfp4":
+    if not mxfp4:
         seconds += unpacking_seconds(place, model.encoder.packed, "mxfp4")
-    if settings.offload == "encoder" and not device.unified:  # the denoiser goes and comes back
-        seconds += 2 * part_bytes(model, settings.dtype, True, settings.quant)["transformer"] / assumed("host")
+    if options.offload == "encoder" and not device.unified:  # the denoiser goes and comes back
+        seconds += 2 * part_bytes(model, options.dtype, True, options.quant)["transformer"] / assumed("host")
     return seconds
 
 
-def _denoising_seconds(device: Device, model: ModelSizes, drawing: Drawing, settings: Settings) -> float | None:
-    weights = part_bytes(model, settings.dtype, True, settings.quant)
-    unpacking = 0.0 if settings.quant == "none" else unpacking_seconds(device, model.packed_weights, settings.quant)
+def _denoising_seconds(device: Device, model: ModelSizes, drawing: Drawing, options: LoadOptions) -> float | None:
+    weights = part_bytes(model, options.dtype, True, options.quant)
+    unpacking = 0.0 if options.quant == "none" else unpacking_seconds(device, model.packed_weights, options.quant)
     total = 0.0
     for text in [drawing.text_tokens] + ([] if drawing.guidance == 1 else [0]):
-        each = forward_seconds(device, settings.dtype, model.denoiser, drawing.tokens, text, settings.compile)
+        each = forward_seconds(device, options.dtype, model.denoiser, drawing.tokens, text, bool(options.compile))
         if each is None:
             return None
         each += unpacking
-        if settings.offload == "block":  # the next block comes while one computes
+        if options.offload == "block":  # the next block comes while one computes
             each = max(each, weights["transformer"] / assumed("host"))
-        if settings.offload == "disk":  # modulation is computed once in a drawing, so its weights are read once
+        if options.offload == "disk":  # modulation is computed once in a drawing, so its weights are read once
             each += model.denoiser_file * (1 - model.modulation_share) / assumed("disk")
         total += drawing.steps * each
     # Modulation that waits comes layer by layer, but it comes: the same bytes.
-    moved = weights["transformer"] + weights["vae"] if settings.offload in IN_TURNS else 0.0
-    once = model.denoiser_file * model.modulation_share / assumed("disk") if settings.offload == "disk" else 0.0
+    moved = weights["transformer"] + weights["vae"] if options.offload in IN_TURNS else 0.0
+    once = model.denoiser_file * model.modulation_share / assumed("disk") if options.offload == "disk" else 0.0
     return total + once + moved / assumed("host")
 
 
@@ -295,8 +294,8 @@ def _rank(choice: Choice, pictures: int) -> tuple:
     """Smaller is better: loss, then seconds; where no speed is known, a card before the processor, then less moving."""
     each = choice.seconds_per_picture(pictures)
     total = float("inf") if each is None else each * pictures + choice.seconds["compiling"]
-    on_processor = choice.settings.device == "cpu" and each is None
-    settings, memory = choice.settings, max(max(choice.vram.values()), max(choice.ram.values()))
-    harm = (settings.dtype == "float16", QUANTS.index(settings.quant) + settings.tile_vae)
-    moving = (OFFLOADS.index(settings.offload), ENCODERS.index(settings.encoder_on)) if each is None else ()
-    return harm, on_processor, each is None, total, moving, memory, settings.compile
+    on_processor = choice.options.device == "cpu" and each is None
+    options, memory = choice.options, max(max(choice.vram.values()), max(choice.ram.values()))
+    harm = (options.dtype == "float16", QUANTS.index(options.quant) + bool(options.tile_vae))
+    moving = (OFFLOADS.index(options.offload), ENCODERS.index(options.encoder_on)) if each is None else ()
+    return harm, on_processor, each is None, total, moving, memory, bool(options.compile)

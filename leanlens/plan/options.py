@@ -4,9 +4,14 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from typing import Any
+
+AUTO = "auto"
+
+DTYPES = ("bfloat16", "float16", "float32")
+SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 # Of the denoiser's attention and gated MLPs, best first; bits of each weight, scales included.
 QUANT_BITS = {"int8": 8.02, "mxfp8": 8.25, "fp8": 8.0, "nf4": 4.5, "int4": 4.5}
@@ -32,7 +37,7 @@ def kernels_missing() -> list[str]:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How the parts of a model are loaded.
+    """How a model is loaded. What is left at its default is open: the planner chooses it (`pipeline/auto.py`).
 
     Attributes:
         quant: quantisation of the denoiser's attention and MLPs. "auto" keeps what the files have, but decodes a
@@ -41,37 +46,62 @@ class LoadOptions:
         encoder_on: where the text encoder computes: on the device, on the processor, or on the device while its
             weights are read layer by layer from disk.
         tile_vae: decode images in tiles of half the side that the autoencoder was trained at.
+        device: cpu, cuda, cuda:1, mps and so on.
+        dtype: bfloat16, float16 or float32; bf16, fp16 and fp32 are accepted too.
+        compile: compile the transformer's blocks.
 
     Raises:
         ValueError: an unknown word, or two that cannot be combined.
     """
 
-    quant: str = "auto"
-    offload: str = "none"
-    encoder_on: str = "device"
-    tile_vae: bool = False
+    quant: str = AUTO
+    offload: str = AUTO
+    encoder_on: str = AUTO
+    tile_vae: bool | None = None
+    device: str = AUTO
+    dtype: str = AUTO
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, accepted in (("quant", ("auto", *QUANTS)), ("offload", OFFLOADS), ("encoder_on", ENCODERS)):
+        object.__setattr__(self, "dtype", SHORT_DTYPES.get(self.dtype, self.dtype))
+        for name, accepted in (("quant", QUANTS), ("offload", OFFLOADS), ("encoder_on", ENCODERS), ("dtype", DTYPES)):
             value = getattr(self, name)
-            if value not in accepted:
-                raise ValueError(f"{name} {value!r} is not accepted; use one of {', '.join(accepted)}")
-        if self.offload == "disk" and self.quant not in ("auto", "none"):
+            if value not in (AUTO, *accepted):
+                raise ValueError(f"invalid {name} {value!r}: expected one of {AUTO}, {', '.join(accepted)}")
+        if self.offload == "disk" and self.quant not in (AUTO, "none"):
             raise ValueError(
-                f"quant {self.quant!r} is not accepted with offload 'disk', which reads weights as the files have "
+                f"quant {self.quant!r} cannot be combined with offload 'disk', which reads weights as the files have "
                 "them; write quantised ones with `leanlens weights convert --quant` and open those"
             )
+        if self.compile and self.offload in ("block", "disk"):
+            raise ValueError(f"compile cannot be combined with offload {self.offload!r}; leave one of them out")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the place of the denoiser or of the text encoder is left to the planner."""
+        return AUTO in (self.offload, self.encoder_on)
 
     @property
     def is_plain(self) -> bool:
         """Whether everything stays on the device, and is decoded unless the files of a large denoiser are packed."""
-        return self in (LoadOptions(), LoadOptions("none"))
+        stays = self.offload in (AUTO, "none") and self.encoder_on in (AUTO, "device")
+        return stays and self.quant in (AUTO, "none") and not self.tile_vae
+
+    def without_planning(self) -> "LoadOptions":
+        """The same options with everything that is open on the device, untiled and uncompiled."""
+        return replace(
+            self,
+            offload="none" if self.offload == AUTO else self.offload,
+            encoder_on="device" if self.encoder_on == AUTO else self.encoder_on,
+            tile_vae=bool(self.tile_vae),
+            compile=bool(self.compile),
+        )
 
     def conditions(self) -> dict[str, Any]:
         """The options that can change an image; defaults are left out."""
-        said = {"quant": self.quant} if self.quant not in ("auto", "none") else {}
-        said |= {"encoder_on": self.encoder_on} if self.encoder_on == "cpu" else {}
-        return said | ({"tile_vae": True} if self.tile_vae else {})
+        found: dict[str, Any] = {"quant": self.quant} if self.quant not in (AUTO, "none") else {}
+        found |= {"encoder_on": self.encoder_on} if self.encoder_on == "cpu" else {}
+        return found | ({"tile_vae": True} if self.tile_vae else {})
 
     @classmethod
     def of_record(cls, run: Mapping[str, Any]) -> "LoadOptions":

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from leanlens.pipeline.reasoned import Reasoned, Unknown
+from leanlens.pipeline.reasoned import Ask, Reasoned, Unknown
 from leanlens.reason import lexicon
 from leanlens.reason.choose import Contradiction, choose
 from leanlens.reason.facts import fix, list_facts
@@ -13,7 +13,6 @@ from leanlens.reason.language import find_language
 from leanlens.reason.meaning import Meaning
 from leanlens.reason.nearest import nearest
 from leanlens.reason.parse import parse
-from leanlens.reason.reasoner import Ask
 from leanlens.reason.weights import without_weights
 from leanlens.reason.words import QUOTED, known_things, tag, words_of
 from leanlens.reason.write import LAST, write

@@ -18,7 +18,6 @@ import leanlens
 from leanlens.serve.bodies import Bodies
 from leanlens.serve.engine import EngineFactory, local_engines
 from leanlens.serve.errors import KINDS, APIError
-from leanlens.serve.library import Sizes
 from leanlens.serve.metrics import CONTENT_TYPE
 from leanlens.serve.middleware import RequestMiddleware
 from leanlens.serve.openai import openai_router, pictures_router
@@ -39,7 +38,6 @@ def make_app(
     settings: ServerSettings,
     mount: Mount | None = None,
     engines: EngineFactory = local_engines,
-    sizes: Sizes | None = None,
 ) -> FastAPI:
     """The app; it opens its model when the server starts and stops its workers when it ends.
 
@@ -47,12 +45,11 @@ def make_app(
         settings: the operator's.
         mount: called with the app and its service, to add a page; it may give another app to be served instead.
         engines: what has the devices; without it, this process does.
-        sizes: tells the planner's sizes of models that were not opened yet.
 
     Raises:
         ValueError: an unusable setting.
     """
-    service = ImageService(settings, engines, sizes)
+    service = ImageService(settings, engines)
 
     beside: list[Callable[[], AbstractAsyncContextManager[Any]]] = []
 

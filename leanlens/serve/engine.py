@@ -125,8 +125,7 @@ class LocalEngine:
             with _OPENING:
                 source = self.library.source(model)
                 opened = open_model(
-                    source, self.name, self.settings.dtype, compile=self.settings.compile,
-                    options=self.settings.load_options(source), features=self.settings.features,
+                    source, self.name, options=self.settings.load_options(source), features=self.settings.features,
                 )  # fmt: skip
         except (ValueError, OSError) as error:
             raise APIError("unavailable", f"model {model} cannot be opened: {first_line(error)}", "model") from error

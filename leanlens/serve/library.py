@@ -5,7 +5,6 @@ looked up in a list made from the operator's folders, so nothing a client writes
 """
 
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,10 @@ from leanlens.plan.memory import ModelSizes
 from leanlens.presets import PRESETS, preset_for
 from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
+from leanlens.weights.sizes import model_sizes
 
 # What clients of the hosted service send when nobody has told them another name.
 _HOSTED = ("gpt-image", "chatgpt-image", "dall-e")
-
-
-Sizes = Callable[[str], ModelSizes]
-"""What `open_model` takes -> its sizes, before it is opened; a ValueError where they cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,10 @@ class Library:
 
     Args:
         settings: which models and folders are allowed.
-        sizes: tells the sizes of models that were not opened yet.
     """
 
-    def __init__(self, settings: ServerSettings, sizes: Sizes | None = None):
+    def __init__(self, settings: ServerSettings):
         self.settings = settings
-        self._ask_sizes = sizes
         self._lock = threading.Lock()
         self._sides: dict[str, int] = {}
         self._sizes: dict[str, ModelSizes] = {}
@@ -124,9 +118,9 @@ class Library:
 
     def sizes(self, model: str) -> ModelSizes | None:
         """The sizes of a model in plain numbers; None where they are not known before it is opened."""
-        if model not in self._sizes and self._ask_sizes is not None:
+        if model not in self._sizes:
             with suppress(ValueError, OSError):
-                self._sizes[model] = self._ask_sizes(self._models[model])
+                self._sizes[model] = model_sizes(self._models[model])[0]
         return self._sizes.get(model)
 
     def learn(self, model: str, side: int, sizes: ModelSizes) -> None:

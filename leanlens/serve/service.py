@@ -14,7 +14,7 @@ from leanlens.serve.archive import Archive, JobRecord
 from leanlens.serve.delivery import Delivery
 from leanlens.serve.engine import EngineFactory, local_engines
 from leanlens.serve.errors import APIError
-from leanlens.serve.library import Library, Sizes
+from leanlens.serve.library import Library
 from leanlens.serve.memory import require_memory
 from leanlens.serve.metrics import ServerMetrics
 from leanlens.serve.parameters import GenerationParameters
@@ -37,15 +37,14 @@ class ImageService:
     Args:
         settings: the operator's.
         engines: makes one engine for each device.
-        sizes: as `Library` takes it.
 
     Raises:
         ValueError: a folder that cannot be written to, or an unusable setting.
     """
 
-    def __init__(self, settings: ServerSettings, engines: EngineFactory = local_engines, sizes: Sizes | None = None):
+    def __init__(self, settings: ServerSettings, engines: EngineFactory = local_engines):
         self.settings = settings
-        self.library = Library(settings, sizes)
+        self.library = Library(settings)
         self.reasoning = Reasoning(settings, self.library)
         self.safety = SafetyFilter(settings)
         self.archive = Archive(settings.output, settings.keep_days, settings.keep_pictures)

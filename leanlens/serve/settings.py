@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS
 from leanlens.plan.options import LoadOptions
@@ -29,17 +29,10 @@ class ServerSettings(BaseModel):
 
     devices: tuple[str, ...] = ("auto",)
     """One worker for each: auto, cpu, cuda:0 and so on."""
-    dtype: str = "auto"
-    """auto, bfloat16, float16 or float32."""
-    compile: bool = False
-    """Compile the transformer; the pictures' metadata say so."""
-    quant: str = "auto"
-    offload: str = "none"
-    encoder_on: str = "device"
-    tile_vae: bool = False
-    """How models are held, in the words of `leanlens generate`."""
-    held: dict[str, LoadOptions] = {}
-    """What `open_model` takes -> how that model is held instead."""
+    load: LoadOptions = LoadOptions()
+    """How models are loaded; the device is that of the worker."""
+    load_by_model: dict[str, LoadOptions] = {}
+    """What `open_model` takes -> how that model is loaded instead."""
     features: Path | None = None
     """A folder that keeps the text features of prompts."""
     reason: Literal["default", "off"] = "default"
@@ -138,14 +131,9 @@ class ServerSettings(BaseModel):
                 raise ValueError(f"{name} {first['ctx']['error']}") from None
             raise ValueError(f"{name} {first['input']!r} is not accepted: {first['msg']}") from None
 
-    @model_validator(mode="after")
-    def _words(self) -> "ServerSettings":
-        self.load_options("")
-        return self
-
     def load_options(self, source: str) -> LoadOptions:
-        """How a model is held, by what `open_model` takes for it."""
-        return self.held.get(source) or LoadOptions(self.quant, self.offload, self.encoder_on, self.tile_vae)
+        """How a model is loaded, by what `open_model` takes for it."""
+        return self.load_by_model.get(source, self.load)
 
     @field_validator("models", "devices")
     @classmethod

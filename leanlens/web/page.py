@@ -21,10 +21,12 @@ from starlette.types import ASGIApp, Scope
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.serve.errors import APIError
+from leanlens.serve.estimate import Estimates
 from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job
 from leanlens.serve.uploads import open_upload, to_png
+from leanlens.web.estimate import estimate_line, larger_models_line
 from leanlens.web.form import (
     ASPECTS,
     OWN,
@@ -75,9 +77,6 @@ Answers = AsyncGenerator[tuple[Any, Any, Any]]
 Source = tuple[bytes, list[bytes]] | APIError | None
 """The editor's picture and its layers of paint, or why they cannot be had."""
 
-Estimate = Callable[[str, int, int, int, float, int], str]
-"""What `leanlens.plan` says of a picture: model, width, height, steps, guidance, count -> a sentence."""
-
 _HISTORY = 24  # pictures, and how many more at a time
 _SESSIONS = (
     500  # open tabs whose state is kept, about 100 KB each; Gradio's 10,000 would let a stranger fill a gigabyte
@@ -89,18 +88,13 @@ _HEAD = "<h1>leanlens<small>images from words</small></h1>"
 _ICON = Path(__file__).with_name("icon.svg")
 
 
-def mount_page(app: FastAPI, service: ImageService, estimate: Estimate | None = None, better: str = "") -> None:
-    """Put the page behind the routes that `app` has; what begins like one of those never reaches it.
-
-    Args:
-        estimate: says what a picture will cost; None leaves that line out. It may raise a ValueError.
-        better: a line on larger models that this machine could hold; blank leaves it out.
-    """
+def mount_page(app: FastAPI, service: ImageService) -> None:
+    """Put the page behind the routes that `app` has; what begins like one of those never reaches it."""
     # What is dropped on the page lies beside the pictures, not in a folder that all users of the machine share.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(service.archive.folder / "page"))
     log_briefly()
     apis = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
-    page = Page(service, estimate, better).build()
+    page = Page(service).build()
     page.state_session_capacity = _SESSIONS
     gr.mount_gradio_app(
         app,
@@ -159,13 +153,11 @@ class Page:
 
     Args:
         service: draws.
-        estimate, better: as in `mount_page`.
     """
 
-    def __init__(self, service: ImageService, estimate: Estimate | None = None, better: str = ""):
+    def __init__(self, service: ImageService):
         self.service = service
-        self.estimate = estimate
-        self.better = better
+        self.estimates = Estimates(service.settings)
         self._orders: dict[str, list[_Order]] = {}
         """What each browser tab asked for since it last waited for nothing. The oldest open one is on its stage."""
 
@@ -318,19 +310,18 @@ class Page:
     def predict(self, *fields: Any) -> str:
         """The planner's line for the fields of `_PLANNED`; nothing where it cannot tell."""
         form = Form(**dict(zip(_PLANNED, fields, strict=True)))
-        assert self.estimate is not None
         try:
             model = self.service.library.find_model(form.model)
             defaults = self.service.library.defaults(model)
             width, height = size_of(form, self.service)
-            text = self.estimate(
+            plan = self.estimates.plan(
                 self.service.library.source(model), width or defaults.side, height or defaults.side,
                 form.steps or defaults.num_inference_steps,
                 defaults.guidance_scale if form.guidance is None else form.guidance, int(form.count or 1),
             )  # fmt: skip
         except (ValueError, APIError):
             return ""
-        return show_note(text)
+        return show_note(estimate_line(plan))
 
     # ---------------------------------------------------------------------------------------- how it looks
 
@@ -410,7 +401,7 @@ class Page:
             stop = gr.Button("Stop", min_width=80, elem_id="stop")
         gr.HTML('<div class="leanlens"><p></p></div>', padding=False, elem_id="waiting")
         reason, choices = reading(self.service)
-        line = gr.HTML(padding=False, elem_id="estimate", visible=self.estimate is not None)
+        line = gr.HTML(padding=False, elem_id="estimate")
         return prompt, draw, stop, reason, choices, line
 
     def _fields(self, prompt: Any, reason: Any, choices: Any, line: Any) -> dict[str, Any]:
@@ -422,7 +413,8 @@ class Page:
             model = gr.Dropdown(models, value=service.library.default, label="Model", min_width=140, scale=2)
             # Without bounds of its own: a field that has some says so twice, and the service says it once.
             count = gr.Number(1, label="Images", precision=0, min_width=90, info=f"up to {settings.max_count}")
-        gr.HTML(show_note(self.better), padding=False, elem_id="better", visible=bool(self.better))
+        larger = larger_models_line(self.estimates.larger_models())
+        gr.HTML(show_note(larger), padding=False, elem_id="better", visible=bool(larger))
         aspect = gr.Radio(list(ASPECTS), value=OWN, label="Aspect", elem_id="aspect",
                           info="auto: the model's own square, or the shape of the source image")  # fmt: skip
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
@@ -450,10 +442,9 @@ class Page:
         fields = dict(zip(Form().__dict__, parts, strict=True))
         _fill(model.input(self.choose_model, model, [steps_field, guidance_field, base], api_name="model", js=BEGIN,
                           **_QUIET))  # fmt: skip
-        if self.estimate is not None:
-            # Without a trigger it is said when the page opens, and whenever one of them changes.
-            gr.on(None, self.predict, [fields[name] for name in _PLANNED], line, api_name="predict",
-                  trigger_mode="always_last", **_QUIET)  # fmt: skip
+        # Without a trigger it is shown when the page opens, and whenever one of them changes.
+        gr.on(None, self.predict, [fields[name] for name in _PLANNED], line, api_name="predict",
+              trigger_mode="always_last", **_QUIET)  # fmt: skip
         return fields
 
     def _source(self) -> Any:

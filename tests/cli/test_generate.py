@@ -202,7 +202,7 @@ def test_aspect_and_base(leanlens):
         (["--image", "none.png"], "error: --image none.png is not a file"),
         (["--mask", "none.png"], "error: mask and strength need a picture"),
         (["--model", "no/such/thing"], "error: model 'no/such/thing' is not a file or folder"),
-        (["--dtype", "int4"], "error: dtype 'int4' is not accepted"),
+        (["--dtype", "int4"], "error: invalid dtype 'int4'"),
         (["--device", "tpu"], "error: device 'tpu' cannot be used here"),
         (["-o", "a.bmp"], "error: cannot write a.bmp: the suffix '.bmp' is not accepted"),
         (["-o", "{name}.png"], "error: output '{name}.png' holds {name}"),

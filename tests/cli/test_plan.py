@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from leanlens.plan.options import ENCODERS, OFFLOADS, QUANTS
+from leanlens.plan.options import ENCODERS, OFFLOADS, QUANTS, LoadOptions
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -37,25 +37,25 @@ def parse(command):
 
 def printed_commands():
     """What the planner prints for every device of its table, for small ones too, and with every word pinned."""
-    from leanlens.cli.plan import command_words
-    from leanlens.plan.choose import Drawing, Machine, Pins, choose
+    from leanlens.cli.plan_answer import command_words
+    from leanlens.plan.choose import Drawing, Machine, choose
     from leanlens.plan.devices import DEVICES, cpu, find_device, with_memory
     from leanlens.plan.memory import ModelSizes
 
     machines = [Machine(device, device.memory if device.unified else ram) for device in DEVICES for ram in (8, 16, 64)]
     machines += [Machine(with_memory(find_device("RTX 3060"), size), ram) for size in (3, 4, 6) for ram in (8, 32)]
     machines += [Machine(cpu(8, kind, ram), ram) for kind in ("AVX2", "AVX-512 bfloat16") for ram in (8, 64, 128)]
-    asked = [(machine, Pins()) for machine in machines]
+    asked = [(machine, LoadOptions()) for machine in machines]
     card = Machine(find_device("RTX 4090"), 64)
-    asked += [(card, Pins(quant=word, device="cuda")) for word in QUANTS]
-    asked += [(card, Pins(offload=word, device="cuda")) for word in OFFLOADS]
-    asked += [(card, Pins(encoder_on=word, device="cuda")) for word in ENCODERS]
-    asked += [(card, Pins(dtype="float16", tile_vae=True)), (card, Pins(dtype="float32", compile=True))]
+    asked += [(card, LoadOptions(quant=word, device="cuda")) for word in QUANTS]
+    asked += [(card, LoadOptions(offload=word, device="cuda")) for word in OFFLOADS]
+    asked += [(card, LoadOptions(encoder_on=word, device="cuda")) for word in ENCODERS]
+    asked += [(card, LoadOptions(dtype="float16", tile_vae=True)), (card, LoadOptions(dtype="float32", compile=True))]
     commands = set()
     for machine, pins in asked:
         for drawing in (Drawing(1024, 1024, 4, 1.0), Drawing(1440, 1440)):
             choice = choose(machine, ModelSizes(), True, drawing, pins)
-            commands.add(shlex.join(command_words("rl", drawing, choice.settings)))
+            commands.add(shlex.join(command_words("rl", drawing, choice.options)))
     return sorted(commands)
 
 
@@ -63,8 +63,6 @@ HELD = ("quant", "offload", "encoder_on", "tile_vae", "dtype")
 
 
 def test_every_command_that_is_printed_parses():
-    from leanlens.plan.options import LoadOptions
-
     parsed = [parse(command) for command in printed_commands()]
     for name, words in (("quant", QUANTS), ("offload", OFFLOADS), ("encoder_on", ENCODERS)):
         assert {options[name] for options in parsed} == set(words)
@@ -187,15 +185,15 @@ def test_the_first_image_takes_as_long_as_opening_and_drawing(leanlens):
 
 def test_nano_takes_what_was_measured_within_a_quarter():
     """The measured seconds and the machine are those of the recorded benchmark."""
-    from leanlens.cli.plan import model_sizes
-    from leanlens.plan.choose import Drawing, Machine, Pins, choose
+    from leanlens.plan.choose import Drawing, Machine, choose
     from leanlens.plan.devices import cpu
+    from leanlens.weights.sizes import model_sizes
 
     found = json.loads((RECIPES.parent / "benchmarks/results/latency_nano.json").read_text(encoding="utf-8"))
     machine = Machine(cpu(found["machine"]["threads"], "AVX-512 bfloat16", 24), 24)
     asked = found["request"]
     drawing = Drawing(asked["size"], asked["size"], asked["steps"], asked["guidance"])
-    pins = Pins(dtype=found["model"]["dtype"], quant="none", offload="none", encoder_on="device", compile=False)
+    pins = LoadOptions(dtype=found["model"]["dtype"], quant="none", offload="none", encoder_on="device", compile=False)
     seconds = choose(machine, *model_sizes("nano"), drawing, pins).seconds
     stages = found["stages"]
     assert seconds["denoising"] == pytest.approx(stages["loop"]["best_s"], rel=0.25)
@@ -220,10 +218,10 @@ def test_a_run(leanlens):
         (["train"], "needs a recipe"),
         (["finetune", RECIPES / "lens" / "stage1.toml", "--gpu", "H200"], "starts from random weights"),
         (["--gpu", "RTX 4060 Ti"], "is several devices"),
-        (["--gpu", "H200", "--quant", "int3"], "quant 'int3' is not accepted"),
-        (["--gpu", "H200", "--encoder-on", "moon"], "encoder_on 'moon' is not accepted"),
+        (["--gpu", "H200", "--quant", "int3"], "invalid quant 'int3'"),
+        (["--gpu", "H200", "--encoder-on", "moon"], "invalid encoder_on 'moon'"),
         (["--gpu", "H200", "--size", "1000x1000"], "1000"),
-        (["--gpu", "H200", "--ram", "0"], "--ram 0"),
+        (["--gpu", "H200", "--ram", "0"], "invalid ram 0"),
         (["--gpu", "H200", "--model", "nowhere"], "'nowhere' is not here"),
     ],
 )

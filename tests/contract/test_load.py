@@ -10,7 +10,10 @@ import time
 import pytest
 from PIL import Image
 
+from leanlens.plan.options import LoadOptions
 from tests.contract.running import Running
+
+FLOAT32 = LoadOptions(dtype="float32")
 
 CLIENTS, SECONDS = 64, 30
 SIZES = ("32x32", "64x32", "64x64")
@@ -86,7 +89,11 @@ def test_drawing_together_pays_where_a_call_has_a_cost_of_its_own(tmp_path, monk
 
     def seconds(most: int, pictures: int = 16) -> float:
         settings = ServerSettings.checked(
-            models=("toy",), output=tmp_path / f"{most}-{cost}", devices=("cpu",), dtype="float32", max_batch=most
+            models=("toy",),
+            output=tmp_path / f"{most}-{cost}",
+            devices=("cpu",),
+            load=FLOAT32,
+            max_batch=most,
         )
         service = ImageService(settings)
         fields = {"width": 64, "height": 64, "num_inference_steps": 4}

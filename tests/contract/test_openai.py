@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from leanlens.plan.options import LoadOptions
+
+FLOAT32 = LoadOptions(dtype="float32")
+
 SMALL = {"size": "64x64", "num_inference_steps": 3, "seed": 5}
 DRAW = "/v1/images/generations"
 
@@ -203,7 +207,7 @@ def refusing(tmp_path_factory):
     from leanlens.serve.settings import ServerSettings
 
     folder = tmp_path_factory.mktemp("refusing")
-    settings = ServerSettings.checked(models=("toy",), output=folder, devices=("cpu",), dtype="float32")
+    settings = ServerSettings.checked(models=("toy",), output=folder, devices=("cpu",), load=FLOAT32)
     with TestClient(make_app(settings), raise_server_exceptions=False) as client:
         yield client
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from leanlens.plan.options import LoadOptions
 from tests.contract.test_openai import opened
+
+FLOAT32 = LoadOptions(dtype="float32")
 
 DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 SMALL = {"size": "64x64", "num_inference_steps": 2, "seed": 5}
@@ -22,7 +25,7 @@ def toy(tmp_path_factory):
     from leanlens.serve.settings import ServerSettings
 
     folder = tmp_path_factory.mktemp("toy")
-    settings = ServerSettings.checked(models=("toy",), output=folder, devices=("cpu",), dtype="float32")
+    settings = ServerSettings.checked(models=("toy",), output=folder, devices=("cpu",), load=FLOAT32)
     with TestClient(make_app(settings), raise_server_exceptions=False) as client:
         yield client
 

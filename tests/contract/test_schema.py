@@ -5,9 +5,12 @@ from collections import Counter
 import pytest
 from starlette.testclient import TestClient
 
+from leanlens.plan.options import LoadOptions
 from leanlens.serve.app import make_app
 from leanlens.serve.settings import ServerSettings
 from tests.contract.running import Running
+
+FLOAT32 = LoadOptions(dtype="float32")
 
 
 @pytest.mark.long
@@ -49,7 +52,7 @@ def test_ten_thousand_malformed_bodies_leave_no_trace(tmp_path):
     import random
     import resource
 
-    app = make_app(ServerSettings.checked(models=("toy",), output=tmp_path, devices=("cpu",), dtype="float32"))
+    app = make_app(ServerSettings.checked(models=("toy",), output=tmp_path, devices=("cpu",), load=FLOAT32))
     chance = random.Random(0)
     good = b'{"prompt": "a", "size": "64x64", "n": 1, "loras": [{"name": "x", "scale": 1.0}], "seed": 5, "steps": null}'
     paths = ["/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/mcp"]

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from leanlens.plan.options import LoadOptions
 from tests.contract.test_sdapi import PICTURE, SMALL, TEXT, info, opened
+
+FLOAT32 = LoadOptions(dtype="float32")
 
 ONE, SEVERAL, OPTIONS = "/sdapi/v1/extra-single-image", "/sdapi/v1/extra-batch-images", "/sdapi/v1/options"
 
@@ -23,7 +26,7 @@ def toy(tmp_path_factory):
     from leanlens.serve.settings import ServerSettings
 
     folder = tmp_path_factory.mktemp("toy")
-    settings = ServerSettings.checked(models=("toy",), output=folder, devices=("cpu",), dtype="float32")
+    settings = ServerSettings.checked(models=("toy",), output=folder, devices=("cpu",), load=FLOAT32)
     with TestClient(make_app(settings), raise_server_exceptions=False) as client:
         yield client
 

@@ -6,6 +6,10 @@ import time
 
 import pytest
 
+from leanlens.plan.options import LoadOptions
+
+FLOAT32 = LoadOptions(dtype="float32")
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
@@ -16,7 +20,7 @@ def server(tmp_path_factory):
     from leanlens.serve.settings import ServerSettings
 
     settings = ServerSettings.checked(
-        models=("toy",), output=tmp_path_factory.mktemp("pictures"), devices=("cpu",), dtype="float32",
+        models=("toy",), output=tmp_path_factory.mktemp("pictures"), devices=("cpu",), load=FLOAT32,
         api_keys=("sesame",),
     )  # fmt: skip
     with socket.socket() as free:

@@ -108,7 +108,7 @@ def test_devices_and_dtypes():
     cpu = torch.device("cpu")
     assert resolve_dtype("bf16", cpu) is torch.bfloat16
     assert resolve_dtype("auto", torch.device("cuda")) is torch.bfloat16
-    with pytest.raises(ValueError, match="dtype 'int8' is not accepted; use one of auto, bfloat16"):
+    with pytest.raises(ValueError, match="invalid dtype 'int8': expected one of auto, bfloat16"):
         resolve_dtype("int8", cpu)
     with pytest.raises(ValueError, match="device 'tpu:0' cannot be used here"):
         resolve_device("tpu:0")

@@ -2,9 +2,10 @@
 
 import pytest
 
-from leanlens.plan.choose import Drawing, Machine, Pins, choose
+from leanlens.plan.choose import Drawing, Machine, choose
 from leanlens.plan.devices import cpu, find_device, with_memory
 from leanlens.plan.memory import ModelSizes
+from leanlens.plan.options import LoadOptions
 from leanlens.plan.rates import ASSUMPTIONS
 
 LENS = ModelSizes()
@@ -17,7 +18,7 @@ def machine(name, ram=64.0):
 
 
 def chosen(name, drawing=TURBO, ram=64.0, packed=True, **pins):
-    return choose(machine(name, ram), LENS, packed, drawing, Pins(**pins))
+    return choose(machine(name, ram), LENS, packed, drawing, LoadOptions(**pins))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +40,11 @@ def chosen(name, drawing=TURBO, ram=64.0, packed=True, **pins):
 )
 def test_twelve_devices(name, device, encoder, encoder_on, stays):
     choice = chosen(name)
-    settings = choice.settings
-    assert (choice.fits, settings.device, settings.encoder, settings.encoder_on) == (True, device, encoder, encoder_on)
-    assert (settings.offload == "none") is stays
+    options = choice.options
+    assert (choice.fits, options.device, choice.encoder, options.encoder_on) == (True, device, encoder, encoder_on)
+    assert (options.offload == "none") is stays
     assert choice.loss.startswith("none")
-    assert settings.dtype == "bfloat16"
+    assert options.dtype == "bfloat16"
 
 
 def test_what_users_report_of_24_gb():
@@ -57,7 +58,7 @@ def test_what_users_report_of_24_gb():
     small = chosen("RTX 4090", Drawing(1440, 1440), dtype="bfloat16", quant="fp8", offload="none", device="cuda")
     assert small.fits
     assert max(small.vram.values()) == pytest.approx(23e9, rel=0.05)
-    assert chosen("RTX 4090", Drawing(1440, 1440)).settings.offload != "none"
+    assert chosen("RTX 4090", Drawing(1440, 1440)).options.offload != "none"
 
 
 def test_what_another_program_reports_of_a_3090():
@@ -73,16 +74,16 @@ def test_the_aims_of_offloading():
     """1024 pixels on 6 GB beside 16 GB of main memory, 1440 on 12 GB, without loss."""
     six = Machine(with_memory(find_device("RTX 3050"), 6), 16)
     choice = choose(six, LENS, True, Drawing())
-    assert (choice.fits, choice.settings.device, choice.loss[:4]) == (True, "cuda", "none")
+    assert (choice.fits, choice.options.device, choice.loss[:4]) == (True, "cuda", "none")
     choice = chosen("RTX 3060", Drawing(1440, 1440), ram=16)
-    assert (choice.fits, choice.settings.device, choice.loss[:4]) == (True, "cuda", "none")
+    assert (choice.fits, choice.options.device, choice.loss[:4]) == (True, "cuda", "none")
     three = choose(Machine(with_memory(find_device("RTX 3050"), 3), 6), LENS, True, Drawing())
-    assert (three.fits, three.settings.offload, three.settings.encoder_on) == (True, "disk", "disk")
+    assert (three.fits, three.options.offload, three.options.encoder_on) == (True, "disk", "disk")
 
 
 def test_main_memory_decides_too():
-    assert chosen("RTX 3060", ram=32).settings.offload in ("model", "modulation", "block")
-    assert chosen("RTX 3060", ram=8).settings.offload == "disk"
+    assert chosen("RTX 3060", ram=32).options.offload in ("model", "modulation", "block")
+    assert chosen("RTX 3060", ram=8).options.offload == "disk"
     assert not chosen("RTX 4090", ram=8, device="cuda", quant="none", offload="none").fits
     # The decoded encoder passes through main memory.
     assert not chosen("MI300X", ram=16, device="cuda", quant="none", offload="none").fits
@@ -90,26 +91,26 @@ def test_main_memory_decides_too():
 
 def test_loss_is_offered_only_where_nothing_else_fits():
     small = Machine(with_memory(find_device("RTX 3060"), 6), 64)
-    assert choose(small, LENS, True, TURBO).settings.quant == "none"
-    pinned = choose(small, LENS, True, TURBO, Pins(offload="model", device="cuda"))
-    assert (pinned.fits, pinned.settings.quant) == (True, "nf4")
+    assert choose(small, LENS, True, TURBO).options.quant == "none"
+    pinned = choose(small, LENS, True, TURBO, LoadOptions(offload="model", device="cuda"))
+    assert (pinned.fits, pinned.options.quant) == (True, "nf4")
     assert pinned.loss.startswith("weights in 4 bits")
     three = Machine(with_memory(find_device("RTX 3060"), 3), 16)
-    tiled = choose(three, LENS, True, Drawing(1440, 1440), Pins(device="cuda"))
-    assert (tiled.fits, tiled.settings.tile_vae, tiled.settings.quant) == (True, True, "none")
+    tiled = choose(three, LENS, True, Drawing(1440, 1440), LoadOptions(device="cuda"))
+    assert (tiled.fits, tiled.options.tile_vae, tiled.options.quant) == (True, True, "none")
     assert tiled.loss.startswith("decoded in tiles")
 
 
 def test_without_packed_files_or_packages_the_encoder_is_decoded():
-    assert chosen("H200", packed=False).settings.encoder == "bfloat16"
-    bare = choose(Machine(find_device("RTX 4090"), 64, mxfp4=False), LENS, True, TURBO).settings
-    assert (bare.device, bare.encoder, bare.encoder_on) == ("cuda", "bfloat16", "disk")
+    assert chosen("H200", packed=False).encoder == "bfloat16"
+    bare = choose(Machine(find_device("RTX 4090"), 64, mxfp4=False), LENS, True, TURBO)
+    assert (bare.options.device, bare.encoder, bare.options.encoder_on) == ("cuda", "bfloat16", "disk")
 
 
 def test_the_fastest_without_loss_is_chosen():
     one, many = (chosen("H200", Drawing(pictures=number)) for number in (1, 1000))
-    assert not one.settings.compile  # compiling takes longer than one picture
-    assert many.settings.compile
+    assert not one.options.compile  # compiling takes longer than one picture
+    assert many.options.compile
     assert many.seconds_per_picture(1000) < one.seconds_per_picture(1)
     assert chosen("H200", dtype="float16").loss.startswith("the range")
     assert chosen("RTX 4090", dtype="bfloat16").seconds["denoising"] < chosen("RTX 3090").seconds["denoising"]
@@ -118,16 +119,16 @@ def test_the_fastest_without_loss_is_chosen():
 def test_a_full_processor_at_its_own_rate():
     alone = Machine(cpu(16, "AVX2", 128), 128)
     choice = choose(alone, LENS, True, TURBO)
-    assert (choice.settings.dtype, choice.fits) == ("float32", True)  # no bfloat16 arithmetic: its speed is unknown
+    assert (choice.options.dtype, choice.fits) == ("float32", True)  # no bfloat16 arithmetic: its speed is unknown
     assert choice.seconds_per_picture() > 10
 
 
 def test_pins_are_checked():
-    with pytest.raises(ValueError, match="quant 'int3' is not accepted"):
-        Pins(quant="int3")
-    with pytest.raises(ValueError, match="offload 'tape' is not accepted"):
-        Pins(offload="tape")
-    with pytest.raises(ValueError, match="quant 'int8' is not accepted with offload 'disk'"):
+    with pytest.raises(ValueError, match="invalid quant 'int3'"):
+        LoadOptions(quant="int3")
+    with pytest.raises(ValueError, match="invalid offload 'tape'"):
+        LoadOptions(offload="tape")
+    with pytest.raises(ValueError, match="quant 'int8' cannot be combined with offload 'disk'"):
         chosen("H200", quant="int8", offload="disk")
     with pytest.raises(ValueError, match="device 'mps' is not accepted"):
         chosen("H200", device="mps")

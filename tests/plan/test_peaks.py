@@ -1,6 +1,7 @@
 """The memory that the planner predicts for each load option, against opened pipelines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.open import open_model
 from leanlens.pipeline.request import ImageRequest
-from leanlens.plan.choose import Drawing, Machine, Settings, weigh
+from leanlens.plan.choose import Drawing, Machine, weigh
 from leanlens.plan.compute import DenoiserSizes
 from leanlens.plan.devices import cpu, find_device
 from leanlens.plan.memory import (
@@ -22,6 +23,7 @@ from leanlens.plan.memory import (
 from leanlens.plan.options import QUANT_BITS, QUANTS, LoadOptions
 from leanlens.plan.rates import assumed
 from leanlens.weights.packed import FORMATS, PackedLinear, is_packed_layer
+from leanlens.weights.sizes import model_sizes
 from tests.plan.live import LiveBytes
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -78,15 +80,14 @@ def test_decoding_at_use_stays_below_what_is_planned(quant):
 )
 def test_memory_of_every_stage_on_a_processor(words, tmp_path):
     """Predicted weights and workspace of each stage against tensors counted in a toy of the real classes."""
-    from leanlens.cli.plan import model_sizes
     from leanlens.pipeline.toy import toy_pipeline
 
     toy_pipeline().save_pretrained(tmp_path / "toy")
     model = open_model(str(tmp_path / "toy"), "cpu", "float32", options=LoadOptions(**words))
     sizes, _ = model_sizes(str(tmp_path / "toy"))
-    settings = Settings("cpu", "float32", "float32", **{"quant": "none", **words})
+    planned = replace(LoadOptions(**{"quant": "none", **words}), device="cpu", dtype="float32").without_planning()
     drawing = Drawing(512, 512, 1, 1.0, text_tokens=30)
-    choice = weigh(Machine(cpu(2), 8), cpu(2), sizes, drawing, settings)
+    choice = weigh(Machine(cpu(2), 8), cpu(2), sizes, drawing, planned)
     said = {stage: size - assumed("process") for stage, size in choice.ram.items()}
     held = _held(model.pipeline)
     assert held == pytest.approx(said["opening"], rel=0.1)
@@ -127,8 +128,8 @@ def _held(pipeline):
 def test_a_rung_down_never_needs_more_of_the_card():
     card, model, peaks = find_device("RTX 3060"), ModelSizes(), []
     for word in ("none", "encoder", "model", "modulation", "block", "disk"):
-        settings = Settings("cuda", "bfloat16", "bfloat16", offload=word, encoder_on="disk")
-        peaks.append(max(weigh(Machine(card, 64), card, model, Drawing(), settings).vram.values()))
+        options = LoadOptions("none", word, "disk", False, "cuda", "bfloat16", False)
+        peaks.append(max(weigh(Machine(card, 64), card, model, Drawing(), options).vram.values()))
     assert peaks == sorted(peaks, reverse=True)
     sizes = [part_bytes(model, "bfloat16", True, quant)["transformer"] for quant in ("none", "int8", "nf4")]
     assert sizes == sorted(sizes, reverse=True)

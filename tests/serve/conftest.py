@@ -2,7 +2,10 @@
 
 import pytest
 
+from leanlens.plan.options import LoadOptions
 from leanlens.serve.settings import ServerSettings
+
+FLOAT32 = LoadOptions(dtype="float32")
 
 
 @pytest.fixture
@@ -10,7 +13,7 @@ def settings(tmp_path):
     """`settings(max_batch=1)` -> settings of a toy server that keeps its pictures in an empty folder."""
 
     def make(**fields) -> ServerSettings:
-        given = {"models": ("toy",), "output": tmp_path / "out", "devices": ("cpu",), "dtype": "float32", **fields}
+        given = {"models": ("toy",), "output": tmp_path / "out", "devices": ("cpu",), "load": FLOAT32, **fields}
         return ServerSettings.checked(**given)
 
     return make

@@ -128,7 +128,7 @@ def test_each_api_says_so_in_its_own_shape(server, one_picture, api):
 def test_sizes_of_an_opened_model_are_those_the_planner_reads_from_its_files():
     from dataclasses import replace
 
-    from leanlens.cli.plan import model_sizes
+    from leanlens.weights.sizes import model_sizes
 
     planned, found = model_sizes("nano")[0], sizes_of(open_model("nano", "cpu", "float32"))
     assert found.denoiser == planned.denoiser

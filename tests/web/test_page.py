@@ -6,7 +6,6 @@ import io
 import json
 import re
 import time
-from functools import partial
 
 import pytest
 from PIL import Image
@@ -78,7 +77,7 @@ def app_with_page(settings):
     """The app, made where an event loop runs: Gradio makes one for each of its locks elsewhere, and closes none."""
 
     async def made():
-        return make_app(settings, partial(mount_page, estimate=lambda *given: f"planned {given}"))
+        return make_app(settings, mount_page)
 
     return asyncio.run(made())
 
@@ -362,19 +361,10 @@ def test_a_picture_to_start_from_and_paint_as_a_mask(page, png):
 
 
 def test_the_planners_line(service):
-    asked = []
-
-    def estimate(*given):
-        asked.append(given)
-        if given[1] > 1000:
-            raise ValueError("not here")
-        return "about 3 s"
-
-    page = Page(service(started=False), estimate)
-    given = ["toy", "auto", None, "", 3, 5, 1]
-    assert "about 3 s" in page.predict(*given)
-    assert asked == [("toy", 128, 128, 3, 5, 1)]
-    assert page.predict(*given[:3], "1024x1024", *given[4:]) == page.predict(*given[:3], "x", *given[4:]) == ""
+    page = Page(service(started=False, models=("nano", "toy")))
+    given = ["nano", "auto", None, "", 3, 5, 1]
+    assert "GB of memory" in page.predict(*given)
+    assert page.predict(*given[:3], "3x3", *given[4:]) == page.predict(*given[:3], "x", *given[4:]) == ""
 
 
 def call(client, name, data, event=None, succeeds=True, **headers):
