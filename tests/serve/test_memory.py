@@ -92,7 +92,7 @@ def test_a_model_whose_weights_cannot_fit_is_not_opened(service, monkeypatch):
     opened = []
     monkeypatch.setattr(engine_module, "open_model", lambda *given, **more: opened.append(given))
     server = service(started=False)
-    monkeypatch.setattr(server.library, "_ask_sizes", lambda source: ModelSizes())
+    monkeypatch.setattr(server.library, "sizes", lambda model: ModelSizes())
     monkeypatch.setattr(engine_module, "free_bytes", lambda device: 4e9)
     job = server.prepare(parameters(), "a", "test")
     ended = finished(server, job)
