@@ -1,8 +1,7 @@
 """Caches text features by key: in memory up to a number of bytes, and on disk where a store is given."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
 
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.template_date import resolve_date
@@ -25,9 +24,9 @@ class FeatureCache:
     def __init__(self, store: Store | None = None, memory: float | None = 0):
         self.store = store
         self.memory = memory
-        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
 
-    def __contains__(self, key: Any) -> bool:
+    def __contains__(self, key: str) -> bool:
         return key in self._entries or (self.store is not None and key in self.store)
 
     @property
@@ -35,7 +34,7 @@ class FeatureCache:
         """Bytes that are held in memory."""
         return sum(features.size for entry in self._entries.values() for features in entry)
 
-    def load(self, key: Any) -> Entry | None:
+    def load(self, key: str) -> Entry | None:
         """The entry of a key, or None."""
         if key in self._entries:
             self._entries.move_to_end(key)
@@ -48,7 +47,7 @@ class FeatureCache:
         self._hold(key, entry)
         return entry
 
-    def save(self, key: Any, entry: Entry) -> Entry:
+    def save(self, key: str, entry: Entry) -> Entry:
         """Keep an entry of one or two features under a key; returns it, on the CPU.
 
         Raises:
@@ -61,7 +60,7 @@ class FeatureCache:
         self._hold(key, entry)
         return entry
 
-    def find(self, key: Any, encode: Callable[[], Entry]) -> Entry:
+    def find(self, key: str, encode: Callable[[], Entry]) -> Entry:
         """The entry of a key; it is encoded and kept where there is none yet."""
         entry = self.load(key)
         return self.save(key, encode()) if entry is None else entry
@@ -70,7 +69,7 @@ class FeatureCache:
         """Drop what is held in memory."""
         self._entries.clear()
 
-    def _hold(self, key: Hashable, entry: Entry) -> None:
+    def _hold(self, key: str, entry: Entry) -> None:
         if self.memory is None:
             return
         self._entries[key] = entry

@@ -84,7 +84,7 @@ def test_memory_holds_so_many_bytes_and_the_latest_in_any_case():
     assert [key in cache for key in "abcd"] == [False, False, False, True]
     cache.memory = math.inf
     for key in range(100):
-        cache.save(key, (one,))
+        cache.save(str(key), (one,))
     assert cache.size == 101 * one.size
     nothing = FeatureCache(memory=None)
     nothing.save("a", (one,))
