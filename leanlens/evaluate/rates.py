@@ -16,11 +16,11 @@ TAIL = 2.5  # percent on either side
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of `num` prompts that a criterion applies to are met in full, and the Wilson interval of that share.
+    """The share of `num` applicable prompts that fully meet a criterion, with its Wilson interval.
 
     Attributes:
-        yes: of a prompt that was drawn with several seeds, the share of its pictures.
-        mean: of the values, parts of a picture's facts counted.
+        yes: number of prompts that meet it; a prompt with several seeds counts by the share of its images.
+        mean: mean of the values, which includes partly met images.
     """
 
     yes: float
@@ -32,13 +32,13 @@ class Rate:
 
 
 def wilson(yes: float, num: int) -> tuple[float, float]:
-    """The 95 % interval of a share, by Wilson's score; within 0..1, and not of zero width at 0 or 1.
+    """The 95 % Wilson score interval of a share; within 0..1, and of positive width even at 0 or 1.
 
     Raises:
-        ValueError: `num` is not positive, or `yes` not within it.
+        ValueError: `num` is not positive, or `yes` is not between 0 and `num`.
     """
     if num < 1 or not 0 <= yes <= num:
-        raise ValueError(f"yes {yes} of num {num} is not accepted; give 0 <= yes <= num with num from 1")
+        raise ValueError(f"invalid yes {yes} of num {num}: expected 0 <= yes <= num with num from 1")
     share = yes / num
     middle = (share + Z**2 / (2 * num)) / (1 + Z**2 / num)
     half = Z / (1 + Z**2 / num) * math.sqrt(share * (1 - share) / num + Z**2 / (4 * num**2))
@@ -46,12 +46,12 @@ def wilson(yes: float, num: int) -> tuple[float, float]:
 
 
 def count_rates(scores: Sequence[Score], criteria: Sequence[str], num: int | None = None) -> dict[str, Rate | None]:
-    """Criterion -> rate over the prompts it applies to, or None where it applies to none.
+    """Criterion -> rate over the prompts it applies to, or None if it applies to none.
 
     Args:
-        scores: prompt by prompt, and seed by seed of each.
-        num: how many prompts; one for each score without it. The interval counts prompts, not pictures: the seeds of a
-            prompt say less than as many prompts would.
+        scores: scores ordered by prompt, then by seed.
+        num: number of prompts; the default is one per score. The interval counts prompts, not images, because several
+            seeds of one prompt are less informative than as many prompts.
     """
     num = len(scores) if num is None else num
     found: dict[str, Rate | None] = {}
@@ -68,13 +68,13 @@ def count_rates(scores: Sequence[Score], criteria: Sequence[str], num: int | Non
 
 
 def met_by_prompt(scores: Sequence[Score], criterion: str, num: int) -> list[float | None]:
-    """The share of each prompt's pictures that meet a criterion in full; None where it does not apply.
+    """The share of each prompt's images that fully meet a criterion; None if it does not apply.
 
     Raises:
-        ValueError: the prompts do not have as many scores each.
+        ValueError: the prompts do not have the same number of scores.
     """
     if num < 1 or len(scores) % num:
-        raise ValueError(f"scores has {len(scores)} entries for {num} prompts; give as many for each")
+        raise ValueError(f"scores has {len(scores)} entries for {num} prompts: expected the same number for each")
     each, found = len(scores) // num, []
     for start in range(0, len(scores), each):
         values = [value for score in scores[start : start + each] if (value := score[criterion]) is not None]
@@ -97,10 +97,10 @@ def rates_from_json(rows: Mapping[str, Any]) -> dict[str, Rate | None]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger the share of prompts that meet a criterion is, with its paired 95 % interval.
+    """The difference of two shares of prompts that meet a criterion, with its paired 95 % interval.
 
     Attributes:
-        num: prompts that the criterion applies to both times.
+        num: number of prompts that the criterion applies to in both.
     """
 
     mean: float
@@ -112,11 +112,11 @@ class Difference:
 def compare(
     first: Sequence[Score], second: Sequence[Score], criteria: Sequence[str], num: int, seed: int = 0
 ) -> dict[str, Difference | None]:
-    """Criterion -> the second's share less the first's, or None where it applies to no prompt in both.
+    """Criterion -> the second share minus the first, or None if it applies to no prompt in both.
 
     Args:
-        num: how many prompts; both have as many scores for each.
-        seed: of the bootstrap.
+        num: number of prompts; both have the same number of scores for each.
+        seed: seed of the bootstrap.
     """
     found: dict[str, Difference | None] = {}
     for criterion in criteria:

@@ -17,11 +17,11 @@ INK, GOOD, BAD, RULE = (40, 40, 40), (0, 120, 40), (190, 20, 20), (205, 205, 205
 def draw_sheet(
     rows: Mapping[str, Sequence[Image.Image]], questions: Sequence[Question], scores: Mapping[str, Sequence[Score]]
 ) -> Image.Image:
-    """The first prompts with the first picture of each row, what it meets in green and what it does not in red.
+    """The first prompts with the first image of each row; criteria that it meets are green, the others red.
 
     Args:
-        rows: name -> pictures, prompt by prompt and seed by seed; those of several rows stand side by side.
-        scores: of the same names, one for each picture.
+        rows: name -> images, ordered by prompt, then by seed; several rows are placed side by side.
+        scores: name -> scores, one per image.
     """
     shown = min(SHOWN, len(questions))
     columns = min(COLUMNS, shown * len(rows)) // len(rows) * len(rows)

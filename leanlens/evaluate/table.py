@@ -10,12 +10,12 @@ def render_table(
     fid: Mapping[str, float | None] | None = None,
     differences: Mapping[str, Difference | None] | None = None,
 ) -> str:
-    """Markdown: a line per criterion, a column per row of results: rate, interval and how many prompts it is of.
+    """A Markdown table with a line per criterion and a column per row of results: rate, interval, number of prompts.
 
     Args:
         rows: name of a column -> rates.
-        fid: name of a column -> distance, for a last line; left out without any number.
-        differences: criterion -> the second row less the first, for a column after these two.
+        fid: name of a column -> distance, for a last line; omitted if there is none.
+        differences: criterion -> the second row minus the first, for an extra column.
     """
     criteria = list(dict.fromkeys(name for rates in rows.values() for name in rates))
     table = [

@@ -18,7 +18,7 @@ from leanlens.scenes.layout import PATTERNS
 from leanlens.scenes.scene import GROUND_COLORS, PLAIN_COLORS, SKY_COLORS
 from leanlens.scenes.sources import STYLES
 
-SHOWN = 60  # characters of a wrong value in an error
+SHOWN = 60  # characters of an invalid value in an error
 
 
 def _words(value: str) -> str:
@@ -46,7 +46,7 @@ class _Strict(BaseModel):
 
 
 class StatedObject(_Strict):
-    """Alike things. `id` is what relations call them, `concept` without one; "natural" is a colour left open."""
+    """Like things. Relations refer to them by `id`, or by `concept` if it is missing; "natural" allows any colour."""
 
     id: Words | None = None
     concept: Words
@@ -56,7 +56,7 @@ class StatedObject(_Strict):
 
 
 class StatedBackground(_Strict):
-    """One colour where it is plain, two otherwise: ground and sky, or those of the gradient or the pattern."""
+    """One colour if plain, otherwise two: ground and sky, or those of the gradient or pattern."""
 
     kind: Annotated[str, _one_of("plain", "gradient", "ground", *PATTERNS)]
     colors: list[str]
@@ -74,7 +74,7 @@ class StatedBackground(_Strict):
 
 
 class StatedTruth(_Strict):
-    """What a prompt states; anything may be missing, but not everything."""
+    """The facts that a prompt states; every part is optional, but at least one is required."""
 
     objects: list[StatedObject] = []
     relations: list[Annotated[list[str], Field(min_length=3, max_length=3)]] = []
@@ -109,10 +109,10 @@ class StatedPrompt(_Strict):
 
 
 def read_prompts(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    """The prompts of a JSON Lines file, each with its truth as JSON values; blank lines are passed over.
+    """The prompts of a JSON Lines file, each with its truth as JSON values; blank lines are skipped.
 
     Raises:
-        ValueError: it cannot be read, holds no prompt, or a line is not as it should be; with the file and the line.
+        ValueError: it is unreadable, has no prompt, or a line is invalid; the message names the file and the line.
     """
     found = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -135,7 +135,7 @@ def _read_line(line: str, what: str) -> tuple[str, dict[str, Any]]:
 
 
 def _describe(error: ValidationError) -> str:
-    """The first complaint as the rest of a sentence."""
+    """The first validation error, as the rest of a sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":

@@ -25,9 +25,9 @@ SIDES = (36, 190)  # longest side of a rendering, pixels
 MARGIN = 6  # pixels around one, into which it may be warped
 WARPS = ((3, 0.10), (6, 0.05), (12, 0.025))  # cells of a random field, and the most it moves, in parts of the side
 WARPED, PAINTED, COVERED, BLURRED, RECOMPRESSED, FRAYED = 0.75, 0.6, 0.4, 0.35, 0.4, 0.5  # shares of the renderings
-MOST_COVERED = 0.4  # of a covered thing's pixels
-INSIDE, BEFORE = (0.35, 0.65), (0.3, 0.8)  # sides of what covers it, in parts of its own, in its middle or at its edge
-PARTS = (0.2, 0.42)  # of a thing's pixels, in what counts as a part of it and no thing
+MAX_COVERED = 0.4  # of a covered icon's pixels
+INSIDE, BEFORE = (0.35, 0.65), (0.3, 0.8)  # relative size of an occluder in its middle, and at its edge
+PARTS = (0.2, 0.42)  # share of an icon's pixels in a negative example of a part
 
 
 def thing_crop(library: Library, concept: str, style: str, rng: np.random.Generator) -> Image.Image:
@@ -87,21 +87,21 @@ def elastic_offsets(
 
 
 def warp(planes: Tensor, offsets: Tensor, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
-    """(B, C, H, W) read from `offsets` (B, H, W, 2) off each place; `outside` as `grid_sample` has it."""
+    """Sample (B, C, H, W) at each position plus `offsets` (B, H, W, 2); `outside` as in `grid_sample`."""
     batch, _, height, width = planes.shape
     same = functional.affine_grid(torch.eye(2, 3).repeat(batch, 1, 1), [batch, 1, height, width], align_corners=False)
     return functional.grid_sample(planes, same + 2 * offsets, mode=mode, padding_mode=outside, align_corners=False)
 
 
 def recompressed(image: Image.Image, quality: int) -> Image.Image:
-    """The picture after a lossy copy."""
+    """The image after JPEG compression."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
 def blurred(image: Image.Image, share: float) -> Image.Image:
-    """The picture after being made `share` as large and as large as before again."""
+    """The image after downscaling by `share` and upscaling to its original size."""
     small = (max(8, round(image.width * share)), max(8, round(image.height * share)))
     return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
 
@@ -128,14 +128,14 @@ def _maybe_warped(bitmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _joined(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two bitmaps of about the same size that touch, one beside or above the other."""
+    """Two bitmaps of about the same size that touch, one next to or above the other."""
     height, width = first.shape[:2]
     scale = rng.uniform(0.6, 1.4) * max(height, width) / max(second.shape[:2])
     size = [max(12, round(side * scale)) for side in second.shape[:2]]
     other = functional.interpolate(torch.from_numpy(second).permute(2, 0, 1)[None], size=size, mode="area")
     second = other[0].permute(1, 2, 0).numpy()
     lower = rng.random() < 0.5
-    near = rng.uniform(0.6, 1.0)  # of the first one's side: how far the second one begins
+    near = rng.uniform(0.6, 1.0)  # offset of the second one, as a share of the first one's side
     y, x = (round(near * height), 0) if lower else (0, round(near * width))
     canvas = np.zeros((max(height, y + size[0]), max(width, x + size[1]), 4), np.float32)
     canvas[:height, :width] = first
@@ -145,10 +145,10 @@ def _joined(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _crop(bitmap: np.ndarray, rng: np.random.Generator, is_thing: bool, cover: np.ndarray | None = None) -> Image.Image:
-    """What `regions` would cut out, on grey: the augmented image on a random ground, under an inexact mask.
+    """The crop that `regions` would make: the augmented image on a random background, under an inexact mask, on grey.
 
     Args:
-        cover: (H, W) bool, what may stand before it.
+        cover: (H, W) bool, an occluder that may be in front.
     """
     alpha = bitmap[..., 3:] / 255
     ground = rng.integers(0, 256, 3).astype(np.float32)
@@ -172,12 +172,12 @@ def _crop(bitmap: np.ndarray, rng: np.random.Generator, is_thing: bool, cover: n
 
 
 def _covered(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask without what lies beyond a straight line."""
-    return _part(mask, 1 - rng.uniform(0, MOST_COVERED), rng)
+    """A mask without the pixels beyond a random straight line."""
+    return _part(mask, 1 - rng.uniform(0, MAX_COVERED), rng)
 
 
 def _covered_by(mask: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask without the pixels of something in its middle or at its edge; as it is where too little would be left."""
+    """A mask without the pixels of an occluder in its middle or at its edge; unchanged if too little would remain."""
     height, width = mask.shape
     inside = rng.random() < 0.5
     scale = rng.uniform(*(INSIDE if inside else BEFORE)) * min(height, width) / max(cover.shape)
@@ -188,7 +188,7 @@ def _covered_by(mask: np.ndarray, cover: np.ndarray, rng: np.random.Generator) -
     y, x = min(max(0, y), height - size[0]), min(max(0, x), width - size[1])
     left = mask.copy()
     left[y : y + size[0], x : x + size[1]] &= ~small
-    return left if left.sum() > (1 - MOST_COVERED) * mask.sum() else mask
+    return left if left.sum() > (1 - MAX_COVERED) * mask.sum() else mask
 
 
 def _part(mask: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -205,7 +205,7 @@ def _part(mask: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _frayed(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One or two pixels more or less all around."""
+    """A mask dilated or eroded by one or two pixels."""
     reach = int(rng.integers(1, 3))
     sign = 1 if rng.random() < 0.5 else -1
     planes = sign * torch.from_numpy(mask.astype(np.float32))[None, None]

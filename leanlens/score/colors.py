@@ -6,15 +6,15 @@ from leanlens.scenes.icons import COLORS
 from leanlens.scenes.scene import GROUND_COLORS, PLAIN_COLORS, SKY_COLORS
 from leanlens.score.regions import redmean
 
-SHADES = ((0.0, 0.0), (-0.22, 14.0), (0.3, 14.0))  # towards black or white, and how much farther such a shade counts
-UNNAMED = 120.0  # redmean distance beyond which a pixel has none of the names
-MOSTLY = 0.8  # a name whose share is this part of the largest one's is as true as that
-NEAR = 60.0  # redmean distance within which an estimated background colour may bear a name
-NEARER = 18.0  # and no other name may be nearer by more than this
+SHADES = ((0.0, 0.0), (-0.22, 14.0), (0.3, 14.0))  # towards black or white, and the distance added for such a shade
+UNNAMED = 120.0  # redmean distance beyond which a pixel has no name
+MOSTLY = 0.8  # a name with at least this part of the largest share is true as well
+NEAR = 60.0  # maximum redmean distance of an estimated background colour from its name
+NEARER = 18.0  # by which another name may be nearer
 
 
 def color_shares(pixels: np.ndarray) -> dict[str, float]:
-    """(M, 3) RGB 0 to 255 -> share of the pixels that have each name of COLORS; the rest has none of them."""
+    """(M, 3) RGB 0 to 255 -> share of the pixels with each name of COLORS; the other pixels have no name."""
     names = list(COLORS)
     if not len(pixels):
         return dict.fromkeys(names, 0.0)
@@ -32,28 +32,28 @@ def color_shares(pixels: np.ndarray) -> dict[str, float]:
 
 
 def has_color(pixels: np.ndarray, name: str) -> bool:
-    """Whether a region is mostly of the named colour, or as much as of any other.
+    """Whether a region mostly has the named colour, or nearly as much of it as of any other.
 
     Raises:
-        ValueError: a name that COLORS does not have.
+        ValueError: the name is not in COLORS.
     """
     if name not in COLORS:
-        raise ValueError(f"color {name!r} is not accepted; use one of {', '.join(COLORS)}")
+        raise ValueError(f"invalid color {name!r}: expected one of {', '.join(COLORS)}")
     shares = color_shares(pixels)
     return shares[name] > 0 and shares[name] >= MOSTLY * max(shares.values())
 
 
 def is_background_color(color: tuple[float, float, float], name: str, kind: str, place: int) -> bool:
-    """Whether an estimated colour bears a background's name, among the names of its kind.
+    """Whether an estimated colour fits the name of a background colour.
 
     Args:
-        place: 0 for the first stated colour, 1 for the second; ground and sky have names of their own.
+        place: 0 for the first stated colour, 1 for the second; ground and sky have their own names.
 
     Raises:
-        ValueError: a name that backgrounds of this kind do not have.
+        ValueError: backgrounds of this kind do not have the name.
     """
     table = PLAIN_COLORS if kind != "ground" else (GROUND_COLORS, SKY_COLORS)[place]
     if name not in table:
-        raise ValueError(f"background color {name!r} is not accepted; {kind} has {', '.join(table)}")
+        raise ValueError(f"invalid background color {name!r}: expected one of {', '.join(table)} for {kind}")
     distances = {other: float(redmean(np.array(color), np.array(rgb))) for other, rgb in table.items()}
     return distances[name] <= NEAR and distances[name] <= min(distances.values()) + NEARER

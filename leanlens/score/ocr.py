@@ -14,11 +14,11 @@ from PIL import Image
 from leanlens.install import install_extra
 from leanlens.log import info_once
 
-ENLARGED_TO = 768  # pixels of the longest side: letters of 11 pixels are too small as they are
+ENLARGED_TO = 768  # pixels of the longest side: letters of 11 pixels are too small for the recogniser
 
 
 def read_texts(image: Image.Image) -> list[str] | None:
-    """Every string in an RGB picture from top to bottom; None, said once, without the extra `ocr`."""
+    """Every string in an RGB image from top to bottom; None, with a log message, without the extra `ocr`."""
     reader = _reader()
     if reader is None:
         return None
@@ -29,8 +29,8 @@ def read_texts(image: Image.Image) -> list[str] | None:
 
 
 def likeness(wanted: str, found: list[str]) -> float:
-    """1 where a found string, or all of them joined, is the wanted one but for case, spaces and punctuation; else the
-    best ratio of common letters, below 1."""
+    """1 if a found string, or all of them joined, equals the wanted one except for case, spaces and punctuation;
+    otherwise the best similarity ratio, below 1."""
     target = _letters(wanted)
     candidates = [*map(_letters, found), _letters("".join(found))]
     return max((difflib.SequenceMatcher(None, target, one, autojunk=False).ratio() for one in candidates), default=0.0)

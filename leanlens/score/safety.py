@@ -23,13 +23,13 @@ WORDS = Path(__file__).with_name("unsafe_words.txt")
 
 
 class PromptWords:
-    """Judges prompts alone: 0 where a listed word or phrase stands in one, else 1. Pictures are not looked at.
+    """Scores only prompts: 0 if one contains a listed word or phrase, otherwise 1. Images are ignored.
 
     Args:
-        file: one word or phrase a line; lines that begin with # are remarks.
+        file: one word or phrase per line; lines that start with # are comments.
 
     Raises:
-        ValueError: a file that cannot be read, or holds no word.
+        ValueError: the file is unreadable or empty.
     """
 
     name = "words"
@@ -40,13 +40,13 @@ class PromptWords:
         lines = [_plain(line) for line in text.splitlines() if line.strip()[:1] != "#"]
         words = sorted({line for line in lines if line})
         if not words:
-            raise ValueError(f"word list {file} holds no word; give one on each line")
+            raise ValueError(f"word list {file} is empty: expected one word or phrase per line")
         self.digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
-        """Names this list in what is written down."""
+        """Identifies this list in records."""
         self._found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
 
     def find(self, prompt: str) -> str | None:
-        """The first listed word or phrase in a prompt; None without one."""
+        """The first listed word or phrase in a prompt; None if there is none."""
         match = self._found.search(_plain(prompt))
         return match and match[0]
 
@@ -59,9 +59,9 @@ class PromptWords:
 
 
 class OpenNsfw:
-    """Judges pictures alone: 1 less the probability that open_nsfw gives to nudity and sex. About 0.1 s on a processor.
+    """Scores only images: 1 minus open_nsfw's probability of nudity and sexual content. About 0.1 s on a CPU.
 
-    It knows no violence, no children, no drawings: it was trained on photographs.
+    It was trained on photographs: it detects neither violence nor minors, and was not trained on drawings.
 
     Raises:
         ValueError: the package is not installed.
@@ -77,13 +77,13 @@ class OpenNsfw:
             raise ValueError(
                 f"the picture filter needs the package {error.name}; install it with: {install_extra('safety')}"
             ) from None
-        # One kind of arithmetic, so that a picture has one score; one thread, because the device's work goes on beside.
+        # CPU only, so that an image always has the same score; one thread, because the device keeps working meanwhile.
         self._classifier = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
 
     def __call__(
         self, images: list[Image.Image], prompts: list[str], truths: list[dict[str, Any]] | None = None
     ) -> list[Score]:
-        """Score every picture; see `Scorer`."""
+        """Score every image; see `Scorer`."""
         require_same_length(images, prompts, truths)
         return [{"safe": 1.0 - float(self._classifier.classify(image.convert("RGB")).nsfw)} for image in images]
 
@@ -98,5 +98,5 @@ def picture_scorer(name: str) -> Scorer:
 
 
 def _plain(text: str) -> str:
-    """Case, width and the kind of white space do not matter."""
+    """Normalise case, character width and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -210,7 +210,7 @@ def test_aspect_and_base(leanlens):
         (["--lora", "none.safetensors"], "error: none.safetensors"),
         (["--date", "soon"], "error: --date 'soon' is not accepted"),
         (["--prompts", "p.txt"], "error: give either a prompt or --prompts"),
-        (["--size", "100000x100000"], "error: height 100000 is not accepted; at most 8192"),
+        (["--size", "100000x100000"], "error: invalid height 100000: the limit is 8192"),
         (["--device", "meta"], "error: device 'meta' cannot be used here; give auto, cpu"),
         (["--device", "cpu:7"], "error: device 'cpu:7' cannot be used here"),
         (["--vae", "p.txt"], "error: vae cannot be given with the model toy"),

@@ -90,5 +90,5 @@ def test_no_prompt_for_development_is_one_of_the_test():
 
 def test_no_more_people_prompts_than_there_are():
     assert [question.size for question in people_questions(2, 128)] == [(128, 128)] * 2
-    with pytest.raises(ValueError, match="num 101 is not accepted; people wrote 100 prompts"):
+    with pytest.raises(ValueError, match="invalid num 101: people wrote 100 prompts"):
         people_questions(101)

@@ -18,7 +18,7 @@ def test_wilson_agrees_with_published_values():
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=2e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=2e-4)
     assert wilson(20, 20)[1] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="yes 3 of num 2 is not accepted"):
+    with pytest.raises(ValueError, match="invalid yes 3 of num 2"):
         wilson(3, 2)
 
 

@@ -32,7 +32,7 @@ def test_another_list_takes_its_place_and_has_another_name(tmp_path):
     assert (other.find("nude"), other.find("a broccoli"), other.find("broccolis")) == (None, "broccoli", None)
     assert other.digest != PromptWords().digest == PromptWords(WORDS).digest
     file.write_text("# nothing\n")
-    with pytest.raises(ValueError, match="holds no word"):
+    with pytest.raises(ValueError, match="is empty"):
         PromptWords(file)
     with pytest.raises(ValueError, match="cannot be read"):
         PromptWords(tmp_path / "missing.txt")
