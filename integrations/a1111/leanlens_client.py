@@ -1,7 +1,6 @@
-"""A leanlens server, asked through its AUTOMATIC1111 API.
+"""A client of a leanlens server's AUTOMATIC1111 API, with progress and interruption.
 
-Comes in: an address and a JSON body. Goes out: the answer; while it lasts, how far the server is. Needs nothing but
-Python 3.10, because the web UI pins other versions of everything that leanlens needs. Knows nothing of the web UI.
+It needs only Python 3.10, because the web UI pins other versions of everything that leanlens depends on.
 """
 
 import base64
@@ -13,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-POLL = 0.5  # seconds between questions for progress
+POLL = 0.5  # seconds between requests for progress
 
 
 class ServerError(RuntimeError):
-    """The server refused or could not be reached; the message is for the user."""
+    """The server returned an error or is unreachable; the message is for the user."""
 
 
 class Server:
@@ -26,10 +25,10 @@ class Server:
     Args:
         address: such as http://127.0.0.1:8000.
         key: an API key, or `name:password` for HTTP Basic; empty sends none.
-        timeout: seconds that one picture, or batch, may take.
+        timeout: maximum seconds for one image or batch.
 
     Raises:
-        ServerError: an address that is not http or https.
+        ServerError: the address is not http or https.
     """
 
     def __init__(self, address: str, key: str = "", timeout: float = 600.0):
@@ -43,13 +42,13 @@ class Server:
         on_progress: Callable[["dict[str, Any]"], None],
         is_interrupted: Callable[[], bool],
     ) -> "dict[str, Any]":
-        """Post to `txt2img` or `img2img` and wait; the server is told once when the user interrupts.
+        """Post to `txt2img` or `img2img` and wait; if the user interrupts, the server is told once.
 
         Returns:
-            The answer, with `info` already read: `images` (base64), `parameters`, `info`.
+            The response with `info` parsed: `images` (base64), `parameters`, `info`.
 
         Raises:
-            ServerError: what the server answered, in its words.
+            ServerError: the server's error message.
         """
         found: dict[str, Any] = {}
         thread = threading.Thread(target=self._post, args=(tab, body, found), daemon=True)
@@ -73,7 +72,7 @@ class Server:
             raise ServerError(f"leanlens: {self.address} answered without info: {error}") from error
 
     def ask(self, route: str, body: "dict[str, Any] | None" = None, timeout: float = 10.0) -> Any:
-        """GET a route under /sdapi/v1, or POST where there is a body.
+        """GET a route under /sdapi/v1, or POST if there is a body.
 
         Raises:
             ServerError: unreachable, or an error status.
@@ -93,7 +92,7 @@ class Server:
             ) from error
 
     def models(self) -> "list[str]":
-        """Names of the models the server offers."""
+        """Names of the models that the server offers."""
         return [one["title"] for one in self.ask("sd-models")]
 
     def _post(self, tab: str, body: "dict[str, Any]", found: "dict[str, Any]") -> None:
@@ -103,7 +102,7 @@ class Server:
             found["error"] = error
 
     def _progress(self) -> "dict[str, Any] | None":
-        """What the server says of its work; None where it does not answer just now, which the drawing will tell."""
+        """The server's progress; None if it does not answer, which the main request then reports."""
         try:
             return self.ask("progress?skip_current_image=false")
         except ServerError:
@@ -119,10 +118,10 @@ class Server:
 
 
 def read_address(text: str) -> str:
-    """An address as people write it -> one with a scheme and without a slash, `/v1` or `/sdapi/v1` at its end.
+    """Normalise an address: add a scheme, and remove a trailing slash, `/v1` or `/sdapi/v1`.
 
     Raises:
-        ServerError: no host, another scheme than http and https, or a port that is none.
+        ServerError: no host, a scheme other than http and https, or an invalid port.
     """
     address = text.strip()
     if "://" not in address:
@@ -134,12 +133,12 @@ def read_address(text: str) -> str:
     except ValueError:
         known = False
     if not known or any(character.isspace() for character in address):
-        raise ServerError(f"leanlens: address {text!r} is not accepted; give one such as http://127.0.0.1:8000")
+        raise ServerError(f"leanlens: invalid address {text!r}: expected one such as http://127.0.0.1:8000")
     return address
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """The server's own words: `detail` of the A1111 API, `error.message` of the others."""
+    """The server's error message: `detail` of the A1111 API, `error.message` of the others."""
     text = error.read().decode("utf-8", "replace")
     try:
         body = json.loads(text)

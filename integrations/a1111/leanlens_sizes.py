@@ -1,12 +1,11 @@
-"""The shapes Lens is sampled at, and the one nearest to what a tab's sliders say.
+"""Lists the image sizes of Lens and finds the one nearest to the web UI's sliders.
 
-Comes in: width and height. Goes out: (width, height), multiples of 16. The same numbers as `leanlens.resolution`, which
-a test compares.
+The numbers equal those of `leanlens.resolution`, which a test compares.
 """
 
 import math
 
-# (width, height), as the released code has them.
+# (width, height), from the released code.
 SHAPES = {
     1024: (
         (1024, 1024), (1472, 736), (1376, 768), (1248, 832), (1152, 864), (864, 1152), (832, 1248), (768, 1376),
@@ -25,17 +24,17 @@ CHOICES = [NEAREST_1024, NEAREST_1440, OWN, TAB]
 
 
 def size_for(choice: str, width: int, height: int) -> "tuple[int, int] | None":
-    """(width, height) for a choice and the tab's sliders; None leaves it to the model.
+    """(width, height) for a choice and the tab's sliders; None for the model's default.
 
     Raises:
-        ValueError: the tab's size, where it is not made of multiples of 16.
+        ValueError: the tab's size is not a multiple of 16.
     """
     if choice == OWN:
         return None
     if choice == TAB:
         if width % 16 or height % 16:
             near = f"{max(16, round(width / 16) * 16)} x {max(16, round(height / 16) * 16)}"
-            raise ValueError(f"leanlens: {width} x {height} is not made of multiples of 16; the nearest is {near}")
+            raise ValueError(f"leanlens: invalid size {width} x {height}: expected multiples of 16; nearest: {near}")
         return width, height
     shapes = SHAPES[1440 if choice == NEAREST_1440 else 1024]
     return min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1] * height / width)))

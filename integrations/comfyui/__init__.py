@@ -1,4 +1,4 @@
-"""Lens in ComfyUI: what this folder offers when it lies in `custom_nodes`."""
+"""The entry point of the ComfyUI node pack, for use as a folder in `custom_nodes`."""
 
 from .leanlens_nodes.nodes import comfy_entrypoint
 

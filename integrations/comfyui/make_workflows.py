@@ -1,12 +1,11 @@
-"""The workflows of this folder: ComfyUI's stock nodes, wired to draw Lens as the original does.
+"""Writes the example workflows: ComfyUI's stock nodes, connected to sample Lens like the original code.
 
-Comes in: nothing; the graphs are written below. Goes out: for each graph `example_workflows/NAME.json`, which ComfyUI's
-page opens, and `api_workflows/NAME.json`, which its `/prompt` route takes. Knows nothing of leanlens but the sampling
-defaults of its presets, and needs no ComfyUI.
+For each graph below it writes `example_workflows/NAME.json`, which ComfyUI's page opens, and `api_workflows/NAME.json`,
+which its `/prompt` route takes. It does not need ComfyUI.
 
     python integrations/comfyui/make_workflows.py           # write the files
-    python integrations/comfyui/make_workflows.py --check   # exit code 1 if they are not what this script writes
-    python integrations/comfyui/make_workflows.py --table   # the noise levels of ComfyUI's template beside Lens's
+    python integrations/comfyui/make_workflows.py --check   # exit code 1 if the files are out of date
+    python integrations/comfyui/make_workflows.py --table   # the noise levels of ComfyUI's template next to Lens's
 
 Sources: the schemas and formulas of ComfyUI's `Flux2Scheduler`, `CFGNorm`, `ModelSamplingFlux` and custom sampler
 nodes; the form of its workflow files, version 0.4.
@@ -27,17 +26,17 @@ from leanlens.presets import PRESETS
 FOLDER = Path(__file__).parent
 PROMPT = "a red fox in the snow at dusk, its breath visible in the cold air, pine trees behind it"
 REPOSITORY = "https://huggingface.co/Comfy-Org/Lens/resolve/main"
-SEED_CONTROL = "control_after_generate"  # the widget that ComfyUI's page draws beside a seed
+SEED_CONTROL = "control_after_generate"  # the widget that ComfyUI's page shows next to a seed
 
 # ComfyUI writes a widget's value into `widgets_values` whether or not a link overrides it.
 
 
 @dataclass(frozen=True)
 class StockNode:
-    """What a stock node takes and gives: sockets and widgets in the order of its schema, then outputs.
+    """The schema of a stock node: sockets and widgets in order, then outputs.
 
-    `sockets` and `outputs` are name -> type; `widgets` name -> (type, value where the graph gives none). Widgets that
-    exist only on the page (a seed's control, an upload button) are in `page_widgets`, after the widget they follow.
+    `sockets` and `outputs` are name -> type; `widgets` name -> (type, default value). Widgets that exist only on the
+    page (a seed's control, an upload button) are in `page_widgets`, under the widget they follow.
     """
 
     sockets: dict[str, str] = field(default_factory=dict)
@@ -116,7 +115,7 @@ FILES = {"UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders", "VAELo
 
 @dataclass
 class Placed:
-    """A node in a graph: its inputs are values, or (id, slot) of the output they are linked to."""
+    """A node in a graph; its inputs are values, or (id, slot) of linked outputs."""
 
     number: int
     kind: str
@@ -159,7 +158,7 @@ class Graph:
 
 
 def text_to_image(name: str, preset: str, file: str, lora: str | None = None, image: str | None = None) -> Graph:
-    """The graph of one preset, with a LoRA or from a picture if asked."""
+    """The graph of one preset, optionally with a LoRA or an input image."""
     settings = PRESETS[preset]
     side = settings.base_resolution
     graph = Graph(name, _note(preset, file, lora, image))
@@ -199,7 +198,7 @@ def text_to_image(name: str, preset: str, file: str, lora: str | None = None, im
 
 
 def graphs() -> list[Graph]:
-    """Every graph that is shipped."""
+    """All example graphs."""
     rl, turbo = "lens_bf16.safetensors", "lens_turbo_bf16.safetensors"
     return [
         text_to_image("lens_rl", "rl", rl),
@@ -211,7 +210,7 @@ def graphs() -> list[Graph]:
 
 
 def api_form(graph: Graph) -> dict[str, Any]:
-    """What `POST /prompt` takes under the key `prompt`."""
+    """The value of the key `prompt` in `POST /prompt`."""
     return {
         str(node.number): {
             "inputs": {
@@ -226,7 +225,7 @@ def api_form(graph: Graph) -> dict[str, Any]:
 
 
 def page_form(graph: Graph) -> dict[str, Any]:
-    """What ComfyUI's page saves and opens, version 0.4, with a note on the files beside the nodes."""
+    """The workflow format of ComfyUI's page, version 0.4, with a note on the required files."""
     links = [
         (value[0], value[1], node.number, slot, graph.type_of(value))
         for node in graph.nodes
@@ -307,12 +306,12 @@ def _page_note(number: int, text: str) -> dict[str, Any]:
 
 
 def _address(folder: str, file: str) -> str | None:
-    """Where a file can be downloaded; nobody offers Lens-Base as a single file."""
+    """The download address of a file; Lens-Base is not available as a single file."""
     return None if file.startswith("lens_base") else f"{REPOSITORY}/{folder}/{file}"
 
 
 def _note(preset: str, file: str, lora: str | None, image: str | None) -> str:
-    """What the page shows beside the graph."""
+    """The note next to the graph."""
     settings = PRESETS[preset]
     get = f"[{file}]({url})" if (url := _address("diffusion_models", file)) else file
     lines = [

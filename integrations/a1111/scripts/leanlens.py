@@ -1,7 +1,6 @@
-"""Lens in AUTOMATIC1111 and Forge: a script for both tabs that draws at a leanlens server.
+"""A script for AUTOMATIC1111 and Forge that generates images of both tabs on a leanlens server.
 
-Comes in: the tab's fields. Goes out: `Processed` with the server's pictures and infotexts. Nothing of leanlens or of
-any model runs in this process.
+Neither leanlens nor any model runs in this process.
 """
 
 import base64
@@ -25,18 +24,18 @@ WAITS = {"minimum": 10, "maximum": 7200, "step": 10}
 
 
 class Script(scripts.Script):
-    """What the web UI finds in its Script list."""
+    """The entry in the web UI's Script list."""
 
     def title(self):
-        """Its name in the list, and for `script_name` of the API."""
+        """The name in the list, and for `script_name` of the API."""
         return "Lens (leanlens)"
 
     def show(self, is_img2img):
-        """Selectable in both tabs."""
+        """Available in both tabs."""
         return True
 
     def ui(self, is_img2img):
-        """Its fields; they arrive in `run` in this order."""
+        """The input fields, passed to `run` in this order."""
         model = gr.Textbox(label="Model", value="", placeholder="empty: the server's default",
                            elem_id=self.elem_id("model"))  # fmt: skip
         steps = gr.Radio(label="Steps and CFG scale", choices=[MODEL_OWN, FROM_TAB], value=MODEL_OWN,
@@ -46,7 +45,7 @@ class Script(scripts.Script):
         return [model, steps, size]
 
     def run(self, p, model, steps, size):
-        """Draw; called instead of the web UI's own drawing."""
+        """Generate images; called instead of the web UI's own generation."""
         server = Server(
             option("leanlens_address", ADDRESS), option("leanlens_key", ""), float(option("leanlens_timeout", 600))
         )
@@ -65,7 +64,7 @@ class Script(scripts.Script):
                 lambda: shared.state.interrupted or shared.state.skipped,
             )
             if shared.state.skipped and not shared.state.interrupted:
-                answer["images"] = []  # of a skipped iteration nothing is kept, as of the web UI's own
+                answer["images"] = []  # a skipped iteration keeps no images, as in the web UI
             drawn.add(p, answer)
             shared.state.skipped = False
             shared.state.nextjob()
@@ -73,14 +72,14 @@ class Script(scripts.Script):
 
 
 class Drawn:
-    """Pictures of all iterations, with what the server said of each."""
+    """Images of all iterations, with the server's infotext of each."""
 
     def __init__(self):
         self.images, self.infotexts, self.prompts, self.negatives, self.seeds, self.notes = [], [], [], [], [], []
         self.info = {}
 
     def add(self, p, answer):
-        """Take an answer, and save its pictures as the web UI saves its own."""
+        """Add a response, and save its images like the web UI's own."""
         info = self.info = answer["info"]
         if info.get("comments") and info["comments"] not in self.notes:
             self.notes.append(info["comments"])
@@ -102,9 +101,9 @@ class Drawn:
 
 
 def request_for(p, model, steps, size):
-    """(body, notes): the tab's fields as the server takes them, and what of them it does not do.
+    """(body, notes): the request for the server, and notes on options of the tab that it does not support.
 
-    Fields that the server's model has a value of its own for are left out unless the user wants the tab's.
+    Fields with a model default are omitted unless the user chose the tab's values.
     """
     prompts = p.prompt if isinstance(p.prompt, str) else p.prompt[0]
     negative = p.negative_prompt if isinstance(p.negative_prompt, str) else p.negative_prompt[0]
@@ -135,7 +134,7 @@ def request_for(p, model, steps, size):
 
 
 def not_done(p):
-    """What a tab may ask for that has no counterpart: name -> whether it was asked for."""
+    """Options of the tab that are not supported: name -> whether it is set."""
     return {
         "Hires. fix": getattr(p, "enable_hr", False),
         "Restore faces": p.restore_faces,
@@ -146,7 +145,7 @@ def not_done(p):
 
 
 def add_picture(p, body, size):
-    """The picture to start from, and its mask, brought to `size` here, the way the tab says."""
+    """Add the input image and its mask, resized to `size` in the tab's resize mode."""
     picture = flat(p.init_images[0])
     mask = getattr(p, "image_mask", None)
     if mask is not None:
@@ -167,7 +166,7 @@ def add_picture(p, body, size):
 
 
 def flat(picture):
-    """A picture without transparency, on the colour that the web UI's settings give it."""
+    """An image without transparency, on the background colour of the web UI's settings."""
     if "A" not in picture.getbands():
         return picture.convert("RGB")
     ground = Image.new("RGBA", picture.size, getattr(shared.opts, "img2img_background_color", None) or "#ffffff")
@@ -175,21 +174,21 @@ def flat(picture):
 
 
 def grey(mask):
-    """A mask as the web UI reads an uploaded one: opaque where it has transparency, else white, is repainted."""
+    """A mask as in the web UI: the opaque part is repainted if it has transparency, otherwise the white part."""
     if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
         return mask.getchannel("A").point(lambda level: 255 if level > 128 else 0)
     return mask.convert("L")
 
 
 def encoded(picture):
-    """A picture as base64 PNG."""
+    """An image as base64 PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def show_progress(progress):
-    """The server's progress in the web UI's own bar and preview."""
+    """Show the server's progress in the web UI's bar and preview."""
     state = progress.get("state") or {}
     shared.state.sampling_steps = state.get("sampling_steps") or 0
     shared.state.sampling_step = state.get("sampling_step") or 0
@@ -199,7 +198,7 @@ def show_progress(progress):
 
 
 def processed(p, body, drawn, notes):
-    """What the web UI shows under the pictures and writes into the page's own records."""
+    """The `Processed` object: the text under the images, and the web UI's records."""
     info = drawn.info
     if drawn.images:
         p.width, p.height = drawn.images[0].size
@@ -221,7 +220,7 @@ def processed(p, body, drawn, notes):
 
 
 def free_memory():
-    """Let the web UI's own model go before the server draws on the same card, where the settings ask for it."""
+    """Unload the web UI's own model before the server uses the same GPU, if the settings request it."""
     if not option("leanlens_free_memory", False):
         return
     try:
@@ -235,12 +234,12 @@ def free_memory():
 
 
 def option(name, default):
-    """A setting; the default before the page has been saved once."""
+    """A setting, or its default if the settings page was never saved."""
     return shared.opts.data.get(name, default)
 
 
 def add_settings():
-    """The extension's page in the settings."""
+    """Add the extension's page to the settings."""
     for key, default, label, component, arguments in (
         ("leanlens_address", ADDRESS, "Address of the leanlens server", gr.Textbox, {}),
         ("leanlens_key", "", "API key, or name:password", gr.Textbox, {"type": "password"}),

@@ -1,1 +1,1 @@
-"""Nodes that draw with leanlens, at a server or in ComfyUI's own process."""
+"""ComfyUI nodes that generate images with leanlens, on a server or in ComfyUI's own process."""

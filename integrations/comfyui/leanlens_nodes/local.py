@@ -1,8 +1,4 @@
-"""Drawing in ComfyUI's own process, through leanlens's Python interface.
-
-Comes in: a model's name, fields of a request, pictures. Goes out: pictures and the record of each. leanlens is imported
-when the first node needs it, so the pack loads without it.
-"""
+"""Generates images in ComfyUI's own process with leanlens's Python API, which is imported on first use."""
 
 import json
 import subprocess
@@ -20,21 +16,21 @@ from .watch import Watch
 
 
 def require_leanlens() -> None:
-    """Raise a RuntimeError that says what to install where leanlens is missing."""
+    """Raise a RuntimeError that says what to install if leanlens is missing."""
     try:
         import leanlens.pipeline.draw  # noqa: F401
     except ImportError as error:
         raise RuntimeError(
             f"drawing in this process needs leanlens in ComfyUI's Python ({error}); install it there, or start "
-            "`leanlens serve` elsewhere and use the node that draws at a server"
+            "`leanlens serve` and use the node that draws at a server"
         ) from error
 
 
 def open_model(name: str, device: str, dtype: str, make_room: bool) -> Any:
-    """Open a model by name; files under ComfyUI's `diffusion_models` may be named as its loaders name them.
+    """Open a model by name; files under ComfyUI's `diffusion_models` may have the names that its loaders show.
 
     Raises:
-        ValueError: a name, device or dtype that cannot be used.
+        ValueError: an invalid name, device or dtype.
     """
     require_leanlens()
     from leanlens.pipeline.open import open_model as opened
@@ -48,7 +44,7 @@ def open_model(name: str, device: str, dtype: str, make_room: bool) -> Any:
 
 
 def filled(opened: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a request with what was left to the model filled in, as `leanlens generate` would."""
+    """The fields of a request completed with the model's defaults, as in `leanlens generate`."""
     from leanlens.presets import preset_for
 
     preset = preset_for(opened.name)
@@ -68,10 +64,10 @@ def draw(
     image: Image.Image | None = None,
     mask: Image.Image | None = None,
 ) -> tuple[list[Image.Image], list[dict[str, Any]]]:
-    """Draw one picture for each request, one by one.
+    """Generate one image for each request, one by one.
 
     Raises:
-        ValueError: a request that is not accepted, in one sentence.
+        ValueError: an invalid request.
     """
     from leanlens.pipeline.draw import draw_together
     from leanlens.pipeline.request import ImageRequest
@@ -93,7 +89,7 @@ def draw(
 
 
 def rewritten(opened: Any, requests: list[dict[str, Any]], word: str) -> list[dict[str, Any]]:
-    """Requests whose prompts are captions, as `leanlens generate` rewrites them; "off" leaves them as they are."""
+    """The requests with rewritten prompts, as in `leanlens generate`; unchanged if `word` is "off"."""
     from leanlens.pipeline.request import ImageRequest
     from leanlens.reason import reason_request, reasoner_of_model
 
@@ -105,10 +101,10 @@ def rewritten(opened: Any, requests: list[dict[str, Any]], word: str) -> list[di
 
 
 def reason(model: str, prompt: str, seed: int, size: tuple[int, int], fixed: str, loras: list[str]) -> tuple[str, str]:
-    """The caption for a prompt, and its record as JSON; the prompt itself and `null` where a model has no reasoner.
+    """The caption for a prompt and its record as JSON; the prompt and `null` if the model has no reasoner.
 
     Raises:
-        ValueError: a model, a size or a fact that is not accepted.
+        ValueError: an invalid model, size or fact.
     """
     require_leanlens()
     from leanlens.cli.reason import facts_of, own_side, reasoner_here
@@ -118,7 +114,7 @@ def reason(model: str, prompt: str, seed: int, size: tuple[int, int], fixed: str
     reasoner = reasoner_here(model)
     width, height = size
     if bool(width) != bool(height):
-        raise ValueError(f"width {width} and height {height}: give both, or 0 for both to have the model's own size")
+        raise ValueError(f"width {width} and height {height}: give both, or 0 for both to use the model's default")
     width, height = width or own_side(model), height or own_side(model)
     facts = facts_of([line for line in fixed.splitlines() if line.strip()], "fixed")
     request = ImageRequest.checked(
@@ -135,10 +131,10 @@ def _triggers(paths: list[str]) -> tuple[str, ...]:
 
 
 def plan(model: str, width: int, height: int, steps: int | None, gpu: str | None) -> dict[str, Any]:
-    """What `leanlens plan --json` says, run as a command so that it asks the machine and not this process.
+    """The output of `leanlens plan --json`, run as a command so that this process's memory does not count.
 
     Raises:
-        ValueError: what it refuses, in its words.
+        ValueError: its error message.
     """
     require_leanlens()
     words = [sys.executable, "-m", "leanlens", "plan", "--json", "--model", model, "--size", f"{width}x{height}"]
@@ -153,7 +149,7 @@ def plan(model: str, width: int, height: int, steps: int | None, gpu: str | None
 
 
 class _Preview:
-    """Called after every step: moves the bar, shows a look, and lets an interruption through."""
+    """A step callback: updates the progress bar and the preview, and raises on interruption."""
 
     def __init__(self, opened: Any, request: Any, watch: Watch, index: int, count: int):
         from leanlens.serve.preview import LatentColours

@@ -1,8 +1,6 @@
-"""The nodes: what each takes and gives in ComfyUI's schema, and the calls behind it.
+"""Defines the ComfyUI nodes of leanlens: their schemas and what they execute.
 
-Comes in: ComfyUI's inputs. Goes out: its outputs. Drawing is `server` or `local`; pictures are `pictures`.
-
-Steps 0, guidance -1 and width or height 0 mean the model's own, as at every API of leanlens.
+Steps 0, guidance -1 and width or height 0 stand for the model's defaults.
 """
 
 import os
@@ -21,15 +19,15 @@ from .watch import Watch
 
 CATEGORY = "leanlens"
 ADDRESS = "http://127.0.0.1:8000"
-MAX_SEED = 2**64 - 1  # as wide as ComfyUI's own
+MAX_SEED = 2**64 - 1  # like ComfyUI's own seeds
 
 Model = io.Custom("LEANLENS_MODEL")
 Loras = io.Custom("LEANLENS_LORAS")  # [{"name", "path" or None, "scale"}]
-Settings = io.Custom("LEANLENS_SETTINGS")  # a record for each picture, as leanlens writes it into files
+Settings = io.Custom("LEANLENS_SETTINGS")  # one record per image, as leanlens writes it into files
 
 
 class Shape(io.ComfyNode):
-    """A size Lens is sampled at."""
+    """A standard image size of Lens."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -37,7 +35,7 @@ class Shape(io.ComfyNode):
             node_id="LeanLensShape",
             display_name="Lens size",
             category=CATEGORY,
-            description="One of the nine shapes Lens is sampled at. Link it to the sampler's nodes or to a draw node.",
+            description="One of the nine standard sizes of Lens. Link it to the sampler's nodes or to a draw node.",
             inputs=[
                 io.Combo.Input("base", options=[str(base) for base in BASES], default="1024",
                                tooltip="Side of the square of the same area. 1024 and 1440 for the released models."),
@@ -65,8 +63,8 @@ class Lora(io.ComfyNode):
                 io.Combo.Input("file", options=folder_paths.get_filename_list("loras")),
                 io.Float.Input("scale", default=1.0, min=-100.0, max=100.0, step=0.05),
                 io.String.Input("name_at_server", default="", optional=True,
-                                tooltip="Name at the server where the file is not here; then `file` is not read."),
-                Loras.Input("loras", optional=True, tooltip="LoRAs that act before this one."),
+                                tooltip="Name on the server, for a file that is only there; `file` is then ignored."),
+                Loras.Input("loras", optional=True, tooltip="LoRAs to apply before this one."),
             ],
             outputs=[Loras.Output("all", display_name="loras")],
         )  # fmt: skip
@@ -109,10 +107,10 @@ class OpenModel(io.ComfyNode):
 
 
 def _request_inputs() -> list[Any]:
-    """What both draw nodes take."""
+    """The inputs of both draw nodes."""
     return [
         io.String.Input("prompt", multiline=True, default="", dynamic_prompts=True),
-        io.String.Input("negative_prompt", multiline=True, default="", tooltip="Empty: no text at all."),
+        io.String.Input("negative_prompt", multiline=True, default="", tooltip="Empty for none."),
         io.Int.Input("seed", default=0, min=-1, max=MAX_SEED, control_after_generate=True,
                      tooltip="-1: a random one at every run."),
         io.Int.Input("width", default=0, min=0, max=8192, step=16, tooltip="0: the model's own size."),
@@ -121,22 +119,22 @@ def _request_inputs() -> list[Any]:
         io.Float.Input("guidance_scale", default=-1.0, min=-1.0, max=100.0, step=0.1,
                        tooltip="-1: the model's own; 1: no guidance."),
         io.Int.Input("count", default=1, min=1, max=64,
-                     tooltip="Picture i has the seed plus i; one past 2^64 - 1 is refused."),
+                     tooltip="Number of images; the seed counts up by one for each."),
         io.Float.Input("strength", default=0.6, min=0.01, max=1.0, step=0.01,
-                       tooltip="With a picture: the share of the noise levels that is walked again."),
-        io.Image.Input("image", optional=True, tooltip="A picture to start from."),
-        io.Mask.Input("mask", optional=True, tooltip="Of that picture: white is repainted."),
+                       tooltip="With an image: how much of it changes; 1 ignores it."),
+        io.Image.Input("image", optional=True, tooltip="Input image for image-to-image."),
+        io.Mask.Input("mask", optional=True, tooltip="Mask of the input image: white is repainted."),
         Loras.Input("loras", optional=True),
         Settings.Input("settings", optional=True,
-                       tooltip="Settings of a picture: it is drawn again, and the other fields are not read."),
+                       tooltip="Settings of an image to reproduce; the other fields are ignored."),
         io.Combo.Input("reason", options=["default", "off"], default="default", optional=True,
-                       tooltip="default: a model that states its kind of captions gets the prompt as such a caption; "
-                       "off: the prompt as it is."),
+                       tooltip="default: rewrites the prompt into the caption format of the model, if it has one; "
+                       "off: uses the prompt as typed."),
     ]  # fmt: skip
 
 
 def _changes(seed: int | None) -> float:
-    """What tells ComfyUI whether a draw node must run again: with a random seed always."""
+    """The fingerprint that makes ComfyUI run a draw node again: always with a random seed."""
     return float("nan") if seed == -1 else 0.0
 
 
@@ -148,7 +146,7 @@ def _drawn_outputs() -> list[Any]:
 
 
 class DrawAtServer(io.ComfyNode):
-    """Lens at a leanlens server."""
+    """Generates images on a leanlens server."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -159,7 +157,7 @@ class DrawAtServer(io.ComfyNode):
             description="Draws at a running `leanlens serve`. Its key is read from LEANLENS_API_KEY.",
             inputs=[
                 io.String.Input("address", default=ADDRESS),
-                io.String.Input("model", default="", tooltip="A name the server offers; empty: its default."),
+                io.String.Input("model", default="", tooltip="Name of a model on the server; empty for its default."),
                 *_request_inputs(),
             ],
             outputs=_drawn_outputs(),
@@ -185,18 +183,18 @@ class DrawAtServer(io.ComfyNode):
                 fields, files, watch.look, lambda done, index=index: watch.progress((index + done) / len(jobs))
             )
         drawn = [(picture, settings_of(picture, "the server's picture")) for picture in map(_opened, found)]
-        if not inputs.get("settings"):  # a batch is answered in the order in which its pictures are finished
+        if not inputs.get("settings"):  # the server returns a batch in the order in which images finish
             drawn.sort(key=lambda pair: pair[1]["request"]["seed"])
         records = [record for _, record in drawn]
         for wanted, record in zip(inputs.get("settings") or [], records, strict=False):
             _require_same_model(wanted, record["model"]["fingerprint"], f"{address} drew with")
-            if wanted["request"].get("reasoner"):  # how the prompt came about is not sent; it is still so
+            if wanted["request"].get("reasoner"):  # the reasoner's record is not sent, but still applies
                 record["request"]["reasoner"] = wanted["request"]["reasoner"]
         return io.NodeOutput(to_tensor([picture for picture, _ in drawn]), records)
 
 
 class DrawHere(io.ComfyNode):
-    """Lens in this process."""
+    """Generates images in this process."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -204,7 +202,7 @@ class DrawHere(io.ComfyNode):
             node_id="LeanLensDrawHere",
             display_name="Draw with Lens (leanlens)",
             category=CATEGORY,
-            description="Draws in this process with an opened model, to the byte what `leanlens generate` draws.",
+            description="Draws in this process with an opened model. The result equals that of `leanlens generate`.",
             inputs=[Model.Input("model"), *_request_inputs()],
             outputs=_drawn_outputs(),
         )
@@ -225,7 +223,7 @@ class DrawHere(io.ComfyNode):
 
 
 class Replay(io.ComfyNode):
-    """Settings out of a picture."""
+    """Reads the settings of an image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -269,7 +267,7 @@ class Replay(io.ComfyNode):
 
 
 class Save(io.ComfyNode):
-    """Pictures with their settings inside."""
+    """Saves images with their settings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -291,7 +289,7 @@ class Save(io.ComfyNode):
     @classmethod
     def execute(cls, images: Any, settings: list[dict[str, Any]], filename_prefix: str) -> io.NodeOutput:
         if len(settings) != images.shape[0]:
-            raise ValueError(f"settings are of {len(settings)} pictures and images holds {images.shape[0]}; link both "
+            raise ValueError(f"there are settings for {len(settings)} pictures but {images.shape[0]} images; link both "
                              "from the same draw node")  # fmt: skip
         height, width = images.shape[1:3]
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
@@ -309,7 +307,7 @@ class Save(io.ComfyNode):
 
 
 class PromptReasoner(io.ComfyNode):
-    """A prompt as a caption of the kind that a model learnt."""
+    """Rewrites a prompt into the caption format of a model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -317,8 +315,8 @@ class PromptReasoner(io.ComfyNode):
             node_id="LeanLensPromptReasoner",
             display_name="Lens prompt reasoner",
             category=CATEGORY,
-            description="Rewrites a prompt into a caption of the kind that nano learnt, to be seen or changed before "
-            "it is drawn. A draw node leaves such a caption alone.",
+            description="Rewrites a prompt into the caption format that nano was trained on, so that it can be "
+            "inspected or edited. A draw node does not change such a caption.",
             inputs=[
                 io.String.Input("prompt", multiline=True, default="", dynamic_prompts=True),
                 io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
@@ -327,8 +325,8 @@ class PromptReasoner(io.ComfyNode):
                 io.Int.Input("height", default=0, min=0, max=8192, step=16, tooltip="0: the model's own size."),
                 io.String.Input("model", default="nano", tooltip="nano, or the folder of a model."),
                 io.String.Input("fixed", multiline=True, default="", optional=True,
-                                tooltip="Facts to set, one a line, such as color 1=blue; without a value: left out."),
-                Loras.Input("loras", optional=True, tooltip="Their trigger words are kept as they are."),
+                                tooltip="Facts to set, one per line: color 1=blue. An empty value removes one."),
+                Loras.Input("loras", optional=True, tooltip="LoRAs whose trigger words are kept unchanged."),
             ],
             outputs=[
                 io.String.Output("caption", display_name="caption"),
@@ -346,7 +344,7 @@ class PromptReasoner(io.ComfyNode):
 
 
 class Plan(io.ComfyNode):
-    """What fits, before anything is opened."""
+    """Plans memory and time without opening a model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -354,13 +352,13 @@ class Plan(io.ComfyNode):
             node_id="LeanLensPlan",
             display_name="Plan for Lens (leanlens)",
             category=CATEGORY,
-            description="Says whether a model fits and about how long a picture takes. Arithmetic: nothing is opened.",
+            description="Estimates whether a model fits and how long an image takes, without opening it.",
             inputs=[
                 io.String.Input("model", default="turbo", tooltip="turbo, rl, base, or a model folder here."),
                 io.Int.Input("width", default=1024, min=16, max=8192, step=16),
                 io.Int.Input("height", default=1024, min=16, max=8192, step=16),
                 io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the model's own."),
-                io.String.Input("gpu", default="", tooltip="Such as RTX 3060 12GB; empty: this machine."),
+                io.String.Input("gpu", default="", tooltip="Such as RTX 3060 12GB; empty for this machine."),
             ],
             outputs=[
                 io.String.Output("report", display_name="report"),
@@ -382,7 +380,7 @@ class Plan(io.ComfyNode):
 
 
 class LeanLensExtension(ComfyExtension):
-    """What ComfyUI asks the pack for."""
+    """The extension object that ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node."""
@@ -398,14 +396,14 @@ async def comfy_entrypoint() -> LeanLensExtension:
 
 
 def _chosen(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The fields that were not left to the model.
+    """The fields that the user set.
 
     Raises:
-        ValueError: one side of two.
+        ValueError: only one of width and height is set.
     """
     width, height = inputs["width"], inputs["height"]
     if bool(width) != bool(height):
-        raise ValueError(f"width {width} and height {height}: give both, or 0 for both to have the model's own size")
+        raise ValueError(f"width {width} and height {height}: give both, or 0 for both to use the model's default")
     fields: dict[str, Any] = {"prompt": inputs["prompt"], "negative_prompt": inputs["negative_prompt"]}
     if width:
         fields |= {"width": width, "height": height}
@@ -419,7 +417,7 @@ def _chosen(inputs: dict[str, Any]) -> dict[str, Any]:
 def _sources(inputs: dict[str, Any]) -> tuple[Image.Image | None, Image.Image | None, dict[str, bytes]]:
     if inputs.get("image") is None:
         if inputs.get("mask") is not None:
-            raise ValueError("mask needs the picture it belongs to; link image too")
+            raise ValueError("mask needs an image; link image as well")
         return None, None, {}
     image = to_picture(inputs["image"])
     mask = inputs.get("mask")
@@ -448,7 +446,7 @@ def _requests_here(opened: Any, inputs: dict[str, Any], image: Image.Image | Non
     loras = inputs.get("loras") or []
     for lora in loras:
         if lora["path"] is None:
-            raise ValueError(f"LoRA {lora['name']!r} is one of a server; choose a file to draw in this process")
+            raise ValueError(f"LoRA {lora['name']!r} is on a server; choose a file to draw in this process")
     fields["loras"] = [{"path": lora["path"], "scale": lora["scale"]} for lora in loras]
     fields = local.filled(opened, fields)
     from leanlens.pipeline.request import resolve_seed
@@ -459,7 +457,7 @@ def _requests_here(opened: Any, inputs: dict[str, Any], image: Image.Image | Non
 
 
 def _again_at_server(record: dict[str, Any], model: str, files: dict[str, bytes]) -> dict[str, Any]:
-    """The request that drew a picture, in the words of a server."""
+    """The request of an image's record, in the server's format."""
     request = record["request"]
     _require_sources(request, bool(files.get("image")), bool(files.get("mask")))
     names = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed")
@@ -474,7 +472,7 @@ def _again_at_server(record: dict[str, Any], model: str, files: dict[str, bytes]
 def _again_here(
     record: dict[str, Any], opened: Any, image: Image.Image | None, mask: Image.Image | None
 ) -> dict[str, Any]:
-    """The request that drew a picture; the model has to be the one that drew it."""
+    """The request of an image's record; the model must be the one that drew it."""
     _require_sources(record["request"], image is not None, mask is not None)
     _require_same_model(record, opened.fingerprint, "the opened model is")
     return {name: value for name, value in record["request"].items() if name not in ("image", "mask")}
@@ -518,7 +516,7 @@ def _plan_in_words(plan: dict[str, Any]) -> str:
 
 
 def _parameters(record: dict[str, Any]) -> str:
-    """A1111's text of the settings, where leanlens is here to write it; else nothing."""
+    """A1111's text of the settings, if leanlens is installed here; otherwise empty."""
     try:
         from leanlens.pipeline.metadata import parameters_text
     except ImportError:

@@ -1,6 +1,4 @@
-"""ComfyUI's pictures <-> files with settings inside.
-
-Comes in: IMAGE and MASK tensors, or bytes of a file. Goes out: the other, and the settings that leanlens wrote.
+"""Converts between ComfyUI's IMAGE and MASK tensors and image files, and reads and writes leanlens's settings in them.
 
 Shapes: B pictures, H x W pixels; IMAGE is (B, H, W, 3) in 0..1, MASK (B, H, W) in 0..1 with 1 where to repaint.
 """
@@ -14,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
-# IPTC's word for what made a picture, as leanlens writes it into its own files; `marking` of a record says which.
+# IPTC's digital source type, as in leanlens's own files; `marking` of a record gives the value.
 _PACKET = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -32,41 +30,41 @@ def to_tensor(pictures: list[Image.Image]) -> Tensor:
 
 
 def to_picture(image: Tensor, name: str = "image") -> Image.Image:
-    """The one picture of an IMAGE.
+    """The image of an IMAGE with one entry.
 
     Raises:
-        ValueError: several.
+        ValueError: it has several.
     """
     if image.shape[0] != 1:
-        raise ValueError(f"{name} holds {image.shape[0]} pictures; one is accepted")
+        raise ValueError(f"{name} has {image.shape[0]} pictures: expected one")
     return Image.fromarray((image[0, ..., :3].cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
 def to_mask(mask: Tensor, size: tuple[int, int]) -> Image.Image:
-    """The one mask of a MASK as a grey picture of `size` (width, height), white where to repaint."""
+    """The mask of a MASK as a grey image of `size` (width, height); white is repainted."""
     grey = Image.fromarray((mask.reshape(-1, *mask.shape[-2:])[0].cpu().clamp(0, 1) * 255).round().byte().numpy())
     return grey if grey.size == size else grey.resize(size, Image.Resampling.LANCZOS)
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
+    """An image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def with_hole(picture: Image.Image, mask: Image.Image) -> bytes:
-    """A PNG that is transparent where `mask` is white, which is how the OpenAI API takes masks."""
+    """A PNG that is transparent where `mask` is white, the form of masks in the OpenAI API."""
     transparent = picture.convert("RGBA")
     transparent.putalpha(mask.point(lambda level: 255 - level))
     return png(transparent)
 
 
 def settings_of(picture: Image.Image, name: str) -> dict[str, Any]:
-    """What leanlens wrote into a picture when it drew it.
+    """The settings that leanlens wrote into an image.
 
     Raises:
-        ValueError: nothing of leanlens in it.
+        ValueError: it has none.
     """
     text = picture.info.get("leanlens")
     if not text:
@@ -76,12 +74,12 @@ def settings_of(picture: Image.Image, name: str) -> dict[str, Any]:
         record = json.loads(text)
         record["request"], record["model"]["fingerprint"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{name} carries no leanlens settings; only pictures that leanlens saved do") from None
+        raise ValueError(f"{name} has no leanlens settings; only pictures saved by leanlens do") from None
     return record
 
 
 def _segments(picture: Image.Image) -> str:
-    """Settings too long for the EXIF of a JPEG, which leanlens writes into segments `leanlens:NUMBER/COUNT:`."""
+    """Settings too long for the EXIF of a JPEG, joined from its segments `leanlens:NUMBER/COUNT:`."""
     parts = {}
     for name, data in getattr(picture, "applist", ()):
         head, _, part = data.decode("ascii", "replace").removeprefix("leanlens:").partition(":")
@@ -91,7 +89,7 @@ def _segments(picture: Image.Image) -> str:
 
 
 def notes_for(record: dict[str, Any], parameters: str, prompt: Any, workflow: Any) -> PngImagePlugin.PngInfo:
-    """What is written into a PNG: leanlens's settings and marking, A1111's text, and ComfyUI's graph."""
+    """The metadata of a PNG: leanlens's settings and marking, A1111's text, and ComfyUI's graph."""
     notes = PngImagePlugin.PngInfo()
     if parameters:
         notes.add_text("parameters", parameters)

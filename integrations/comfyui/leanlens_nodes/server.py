@@ -1,10 +1,7 @@
-"""A leanlens server, asked through its OpenAI API.
+"""A client of a leanlens server's OpenAI API, with previews, progress and cancellation; it needs only Python.
 
-Comes in: an address and the fields of a request. Goes out: finished pictures as bytes; while it lasts, looks at
-half-drawn ones and how far the job is. Needs nothing but Python. Knows nothing of ComfyUI.
-
-The key, where the server asks for one, is taken from the environment variable LEANLENS_API_KEY and never from a node,
-because ComfyUI writes every node's values into its pictures.
+The API key comes from the environment variable LEANLENS_API_KEY and never from a node, because ComfyUI writes the
+values of all nodes into its images.
 """
 
 import base64
@@ -21,18 +18,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 KEY = "LEANLENS_API_KEY"
-_POLL = 0.25  # seconds between looks at whether the user has interrupted, and at how far the job is
+_POLL = 0.25  # seconds between checks for interruption and progress
 
 
 class ServerError(RuntimeError):
-    """The server refused or could not be reached; the message is for the user."""
+    """The server returned an error or is unreachable; the message is for the user."""
 
 
 class Server:
-    """A server at `address`, such as http://127.0.0.1:8000, as `read_address` takes it.
+    """A server at `address`, such as http://127.0.0.1:8000; see `read_address`.
 
     Raises:
-        ValueError: an address that is not http or https.
+        ValueError: the address is not http or https.
     """
 
     def __init__(self, address: str, timeout: float = 600.0):
@@ -46,16 +43,16 @@ class Server:
         look: Callable[[bytes], None] = lambda picture: None,
         progress: Callable[[float], None] = lambda done: None,
     ) -> list[bytes]:
-        """Draw, and give the finished pictures as PNG files.
+        """Generate images and return them as PNG files.
 
         Args:
-            fields: of `/v1/images/generations`; with `files`, of `/v1/images/edits`.
-            files: PNG bytes of `image` and perhaps `mask`.
-            look: called with a half-drawn picture now and then.
-            progress: called a few times a second with 0 to 1; an exception it raises cancels the job.
+            fields: fields of `/v1/images/generations`; with `files`, of `/v1/images/edits`.
+            files: PNG bytes of `image` and optionally `mask`.
+            look: called with preview images.
+            progress: called a few times a second with 0 to 1; if it raises an exception, the job is cancelled.
 
         Raises:
-            ServerError: what the server answered, in its words.
+            ServerError: the server's error message.
         """
         job = uuid.uuid4().hex
         fields = fields | {"stream": True, "partial_images": 3, "response_format": "b64_json"}
@@ -76,7 +73,7 @@ class Server:
             connection.close()
 
     def ask(self, path: str, method: str = "GET") -> Any:
-        """The JSON answer of a route.
+        """The JSON response of a route.
 
         Raises:
             ServerError: unreachable, or another status than 200.
@@ -120,7 +117,7 @@ class Server:
     def _read(
         self, connection: http.client.HTTPConnection, path: str, body: bytes, kind: str, job: str, found: Any
     ) -> None:
-        """In a thread of its own: the events of a streamed answer, then None, or what went wrong."""
+        """Run in a thread: put the events of a streamed response into `found`, then None or an exception."""
         try:
             headers = self._headers() | {"Content-Type": kind, "X-Job-Id": job}
             connection.request("POST", self._parts.path + path, body, headers)
@@ -132,24 +129,24 @@ class Server:
             found.put(None)
         except ServerError as error:
             found.put(error)
-        except Exception as error:  # the waiting side raises it; a closed connection is nobody's concern any more
+        except Exception as error:  # the consumer raises it, unless it closed the connection itself
             found.put(self._unreachable(error))
 
     def _progress(self, job: str) -> float:
-        """How far a job is; 0 where the server has no such route or is busy."""
+        """The progress of a job; 0 if the server has no such route or is busy."""
         try:
             return float(self.ask(f"/v1/jobs/{job}")["progress"])
         except (ServerError, KeyError, TypeError, ValueError):
             return 0.0
 
     def _cancel(self, job: str) -> None:
-        """Tell the server to stop; a server without that route stops when the connection closes."""
+        """Cancel the job; a server without that route stops when the connection closes."""
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:
             try:
                 self.ask(f"/v1/jobs/{job}/cancel", "POST")
             except ServerError:
-                time.sleep(0.1)  # not known there yet, or ended
+                time.sleep(0.1)  # the job is not known yet, or has ended
                 continue
             return
 
@@ -169,10 +166,10 @@ class Server:
 
 
 def read_address(text: str) -> str:
-    """An address as people write it -> one with a scheme and without a slash or `/v1` at its end.
+    """Normalise an address: add a scheme, and remove a trailing slash or `/v1`.
 
     Raises:
-        ValueError: no host, another scheme than http and https, or a port that is none.
+        ValueError: no host, a scheme other than http and https, or an invalid port.
     """
     address = text.strip()
     if "://" not in address:
@@ -184,12 +181,12 @@ def read_address(text: str) -> str:
     except ValueError:
         known = False
     if not known or any(character.isspace() for character in address):
-        raise ValueError(f"address {text!r} is not accepted; give one such as http://127.0.0.1:8000")
+        raise ValueError(f"invalid address {text!r}: expected one such as http://127.0.0.1:8000")
     return address
 
 
 def _checked(response: http.client.HTTPResponse) -> Any:
-    """The JSON of an answer, or its error in the server's words."""
+    """The JSON of a response; raises the server's error message."""
     text = response.read()
     try:
         answer = json.loads(text)
@@ -204,7 +201,7 @@ def _checked(response: http.client.HTTPResponse) -> Any:
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The data of server-sent events, one JSON object each."""
+    """The JSON data of server-sent events."""
     data: list[str] = []
     for raw in response:
         line = raw.decode("utf-8").rstrip("\r\n")
@@ -218,7 +215,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 def _form(fields: dict[str, Any], files: dict[str, bytes]) -> tuple[bytes, str]:
-    """multipart/form-data: values that are no text are written as JSON."""
+    """Encode multipart/form-data; values other than strings are written as JSON."""
     boundary = uuid.uuid4().hex
     parts: list[bytes] = []
     for name, value in fields.items():

@@ -1,11 +1,11 @@
-"""The nine shapes Lens is sampled at.
+"""Lists the nine image sizes of Lens.
 
-Comes in: a base resolution and an aspect ratio. Goes out: (width, height) in pixels. The same numbers as
-`leanlens.resolution`, which a test compares; here, so that the pack needs no leanlens when a server draws.
+The numbers equal those of `leanlens.resolution`, which a test compares. They are repeated here so that the pack does
+not need leanlens when a server generates the images.
 """
 
 BASES = (256, 512, 768, 1024, 1440)
-# Aspect ratio, width to height -> (width, height) at base 1024, as the released code has them.
+# Aspect ratio, width to height -> (width, height) at base 1024, from the released code.
 SHAPES = {
     "1:1": (1024, 1024),
     "2:1": (1472, 736),
@@ -22,7 +22,7 @@ LARGE = {"2:1": (2080, 1040), "1:2": (1040, 2080)}
 
 
 def size_of(base: int, aspect: str) -> tuple[int, int]:
-    """(width, height): the released shape at 1024 and 1440, scaled to whole tokens of 16 pixels at any other base."""
+    """(width, height): the released size at 1024 and 1440, scaled to whole tokens of 16 pixels at any other base."""
     if base == 1440 and aspect in LARGE:
         return LARGE[aspect]
     width, height = SHAPES[aspect]

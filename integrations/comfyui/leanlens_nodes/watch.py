@@ -1,7 +1,4 @@
-"""ComfyUI while a picture is drawn: its progress bar, its preview, its stop button.
-
-Comes in: how far the drawing is. Goes out: what the user sees, or ComfyUI's own exception when they have interrupted.
-"""
+"""Updates ComfyUI's progress bar and preview during generation, and raises its exception on interruption."""
 
 import io
 
@@ -9,12 +6,12 @@ import comfy.model_management
 import comfy.utils
 from PIL import Image
 
-STEPS = 1000  # the bar counts whole numbers
+STEPS = 1000  # the bar takes integers
 PREVIEW_SIDE = 512
 
 
 class Watch:
-    """The bar of the running node; made in `execute`, since ComfyUI knows only then which node runs."""
+    """The progress bar of the running node; created in `execute`, because only then ComfyUI knows the node."""
 
     def __init__(self) -> None:
         self.bar = comfy.utils.ProgressBar(STEPS)
@@ -24,7 +21,7 @@ class Watch:
         """Show `done`, 0 to 1.
 
         Raises:
-            InterruptProcessingException: the user has pressed stop; ComfyUI expects it to pass.
+            InterruptProcessingException: the user has interrupted; it must propagate to ComfyUI.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
         preview = None if self.preview is None else ("JPEG", self.preview, PREVIEW_SIDE)
@@ -32,6 +29,6 @@ class Watch:
         self.bar.update_absolute(round(done * STEPS), STEPS, preview)
 
     def look(self, picture: Image.Image | bytes) -> None:
-        """Show a half-drawn picture at the next step of the bar."""
+        """Show a preview image with the next update of the bar."""
         opened = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
         self.preview = opened.convert("RGB")

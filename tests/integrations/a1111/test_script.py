@@ -200,7 +200,7 @@ def test_sizes_are_the_librarys(webui, base):
         assert sizes.size_for(choice, width, height) == (width, height)
     assert sizes.size_for(choice, 512, 768) == BUCKETS[base]["2:3"][::-1]
     assert sizes.size_for(sizes.OWN, 500, 500) is None
-    with pytest.raises(ValueError, match="500 x 512 is not made of multiples of 16; the nearest is 496 x 512"):
+    with pytest.raises(ValueError, match="invalid size 500 x 512: expected multiples of 16; nearest: 496 x 512"):
         sizes.size_for(sizes.TAB, 500, 512)
 
 
@@ -214,7 +214,7 @@ def test_what_the_server_refuses_is_told(webui):
     with pytest.raises(webui.ServerError, match="no server answers at"):
         press(webui, processing())
     webui.shared.opts.data["leanlens_address"] = "ftp://127.0.0.1:9"
-    with pytest.raises(webui.ServerError, match="address 'ftp://127\\.0\\.0\\.1:9' is not accepted"):
+    with pytest.raises(webui.ServerError, match="invalid address 'ftp://127\\.0\\.0\\.1:9'"):
         press(webui, processing())
 
 
