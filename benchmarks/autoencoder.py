@@ -1,8 +1,8 @@
-"""How much of a picture an autoencoder keeps: held-out scenes and small letters, before and after.
+"""Measures the reconstruction quality of an autoencoder on held-out scenes and small text.
 
-Comes in: the folder of an autoencoder, or of a pipeline. Goes out: one JSON object on stdout: the peak signal-to-noise
-ratio of held-out scenes (dB, mean of pictures and worst), and the share of words of a stated height that OCR reads in
-the true picture and in the reconstruction. Needs the extras `eval` and, for words, `ocr`.
+It prints one JSON object: the peak signal-to-noise ratio of held-out scenes (dB, mean and worst image), and the share
+of words of a given height that OCR reads in the original and in the reconstruction. FOLDER is an autoencoder or a
+pipeline. It needs the extras `eval` and, for words, `ocr`.
 
     python benchmarks/autoencoder.py FOLDER [--num 64] [--size 256] [--sources full] [--letters 16]
 """

@@ -1,9 +1,8 @@
-"""How fast pictures become batches, beside the pure JPEG decoding that bounds it; and a packed step beside a plain one.
+"""Measures batch loading against pure JPEG decoding, its upper bound, and a packed training step against a plain one.
 
-Comes in: nothing but the options. Goes out: one JSON object on stdout. The pictures are made here: smooth colour noise
-with edges, saved as JPEG, as large as photos usually are. The best of several rounds counts, and every round has every
-case: read the ratios, not the rates, which belong to one machine on one day. Processor time for an image does not count
-the time that other work on the machine takes away; rates do.
+It prints one JSON object. The images are synthetic: smooth colour noise with edges, saved as JPEG at the usual size of
+photos. The best of several rounds counts, and every round runs every case. Compare the ratios; the rates depend on the
+machine and its load. CPU time per image excludes other work on the machine; rates do not.
 
     python benchmarks/batches.py [--quick] [--threads N]
 """

@@ -1,8 +1,8 @@
-"""How long a small drawing, and a training step, take beside endless loops on the same cores.
+"""Measures a small generation and a training step while busy loops occupy the same cores.
 
-Comes in: nothing but the options. Goes out: one JSON object on stdout. Every case is a new process: with threads as
-torch sets them up by itself, and as the commands do (`leanlens/threads.py`). Loops are processes of their own and end
-with the case. The first drawing of a process and the next are told apart: before the first, less is known of the load.
+It prints one JSON object. Every case is a new process, with torch's default threads and with those that the commands
+choose (`leanlens/threads.py`). The loops are separate processes. The first image of a process is reported separately,
+because the load is not known well before it.
 
     python benchmarks/busy.py [--model nano] [--size 256] [--loops 0 1 2] [--repeat 3] [--steps 20]
 """

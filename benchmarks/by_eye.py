@@ -1,9 +1,8 @@
-"""Does the scorer agree with a person? Pictures of the embedded model that somebody has looked at, thing by thing.
+"""Measures how often the scorer agrees with a person on images of the embedded model.
 
-Comes in: benchmarks/nano_by_eye.json, which says of scenes of one thing and of two whether each thing can be told in
-the picture that the embedded model draws. Goes out: one JSON object on stdout: how often the scorer says the same.
-Needs the extra `eval`. New weights draw other pictures: then the file is to be written anew, from what `--pictures`
-keeps.
+benchmarks/nano_by_eye.json contains a person's labels: for scenes of one and two things, whether each thing is
+recognisable. The script prints one JSON object and needs the extra `eval`. New weights give other images, which must be
+labelled again; `--pictures` saves them.
 
     python benchmarks/by_eye.py [--pictures FOLDER]
 """

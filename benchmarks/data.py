@@ -1,7 +1,7 @@
-"""How fast training data is made: scenes drawn, captioned, encoded and written to shards.
+"""Measures the speed of generating training data: scenes rendered, captioned, encoded and written to shards.
 
-Comes in: nothing but the options. Goes out: one JSON object on stdout. Rates are whole builds, worker start included,
-divided by the wall time; stages are one process, one after the other. Each part is a function below; `--part` runs one.
+It prints one JSON object. Rates are for whole builds, including the start of the workers; stages run one after the
+other in a single process. Each part is a function below; `--part` runs one.
 
     python benchmarks/data.py [--part scenes] [--num N] [--workers N] [--sources full|sample]
 """

@@ -1,8 +1,8 @@
-"""Does a rewritten prompt keep what was said? A thousand prompts made from known facts, rewritten and read again.
+"""Measures whether rewritten prompts keep their facts, on a thousand prompts that are generated from known facts.
 
-Comes in: nothing. Goes out: one JSON object on stdout: of the numbers, colours, things, relations, backgrounds, styles
-and quoted strings that the prompts of `asked.py` state, how many their captions keep; how many captions state something
-that contradicts; how many prompts were left as they are, and why. On stderr, what went wrong. Nothing is drawn.
+It prints one JSON object: the share of numbers, colours, things, relations, backgrounds, styles and quoted strings in
+the prompts of `asked.py` that their captions keep; the number of captions with a contradiction; and the number of
+prompts that were not rewritten, with reasons. Errors are listed on stderr. No images are generated.
 
     python benchmarks/faithfulness.py [--num 1000] [--seed 0] [--show 40]
 

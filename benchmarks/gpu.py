@@ -1,12 +1,12 @@
-"""What a GPU makes of the full-size model with random weights: seconds, shares of its own ceilings, memory.
+"""Measures speed and memory of the full-size model with random weights on a GPU, relative to the GPU's own limits.
 
-Comes in: nothing but options; no model files and no network. Goes out: lines as they are measured, and one JSON file
-that is whole after every section. Sections run in the order of their worth and each only while there is time for it.
+It needs no model files and no network. It prints results as they are measured and writes a JSON file that is complete
+after every section. Sections run in order of importance, as long as there is time.
 
-    benchmarks/gpu.sh [--seconds 520] [--only SECTION ...]      SCALE=tiny rehearses it on a processor
+    benchmarks/gpu.sh [--seconds 520] [--only SECTION ...]      SCALE=tiny tests it on a CPU
 
-Ceilings are measured here too, in the same minutes: the fastest matrix product, the fastest attention, copying. The
-`floor` beside a drawing is what its matrix products and its attention would take at those rates, and nothing else.
+The limits are measured in the same run: the fastest matrix product, the fastest attention, copying. The `floor` of a
+generation is the time of its matrix products and attention at those rates, and nothing else.
 """
 
 import argparse

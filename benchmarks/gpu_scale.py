@@ -1,7 +1,6 @@
-"""Sizes of the GPU benchmark, and everything it builds: the full-size model with random weights, or a toy of it.
+"""Builds the networks, inputs and cases of the GPU benchmark, at full size with random weights or as a tiny version.
 
-Comes in: a scale, "full" or "tiny", and a device. Goes out: networks, inputs, cases. The toy has the same classes and
-the same calls, so that a processor can rehearse in a minute what a GPU will be asked for.
+The tiny version uses the same classes and calls, so that the benchmark can be tested on a CPU in a minute.
 """
 
 import math

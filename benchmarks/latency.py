@@ -1,8 +1,7 @@
-"""How long one picture takes on an opened model, by stage, warm.
+"""Measures the latency of one image by stage, with a model that is already open.
 
-Comes in: a model's name, a size, steps. Goes out: one JSON object on stdout: seconds of the text encoder, of the loop,
-of the decoder, and of a whole drawing with the record beside it, each the best of several; and the first drawing, which
-compiles and takes memory.
+It prints one JSON object: seconds of the text encoder, the denoising loop, the decoder and the whole generation
+including the record, each the best of several; and the first generation, which compiles and allocates memory.
 
     python benchmarks/latency.py [--model nano] [--size 256] [--steps 20] [--cfg 5] [--dtype auto] [--compile]
                                  [--device auto] [--repeat 5] [--threads N] [--attention NAME] [--fp8] [--cache WORD]

@@ -1,9 +1,8 @@
-"""How well a denoiser knows the picture behind the noise, level by level: a measure that few pictures make steady.
+"""Measures the denoiser's one-step prediction at each noise level, which is stable with only a few images.
 
-Comes in: a model's name or folder. Goes out: one JSON object on stdout: for each level of noise, the peak
-signal-to-noise ratio (dB) between the picture that one call of the denoiser predicts from the noisy latents of a
-held-out scene, with its dense caption and without guidance, and what the autoencoder makes of the true latents.
-`quality.py` asks whether things can be told, yes or no; this has a number for every picture.
+It prints one JSON object: for each noise level, the peak signal-to-noise ratio (dB) between the image that one call of
+the denoiser predicts from the noisy latents of a held-out scene, with its dense caption and without guidance, and the
+decoded true latents. `quality.py` gives a yes or no per criterion; this gives a number per image.
 
     python benchmarks/levels.py [--model nano] [--num 24] [--seed 11] [--sources common] [--levels 0.24 0.43 ...]
 """

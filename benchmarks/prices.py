@@ -1,9 +1,8 @@
-"""What the modes that are faster at a price gain, and what they change.
+"""Measures the speed-up of the approximate modes and how much they change the images.
 
-Comes in: a model's name and a size. Goes out: one JSON object on stdout: how many times as fast as the plain one each
-mode draws, and how far its pictures are from the plain ones (peak signal-to-noise ratio in dB, over all values of all
-pictures, and of the worst picture; more is nearer). All modes draw the same prompts from the same seeds, in turns; the
-better half of the times counts.
+It prints one JSON object: the speed-up of each mode over the exact one, and the peak signal-to-noise ratio (dB) of its
+images against the exact ones, over all images and for the worst; higher is closer. All modes use the same prompts and
+seeds, in turns; the faster half of the times counts.
 
     python benchmarks/prices.py [--model nano] [--size 256] [--steps 20] [--pictures 8] [--threads N]
 """

@@ -1,9 +1,9 @@
-"""How well a model draws what it is asked: held-out scenes, scored by means that took no part in drawing.
+"""Measures how well a model follows prompts, on held-out scenes and with a scorer that is independent of the model.
 
-Comes in: a model's name. Goes out: one JSON object on stdout, and the same as a table on stderr. Beside the model stand
-the true pictures (how far the scorer can be trusted) and the true pictures after the model's autoencoder (the best any
-denoiser could do), and the model's pictures judged against things of the same kind that nobody asked for, which the
-scorer should not confirm. Needs the extra `eval`; with the extra `ocr` texts are judged too.
+It prints one JSON object, and the same as a table on stderr. For comparison, it also scores the true images (the limit
+of the scorer), the true images after the model's autoencoder (the limit of any denoiser), and the model's images
+against things of the same kind that were not requested, which the scorer should reject. It needs the extra `eval`; with
+the extra `ocr`, it also scores text.
 
     python benchmarks/quality.py --model nano [--num 200] [--seed 0] [--prompts dense|brief|human|FILE]
         [--sources sample] [--size 256] [--steps 20] [--cfg 5] [--reason default]
@@ -11,16 +11,16 @@ scorer should not confirm. Needs the extra `eval`; with the extra `ocr` texts ar
     python benchmarks/quality.py --table benchmarks/results/reason_people.json
     python benchmarks/quality.py --scorer [--num 200] [--seed 0] [--sources sample]
 
-With --compare prompts as they are typed stand beside prompts that the model's reasoner has rewritten, with paired
-intervals: one process for each way of asking, each on one thread and on a core of its own where there are two. With
---kept the pictures stay in a folder once they are drawn, and the same command goes on from there.
+With --compare, prompts as typed are compared with prompts rewritten by the model's reasoner, with paired intervals:
+one process for each, on one thread and, if possible, on its own core. With --kept, images are cached in a folder, and
+the same command resumes from there.
 
-With --table the table of a kept result is printed, and nothing is measured.
+With --table, the table of a saved result is printed, and nothing is measured.
 
-With --scorer the scorer itself is measured, without a model: true pictures against their own truths, which it should
-confirm; against those of other scenes with as many things, none of which they show, which it should not; and against
-their own with every thing exchanged for another of its kind, a horse for a zebra, whose colours, places and numbers
-hold and whose names do not.
+With --scorer, the scorer itself is measured, without a model: true images against their own truths, which it should
+confirm; against those of other scenes with equally many but different things, which it should reject; and against
+their own with every thing replaced by another of its kind (a horse by a zebra), with the same colours, positions and
+counts.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""The released weights on somebody's machine: a fixed sheet of prompts drawn, with seconds and peaks of memory.
+"""Generates a fixed sheet of prompts with the released weights on a user's machine, with times and peak memory.
 
-Comes in: models that are on this machine. Goes out: `released_NAME.json` and `released_NAME.webp`, a contact sheet
-below 1 MB, to be sent in; the JSON is printed too. Prompt i has seed i; size, steps and guidance are the model's own.
-Each model is held as the planner says for this machine, and what the planner predicts stands beside what is measured.
-Each model is a process of its own; one that fails is noted, and the others are drawn.
+It writes `released_NAME.json` and `released_NAME.webp`, a contact sheet below 1 MB, to be sent in, and prints the JSON.
+Prompt i has seed i; size, steps and guidance are the model's defaults. Each model is loaded as the planner recommends
+for this machine, and its predictions are recorded next to the measurements. Each model runs in its own process; if one
+fails, the error is recorded and the others still run.
 
     python benchmarks/released.py [--models turbo rl base] [--name rtx-4090] [--out benchmarks/results]
     python benchmarks/released.py --models turbo=ComfyUI/models/diffusion_models/lens_turbo_bf16.safetensors

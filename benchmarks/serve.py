@@ -1,13 +1,13 @@
-"""A server under load: what many clients get, what drawing together is worth, and what is left after it was killed.
+"""Measures a server under load, the gain of batching, and what survives a `kill -9`.
 
-Comes in: options. Goes out: one JSON object on stdout. `leanlens serve` runs as a process of its own on the loopback,
-and each client has an address of its own there, so that the server tells them apart.
+It prints one JSON object. `leanlens serve` runs as a separate process on the loopback interface, and each client has
+its own loopback address, so that the server can tell them apart.
 
-- load: every client asks for one picture after another, of mixed sizes. Each answer is compared with what was asked
-  for, with the file the server kept, and with all other answers; a sample is drawn again alone afterwards.
-- batching: a server that draws together and one that does not, in turns, with the same requests. Read the ratio.
-- kills: the server is killed with -9 while it draws, and started again. Every picture that a client had heard of has to
-  be there.
+- load: every client requests one image after another, in mixed sizes. Each response is checked against the request, the
+  file in the server's archive and all other responses; a sample is generated again alone afterwards.
+- batching: a server with batching and one without, in turns, with the same requests. Compare the ratio.
+- kills: the server is killed with -9 while it works, and started again. Every image that a client was told about must
+  exist.
 
     python benchmarks/serve.py [--model nano] [--clients 64] [--seconds 120] [--queue 48] [--steps 4] [--quick]
 """

@@ -1,8 +1,8 @@
-"""How long `leanlens generate` takes in a new process, with imports, opening, drawing and exit apart.
+"""Measures `leanlens generate` in a new process: imports, opening, generation and exit.
 
-Comes in: nothing but the options. Goes out: one JSON object on stdout. What is timed is the command itself, run by its
-own entry point; the process writes down when each stage begins and ends, and the parent when it starts and is gone. The
-first run of several reads files that later ones find in memory; all are given.
+It prints one JSON object. It times the command itself through its entry point; the process records the start and end of
+each stage, and the parent the start and exit of the process. The first of several runs reads files that later ones find
+in the page cache; all are reported.
 
     python benchmarks/startup.py [--model nano] [--size 256] [--steps 20] [--repeat 5] [--threads N]
 """

@@ -1,8 +1,8 @@
-"""How many pictures a second one process learns from, and what compiling, mixing sizes and packing change.
+"""Measures training throughput in images per second, and the effect of compilation, mixed sizes and packing.
 
-Comes in: nothing but the options. Goes out: one JSON object on stdout. A step is forward, backward, clipping and AdamW
-of the real denoiser on random latents; encoders are not run. All cases are timed in turn in the same run: read the
-ratios, not the seconds, which belong to one machine on one day.
+It prints one JSON object. A step is forward, backward, clipping and AdamW of the real denoiser on random latents;
+encoders are not included. All cases run in turns in the same process. Compare the ratios; the seconds depend on the
+machine and its load.
 
     python benchmarks/training.py [--quick] [--eager] [--threads N] [--precision bfloat16|float32]
 """

@@ -1,9 +1,9 @@
-"""How fast the CPU runs two full-width Lens blocks, and how near that is to the floor its own rates set.
+"""Measures two full-width Lens blocks on the CPU against a lower bound from the CPU's own rates.
 
-Comes in: nothing but the options. Goes out: one JSON object on stdout. Weights are random, so no model files are
-needed. The floor is the time of the blocks' matrix products at the fastest rate that any product reached, plus that of
-their attention at the rate of attention alone; nothing else is in it. Every case is timed in the same rounds as these
-rates: read the shares and the ratios, not the milliseconds, which belong to one machine on one day.
+It prints one JSON object. Weights are random, so no model files are needed. The bound is the time of the blocks' matrix
+products at the fastest rate of any product, plus their attention at the rate of attention alone, and nothing else. All
+cases run in the same rounds as these rates. Compare the shares and ratios; the milliseconds depend on the machine and
+its load.
 
 Cases: `eager`, the plain form: both streams joined token by token, modulation made of the level's embedding in the
 call; `compiled`, the same by torch's compiler; `opened`, the same mathematics as a drawing runs it with

@@ -1,13 +1,12 @@
-"""How well a model understands words that no caption had: "puppy" for a dog, "crimson" for red.
+"""Measures how well a model understands words that no caption had: "puppy" for a dog, "crimson" for red.
 
-Comes in: a model. Goes out: one JSON object on stdout. A picture of a known thing is noised, and the error of the
-predicted velocity is measured under three captions: with the word that captions had, with one they never had, and with
-the name of another thing. Understood is
+It prints one JSON object. An image of a known thing is noised, and the error of the predicted velocity is measured with
+three captions: with the known word, with an unseen word, and with the name of another thing. The score is
 
     (error under another name - error under the unseen word) / (error under another name - error under the known word),
 
-1 where the unseen word does what the known one does, 0 where it does no more than a wrong one, and null where the model
-hardly tells the known word from a wrong one. Sums over pictures, levels and words; needs no scorer.
+1 if the unseen word is as good as the known one, 0 if it is no better than a wrong one, and null if the model hardly
+distinguishes the known word from a wrong one. It is summed over images, levels and words, and needs no scorer.
 
     python benchmarks/words.py --model nano [--size 256] [--pictures 6] [--sources common]
 """
