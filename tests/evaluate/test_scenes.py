@@ -140,7 +140,7 @@ def test_wrong_arguments_are_one_sentence(toy, shelf, scorer):
 def test_all_lines_are_asked_unless_a_number_is_given(toy, shelf, scorer, prompts):
     assert len(evaluate_scenes(toy, None, 0, shelf, scorer, str(prompts), steps=1, size=64).questions) == 3
     assert len(evaluate_scenes(toy, 2, 0, shelf, scorer, str(prompts), steps=1, size=64).questions) == 2
-    with pytest.raises(ValueError, match=r"num 4 is not accepted; .*prompts\.jsonl has 3 prompts"):
+    with pytest.raises(ValueError, match=r"invalid num 4: .*prompts\.jsonl has 3 prompts"):
         evaluate_scenes(toy, 4, 0, shelf, scorer, str(prompts), steps=1, size=64)
     with pytest.raises(ValueError, match=r"the prompts of .*prompts\.jsonl have no true pictures"):
         evaluate_scenes(toy, 1, 0, shelf, scorer, str(prompts), reconstruction=True)
