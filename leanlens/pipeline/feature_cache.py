@@ -15,24 +15,23 @@ _PREFIXES = {1: ("",), 2: ("positive.", "negative.")}  # of the names in a file,
 class FeatureCache:
     """Text features by key, bit-equal to those that were put in, on the CPU.
 
-    Args:
-        store: where every entry is kept on disk as well; keys are then `content_key`s.
-        memory: bytes of entries that are kept in memory. The latest entry always is, even where it takes more; those
-            unused for the longest time are dropped first. None keeps nothing in memory.
+        Args:
+            store: where every entry is kept on disk as well; keys are then `content_key`s.
+            memory: bytes of entries that are kept in memory. The latest entry always is, even where it takes more; those
+    unused for the longest time are dropped first. None keeps nothing in memory.
+
+        Attributes:
+            size: bytes of entries that are in memory.
     """
 
     def __init__(self, store: Store | None = None, memory: float | None = 0):
         self.store = store
         self.memory = memory
+        self.size = 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries or (self.store is not None and key in self.store)
-
-    @property
-    def size(self) -> int:
-        """Bytes that are held in memory."""
-        return sum(features.size for entry in self._entries.values() for features in entry)
 
     def load(self, key: str) -> Entry | None:
         """The entry of a key, or None."""
@@ -68,13 +67,24 @@ class FeatureCache:
     def clear(self) -> None:
         """Drop what is held in memory."""
         self._entries.clear()
+        self.size = 0
 
     def _hold(self, key: str, entry: Entry) -> None:
         if self.memory is None:
             return
+        self._drop(key)
         self._entries[key] = entry
+        self.size += _bytes(entry)
         while len(self._entries) > 1 and self.size > self.memory:
-            self._entries.popitem(last=False)
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        if key in self._entries:
+            self.size -= _bytes(self._entries.pop(key))
+
+
+def _bytes(entry: Entry) -> int:
+    return sum(features.size for features in entry)
 
 
 def prompt_key(text: tuple[str, str, str, int], depends_on: dict[str, str]) -> str:

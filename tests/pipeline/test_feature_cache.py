@@ -86,6 +86,8 @@ def test_memory_holds_so_many_bytes_and_the_latest_in_any_case():
     for key in range(100):
         cache.save(str(key), (one,))
     assert cache.size == 101 * one.size
+    cache.save("5", (one, one))  # in the place of the one before
+    assert cache.size == 102 * one.size
     nothing = FeatureCache(memory=None)
     nothing.save("a", (one,))
     assert "a" not in nothing
