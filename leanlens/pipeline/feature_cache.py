@@ -15,13 +15,13 @@ _PREFIXES = {1: ("",), 2: ("positive.", "negative.")}  # of the names in a file,
 class FeatureCache:
     """Text features by key, bit-equal to those that were put in, on the CPU.
 
-        Args:
-            store: where every entry is kept on disk as well; keys are then `content_key`s.
-            memory: bytes of entries that are kept in memory. The latest entry always is, even where it takes more; those
-    unused for the longest time are dropped first. None keeps nothing in memory.
+    Args:
+        store: where every entry is kept on disk as well; keys are then `content_key`s.
+        memory: bytes of entries that are kept in memory. The latest entry always is, even where it takes more; those
+            unused for the longest time are dropped first. None keeps nothing in memory.
 
-        Attributes:
-            size: bytes of entries that are in memory.
+    Attributes:
+        size: bytes of entries that are in memory.
     """
 
     def __init__(self, store: Store | None = None, memory: float | None = 0):
