@@ -133,7 +133,7 @@ def errors_of(pipeline: Any, case: Case, icons: Library, number: int) -> Tensor:
 
 
 def _error(pipeline: Any, x0: Tensor, noise: Tensor, t: Tensor, grid: tuple[int, int, int], caption: str) -> Tensor:
-    text = pipeline.text_side([caption]).repeat(LEVELS)
+    text = pipeline.load_text_side()([caption]).repeat(LEVELS)
     predicted = pipeline.transformer(noised(x0, noise, t), text.layers, None, t, [grid])
     return velocity_loss(predicted, x0, noise).sum()
 

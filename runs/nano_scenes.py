@@ -225,7 +225,7 @@ def rounded(device: torch.device, precision: str) -> AbstractContextManager[Any]
 
 def _tokens(captions: Sequence[Sequence[str]], recipe: TrainRecipe, pipeline: LensPipeline) -> list[list[int]]:
     """Tokens of every caption of every picture, in order: as `pipeline.tokens.tokenize` has them, all at once."""
-    template = template_named(pipeline.text_side.template)
+    template = template_named(pipeline.load_text_side().template)
     cut = [template.render(cut_caption(text, recipe.data.caption_words)) for both in captions for text in both]
     return [row[:MAX_SEQUENCE_LENGTH] for row in pipeline.tokenizer(cut)["input_ids"]]
 

@@ -234,7 +234,7 @@ class Resident:
             bucket: Shelf(shelf.latents.to(device), shelf.tokens.to(device), shelf.lengths)
             for bucket, shelf in shelves.items()
         }
-        self.side, self.prefix = pipeline.text_side, _prefix_of(pipeline)
+        self.side, self.prefix = pipeline.load_text_side(), _prefix_of(pipeline)
         self.token_pixels, self.multiple = autoencoder.token_pixels(pipeline.vae), text_multiple
         self.device, self.precision = device, precision
         self.kept: dict[Name, Tensor] = {}
@@ -292,7 +292,7 @@ class Resident:
 
 def _prefix_of(pipeline: LensPipeline) -> int:
     """Tokens of the template, which are encoded before every caption and carry no feature."""
-    prefix = template_named(pipeline.text_side.template).prefix()
+    prefix = template_named(pipeline.load_text_side().template).prefix()
     return len(pipeline.tokenizer(prefix, add_special_tokens=False)["input_ids"]) if prefix else 0
 
 

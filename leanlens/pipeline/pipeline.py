@@ -224,9 +224,12 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         self.maybe_free_model_hooks()
         return LensPipelineOutput(images=images, reasoned=reasoned) if return_dict else (images,)
 
-    @property
-    def text_side(self) -> TextSide:
-        """Prompts -> features, as the opened folder has it."""
+    def load_text_side(self) -> TextSide:
+        """What turns prompts into features; loads the text encoder where it is not kept in memory.
+
+        Raises:
+            ValueError: a pipeline without text encoder, tokenizer or transformer.
+        """
         if self.encoder_loader is not None:
             self.encoder_loader.load(self)
         if self.text_encoder is None or self.tokenizer is None:
@@ -258,8 +261,9 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         negatives = _one_for_each(negative_prompt or "", len(prompts))
         options: dict[str, Any] = {"date": template_date, "max_sequence_length": max_sequence_length}
         with self._encoding():
-            prompt_embeds = self.text_side(prompts, **options)
-            negative_prompt_embeds = self.text_side.negative(negatives, prompt_embeds, **options)
+            text_side = self.load_text_side()
+            prompt_embeds = text_side(prompts, **options)
+            negative_prompt_embeds = text_side.negative(negatives, prompt_embeds, **options)
         return prompt_embeds, negative_prompt_embeds
 
     @contextmanager
@@ -292,13 +296,13 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         if embeds is not None:
             positive = _given_features(embeds, mask, "prompt")
         else:
-            positive = self.text_side(_texts(prompt), **options)
+            positive = self.load_text_side()(_texts(prompt), **options)
         if negative_embeds is not None:
             negative = _given_features(negative_embeds, negative_mask, "negative_prompt")
         else:
             negatives = _one_for_each(negative_prompt or "", positive.mask.shape[0])
             if any(text.strip() for text in negatives):
-                negative = self.text_side.negative(negatives, positive, **options)
+                negative = self.load_text_side().negative(negatives, positive, **options)
             else:
                 negative = positive.without_text()
         if negative.mask.shape[0] == 1:

@@ -39,7 +39,7 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
         part.to(group.device)
     encode = Encoder(
         pipeline.vae,
-        pipeline.text_side,
+        pipeline.load_text_side(),
         Store(data.cache) if data.cache else None,
         at_once=data.encode_at_once,
         text_multiple=data.text_multiple,
@@ -143,5 +143,5 @@ def _cost(pipeline: LensPipeline, stream: Stream, cached: bool) -> Callable[[Any
 
 def _prefix_tokens(pipeline: LensPipeline) -> int:
     """Tokens of the template that are encoded before every caption and carry no feature."""
-    prefix = template_named(pipeline.text_side.template).prefix()
+    prefix = template_named(pipeline.load_text_side().template).prefix()
     return len(pipeline.tokenizer(prefix, add_special_tokens=False)["input_ids"])

@@ -283,7 +283,7 @@ def test_another_language_model_opens_the_same_way(toy, tmp_path):
     )
     pipeline = LensPipeline(**{**toy.components, "text_encoder": BertModel(config).eval()})
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.text_side.template == "plain"
+    assert pipeline.load_text_side().template == "plain"
     positive, _ = pipeline.encode_prompt("a red cube")
     assert len(positive.layers) == 4
     assert positive.mask.shape[1] == len(toy.tokenizer("a red cube")["input_ids"])

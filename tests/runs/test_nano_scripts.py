@@ -159,7 +159,7 @@ def test_resident_pictures_and_captions_are_what_the_encoder_gives(shelf, in_pro
             for row, kind in zip(rows, kinds, strict=True)
         ]
         batch = Batch(0, bucket, torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2), texts, [])
-        plain = Encoder(pipeline.vae, pipeline.text_side, at_once=8, text_multiple=16)(batch)
+        plain = Encoder(pipeline.vae, pipeline.load_text_side(), at_once=8, text_multiple=16)(batch)
         found = resident(train.Turn(bucket, rows, kinds))
         assert found.grid == plain.grid
         torch.testing.assert_close(found.latents.float(), plain.latents, rtol=2e-3, atol=2e-3)
