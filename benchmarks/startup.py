@@ -23,9 +23,9 @@ CHILD = """
 import json, sys, time
 times = {"python": time.time()}
 from leanlens.cli.imports import unneeded_left_out
-from leanlens.cli.main import look_less_for_garbage, run
+from leanlens.cli.main import reduce_garbage_collection, run
 from leanlens.threads import spin_briefly
-look_less_for_garbage()  # as `run` begins
+reduce_garbage_collection()  # as `run` begins
 spin_briefly()
 with unneeded_left_out():
     from leanlens.pipeline import draw, metadata

@@ -132,6 +132,19 @@ def test_every_module_says_what_it_is():
     assert not silent
 
 
+PLAIN = ("batches", "cli", "evaluate", "flow", "models", "pictures", "reason", "scenes", "score", "weights")
+
+
+@pytest.mark.parametrize("phrase", ["Comes in:", "Goes out:", "Knows nothing"])
+def test_a_module_docstring_is_plain_english(phrase):
+    rooms = [path for path in modules() if path.parent == PACKAGE or path.parent.name in PLAIN]
+    assert not [
+        dotted(path)
+        for path in rooms
+        if phrase in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+    ]
+
+
 def test_every_public_function_and_class_says_what_it_does():
     silent = []
     for path in modules():

@@ -1,1 +1,1 @@
-"""cli: words to calls; one file per command, heavy imports inside the command."""
+"""The command line: one file per command, with heavy imports inside the command."""

@@ -1,8 +1,7 @@
-"""Defaults of options: from the user's file, from `leanlens.toml` in the working folder, from the environment.
+"""Reads default values of options from the user's file, `leanlens.toml` in the working folder, and the environment.
 
-Comes in: files with a table for each command, and variables LEANLENS_COMMAND_OPTION. Goes out: the default map that the
-command line's parser reads, and where each value comes from. A value of the command line goes before all of them, the
-environment before the folder's file, the folder's file before the user's.
+Files have a table for each command; variables are named LEANLENS_COMMAND_OPTION. The command line takes precedence over
+the environment, then the folder's file, then the user's file.
 """
 
 import datetime
@@ -19,7 +18,7 @@ from leanlens.files import read_toml
 
 FILE = "leanlens.toml"
 PREFIX = "LEANLENS_"
-# What a folder that somebody else made must not choose, and why.
+# Options that a working folder must not set, because it may come from someone else -> reason.
 _NOT_FROM_A_FOLDER = {
     "serve.safety-scorer": "names code that is run",
     "replay.trust": "opens whatever a picture names",
@@ -29,7 +28,7 @@ _SECRET = ("api-key", "user")
 
 @dataclass(frozen=True)
 class Default:
-    """One value: of which command's option it is the default, and the file or variable that says so."""
+    """The default value of a command's option, and the file or variable it comes from."""
 
     command: tuple[str, ...]
     parameter: str
@@ -38,32 +37,32 @@ class Default:
     source: str
 
     def shown(self) -> str:
-        """Option and value for a reader; keys and passwords are not shown."""
+        """Option and value as text, without keys and passwords."""
         value = " ".join(map(str, self.value)) if isinstance(self.value, list) else str(self.value)
         return f"{self.key} {'(set)' if self.key in _SECRET else value}"
 
 
 def folder_file() -> Path:
-    """The file that is looked for in the working folder."""
+    """The defaults file of the working folder, whether or not it exists."""
     return Path(FILE)
 
 
 def user_file() -> Path:
-    """The user's file; whether it exists is not asked."""
+    """The user's defaults file, whether or not it exists."""
     if os.name == "nt":
         return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "leanlens" / "config.toml"
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "leanlens" / "config.toml"
 
 
 def read_defaults(root: Any) -> list[Default]:
-    """Every default that is set, the stronger later.
+    """Every default that is set, in order of increasing precedence.
 
     Args:
         root: the parser's group of all commands.
 
     Raises:
-        ValueError: a file that is no TOML, an unknown command or option, with the nearest, or a value that the option
-            does not accept.
+        ValueError: a file is not TOML, a command or option is unknown (the message suggests the nearest), or a value is
+            invalid.
     """
     commands = dict(_commands(root, ()))
     found = [one for path in (user_file(), folder_file()) if path.is_file() for one in _of_file(path, commands)]
@@ -71,7 +70,7 @@ def read_defaults(root: Any) -> list[Default]:
 
 
 def default_map(defaults: Sequence[Default]) -> dict[str, Any]:
-    """The values as the parser wants them: one dictionary within another for each word of a command."""
+    """The values as nested dictionaries, one level per word of a command, as the parser expects them."""
     values: dict[str, Any] = {}
     for one in defaults:
         place = values
@@ -82,7 +81,7 @@ def default_map(defaults: Sequence[Default]) -> dict[str, Any]:
 
 
 def unknown_variables(root: Any) -> list[str]:
-    """A sentence for each variable that begins as an option's does and is none."""
+    """A warning for each variable that looks like an option's but matches none."""
     commands = dict(_commands(root, ()))
     return [
         f"environment variable {name} sets nothing: {_nearest(key, _options(commands[words]))}"
@@ -92,7 +91,7 @@ def unknown_variables(root: Any) -> list[str]:
 
 
 def gives_way(context: Any, name: str, others: Sequence[str]) -> bool:
-    """Whether the option `name` has its value from a default while one of `others` stands on the command line."""
+    """Whether the option `name` has its value from a default while one of `others` is on the command line."""
     return _source(context, name) == "DEFAULT_MAP" and any(_source(context, one) == "COMMANDLINE" for one in others)
 
 
@@ -101,7 +100,7 @@ def _source(context: Any, name: str) -> str:
 
 
 def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command that does something, by its words."""
+    """Every command that can be run, by its words."""
     if not hasattr(command, "list_commands"):
         yield words, command
         return
@@ -111,7 +110,7 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """Key -> option. The key is the option's name without its dashes; no-NAME is NAME, set to false."""
+    """Key -> option. The key is the option's name without leading dashes; no-NAME sets NAME to false."""
     options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
     return {max(one.opts, key=len).lstrip("-"): one for one in options}
 
@@ -148,7 +147,7 @@ def _of_command(path: Path, words: tuple[str, ...], table: dict[str, Any], comma
         if key not in options:
             raise ValueError(f"{path}: [{place}] has no option {written!r}; {_nearest(key, options)}")
         if key in seen:
-            raise ValueError(f"{path}: [{place}] says {key} twice")
+            raise ValueError(f"{path}: [{place}] sets {key} twice")
         seen.add(key)
         if (reason := _NOT_FROM_A_FOLDER.get(f"{place}.{key}")) and path == folder_file():
             raise ValueError(f"{path}: {key} {reason}; set it on the command line or in {user_file()}")
@@ -157,7 +156,7 @@ def _of_command(path: Path, words: tuple[str, ...], table: dict[str, Any], comma
 
 
 def _plain(option: Any, value: Any) -> Any:
-    """A value of TOML as the parser would get it: dates as text, one value as a list of one, ~ as the home folder."""
+    """A TOML value converted for the parser: dates to text, a single value to a list, ~ to the home folder."""
     if isinstance(value, datetime.date):
         return value.isoformat()
     if option.multiple:
@@ -170,10 +169,10 @@ def _plain_word(value: Any) -> Any:
 
 
 def _checked(command: Any, option: Any, value: Any, where: str) -> Any:
-    """The value, once the option has accepted it.
+    """The value, after validation by the option.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it is invalid.
     """
     is_flag = getattr(option, "is_bool_flag", False)
     if is_flag and not isinstance(value, bool):
@@ -184,7 +183,7 @@ def _checked(command: Any, option: Any, value: Any, where: str) -> Any:
     context = command.context_class(command, info_name=command.name)
     try:
         option.process_value(context, value)
-    except Exception as error:  # the parser's own kinds of complaint differ between its versions
+    except Exception as error:  # the parser's error classes differ between versions
         said = getattr(error, "message", str(error))
         raise ValueError(f"{where} is {value!r}; {' '.join(str(said).split())}") from None
     return value
@@ -194,7 +193,7 @@ def _checked(command: Any, option: Any, value: Any, where: str) -> Any:
 
 
 def _variables(commands: dict[tuple[str, ...], Any]) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """(variable, command, key) of every variable that begins with a command's name."""
+    """(variable, command, key) of every variable that starts with a command's name."""
     for name in sorted(os.environ):
         for words in commands:
             start = PREFIX + "".join(f"{word.upper()}_" for word in words)
@@ -233,9 +232,9 @@ def _nearest(name: str, known: Any, group: str = "") -> str:
 
 
 def use_defaults(context: Any) -> None:
-    """Give the parser the defaults before it reads the options of a command; say what a file of this folder sets.
+    """Set the parser's defaults before it reads the options of a command, and print those of the working folder's file.
 
-    Help is shown whatever the files hold, and `doctor` reads them itself, to tell what is wrong with them.
+    Errors in the files do not prevent --help; `doctor` reads the files itself to report them.
     """
     asked = context.invoked_subcommand
     if asked is None or asked == "doctor" or {"--help", "-h"} & set(sys.argv[1:]):

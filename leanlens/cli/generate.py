@@ -150,7 +150,7 @@ def generate(
     aspect = None if gives_way(context, "aspect", ["size"]) else aspect
     base = None if gives_way(context, "base", ["size"]) else base
 
-    from leanlens.cli.reason import Telling, check_option, triggers_of
+    from leanlens.cli.reason import RewritingLog, check_option, triggers_of
     from leanlens.pipeline.request import resolve_seed
     from leanlens.reason import reason_request, reasoner_of_model
 
@@ -235,12 +235,12 @@ def generate(
     if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is let go
         requests = [reason_request(reasoner, request, triggers) for request in requests]
     opened.prepare(requests)
-    telling = Telling(model, say)
+    rewriting_log = RewritingLog(model, say)
     shown = None if preview is None or (group is not None and not group.leads) else _preview(opened, preview)
     for request, (_, one_seed), path in zip(requests, jobs, paths, strict=True):
         began = time.monotonic()
         request = reason_request(reasoner, request, triggers)
-        telling.tell(request.reasoner)
+        rewriting_log.tell(request.reasoner)
         if shown is not None:
             shown.start(request)
         with _steps_bar(request) as bar:

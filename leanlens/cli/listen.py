@@ -1,8 +1,4 @@
-"""The server as a process: listens, says when it really answers, and stops.
-
-Comes in: an app, an address, what is in the way of drawing. Goes out: one line `ready: http://…` once a client can
-connect and the model is open.
-"""
+"""Runs the server process and prints `ready: http://…` once clients can connect and the model is open."""
 
 import asyncio
 import sys
@@ -18,12 +14,12 @@ def listen(app: Any, host: str, port: int, trouble: Callable[[], str | None], sa
     """Serve until a signal ends it.
 
     Args:
-        trouble: why images cannot be drawn now; None once they can.
-        say: takes the line.
+        trouble: returns why images cannot be generated now, or None if they can.
+        say: prints a line.
     """
     from leanlens.serve.listen import Server, configured
 
-    class Telling(Server):
+    class ReadyServer(Server):
         async def startup(self, sockets: list | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -31,8 +27,8 @@ def listen(app: Any, host: str, port: int, trouble: Callable[[], str | None], sa
                 self.told = asyncio.create_task(_tell(self, address(host, bound), trouble, say))
 
     service = app.state.service
-    server = Telling(configured(app, service.settings, host, port), service)
-    with suppress(KeyboardInterrupt):  # the app has been stopped already; what is left is to end
+    server = ReadyServer(configured(app, service.settings, host, port), service)
+    with suppress(KeyboardInterrupt):  # the app has already stopped
         server.run()
     if not server.started:
         sys.exit(3)  # uvicorn has logged why
@@ -52,6 +48,6 @@ async def _tell(server: Any, url: str, trouble: Callable[[], str | None], say: C
 
 
 def address(host: str, port: int) -> str:
-    """What a browser on this machine opens."""
+    """The URL for a browser on this machine."""
     name = _EVERY_ADDRESS.get(host, host)
     return f"http://{f'[{name}]' if ':' in name else name}:{port}"

@@ -1,7 +1,4 @@
-"""The command line: one file per command, each imported with its options only; what it needs comes inside it.
-
-Comes in: words. Goes out: calls, and for wrong words one sentence and exit code 2.
-"""
+"""Defines the `leanlens` command and its entry point; invalid arguments give one sentence and exit code 2."""
 
 import atexit
 import gc
@@ -65,13 +62,13 @@ def _options(
     defaults.use_defaults(context)
 
 
-# Imports make a million objects that stay: by default Python looks through them for garbage over and over, which is a
-# fifth of the time they take, and once more when it ends, a second.
+# Imports create a million permanent objects. Python's garbage collector scans them repeatedly, which takes a fifth of
+# the import time, and once more at exit, which takes a second.
 OBJECTS_BETWEEN_LOOKS = 50_000
 
 
-def look_less_for_garbage() -> None:
-    """In this process from now on, and not at all at its end."""
+def reduce_garbage_collection() -> None:
+    """Collect garbage less often in this process, and not at all at exit."""
     gc.set_threshold(OBJECTS_BETWEEN_LOOKS, *gc.get_threshold()[1:])
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
@@ -79,14 +76,14 @@ def look_less_for_garbage() -> None:
 
 def run() -> None:
     """Entry point of the `leanlens` command."""
-    look_less_for_garbage()
+    reduce_garbage_collection()
     spin_briefly()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.ERROR)
     logging.getLogger("mcp").setLevel(logging.WARNING)
-    for library in ("DIFFUSERS", "TRANSFORMERS"):  # they set their own levels when they are imported
+    for library in ("DIFFUSERS", "TRANSFORMERS"):  # these set their log level on import
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    if not sys.stderr.isatty():  # a log is no place for bars; libraries read this when they are imported
+    if not sys.stderr.isatty():  # no progress bars in log files; libraries read this on import
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         code = app(standalone_mode=False)
@@ -100,7 +97,7 @@ def run() -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # the help stands there already, or is what it says
+        if type(error).__name__ == "NoArgsIsHelpError":  # help was already printed, or is its message
             if text := str(getattr(error, "message", "")).strip():
                 typer.echo(text)
             sys.exit(2)
@@ -112,8 +109,8 @@ def run() -> None:
 
 
 def _plain_message(error: Exception) -> str | None:
-    """One sentence for words that the parser refuses and for memory that is not there; None for our own mistakes."""
-    if hasattr(error, "format_message"):  # what the parser raises
+    """One sentence for errors of the parser and for running out of memory; None for internal errors."""
+    if hasattr(error, "format_message"):  # raised by the parser
         return " ".join(error.format_message().split())
     if type(error).__name__ == "Abort":
         return "stopped"

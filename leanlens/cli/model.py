@@ -1,7 +1,4 @@
-"""`leanlens model`: what a model knows.
-
-Comes in: a model, and what is searched for. Goes out: words on standard output. Opens no weights and imports no torch.
-"""
+"""Implements `leanlens model`, which lists and searches the words that a model was trained on, without opening it."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="See what a model knows.")
 
 @app.callback()
 def _model() -> None:
-    """Makes a group of the one command."""
+    """Make a command group although there is only one command."""
 
 
 @app.command()
@@ -54,10 +51,10 @@ def words(
 
 
 def _library_of(model: str) -> str:
-    """The library of things that a model learnt; a released one is not downloaded for a question.
+    """The library of things that a model was trained on, without downloading the model.
 
     Raises:
-        ValueError: it learnt no list of words, or is not here.
+        ValueError: it was not trained on a fixed list of words, or is not on this machine.
     """
     from leanlens.hub import locate
     from leanlens.presets import PRESETS
@@ -78,7 +75,7 @@ def _library_of(model: str) -> str:
 
 
 def _nearest_to(text: str, model: str, library: str) -> tuple[dict, str]:
-    """What is nearest to a word that is not known, as a record and as a sentence."""
+    """The nearest known thing to an unknown word, as a record and as a sentence."""
     from leanlens.pipeline.reasoned import Unknown
     from leanlens.reason.nearest import nearest
     from leanlens.reason.words import known_things
@@ -92,7 +89,7 @@ def _nearest_to(text: str, model: str, library: str) -> tuple[dict, str]:
 
 
 def _listed(found: "list[Entry]", with_category: bool) -> str:
-    """A line for each entry, under its category or with it."""
+    """One line per entry, grouped by category or with its category."""
     width = max(len(entry.name) for entry in found) + 2
     kinds = max(len(entry.category) for entry in found) + 2 if with_category else 0
     lines: list[str] = []

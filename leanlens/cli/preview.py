@@ -1,8 +1,4 @@
-"""A file that shows the image as it is drawn.
-
-Comes in: latents after every step, and the finished image. Goes out: one file, rewritten
-each time and whole at any moment.
-"""
+"""Writes a preview of the image to a file after every step, atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +11,11 @@ from leanlens.serve.preview import LatentColours, Snapshot
 
 
 class PreviewFile:
-    """Writes what an image is becoming, at the size of the image.
+    """Writes previews at the size of the image.
 
     Args:
-        opened: the model that draws.
-        path: the file; its suffix is one that images are saved with.
+        opened: the opened model.
+        path: the file; its suffix chooses the image format.
     """
 
     def __init__(self, opened: Any, path: Path):
@@ -30,13 +26,13 @@ class PreviewFile:
         self.before: Any = None
 
     def start(self, request: Any) -> None:
-        """Before the first step of another image."""
+        """Called before the first step of an image."""
         self.size = (request.width, request.height)
         self.grid = (request.height // self.token, request.width // self.token)
         self.before = None
 
     def step(self, step: int, latents: Any) -> None:
-        """After each step; latents (1, L, C)."""
+        """Called after each step; latents (1, L, C)."""
         place = (self.scheduler.begin_index or 0) + step
         if self.before is None:  # a velocity needs two steps: the first shows the latents themselves
             look = self.colours.picture(latents[0], self.grid)
@@ -47,6 +43,6 @@ class PreviewFile:
         self.write(look.resize(self.size, Image.Resampling.BICUBIC))
 
     def write(self, image: Image.Image) -> None:
-        """The file becomes this image."""
+        """Write an image to the file."""
         with whole_file(self.path) as temporary:
             image.save(temporary, FORMATS[self.path.suffix.lower()])

@@ -1,6 +1,6 @@
-"""`leanlens reason`: the caption that would be drawn for a prompt, without drawing; and what commands say of it.
+"""Implements `leanlens reason`, which prints rewritten prompts without opening a model, and reports on rewriting.
 
-Comes in: prompts. Goes out: captions and records. Opens no model and imports no torch, so it answers at once.
+It does not import torch, so that it answers at once.
 """
 
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from leanlens.pipeline.reasoned import Reasoned
     from leanlens.reason import Reasoner
 
-_SHOWN = 100  # characters of a text in a line of another command
+_SHOWN = 100  # characters of a prompt in a log line of another command
 
 
 def reason(
@@ -77,7 +77,7 @@ def reason(
 
 
 def _print(request: Any, model: str, as_json: bool) -> None:
-    """A caption on standard output; what it was made of on standard error."""
+    """Print a caption on standard output, and its facts on standard error."""
     record = request.reasoner
     if as_json:
         where = {"model": model, "seed": request.seed, "width": request.width, "height": request.height}
@@ -102,7 +102,7 @@ def _told(record: "Reasoned | None", seed: int, model: str) -> list[str]:
 
 
 def reasoner_here(model: str) -> "Reasoner | None":
-    """The reasoner of a model that is on this machine; none is downloaded for a question."""
+    """The reasoner of a model on this machine; nothing is downloaded."""
     from leanlens.hub import is_here
     from leanlens.reason import reasoner_of_model
 
@@ -112,7 +112,7 @@ def reasoner_here(model: str) -> "Reasoner | None":
 
 
 def own_side(model: str) -> int:
-    """The side of the square that a model draws when no size is given."""
+    """The side of a model's default square size."""
     from leanlens.files import read_json
     from leanlens.hub import locate
     from leanlens.presets import preset_for
@@ -124,7 +124,7 @@ def own_side(model: str) -> int:
 
 
 def facts_of(words: list[str], name: str = "--fix") -> dict[str, str]:
-    """KEY=VALUE -> what is fixed; `name` is what the user calls it."""
+    """Parse KEY=VALUE facts; `name` is the option's name in messages."""
     found: dict[str, str] = {}
     for word in words:
         key, separator, value = word.partition("=")
@@ -135,7 +135,7 @@ def facts_of(words: list[str], name: str = "--fix") -> dict[str, str]:
 
 
 def check_option(word: str) -> None:
-    """Raise a ValueError for a --reason that is not accepted."""
+    """Raise a ValueError for an invalid --reason."""
     from leanlens.reason.reasoner import check_word
 
     try:
@@ -145,7 +145,7 @@ def check_option(word: str) -> None:
 
 
 def triggers_of(paths: list[str]) -> tuple[str, ...]:
-    """The trigger phrases that LoRA files state."""
+    """The trigger phrases in the headers of LoRA files."""
     if not paths:
         return ()
     from leanlens.weights.triggers import trigger_phrases
@@ -153,12 +153,12 @@ def triggers_of(paths: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(phrase for path in paths for phrase in trigger_phrases(path)))
 
 
-class Telling:
-    """Says what the reasoner made of each prompt: a line for each caption, each unknown word once.
+class RewritingLog:
+    """Reports how each prompt was rewritten: one line per caption, and each unknown word once.
 
     Args:
-        model: as the user calls it.
-        say: takes a line.
+        model: the model's name as the user gave it.
+        say: prints a line.
     """
 
     def __init__(self, model: str, say: Callable[[str], None]):
@@ -167,7 +167,7 @@ class Telling:
         self._said: set[str] = set()
 
     def tell(self, record: "Reasoned | None") -> None:
-        """One record; nothing where there is none."""
+        """Report one record, if there is one."""
         if record is None:
             return
         asked = _short(record.original)

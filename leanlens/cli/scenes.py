@@ -1,7 +1,4 @@
-"""`leanlens scenes`: make the training and test world, look at it, and fetch what it is drawn from.
-
-Comes in: words. Goes out: shards, a contact sheet, a library of drawings in the cache folder.
-"""
+"""Implements `leanlens scenes`, which writes synthetic training and test data, previews it and downloads icon sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +33,7 @@ def build(
     sources: Sources = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one for each core.")] = None,
 ) -> None:
-    """Write WebDataset shards with a manifest and checksums; run again, it goes on where it was stopped."""
+    """Write WebDataset shards with a manifest and checksums. Run the command again to resume."""
     wanted = _split(split)
     from leanlens.scenes.build import build as make
 
@@ -80,5 +77,5 @@ def sources(
 
 def _split(name: str) -> str | None:
     if name not in ("train", "test", "any"):
-        raise ValueError(f"--split {name} is not accepted; train, test and any are")
+        raise ValueError(f"invalid --split {name}: expected train, test or any")
     return None if name == "any" else name

@@ -1,7 +1,7 @@
-"""What `leanlens doctor --share` prints: one line on how fast the embedded model draws here, to paste into a report.
+"""Measures the speed of the embedded model for `leanlens doctor --share`, as one line to paste into a report.
 
-Comes in: nothing. Goes out: the machine, nano's seconds alone and beside a busy loop, and what the planner predicts.
-The line names no user, no path and no host.
+The line has the machine, nano's seconds alone and next to a busy loop, and the planner's prediction. It does not
+contain the user, paths or the host name.
 """
 
 import os
@@ -19,12 +19,12 @@ PROMPT = "a snowman, flat style, navy blue background"
 
 
 def measure(model: str = "nano", size: str = "256x256", steps: int | None = None) -> dict[str, Any]:
-    """Draw on the processor, alone and beside a busy loop, and on the GPU where torch finds one.
+    """Generate on the CPU, alone and next to a busy loop, and on the GPU if torch finds one.
 
     Returns:
-        plain values: `alone_s` and `busy_s` the better of two drawings of an opened model, `planned_s` the planner's
-        seconds of such a drawing on the processor, None where it knows none; `others` the cores that other programs
-        kept busy while nano drew alone, on average; `gpu` and `gpu_s` None without a GPU.
+        JSON values: `alone_s` and `busy_s`, the better of two runs with an opened model; `planned_s`, the planner's
+        prediction on the CPU, None if unknown; `others`, the average number of cores that other programs kept busy
+        during the run alone; `gpu` and `gpu_s`, None without a GPU.
     """
     import torch
 
@@ -54,7 +54,7 @@ def measure(model: str = "nano", size: str = "256x256", steps: int | None = None
 
 
 def as_line(found: dict[str, Any]) -> str:
-    """What `measure` found, in one line."""
+    """The result of `measure` as one line."""
     planned = "not planned" if found["planned_s"] is None else f"planned {found['planned_s']:.2g} s"
     gpu = "no GPU" if found["gpu"] is None else f"{found['gpu']} {found['gpu_s']:.2f} s"
     return (
@@ -68,7 +68,7 @@ def as_line(found: dict[str, Any]) -> str:
 def _seconds(
     model: str, size: str, steps: int | None, device: str, load: Any
 ) -> tuple[float, float | None, float | None]:
-    """Seconds of a drawing; with `load`, also what it saw meanwhile, and the seconds beside a busy loop."""
+    """Seconds of one image; with `load`, also the load meanwhile, and the seconds next to a busy loop."""
     from leanlens.pipeline.draw import draw
     from leanlens.pipeline.open import open_model
     from leanlens.pipeline.request import ImageRequest
@@ -103,7 +103,7 @@ def _seconds(
 
 @contextmanager
 def busy_loop() -> Iterator[None]:
-    """Another process that keeps one core busy."""
+    """Run another process that keeps one core busy."""
     process = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

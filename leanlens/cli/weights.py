@@ -1,6 +1,6 @@
-"""`leanlens weights`: name, check, assemble, convert and fetch files of weights.
+"""Implements `leanlens weights`, which inspects, verifies, assembles, converts and downloads weights.
 
-Comes in: paths in words. Goes out: text or JSON on standard output, folders and files; exit code 2 where a check fails.
+`verify` exits with code 2 if a check fails.
 """
 
 import json
@@ -114,7 +114,7 @@ def fetch(
 ) -> None:
     """Download a released model and verify the checksums of its mirror.
 
-    An interrupted download goes on.
+    An interrupted download resumes.
     """
     from leanlens.hub import describe_sources
     from leanlens.hub import fetch as download
@@ -122,7 +122,7 @@ def fetch(
     if show_list:
         typer.echo(describe_sources())
     elif model is None:
-        raise ValueError("MODEL is missing; give turbo, rl, base or a repository id, or --list to see what there is")
+        raise ValueError("MODEL is missing: expected turbo, rl, base or a repository id, or --list for a list")
     else:
         typer.echo(download(model, to, mirror or None))
 
@@ -131,14 +131,14 @@ def _dtype(name: str | None) -> Any:
     if name is None:
         return None
     if name not in DTYPES:
-        raise ValueError(f"--dtype {name} is not accepted; {', '.join(DTYPES)} are")
+        raise ValueError(f"invalid --dtype {name}: expected {', '.join(DTYPES)}")
     import torch
 
     return getattr(torch, DTYPES[name])
 
 
 def _counted(levels: list[str]) -> str:
-    """The verdict under a list of findings; empty where the only line is the verdict itself."""
+    """The summary under a list of findings; empty if there is only one line."""
     errors, warnings = levels.count("error"), levels.count("warning")
     if not errors + warnings:
         return ""
@@ -149,7 +149,7 @@ def _counted(levels: list[str]) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes in the largest unit of which there is one."""
+    """Bytes in the largest suitable unit."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
         if count >= unit:
             return f"{count / unit:.2f} {name}"

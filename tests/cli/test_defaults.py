@@ -69,7 +69,7 @@ def test_what_the_command_line_says_another_way_goes_first(leanlens):
         ("[generate]\nsteps = [1, 2]\n", "steps is [1, 2]; give one value"),
         ("[generate]\njson = 'yes'\n", "json is 'yes'; give true or false"),
         ("[generate]\nno-json = true\n", "has no option 'no-json'; the nearest is 'json'"),
-        ("[generate]\nencoder-on = 'cpu'\nencoder_on = 'disk'\n", "says encoder-on twice"),
+        ("[generate]\nencoder-on = 'cpu'\nencoder_on = 'disk'\n", "sets encoder-on twice"),
         ("[serve]\nport = 70000\n", "port is 70000"),
         ("[serve]\nsafety-scorer = 'mine:Scorer'\n", "names code that is run"),
         ("[replay]\ntrust = true\n", "trust opens whatever a picture names; set it on the command line or in "),
