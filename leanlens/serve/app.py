@@ -21,15 +21,17 @@ from leanlens.serve.errors import KINDS, APIError
 from leanlens.serve.metrics import CONTENT_TYPE
 from leanlens.serve.middleware import RequestMiddleware
 from leanlens.serve.openai import openai_router, pictures_router
-from leanlens.serve.openai_bodies import first_complaint
 from leanlens.serve.openai_responses import openai_error
 from leanlens.serve.proxies import Proxies
-from leanlens.serve.sdapi import sdapi_error, sdapi_router
+from leanlens.serve.sdapi import sdapi_router
 from leanlens.serve.sdapi_extras import sdapi_extras_router
+from leanlens.serve.sdapi_info import sdapi_info_router
 from leanlens.serve.sdapi_lists import sdapi_lists_router
-from leanlens.serve.sdapi_options import Choices
+from leanlens.serve.sdapi_options import Choices, sdapi_options_router
+from leanlens.serve.sdapi_responses import sdapi_error
 from leanlens.serve.service import ImageService
 from leanlens.serve.settings import ServerSettings
+from leanlens.serve.validation_errors import validation_error
 
 Mount = Callable[[FastAPI, ImageService], Any]
 
@@ -68,7 +70,8 @@ def make_app(
     choices = Choices()
     for router in (
         _watch_router(service), openai_router(service), pictures_router(service),
-        sdapi_router(service, choices), sdapi_lists_router(service, choices), sdapi_extras_router(service),
+        sdapi_router(service, choices), sdapi_lists_router(service, choices), sdapi_options_router(service, choices),
+        sdapi_extras_router(service), sdapi_info_router(settings),
     ):  # fmt: skip
         app.include_router(router)
     if settings.tools:
@@ -133,7 +136,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(request.url.path, first_complaint(error.errors()))
+        return error_response(request.url.path, validation_error(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

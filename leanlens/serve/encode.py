@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from leanlens.pipeline.metadata import save_picture
-from leanlens.serve.preview import Look
+from leanlens.serve.preview import Preview
 from leanlens.serve.tasks import StoredPicture
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -25,9 +25,9 @@ def picture_bytes(stored: StoredPicture, kind: str = "png", quality: int = 100) 
         return save_picture(picture.convert("RGB"), path, stored.record, quality).read_bytes()
 
 
-def preview_bytes(snapshot: Look, size: tuple[int, int] | None = None, kind: str = "png") -> bytes:
+def preview_bytes(preview: Preview, size: tuple[int, int] | None = None, kind: str = "png") -> bytes:
     """A look at a half-drawn picture, scaled to `size` (width, height) where one is given."""
-    look = snapshot.look()
+    look = preview.to_image()
     if size is not None:
         look = look.resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

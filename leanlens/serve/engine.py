@@ -25,19 +25,19 @@ from leanlens.plan.memory import ModelSizes, part_bytes
 from leanlens.serve.errors import APIError
 from leanlens.serve.library import Library
 from leanlens.serve.memory import free_bytes, in_gb, require_memory, sizes_of
-from leanlens.serve.preview import LatentColours, Look, Snapshot
+from leanlens.serve.preview import LatentColours, LatentPreview, Preview
 from leanlens.serve.settings import ServerSettings
 
 # Opening builds models under the process-wide random state, so one opens at a time.
 _OPENING = threading.Lock()
 
-OnStep = Callable[[int, Sequence[Look | None]], bool]
+OnStep = Callable[[int, Sequence[Preview | None]], bool]
 """Called after every step with the number of finished steps and a look at each picture, where there is one yet. True
 ends the drawing with the pictures as they are expected to become, an exception ends it without any."""
 
 
 @dataclass(frozen=True)
-class Opening:
+class ModelInfo:
     """What is known of a model once it is open: where, the side of its own square in pixels, and its sizes."""
 
     device: str
@@ -64,7 +64,7 @@ class Engine(Protocol):
     name: str
     model: str | None
 
-    def open(self, model: str) -> Opening:
+    def open(self, model: str) -> ModelInfo:
         """Have a model open, and no other. Raises an APIError if it cannot be."""
 
     def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
@@ -76,7 +76,7 @@ class Engine(Protocol):
     def unload(self) -> None:
         """Let the model go."""
 
-    def tidy(self) -> None:
+    def clear_caches(self) -> None:
         """After memory ran out: let go what is kept only for speed."""
 
     def close(self) -> None:
@@ -108,17 +108,17 @@ class LocalEngine:
         self.library = library
         self.model: str | None = None
         self._opened: OpenedModel | None = None
-        self._opening: Opening | None = None
+        self._info: ModelInfo | None = None
         self._colours: LatentColours | None = None
 
-    def open(self, model: str) -> Opening:
+    def open(self, model: str) -> ModelInfo:
         """Have a model open, and no other.
 
         Raises:
             APIError: it cannot be opened, or its weights do not fit.
         """
-        if self._opening is not None and self.model == model:
-            return self._opening
+        if self._info is not None and self.model == model:
+            return self._info
         self.unload()
         self._require_memory_for_weights(model)
         try:
@@ -132,15 +132,15 @@ class LocalEngine:
         opened.feature_cache.memory = self.settings.prompt_cache << 20
         self._opened, self.model = opened, model
         self._colours = LatentColours.fit(opened.pipeline.vae)
-        self._opening = Opening(str(opened.device), int(opened.pipeline.vae.config.sample_size), sizes_of(opened))
-        return self._opening
+        self._info = ModelInfo(str(opened.device), int(opened.pipeline.vae.config.sample_size), sizes_of(opened))
+        return self._info
 
     def unload(self) -> None:
         """Let the model go."""
-        self._opened = self._opening = self._colours = self.model = None
-        self.tidy()
+        self._opened = self._info = self._colours = self.model = None
+        self.clear_caches()
 
-    def tidy(self) -> None:
+    def clear_caches(self) -> None:
         """Drop the cached text features and return unused memory to the system."""
         if self._opened is not None:
             self._opened.feature_cache.clear()
@@ -185,10 +185,10 @@ class LocalEngine:
     # ---------------------------------------------------------------------------------------- inside
 
     def _require_memory(self, memory: FreeMemory, requests: Sequence[ImageRequest]) -> None:
-        assert self._opening is not None
+        assert self._info is not None
         first = requests[0]
-        require_memory(self._opening.sizes, memory, first)
-        fits = largest_batch(self._opening.sizes, memory, first.height, first.width, len(requests))
+        require_memory(self._info.sizes, memory, first)
+        fits = largest_batch(self._info.sizes, memory, first.height, first.width, len(requests))
         if fits < len(requests):
             raise MemoryError(f"{fits} of {len(requests)} pictures of {first.width}x{first.height} fit together")
 
@@ -233,14 +233,14 @@ class _Watch:
     def __call__(self, step: int, latents: torch.Tensor) -> bool:
         first = self.scheduler.begin_index or 0
         high, low = (float(level) for level in self.scheduler.sigmas[first + step - 1 : first + step + 1])
-        looks: list[Look | None] = [None] * latents.shape[0]
+        previews: list[Preview | None] = [None] * latents.shape[0]
         if self.before is not None and self.colours is not None:
-            looks = [
-                Snapshot(step, self.before, latents, (high, low), row, self.grid, self.colours)
+            previews = [
+                LatentPreview(step, self.before, latents, (high, low), row, self.grid, self.colours)
                 for row in range(latents.shape[0])
             ]
         self.before = latents
-        return self.on_step(step, looks)
+        return self.on_step(step, previews)
 
 
 def release_memory() -> None:
@@ -254,3 +254,11 @@ def release_memory() -> None:
 def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)

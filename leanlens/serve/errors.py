@@ -59,7 +59,7 @@ class APIError(Exception):
         self.retry_after = retry_after
 
     @property
-    def looks(self) -> Kind:
+    def info(self) -> Kind:
         return KINDS[self.kind]
 
 

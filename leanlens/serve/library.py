@@ -45,7 +45,7 @@ class Library:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the folders again."""
+        """Preview at the folders again."""
         models: dict[str, str] = {}
         for name in self.settings.models:
             if models.setdefault(_short_name(name), name) != name:

@@ -178,8 +178,8 @@ def _drawn(service: ImageService, job: Job, start: str | None) -> CallToolResult
         "not_understood": not_understood([task.request.reasoner for task in done], job.model),
         "missing": [task.error.message for task in job.tasks if task.error is not None],
     }  # fmt: skip
-    looks = [_look(task) for task in done]
-    return CallToolResult(content=[TextContent(type="text", text=json.dumps(said)), *looks], structured_content=said)
+    previews = [_look(task) for task in done]
+    return CallToolResult(content=[TextContent(type="text", text=json.dumps(said)), *previews], structured_content=said)
 
 
 def _rewriting(task: Task) -> dict[str, Any]:

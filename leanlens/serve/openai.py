@@ -21,14 +21,12 @@ from leanlens.serve.encode import SUFFIXES, picture_bytes
 from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import finished, follow
 from leanlens.serve.openai_bodies import (
-    Edit,
     GenerationBody,
     ImageBody,
     PromptBody,
     form_description,
-    read_edit,
-    read_variation,
 )
+from leanlens.serve.openai_edits import Edit, read_edit, read_variation
 from leanlens.serve.openai_responses import event_response, image_response
 from leanlens.serve.parameters import GenerationParameters, parse_size
 from leanlens.serve.reasoning import not_understood

@@ -67,7 +67,7 @@ async def _frames(
         async with aclosing(events):
             async for event in _chained(first, events):
                 task = event.task
-                if event.kind == "step" and event.snapshot is not None and event.snapshot.step in wanted[task.index]:
+                if event.kind == "step" and event.preview is not None and event.preview.step in wanted[task.index]:
                     yield await run_in_threadpool(_partial, body, event, kind, sent[task.index])
                     sent[task.index] += 1
                 elif event.kind == "done":
@@ -115,9 +115,9 @@ def _partial_steps(task: Task, count: int) -> set[int]:
 
 
 def _partial(body: ImageBody, event: Event, kind: str, index: int) -> ServerSentEvent:
-    assert event.snapshot is not None
+    assert event.preview is not None
     request = event.task.request
-    look = preview_bytes(event.snapshot, (request.width, request.height), body.output_format or "png")
+    look = preview_bytes(event.preview, (request.width, request.height), body.output_format or "png")
     name = f"{kind}.partial_image"
     return _frame(name, {"type": name, "b64_json": _base64(look), "partial_image_index": index,
                          "created_at": int(time.time()), **_description(body, [event.task])})  # fmt: skip
@@ -163,16 +163,15 @@ def _usage(tasks: list[Task]) -> dict[str, Any]:
 
 def error_body(error: APIError) -> dict[str, Any]:
     """The error body of the original."""
-    looks = error.looks
-    return {"error": {"message": error.message, "type": looks.type, "param": error.field, "code": looks.code}}
+    return {"error": {"message": error.message, "type": error.info.type, "param": error.field, "code": error.info.code}}
 
 
 def openai_error(error: APIError) -> Response:
     """The error response of the original, whose client retries on 5xx unless it is told not to."""
     headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
-    if error.looks.status >= 500:
+    if error.info.status >= 500:
         headers["x-should-retry"] = "false"
-    return JSONResponse(error_body(error), error.looks.status, headers)
+    return JSONResponse(error_body(error), error.info.status, headers)
 
 
 def _quality(body: ImageBody) -> int:

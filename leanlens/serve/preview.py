@@ -62,31 +62,31 @@ class LatentColours:
         return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).numpy())
 
 
-class Look(Protocol):
+class Preview(Protocol):
     """What a half-drawn picture looks like after `step` steps."""
 
     @property
     def step(self) -> int:
         """Finished steps."""
 
-    def look(self) -> Image.Image:
+    def to_image(self) -> Image.Image:
         """The picture that is to be expected, 2 h x 2 w pixels."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class PreviewImage:
     """A look that was taken elsewhere."""
 
     step: int
     image: Image.Image
 
-    def look(self) -> Image.Image:
+    def to_image(self) -> Image.Image:
         """The picture as it was seen."""
         return self.image
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class LatentPreview:
     """One picture of a batch between two steps; nothing is computed until someone looks.
 
     Attributes:
@@ -107,7 +107,7 @@ class Snapshot:
     colours: LatentColours
 
     @torch.no_grad()
-    def look(self) -> Image.Image:
+    def to_image(self) -> Image.Image:
         """The picture that is to be expected, 2 h x 2 w pixels."""
         before, after = self.before[self.row].float(), self.after[self.row].float()
         velocity = (after - before) / (self.levels[1] - self.levels[0])

@@ -10,32 +10,27 @@ Source: modules/api of AUTOMATIC1111's web UI, and what webuiapi 0.9, Open WebUI
 import base64
 import json
 import re
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-import leanlens
-from leanlens.pipeline.metadata import parameters_text, reasoner_settings
-from leanlens.serve.encode import picture_bytes, preview_bytes
+from leanlens.serve.encode import picture_bytes
 from leanlens.serve.errors import APIError, with_client_names
 from leanlens.serve.follow import finished
 from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.prompts import read_prompt
-from leanlens.serve.reasoning import not_understood
 from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
 from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
-from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting
+from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting, find_checkpoint
 from leanlens.serve.sdapi_resize import resize_source
+from leanlens.serve.sdapi_responses import drawing_info, echo, progress_of
 from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import from_base64, mask_from_brightness, open_upload
 
 API = "sdapi"
-_TEXTS = ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt")
-_MOST_ECHOED = 2000  # characters of a field in the answer; the prompts have a bound of their own
 
 
 def sdapi_router(service: ImageService, choices: Choices) -> APIRouter:
@@ -68,7 +63,7 @@ def sdapi_router(service: ImageService, choices: Choices) -> APIRouter:
     @router.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
         jobs = service.running(request.state.owner, API)
-        return await run_in_threadpool(_progress, service, jobs, skip_current_image)
+        return await run_in_threadpool(progress_of, service, jobs, skip_current_image)
 
     @router.post("/interrupt")
     async def interrupt(request: Request) -> dict[str, Any]:
@@ -103,7 +98,7 @@ def _parameters(
         raise APIError("invalid", str(error), "prompt") from None
     settings = choices.read(owner, service) | (body.override_settings or {})
     chosen = (body.override_settings or {}).get("sd_model_checkpoint")
-    model = choices.model(owner) if not chosen else checkpoint(service, str(chosen))
+    model = choices.model(owner) if not chosen else find_checkpoint(service, str(chosen))
     most = service.settings.max_count
     for name, count in (("batch_size", body.batch_size), ("n_iter", body.n_iter)):
         if count is not None and not 1 <= count <= most:
@@ -125,18 +120,6 @@ def _parameters(
         identity=body.force_task_id if re.fullmatch(r"[0-9a-f]{32}", body.force_task_id or "") else None,
     )
     return parameters, [*read.notes, *comments_on(body)]
-
-
-def checkpoint(service: ImageService, title: str) -> str:
-    """A model by the title that `/sd-models` gave it, with or without the hash behind it.
-
-    Raises:
-        APIError: one that is not offered.
-    """
-    name, bracket, digits = title.rpartition("[")
-    if bracket and re.fullmatch(r"[0-9a-f]+\]", digits):
-        title = name.rstrip()
-    return service.library.find_model(title.removesuffix(".safetensors"))
 
 
 def _round_size(service: ImageService, parameters: GenerationParameters) -> list[str]:
@@ -209,8 +192,8 @@ async def _answer(
         return base64.b64encode(picture_bytes(task.picture, kind, quality)).decode("ascii")
 
     images = [] if body.send_images is False else [await run_in_threadpool(encode, task) for task in tasks]
-    info = json.dumps(_info(service, job, tasks, notes))
-    return JSONResponse({"images": images, "parameters": _echo(body), "info": info}, headers=headers)
+    info = json.dumps(drawing_info(job, tasks, notes))
+    return JSONResponse({"images": images, "parameters": echo(body), "info": info}, headers=headers)
 
 
 async def _drawn(service: ImageService, job: Job, request: Request) -> list[Task]:
@@ -246,106 +229,3 @@ def _format(settings: dict[str, Any], notes: list[str]) -> tuple[str, int]:
             notes.append(f"override_settings: {error.message}; PNG is sent")
             return "png", 100
     return FORMATS[str(settings["samples_format"]).lower()], settings["jpeg_quality"]
-
-
-def _echo(body: DrawingBody) -> dict[str, Any]:
-    """The known fields as they came, without pictures, what is very long, and what JSON or UTF-8 cannot hold."""
-    given = body.model_dump(include=set(type(body).model_fields) - {"init_images", "mask"})
-    given = {name: value for name, value in given.items() if name in _TEXTS or not _is_long(value)}
-    if getattr(body, "include_init_images", None):
-        given["init_images"] = getattr(body, "init_images", None)
-    text = json.dumps(given, ensure_ascii=False).encode("utf-8", "replace")
-    return json.loads(text, parse_constant=lambda _: None)
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, str | list | dict) and len(json.dumps(value)) > _MOST_ECHOED
-
-
-def _info(service: ImageService, job: Job, tasks: list[Task], notes: list[str]) -> dict[str, Any]:
-    """What the original tells of finished pictures, under its names."""
-    shown = tasks or job.tasks[:1]
-    request = shown[0].request
-    records = [task.picture.record for task in tasks if task.picture is not None]
-    notes = notes + not_understood([task.request.reasoner for task in shown], job.model)
-    notes += [f"a picture is missing: {task.error.message}" for task in job.tasks if task.error is not None]
-    count = len(shown)
-    return {
-        "prompt": request.prompt,
-        "all_prompts": [task.request.prompt for task in shown],
-        "negative_prompt": request.negative_prompt,
-        "all_negative_prompts": [request.negative_prompt] * count,
-        "seed": request.seed,
-        "all_seeds": [task.request.seed for task in shown],
-        "subseed": request.seed,
-        "all_subseeds": [task.request.seed for task in shown],
-        "subseed_strength": 0,
-        "width": request.width,
-        "height": request.height,
-        "sampler_name": "Euler",
-        "cfg_scale": request.guidance_scale,
-        "steps": request.num_inference_steps,
-        "batch_size": count,
-        "restore_faces": False,
-        "face_restoration_model": None,
-        "sd_model_name": job.model,
-        "sd_model_hash": records[0]["model"]["fingerprint"][:10] if records else None,
-        "sd_vae_name": None,
-        "sd_vae_hash": None,
-        "seed_resize_from_w": -1,
-        "seed_resize_from_h": -1,
-        "denoising_strength": request.strength,
-        "extra_generation_params": reasoner_settings(request.model_dump(mode="json")),
-        "index_of_first_image": 0,
-        "infotexts": [parameters_text(record) for record in records],
-        "styles": [],
-        "job_timestamp": _timestamp(job.created),
-        "clip_skip": 1,
-        "is_using_inpainting_conditioning": False,
-        "version": f"leanlens {leanlens.__version__}",
-        "comments": "\n".join(notes),
-        "job_id": job.id,
-    }
-
-
-def _progress(service: ImageService, jobs: list[Job], skip_image: bool) -> dict[str, Any]:
-    """How far a client's oldest running job is; without one, the zeros that clients take for idle."""
-    job = next((job for job in jobs if job.is_drawing), jobs[0] if jobs else None)
-    state = {
-        "skipped": False, "interrupted": False, "stopping_generation": False, "job": "", "job_count": 0,
-        "job_timestamp": "0", "job_no": 0, "sampling_step": 0, "sampling_steps": 0,
-    }  # fmt: skip
-    if job is None:
-        return {"progress": 0.0, "eta_relative": 0.0, "state": state, "current_image": None, "textinfo": None}
-    drawing = [task for task in job.tasks if task.state == "drawing"]
-    task = drawing[0] if drawing else job.tasks[0]
-    state |= {
-        "interrupted": any(task.ends_early for task in job.tasks),
-        "job": job.id, "job_count": len(job.tasks), "job_timestamp": _timestamp(job.created),
-        "job_no": sum(task.is_final for task in job.tasks), "sampling_step": task.step, "sampling_steps": task.steps,
-    }  # fmt: skip
-    done, spent = job.progress, time.time() - job.created
-    snapshot = task.snapshot
-    image = None if skip_image or snapshot is None else base64.b64encode(preview_bytes(snapshot)).decode("ascii")
-    return {
-        "progress": min(done, 0.99),
-        "eta_relative": spent * (1 - done) / done if done > 0 else service.expected_wait(),
-        "state": state,
-        "current_image": image,
-        "textinfo": None if drawing else f"waiting behind {max(0, len(service.queue) - len(job.tasks))} pictures",
-    }
-
-
-def _timestamp(seconds: float) -> str:
-    return time.strftime("%Y%m%d%H%M%S", time.localtime(seconds))
-
-
-# An error's kind -> the status the original answers with; the others keep their own.
-_STATUS = {"invalid": 422, "missing": 422}
-
-
-def sdapi_error(error: APIError) -> Response:
-    """An error as the original's error answer."""
-    headers = {} if error.retry_after is None else {"retry-after": str(max(1, round(error.retry_after)))}
-    body = {"error": "HTTPException", "detail": error.message, "body": "", "errors": ""}
-    return JSONResponse(body, _STATUS.get(error.kind, error.looks.status), headers)

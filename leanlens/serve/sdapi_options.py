@@ -1,11 +1,13 @@
-"""What clients of AUTOMATIC1111 set through `/options`: for each client by itself, until the server ends.
+"""Settings that clients of AUTOMATIC1111 make through `/options`, for each client separately, until the server ends.
 
-Comes in: settings by the web UI's names. Goes out: what is set. What is written is read back, or refused by its name
-before anything is written.
+A setting that is written is read back. One that cannot be honoured is rejected by name, and then nothing is written.
 """
 
+import re
 import threading
 from typing import Any
+
+from fastapi import APIRouter, Request
 
 from leanlens.reason import WORDS
 from leanlens.serve.errors import APIError
@@ -30,6 +32,37 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "enable_pnginfo": (True,),
     "forge_additional_modules": ([],),
 }
+
+
+def sdapi_options_router(service: ImageService, choices: "Choices") -> APIRouter:
+    """The routes that read and write settings."""
+    router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
+
+    @router.get("/options")
+    async def options(request: Request) -> dict[str, Any]:
+        return choices.read(request.state.owner, service)
+
+    @router.post("/options")
+    async def set_options(body: dict[str, Any], request: Request) -> None:
+        if chosen := body.get("sd_model_checkpoint"):
+            body["sd_model_checkpoint"] = find_checkpoint(service, str(chosen))
+        else:
+            body.pop("sd_model_checkpoint", None)
+        choices.write(request.state.owner, body)
+
+    return router
+
+
+def find_checkpoint(service: ImageService, title: str) -> str:
+    """The name of a model by its title in `/sd-models`, with or without the hash behind it.
+
+    Raises:
+        APIError: one that is not offered.
+    """
+    name, bracket, digits = title.rpartition("[")
+    if bracket and re.fullmatch(r"[0-9a-f]+\]", digits):
+        title = name.rstrip()
+    return service.library.find_model(title.removesuffix(".safetensors"))
 
 
 class Choices:

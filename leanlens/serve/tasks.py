@@ -16,7 +16,7 @@ from leanlens.log import logger
 from leanlens.pipeline.request import ImageRequest
 from leanlens.serve.errors import APIError
 from leanlens.serve.logging import REQUEST
-from leanlens.serve.preview import Look
+from leanlens.serve.preview import Preview
 
 FINAL = ("done", "failed", "cancelled")
 
@@ -40,7 +40,7 @@ class Task:
         index: which picture of its job.
         state: waiting, drawing, or one of `FINAL`.
         step, steps: finished noise levels, and how many there are.
-        snapshot: the last look at it, from the second step on.
+        preview: the last look at it, from the second step on.
         picture: when it is done.
         text_tokens: of the prompt, once it is encoded.
         error: when it failed.
@@ -56,7 +56,7 @@ class Task:
     since: float = field(default_factory=time.monotonic)
     step: int = 0
     steps: int = 1
-    snapshot: Look | None = None
+    preview: Preview | None = None
     picture: StoredPicture | None = None
     text_tokens: int = 0
     error: APIError | None = None
@@ -79,7 +79,7 @@ class Event:
 
     kind: str
     task: Task
-    snapshot: Look | None = None
+    preview: Preview | None = None
 
 
 Listener = Callable[[Event], None]
@@ -123,20 +123,20 @@ class Job:
             self._listeners.append(listener)
             return [Event(task.state, task) for task in self.tasks if task.is_final]
 
-    def report(self, task: Task, state: str, snapshot: Look | None = None) -> None:
+    def report(self, task: Task, state: str, preview: Preview | None = None) -> None:
         """Change a task's state ("step" leaves it as it is) and tell the listeners. What is final stays so."""
         with self._lock:
             if task.is_final:
                 return
             if state == "step":
-                task.snapshot = snapshot or task.snapshot
+                task.preview = preview or task.preview
             else:
                 task.state = "drawing" if state == "started" else state
             if task.state == "done":
-                task.snapshot = None  # of one that was stopped, the last look is all there is
+                task.preview = None  # of one that was stopped, the last look is all there is
             for listener in self._listeners:
                 try:
-                    listener(Event(state, task, snapshot))
+                    listener(Event(state, task, preview))
                 except Exception:  # one that has gone away does not keep the others from hearing
                     logger.exception("a listener of job %s failed", self.id)
 

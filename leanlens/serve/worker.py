@@ -9,24 +9,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import torch
-
 from leanlens.log import logger
 from leanlens.pipeline.draw import DrawnPicture
 from leanlens.pipeline.request import ImageRequest
 from leanlens.plan.free_memory import FreeMemory
-from leanlens.serve.engine import Drawn, Engine, first_line
+from leanlens.serve.engine import Drawn, Engine, first_line, is_out_of_memory
 from leanlens.serve.errors import APIError
 from leanlens.serve.library import Library
 from leanlens.serve.logging import REQUEST
 from leanlens.serve.metrics import ServerMetrics
-from leanlens.serve.preview import Look
+from leanlens.serve.preview import Preview
 from leanlens.serve.queue import FairQueue
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.tasks import Task
 
 
-class Unwanted(Exception):
+class BatchCancelled(Exception):
     """Nobody waits for any picture of the running batch."""
 
 
@@ -138,7 +136,7 @@ class Worker:
         began = time.monotonic()
         try:
             pictures = self._draw(batch)
-        except Unwanted:
+        except BatchCancelled:
             self._end(batch, APIError("cancelled", "the drawing was stopped"))
         except Exception as error:
             self._recover(batch, error)
@@ -155,7 +153,7 @@ class Worker:
         """After a failure: several that do not fit together are drawn in halves, one that fails is told why."""
         if is_out_of_memory(error):
             error.__traceback__ = None  # its frames hold the tensors that fill the memory
-            self.engine.tidy()
+            self.engine.clear_caches()
             if len(batch) > 1:
                 logger.warning("%d pictures do not fit in memory together; they are drawn in halves", len(batch))
                 middle = len(batch) // 2
@@ -184,13 +182,13 @@ class Worker:
         self._open(batch[0].model)
         self._free_memory = self.engine.free_memory()
 
-        def on_step(step: int, looks: Sequence[Look | None]) -> bool:
+        def on_step(step: int, previews: Sequence[Preview | None]) -> bool:
             wanted = [task for task in batch if not task.unwanted]
             if not wanted:
-                raise Unwanted
-            for task, look in zip(batch, looks, strict=True):
+                raise BatchCancelled
+            for task, preview in zip(batch, previews, strict=True):
                 task.step = step
-                task.job.report(task, "step", look if self.settings.shows_previews else None)
+                task.job.report(task, "step", preview if self.settings.shows_previews else None)
             return all(task.ends_early for task in wanted)
 
         return self.engine.draw(batch[0].model, [task.request for task in batch], on_step)
@@ -206,14 +204,6 @@ class Worker:
             self.is_ready, self.trouble = True, None
         self.metrics.model_openings.inc()
         logger.info("%s is open on %s after %.1f s", model, opening.device, time.monotonic() - began)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
 
 
 def as_api_error(error: BaseException, request: ImageRequest) -> APIError:

@@ -145,7 +145,7 @@ class _Order:
     @property
     def is_seen(self) -> bool:
         """Whether there is a picture of it, finished or as far as it came."""
-        return any(task.picture or task.snapshot for job in self.jobs for task in job.tasks)
+        return any(task.picture or task.preview for job in self.jobs for task in job.tasks)
 
 
 class Page:

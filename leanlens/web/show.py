@@ -139,11 +139,11 @@ def _figure(task: Task) -> str:
     if task.picture is not None:
         sides = (request.width, request.height)
         return _finished(task.picture.name, request.asked, request.prompt, sides, request.seed)
-    snapshot = task.snapshot
+    preview = task.preview
     if task.error is not None:
         why = f'<p class="wrong">{escaped(_sentence(_ending(task)))}</p>'
-        return why if snapshot is None else f"<figure>{_look(task)}{why}</figure>"
-    if snapshot is None:
+        return why if preview is None else f"<figure>{_look(task)}{why}</figure>"
+    if preview is None:
         sides = (request.width, request.height)
         return f'<div class="empty" style="aspect-ratio: {sides[0]} / {sides[1]}; {_measures(sides)}"></div>'
     return f"<figure>{_look(task)}</figure>"
@@ -159,8 +159,8 @@ def _ending(task: Task) -> str:
 
 def _look(task: Task) -> str:
     """The last look at a picture that is not finished."""
-    assert task.snapshot is not None
-    look = base64.b64encode(preview_bytes(task.snapshot, None, "png")).decode("ascii")
+    assert task.preview is not None
+    look = base64.b64encode(preview_bytes(task.preview, None, "png")).decode("ascii")
     style = _measures((task.request.width, task.request.height))
     return f'<img alt="preview" style="{style}" src="data:image/png;base64,{look}">'
 

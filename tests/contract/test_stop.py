@@ -146,7 +146,9 @@ def test_no_process_of_ray_is_left(how):
         with open(f"{folder}/log") as log:
             assert server.poll() is None, log.read()
         assert len(set(marked()) - before) > 3  # Ray's own processes, two replicas
-        keeper = next(one for one in psutil.Process(server.pid).children() if "keeper.py" in " ".join(one.cmdline()))
+        watchdog = next(
+            one for one in psutil.Process(server.pid).children() if "watchdog.py" in " ".join(one.cmdline())
+        )
         family = psutil.Process(server.pid).children(recursive=True)  # also those that have lost their mark
         began = time.monotonic()
         if how.startswith("KILL"):
@@ -158,7 +160,7 @@ def test_no_process_of_ray_is_left(how):
         code = server.wait(60)
         assert time.monotonic() - began < 8
         assert code == (-signal.SIGKILL if how.startswith("KILL") else 0)
-        keeper.wait(10)
+        watchdog.wait(10)
         _, alive = psutil.wait_procs(family, 2)
         assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
         assert {pid: what for pid, what in marked().items() if pid not in before} == {}

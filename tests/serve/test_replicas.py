@@ -15,9 +15,11 @@ from ray.exceptions import RayActorError  # noqa: E402
 from leanlens.pipeline.metadata import read_record  # noqa: E402
 from leanlens.serve import engine as engine_module  # noqa: E402
 from leanlens.serve import replicas  # noqa: E402
+from leanlens.serve.cluster import cluster_device  # noqa: E402
 from leanlens.serve.errors import APIError  # noqa: E402
 from leanlens.serve.parameters import GenerationParameters  # noqa: E402
-from leanlens.serve.replicas import Replica, ReplicaEngine  # noqa: E402
+from leanlens.serve.replica import Replica  # noqa: E402
+from leanlens.serve.replica_engine import ReplicaEngine  # noqa: E402
 from leanlens.serve.service import ImageService  # noqa: E402
 from tests.serve.test_worker import SMALL, finish  # noqa: E402
 
@@ -106,9 +108,9 @@ def file(job) -> bytes:
 
 def test_the_same_file_comes_back_as_from_this_process(far, service):
     server, _ = far()
-    looks = []
+    previews = []
     job = server.prepare(GenerationParameters("a fox", seed=5, **SMALL), "a", "test")
-    job.listen(lambda event: looks.append(event.snapshot) if event.snapshot else None)
+    job.listen(lambda event: previews.append(event.preview) if event.preview else None)
     ended = threading.Event()
     job.listen(lambda event: ended.set() if job.is_final else None)
     server.start(job)
@@ -117,8 +119,8 @@ def test_the_same_file_comes_back_as_from_this_process(far, service):
     (same,) = finish(near, GenerationParameters("a fox", seed=5, **SMALL))
     assert file(job) == file(same)
     assert job.tasks[0].text_tokens == same.tasks[0].text_tokens > 0
-    assert [look.step for look in looks] == [2, 3]
-    assert looks[0].look().size == (8, 8)
+    assert [preview.step for preview in previews] == [2, 3]
+    assert previews[0].to_image().size == (8, 8)
     assert server.library.sizes("toy") == near.library.sizes("toy")
 
 
@@ -240,8 +242,8 @@ def test_the_model_is_let_go_when_idle_and_opened_again(far):
 def test_a_cluster_with_too_little_is_named(settings, monkeypatch, device, count, said):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
     with pytest.raises(ValueError, match=said):
-        replicas._device(settings(devices=(device,)), count)
-    assert replicas._device(settings(devices=("auto",)), 1) == "cuda"
+        cluster_device(settings(devices=(device,)), count)
+    assert cluster_device(settings(devices=("auto",)), 1) == "cuda"
 
 
 def test_without_the_package_it_says_what_to_install(settings, monkeypatch):

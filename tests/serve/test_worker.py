@@ -18,7 +18,7 @@ from leanlens.pipeline.request import ImageRequest
 from leanlens.serve import engine as engine_module
 from leanlens.serve.errors import APIError
 from leanlens.serve.parameters import GenerationParameters
-from leanlens.serve.preview import LatentColours, Snapshot
+from leanlens.serve.preview import LatentColours, LatentPreview
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 3}
 
@@ -100,26 +100,26 @@ def test_batching_can_be_turned_off(service):
 
 
 def test_previews_come_and_look_like_the_picture(service):
-    server, looks = service(), []
+    server, previews = service(), []
     job = server.prepare(
         GenerationParameters("a fox", seed=5, width=128, height=128, num_inference_steps=6), "a", "test"
     )
     ended = threading.Event()
 
     def listen(event):
-        if event.snapshot is not None:
-            looks.append((event.snapshot.step, event.snapshot.look()))
+        if event.preview is not None:
+            previews.append((event.preview.step, event.preview.to_image()))
         if job.is_final:
             ended.set()
 
     job.listen(listen)
     server.start(job)
     assert ended.wait(120)
-    assert [step for step, _ in looks] == [2, 3, 4, 5, 6]
-    assert looks[-1][1].size == (16, 16)
+    assert [step for step, _ in previews] == [2, 3, 4, 5, 6]
+    assert previews[-1][1].size == (16, 16)
     with Image.open(job.tasks[0].picture.path) as picture:
         small = np.asarray(picture.resize((16, 16), Image.Resampling.BOX), dtype=float).ravel()
-    likeness = np.corrcoef(small, np.asarray(looks[-1][1], dtype=float).ravel())[0, 1]
+    likeness = np.corrcoef(small, np.asarray(previews[-1][1], dtype=float).ravel())[0, 1]
     assert likeness > 0.1  # random weights are far from linear; chance alone has a deviation of 0.036
 
 
@@ -132,7 +132,7 @@ def test_a_straight_path_is_seen_to_its_end():
             seen.append(latents)
 
     at = [(1 - level) * clean + level * noise for level in (0.9, 0.6)]
-    Snapshot(1, at[0], at[1], (0.9, 0.6), 2, (4, 4), Colours(torch.zeros(129, 12))).look()
+    LatentPreview(1, at[0], at[1], (0.9, 0.6), 2, (4, 4), Colours(torch.zeros(129, 12))).to_image()
     torch.testing.assert_close(seen[0], clean[2], atol=1e-5, rtol=0)
 
 
@@ -175,7 +175,7 @@ def test_out_of_memory_answers_one_request_and_the_worker_goes_on(service, monke
     assert ended.wait(120)
     assert [job.state for job in jobs] == ["done", "failed", "done"]
     error = jobs[1].tasks[0].error
-    assert (error.kind, error.looks.status) == ("memory", 400)
+    assert (error.kind, error.info.status) == ("memory", 400)
     assert "64x64 does not fit" in error.message
     assert "try 32x32" in error.message
 

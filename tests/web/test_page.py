@@ -162,7 +162,7 @@ def test_stop_stops_what_is_queued_too(page):
     async def stopped():
         long = fields(size="256x256", steps=100)
         tasks = [asyncio.create_task(_collected(page.draw(Visitor(), 24, False, None, *long))) for _ in range(2)]
-        while len(page.service.running()) < 2 or page._orders["tab"][0].jobs[0].tasks[0].snapshot is None:
+        while len(page.service.running()) < 2 or page._orders["tab"][0].jobs[0].tasks[0].preview is None:
             await asyncio.sleep(0.01)
         page.stop(Visitor())
         return await asyncio.gather(*tasks)

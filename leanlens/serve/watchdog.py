@@ -1,11 +1,10 @@
 """Ends the Ray cluster that a server has started, however the server ends.
 
-Comes in: nothing. Goes out: a folder for the cluster's files, and a mark for its processes. A small process, the
-keeper, reads a pipe that only the server holds open. When it closes, the server is gone: the keeper ends every process
-that carries the mark in its environment and removes the folder. It is in a session of its own, so a signal to the
-server's process group does not reach it, and it also hears of `kill -9`.
+A small process reads a pipe that only the server holds open. When the pipe closes, the server is gone: the process
+kills every process that carries the mark in its environment, and removes the folder of their files. It has a session of
+its own, so that signals to the server's process group do not reach it, and it also works after `kill -9`.
 
-Run as a script this file is the keeper. It imports nothing of leanlens, so that it stays small.
+Run as a script, this file is that process. It imports nothing of leanlens, so that it stays small.
 """
 
 import contextlib
@@ -21,22 +20,22 @@ from collections.abc import Iterator
 from typing import Any
 
 MARK = "LEANLENS_CLUSTER"
-_ROUNDS = 3  # that find nothing: a process may be between fork and exec, where it has no mark yet
+_ROUNDS = 3  # without a find: a process between fork and exec has no mark yet
 
 
-class Keeper:
-    """Watches over the processes that are started within `marked`.
+class Watchdog:
+    """Ends the processes that are started within `marked`.
 
     Attributes:
-        folder: for their files; goes with them.
+        folder: for their files; removed with them.
     """
 
     def __init__(self) -> None:
-        # The paths of sockets are below it, and may have about 100 bytes; macOS's own folder takes half of them.
+        # Paths of sockets are limited to about 100 bytes, and the temporary folder of macOS takes half of them.
         root = os.environ.get("RAY_TMPDIR") or ("/tmp" if sys.platform == "darwin" else None)
         self.folder = tempfile.mkdtemp(prefix="leanlens-ray-", dir=root)
         self._token = secrets.token_hex(16)
-        # -P: without it this folder would be searched for modules, and it has a queue.py.
+        # -P keeps this folder, which has a queue.py and a logging.py, off the module path.
         command = [sys.executable, "-P", os.path.abspath(__file__), self._token, self.folder]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -44,7 +43,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[None]:
-        """Processes that are started here, and whatever they start, end with this one."""
+        """Processes started within, and their children, end with this process."""
         os.environ[MARK] = self._token
         try:
             yield
@@ -55,7 +54,7 @@ class Keeper:
         """End them now.
 
         Args:
-            patience: seconds to wait for that; the keeper goes on if they are not enough.
+            patience: seconds to wait; the watchdog continues after that.
         """
         assert self._process.stdin is not None
         self._process.stdin.close()
