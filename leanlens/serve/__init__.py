@@ -1,1 +1,1 @@
-"""The server: requests of the clients people have -> the same pictures that the command line draws."""
+"""The server: the APIs of the clients people already have, drawing the same images as the command line."""

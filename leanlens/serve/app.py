@@ -1,8 +1,4 @@
-"""The server as one ASGI application.
-
-Comes in: an operator's settings. Goes out: a FastAPI app with every API, health, readiness and metrics. A web page is
-mounted by whoever has one: `make_app(settings, mount=...)`.
-"""
+"""The server as one ASGI application: every API, health, readiness and metrics."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -15,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import leanlens
-from leanlens.serve.bodies import Bodies
+from leanlens.serve.bodies import BodyLimits
 from leanlens.serve.engine import EngineFactory, local_engines
 from leanlens.serve.errors import KINDS, APIError
 from leanlens.serve.metrics import CONTENT_TYPE
@@ -45,31 +41,31 @@ def make_app(
 
     Args:
         settings: the operator's.
-        mount: called with the app and its service, to add a page; it may give another app to be served instead.
-        engines: what has the devices; without it, this process does.
+        mount: called with the app and its service, to add a page; may return another app to serve instead.
+        engines: makes one engine for each device; by default, for the devices of this process.
 
     Raises:
         ValueError: an unusable setting.
     """
     service = ImageService(settings, engines)
 
-    beside: list[Callable[[], AbstractAsyncContextManager[Any]]] = []
+    lifespans: list[Callable[[], AbstractAsyncContextManager[Any]]] = []
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for run in beside:
+            for run in lifespans:
                 await stack.enter_async_context(run())
             service.open()
             yield
             service.close()
 
-    # The pages that FastAPI makes load their scripts from elsewhere; the description itself stays.
+    # FastAPI's own pages load scripts from other hosts; the OpenAPI description itself is served.
     app = FastAPI(title="leanlens", version=leanlens.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     choices = Choices()
     for router in (
-        _watch_router(service), openai_router(service), pictures_router(service),
+        _health_router(service), openai_router(service), pictures_router(service),
         sdapi_router(service, choices), sdapi_lists_router(service, choices), sdapi_options_router(service, choices),
         sdapi_extras_router(service), sdapi_info_router(settings),
     ):  # fmt: skip
@@ -77,9 +73,9 @@ def make_app(
     if settings.tools:
         from leanlens.serve.mcp import mount_tools
 
-        beside.append(mount_tools(app, service))
+        lifespans.append(mount_tools(app, service))
     _answer_errors(app)
-    app.add_middleware(Bodies, settings=settings, error_response=error_response)
+    app.add_middleware(BodyLimits, settings=settings, error_response=error_response)
     app.add_middleware(
         RequestMiddleware,
         settings=settings,
@@ -100,14 +96,14 @@ def make_app(
 
 
 def error_response(path: str, error: APIError) -> Response:
-    """An error in the words of the API that `path` belongs to."""
+    """An error in the format of the API that `path` belongs to."""
     answer = sdapi_error(error) if path.startswith("/sdapi") else openai_error(error)
-    if error.kind == "unauthorized":  # on "Basic" a browser asks for name and password
+    if error.kind == "unauthorized":  # "Basic" makes a browser ask for name and password
         answer.headers["WWW-Authenticate"] = "Bearer" if path.startswith(("/v1", "/mcp")) else "Basic"
     return answer
 
 
-def _watch_router(service: ImageService) -> Any:
+def _health_router(service: ImageService) -> Any:
     from fastapi import APIRouter
 
     router = APIRouter(tags=["watch"])
@@ -140,14 +136,14 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        """What the framework itself refuses: an unknown path, a wrong method, a broken form."""
-        if error.status_code == 405 and request.method == "OPTIONS":  # how some clients ask whether a route is there
+        """What the framework itself rejects: an unknown path, a wrong method, a malformed form."""
+        if error.status_code == 405 and request.method == "OPTIONS":  # some clients probe for a route so
             return Response(status_code=204, headers={"allow": f"{(error.headers or {}).get('Allow', '')}, OPTIONS"})
-        kinds = {looks.status: kind for kind, looks in reversed(KINDS.items())}
+        kinds = {info.status: kind for kind, info in reversed(KINDS.items())}
         words = {404: "there is no such route", 405: "this method is not accepted here"}
         api_error = APIError(kinds.get(error.status_code, "invalid"), words.get(error.status_code, str(error.detail)))
         if error.status_code == 404:
             api_error.kind = "unknown"
         answer = error_response(request.url.path, api_error)
-        answer.headers.update(error.headers or {})  # a wrong method is told which are right
+        answer.headers.update(error.headers or {})  # of a wrong method: which are right
         return answer

@@ -1,8 +1,7 @@
-"""The bodies of requests, bounded before anything is made of them.
+"""Limits request bodies before anything parses them: bytes of each and of all together, and the structure of JSON.
 
-Comes in: requests as they arrive. Goes out: requests whose JSON has few enough values and levels to be parsed, and at
-no time more bytes together than the operator allows. A parser makes some hundred bytes of memory out of two bytes of
-JSON, so what is small enough as an upload may still be far too much as JSON.
+A parser makes hundreds of bytes of memory out of two bytes of JSON, so a body that is small as an upload may be far too
+large as JSON.
 """
 
 import json
@@ -20,18 +19,18 @@ from leanlens.serve.settings import ServerSettings
 
 MOST_VALUES = 20_000
 MOST_LEVELS = 64
-# Routes that take pictures as base64 inside JSON, which is then as large as an upload.
-_WITH_PICTURES = ("/sdapi/v1/img2img", "/sdapi/v1/png-info", "/sdapi/v1/extra-", "/v1/images/")
-_AT_ONCE = 64 << 10  # bytes that are looked through in the event loop; more are in a thread
-_WAIT = 5.0  # seconds after which it is worth to come again
+# Routes that take images as base64 inside JSON, which is then as large as an upload.
+_WITH_IMAGES = ("/sdapi/v1/img2img", "/sdapi/v1/png-info", "/sdapi/v1/extra-", "/v1/images/")
+_AT_ONCE = 64 << 10  # bytes that are checked in the event loop; more are checked in a thread
+_WAIT = 5.0  # seconds after which a rejected client may retry
 
 
-class Bodies:
-    """Middleware: the size and the structure of bodies, each and all together.
+class BodyLimits:
+    """Middleware that limits the size and the structure of request bodies.
 
     Args:
-        app: what reads them.
-        settings: the bounds.
+        app: the app inside.
+        settings: the limits.
         error_response: a path and an error -> the response in the format of that path's API.
     """
 
@@ -40,7 +39,7 @@ class Bodies:
         self.settings = settings
         self.error_response = error_response
         self.held = 0
-        """Bytes of the bodies that are being answered."""
+        """Bytes of all bodies whose requests are being answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
@@ -62,7 +61,7 @@ class Bodies:
                 return
             try:
                 body = await self._read(scope["path"], headers, receive, take)
-            except HTTPException as error:  # the middleware has counted more than any body may have
+            except HTTPException as error:  # `RequestMiddleware` counted more than any body may have
                 too_large = APIError("too_large", error.detail)
                 await self.error_response(scope["path"], too_large)(scope, receive, send)
                 return
@@ -70,22 +69,22 @@ class Bodies:
                 await self.error_response(scope["path"], error)(scope, receive, send)
                 return
             if body is not None:
-                await self.app(scope, _again(body, receive), send)
+                await self.app(scope, _replayed(body, receive), send)
         finally:
             self.held -= taken
 
     async def _read(
         self, path: str, headers: Headers, receive: Receive, take: Callable[[Message], Message]
     ) -> bytes | None:
-        """The whole body; None from a client that went away.
+        """The whole body; None when the client disconnected.
 
         Raises:
             APIError: too many bytes, values or levels.
         """
-        has_pictures = path.startswith(_WITH_PICTURES) and path != "/v1/images/generations"
-        most = self.settings.max_body if has_pictures else min(self.settings.max_json, self.settings.max_body)
+        has_images = path.startswith(_WITH_IMAGES) and path != "/v1/images/generations"
+        most = self.settings.max_body if has_images else min(self.settings.max_json, self.settings.max_body)
         stated = headers.get("content-length", "0")
-        body = bytearray()  # grows in place: a stranger may send it byte by byte
+        body = bytearray()  # grows in place: a client may send it byte by byte
         size, more = int(stated) if stated.isdecimal() else 0, True
         while more and size <= most:
             message = take(await receive())
@@ -96,16 +95,16 @@ class Bodies:
         if size > most:
             raise APIError("too_large", f"the request is too large: at most {most:,} bytes are accepted here")
         whole = bytes(body)
-        await (_check(whole) if len(whole) <= _AT_ONCE else run_in_threadpool(_look_through, whole))
+        await (_check(whole) if len(whole) <= _AT_ONCE else run_in_threadpool(_check_extent, whole))
         return whole
 
 
 async def _check(body: bytes) -> None:
-    _look_through(body)
+    _check_extent(body)
 
 
-def _look_through(body: bytes) -> None:
-    """Refuse what would be too much as JSON; whether it is JSON is the API's to say."""
+def _check_extent(body: bytes) -> None:
+    """Reject what would be too large as JSON. Whether it is JSON at all is for the API to say."""
     text = body.decode(json.detect_encoding(body), "replace")  # as the parser will
     try:
         check_json_extent(text, "the body", MOST_LEVELS, MOST_VALUES)
@@ -113,14 +112,14 @@ def _look_through(body: bytes) -> None:
         raise APIError("invalid", str(error)) from None
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """`receive` that gives a body which was read before, and then what comes after it."""
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` that gives a body that was read before, and then what comes after it."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
+    async def replayed() -> Message:
         return left.pop() if left else await receive()
 
-    return again
+    return replayed
 
 
 def _metered(receive: Receive, take: Callable[[Message], Message]) -> Receive:
@@ -128,7 +127,7 @@ def _metered(receive: Receive, take: Callable[[Message], Message]) -> Receive:
         message = await receive()
         try:
             return take(message)
-        except APIError as error:  # in the words that every framework behind this one knows
+        except APIError as error:  # the exception that every framework inside this middleware knows
             raise HTTPException(429, error.message, {"retry-after": f"{_WAIT:.0f}"}) from None
 
     return metered

@@ -1,8 +1,7 @@
-"""Connections of clients, bounded in number and in patience.
+"""Limits connections in number and in time, in a subclass of uvicorn's HTTP protocol.
 
-Comes in: uvicorn's protocol and the operator's bounds. Goes out: the same protocol, which closes a connection whose
-request does not arrive in time, and has room for a new one as long as others only wait. uvicorn itself has a time-out
-for idle connections alone, and its bound on their number also refuses whoever asks how the server is.
+A connection whose request does not arrive in time is closed, and one that only waits makes room for a new one. uvicorn
+has a time-out for idle connections alone, and its limit on their number also rejects health checks.
 """
 
 import asyncio
@@ -16,15 +15,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 log = logging.getLogger("leanlens.serve")
-_AT_ONCE = {False: 4 << 10, True: 256 << 10}  # bytes read before others have their turn, by whether they parse fast
-_OVERHEAD = 32 << 10  # bytes of a body's chunk headers; more have to be an eighth of the body or less
-_FOR_WATCHING = 16  # connections beyond the bound, for whoever asks how the server is
+# Bytes read before other connections have their turn, by whether they parse fast.
+_AT_ONCE = {False: 4 << 10, True: 256 << 10}
+_OVERHEAD = 32 << 10  # bytes of a body's chunk headers; more must be at most an eighth of the body
+_FOR_HEALTH = 16  # connections beyond the limit, for health checks
 _FULL = "the server has no free connection"
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 5\r\nconnection: close\r\n"
     b"content-length: 33\r\n\r\nthe server has no free connection"
 )
-_CRUMBS = (
+_FRAGMENTED = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
     b"content-length: 39\r\n\r\nthe chunks of the request are too small"
 )
@@ -36,13 +36,13 @@ _LATE = (
 
 @dataclass(frozen=True)
 class Bounds:
-    """What clients may take.
+    """Limits on connections.
 
     Attributes:
-        connections: at a time; half of them from one address that is no trusted proxy.
-        proxies: addresses that speak for many clients.
-        head: seconds until the head of a request is there.
-        body: seconds until its body is, and one more for each `rate` bytes that came.
+        connections: open at a time; half of them from one address that is not a trusted proxy.
+        proxies: addresses that forward for many clients.
+        head: seconds until the head of a request has arrived.
+        body: seconds until its body has arrived, and one more for each `rate` bytes of it.
     """
 
     connections: int = 512
@@ -53,22 +53,22 @@ class Bounds:
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol within `bounds`; a subclass for each server sets them."""
+    """uvicorn's protocol within `bounds`, which a subclass for each server sets."""
 
     bounds = Bounds()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected; somebody may have to make room."""
+        """A client has connected; another connection may be closed for it."""
         super().connection_made(transport)
         self.phase: str | None = None
         self.since = 0.0
         self._came = self._kept = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._watch()
-        self._find_room()
+        self._start_timer()
+        self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over."""
+        """The connection has ended."""
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -79,11 +79,11 @@ class BoundedProtocol(H11Protocol):
         self._came += len(data)
         if cycle is not None and cycle is self.cycle:  # nobody has taken from its body meanwhile
             self._kept += len(cycle.body) - before
-        if self._crumbles():
+        if self._is_fragmented():
             log.info("a connection of %s is closed: the chunks of its body are too small", self._address)
-            self.transport.write(b"" if self.cycle.response_started else _CRUMBS)
+            self.transport.write(b"" if self.cycle.response_started else _FRAGMENTED)
             self.transport.close()
-        self._watch()
+        self._start_timer()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP: say so once, and let whoever answers the request know that the connection is over."""
@@ -99,9 +99,9 @@ class BoundedProtocol(H11Protocol):
         """The next request may come."""
         self.phase = None
         super().on_response_complete()
-        self._watch()
+        self._start_timer()
 
-    def _crumbles(self) -> bool:
+    def _is_fragmented(self) -> bool:
         """Whether a body comes in chunks so small that parsing them is most of the work."""
         if self.phase != "body" or self.conn.our_state is h11.DONE or self.transport.is_closing():
             return False
@@ -110,8 +110,8 @@ class BoundedProtocol(H11Protocol):
 
     # ---------------------------------------------------------------------------------------- in time
 
-    def _watch(self) -> None:
-        """Begin to count when a head, or a body, begins to be waited for."""
+    def _start_timer(self) -> None:
+        """Start the timer when a head or a body is expected."""
         phases: dict[Any, str] = {h11.IDLE: "head", h11.SEND_BODY: "body"}
         phase = phases.get(self.conn.their_state)
         if phase == self.phase or self.transport.is_closing():
@@ -122,17 +122,17 @@ class BoundedProtocol(H11Protocol):
             self.transport.max_size = _AT_ONCE[has_length]
         self.phase, self.since, self._came, self._kept = phase, self.loop.time(), 0, 0
         if phase is not None:
-            self._timer = self.loop.call_later(getattr(self.bounds, phase), self._look)
+            self._timer = self.loop.call_later(getattr(self.bounds, phase), self._check_time)
 
-    def _look(self) -> None:
-        """The time is up, or for a body that comes fast enough, it is not."""
+    def _check_time(self) -> None:
+        """Close the connection when the time is up; a body that comes fast enough gets more."""
         self._timer = None
         if self.phase == "body":
             left = self.since + self.bounds.body + self._came / self.bounds.rate - self.loop.time()
             if left > 0:
-                self._timer = self.loop.call_later(left + 0.1, self._look)
+                self._timer = self.loop.call_later(left + 0.1, self._check_time)
                 return
-        log.info("a connection of %s is closed: the %s of its request did not come in time", self._address, self.phase)
+        log.info("connection from %s closed: the %s of its request did not arrive in time", self._address, self.phase)
         if self.phase == "head":
             self.transport.write(_LATE)
             self.transport.close()
@@ -150,8 +150,8 @@ class BoundedProtocol(H11Protocol):
     def _address(self) -> str:
         return self.client[0] if self.client else "local"
 
-    def _find_room(self) -> None:
-        """With too many open, close one that waits for a request; with none such, refuse this one."""
+    def _make_room(self) -> None:
+        """Over the limit, close a connection that waits for a request; if none does, reject this one."""
         everyone = [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]
         mine = [one for one in everyone if one._address == self._address]
         few = self.bounds.connections // 2
@@ -168,18 +168,18 @@ class BoundedProtocol(H11Protocol):
                 self.connections.discard(oldest)
                 oldest.transport.abort()
                 return
-        if sum(isinstance(one.app, WatchOnly) for one in everyone) < _FOR_WATCHING:
-            self.app = WatchOnly(self.app)
+        if sum(isinstance(one.app, HealthOnly) for one in everyone) < _FOR_HEALTH:
+            self.app = HealthOnly(self.app)
             return
         self.transport.write(_BUSY)
         self.transport.close()
 
 
-class WatchOnly:
-    """An app of which only the routes that watch it are answered.
+class HealthOnly:
+    """An app of which only the health checks are answered.
 
     Args:
-        app: the whole one.
+        app: the whole app.
     """
 
     def __init__(self, app: ASGIApp):
@@ -193,5 +193,5 @@ class WatchOnly:
 
 
 def bounded(bounds: Bounds) -> type[BoundedProtocol]:
-    """The protocol of one server."""
+    """The protocol class of one server."""
     return type("BoundedProtocol", (BoundedProtocol,), {"bounds": bounds})

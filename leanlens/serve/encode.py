@@ -1,7 +1,4 @@
-"""Finished pictures and previews in the format that a client asked for.
-
-Comes in: stored pictures, looks at half-drawn ones. Goes out: bytes. PNG is the stored file itself.
-"""
+"""Finished images and previews in the format that a client asked for; PNG is the stored file itself."""
 
 import io
 import tempfile
@@ -17,7 +14,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def picture_bytes(stored: StoredPicture, kind: str = "png", quality: int = 100) -> bytes:
-    """A finished picture with its settings inside, as png, jpeg or webp."""
+    """A finished image with its settings inside, as png, jpeg or webp."""
     if kind == "png":
         return stored.path.read_bytes()
     with Image.open(stored.path) as picture, tempfile.TemporaryDirectory() as folder:
@@ -26,10 +23,10 @@ def picture_bytes(stored: StoredPicture, kind: str = "png", quality: int = 100) 
 
 
 def preview_bytes(preview: Preview, size: tuple[int, int] | None = None, kind: str = "png") -> bytes:
-    """A look at a half-drawn picture, scaled to `size` (width, height) where one is given."""
-    look = preview.to_image()
+    """A preview, scaled to `size` (width, height) where one is given."""
+    image = preview.to_image()
     if size is not None:
-        look = look.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    look.save(buffer, {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}[kind])
+    image.save(buffer, {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}[kind])
     return buffer.getvalue()

@@ -1,8 +1,7 @@
-"""A device with a model open on it: requests that share a batch -> their pictures.
+"""A device with one model open: draws requests that share a batch, with a preview of each image after every step.
 
-Comes in: a model's name, requests. Goes out: pictures, and after every step a look at each. What does not fit into the
-device's memory is refused before it is drawn. Knows nothing of queues, jobs or clients: a worker has one, in its own
-process or, with replicas, in another.
+What does not fit in the device's memory is rejected before it is drawn. Each worker has one engine, in its own process
+or, with replicas, in another.
 """
 
 import gc
@@ -32,13 +31,13 @@ from leanlens.serve.settings import ServerSettings
 _OPENING = threading.Lock()
 
 OnStep = Callable[[int, Sequence[Preview | None]], bool]
-"""Called after every step with the number of finished steps and a look at each picture, where there is one yet. True
-ends the drawing with the pictures as they are expected to become, an exception ends it without any."""
+"""Called after every step with the number of finished steps and a preview of each image, where there is one yet. True
+ends the drawing with the images as predicted then; an exception ends it without images."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model once it is open: where, the side of its own square in pixels, and its sizes."""
+    """What is known of a model once it is open: its device, the side of its native square in pixels, and its sizes."""
 
     device: str
     side: int
@@ -47,14 +46,14 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, and how many text tokens its prompt has."""
+    """An image, and the number of text tokens of its prompt."""
 
     picture: DrawnPicture
     text_tokens: int
 
 
 class Engine(Protocol):
-    """What a worker asks of a device.
+    """What a worker needs of a device.
 
     Attributes:
         name: of the device, for the log.
@@ -65,32 +64,32 @@ class Engine(Protocol):
     model: str | None
 
     def open(self, model: str) -> ModelInfo:
-        """Have a model open, and no other. Raises an APIError if it cannot be."""
+        """Open a model, and close any other. Raises APIError if it cannot be opened."""
 
     def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
         """Draw requests that share a batch. Raises MemoryError for several that do not fit together."""
 
     def free_memory(self) -> FreeMemory | None:
-        """What is free now; None where it is not asked."""
+        """Memory that is free now; None where it is not checked."""
 
     def unload(self) -> None:
-        """Let the model go."""
+        """Unload the model."""
 
     def clear_caches(self) -> None:
-        """After memory ran out: let go what is kept only for speed."""
+        """Free what is kept only for speed; called after memory ran out."""
 
     def close(self) -> None:
-        """Let the device go, for good."""
+        """Release the device for good."""
 
 
 class Sources(Protocol):
-    """What an engine asks of a library: what `open_model` takes for a name, and a model's sizes where known."""
+    """What an engine needs of a library: sources for `open_model`, and sizes where they are known."""
 
     def source(self, model: str) -> str:
         """What `open_model` takes."""
 
     def sizes(self, model: str) -> ModelSizes | None:
-        """The model in plain numbers."""
+        """The sizes of the model, where they are known."""
 
 
 class LocalEngine:
@@ -98,8 +97,8 @@ class LocalEngine:
 
     Args:
         name: the device, as `open_model` takes it.
-        settings: dtype, compilation, bounds of memory.
-        library: what models' names mean.
+        settings: dtype, compilation, limits of memory.
+        library: resolves names of models.
     """
 
     def __init__(self, name: str, settings: ServerSettings, library: Sources):
@@ -112,7 +111,7 @@ class LocalEngine:
         self._colours: LatentColours | None = None
 
     def open(self, model: str) -> ModelInfo:
-        """Have a model open, and no other.
+        """Open a model, and close any other.
 
         Raises:
             APIError: it cannot be opened, or its weights do not fit.
@@ -136,7 +135,7 @@ class LocalEngine:
         return self._info
 
     def unload(self) -> None:
-        """Let the model go."""
+        """Unload the model."""
         self._opened = self._info = self._colours = self.model = None
         self.clear_caches()
 
@@ -147,14 +146,14 @@ class LocalEngine:
         release_memory()
 
     def close(self) -> None:
-        """Let the model go."""
+        """Unload the model."""
         self.unload()
 
     def draw(self, model: str, requests: Sequence[ImageRequest], on_step: OnStep) -> list[Drawn]:
-        """Draw requests that share a batch, one picture for each.
+        """Draw requests that share a batch, one image for each.
 
         Raises:
-            APIError: the model cannot be opened, or one picture does not fit.
+            APIError: the model cannot be opened, or a single image does not fit.
             MemoryError: several that do not fit together.
             ValueError: what `draw_together` refuses.
         """
@@ -170,8 +169,8 @@ class LocalEngine:
             tokens.append(int(pair[0].mask.sum()))
             return pair
 
-        watch = _Watch(requests[0], opened, self._colours, on_step)
-        pictures = draw_together(opened, requests, watch, encode)
+        progress = _Progress(requests[0], opened, self._colours, on_step)
+        pictures = draw_together(opened, requests, progress, encode)
         return [Drawn(picture, count) for picture, count in zip(pictures, tokens, strict=True)]
 
     def free_memory(self) -> FreeMemory | None:
@@ -193,13 +192,13 @@ class LocalEngine:
             raise MemoryError(f"{fits} of {len(requests)} pictures of {first.width}x{first.height} fit together")
 
     def _require_memory_for_weights(self, model: str) -> None:
-        """Main memory that runs out ends the process, so there it is asked first; a card raises an error instead."""
+        """The system kills a process that runs out of main memory, so check first; a GPU raises an error instead."""
         device = resolve_device(self.name)
         sizes = self.library.sizes(model)
         held = self.settings.load_options(self.library.source(model))
         if sizes is None or device.type in ("cuda", "xpu") or self.settings.memory_limit == 0 or not held.is_plain:
-            return  # what is not held at once, nobody can count here
-        # The least that any dtype takes; what is packed in the file may stay so.
+            return  # memory of weights that are not all loaded at once is not counted here
+        # The least that any dtype takes; weights that are packed in the file may stay packed.
         need, free = sum(part_bytes(sizes, "bfloat16", packed=True).values()), free_bytes(device)
         if need > free:
             raise APIError(
@@ -219,8 +218,8 @@ def local_engines(settings: ServerSettings, library: Library) -> list[Engine]:
     return [LocalEngine(name, settings, library) for name in settings.devices]
 
 
-class _Watch:
-    """Between two steps: keeps what a look at the pictures needs, and tells how far they are."""
+class _Progress:
+    """Called between two steps: keeps what previews need, and reports progress."""
 
     def __init__(self, request: ImageRequest, opened: OpenedModel, colours: LatentColours | None, on_step: OnStep):
         self.scheduler = opened.pipeline.scheduler
@@ -244,7 +243,7 @@ class _Watch:
 
 
 def release_memory() -> None:
-    """Give back what nobody holds any more."""
+    """Return unused memory to the device."""
     gc.collect()
     if torch.cuda.is_available():
         with suppress(RuntimeError):
@@ -252,12 +251,12 @@ def release_memory() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on whatever device."""
+    """Whether an error says that memory ran out, on whatever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

@@ -15,8 +15,8 @@ from leanlens.serve.sdapi_options import Choices
 from leanlens.serve.service import ImageService
 
 _EMPTY = (
-    "/sd-vae", "/sd-modules", "/hypernetworks", "/face-restorers", "/realesrgan-models", "/prompt-styles", "/extensions",
-    "/script-info",
+    "/sd-vae", "/sd-modules", "/hypernetworks", "/face-restorers", "/realesrgan-models", "/prompt-styles",
+    "/extensions", "/script-info",
 )  # fmt: skip
 # Routes whose answer never changes.
 _CONSTANT: dict[str, Any] = {
