@@ -7,7 +7,7 @@ from PIL import Image
 
 from leanlens.files import whole_file
 from leanlens.pipeline.metadata import FORMATS
-from leanlens.serve.preview import LatentColours, Snapshot
+from leanlens.serve.preview import LatentColours, LatentPreview
 
 
 class PreviewFile:
@@ -35,12 +35,12 @@ class PreviewFile:
         """Called after each step; latents (1, L, C)."""
         place = (self.scheduler.begin_index or 0) + step
         if self.before is None:  # a velocity needs two steps: the first shows the latents themselves
-            look = self.colours.picture(latents[0], self.grid)
+            image = self.colours.picture(latents[0], self.grid)
         else:
             levels = (float(self.scheduler.sigmas[place - 1]), float(self.scheduler.sigmas[place]))
-            look = Snapshot(step, self.before, latents, levels, 0, self.grid, self.colours).look()
+            image = LatentPreview(step, self.before, latents, levels, 0, self.grid, self.colours).to_image()
         self.before = latents
-        self.write(look.resize(self.size, Image.Resampling.BICUBIC))
+        self.write(image.resize(self.size, Image.Resampling.BICUBIC))
 
     def write(self, image: Image.Image) -> None:
         """Write an image to the file."""

@@ -1,14 +1,11 @@
-"""What outlives the process: an index of jobs, the finished pictures, and the pictures that clients uploaded.
+"""The folder of a server: finished images, uploaded images and an index of jobs, which outlive the process.
 
-Comes in: jobs and drawn pictures. Goes out: files that are there completely or not at all, and what is known of a job.
-Knows nothing of drawing or of HTTP.
+    OUTPUT/index.sqlite        jobs and images
+    OUTPUT/pictures/ID-N.png   image N of job ID, exactly the file that `leanlens generate` writes
+    OUTPUT/inputs/SUM.png      an uploaded image under the SHA-256 of its bytes
 
-    OUTPUT/index.sqlite        jobs and pictures
-    OUTPUT/pictures/ID-N.png   picture N of job ID, exactly the file that `leanlens generate` writes
-    OUTPUT/inputs/SUM.png      an uploaded picture under the SHA-256 of its bytes
-
-A picture's file is renamed into place before the index names it and before the client hears of it. A kill in between
-leaves a file that the next start finds and takes into the index.
+An image's file is renamed into place before the index names it and before the client hears of it. A kill in between
+leaves a file that the next start adds to the index.
 """
 
 import hashlib
@@ -43,7 +40,7 @@ CREATE INDEX IF NOT EXISTS pictures_by_job ON pictures (job, place);
 CREATE INDEX IF NOT EXISTS pictures_by_age ON pictures (created);
 """
 NAME = re.compile(r"([0-9a-f]{32})-(\d{1,9})\.png", re.ASCII)
-_GRACE = 3600.0  # seconds that an upload stays although no finished picture was made from it
+_GRACE = 3600.0  # seconds that an upload is kept although no finished image was made from it
 _SWEEP_EVERY = 60.0  # seconds
 
 
@@ -78,12 +75,12 @@ class KeptPicture(TypedDict):
 
 
 class Archive:
-    """The folder of a server. One process holds a folder at a time; the lock goes with it, however it ends.
+    """The folder of a server. One process uses a folder at a time; its lock ends with the process.
 
     Args:
         folder: made if it is not there.
-        keep_days: age at which a picture is removed; None keeps it.
-        keep_pictures: how many are kept, the newest; None keeps all.
+        keep_days: age at which an image is removed; None keeps it.
+        keep_pictures: how many images are kept, newest first; None keeps all.
 
     Raises:
         ValueError: the folder cannot be written to, another server holds it, or its index is no index.
@@ -98,12 +95,12 @@ class Archive:
             (self.folder / name).mkdir(exist_ok=True)
         self._lock = threading.RLock()
         self._swept = 0.0
-        # A server may end in another thread than it began in.
+        # A server may be closed in another thread than it was opened in.
         self._hold = FileLock(self.folder / ".lock", blocking=False, thread_local=False)
         try:
             self._hold.acquire()
         except Timeout:
-            raise ValueError(f"output {folder} is in use by another server; give another folder") from None
+            raise ValueError(f"output {folder} is in use by another server; choose another folder") from None
         try:
             self._index = sqlite3.connect(self.folder / "index.sqlite", check_same_thread=False, isolation_level=None)
             self._index.execute("PRAGMA journal_mode = WAL")
@@ -117,7 +114,7 @@ class Archive:
         self.sweep()
 
     def begin(self, job: Job) -> bool:
-        """Write a new job down; False if its id is taken."""
+        """Record a new job; False if its id is taken."""
         try:
             self._run(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, NULL, 'waiting', NULL)",
@@ -128,10 +125,10 @@ class Archive:
         return True
 
     def store(self, task: Task, drawn: DrawnPicture) -> StoredPicture:
-        """Keep a finished picture: the file first, then the index.
+        """Store a finished image: the file first, then the index.
 
         Raises:
-            OSError, ValueError: it cannot be written; nothing of it is there then.
+            OSError, ValueError: it cannot be written; then nothing is left of it.
         """
         name = f"{task.job.id}-{task.index}.png"
         path = save_picture(drawn.image, self.folder / "pictures" / name, drawn.record)
@@ -139,7 +136,7 @@ class Archive:
         return StoredPicture(name, path, drawn.record)
 
     def finish(self, job: Job) -> None:
-        """Write down how a job ended."""
+        """Record how a job ended."""
         error = next((task.error.message for task in job.tasks if task.error), None)
         self._run("UPDATE jobs SET state = ?, error = ?, finished = ? WHERE id = ?",
                   (job.state, error, time.time(), job.id))  # fmt: skip
@@ -154,18 +151,18 @@ class Archive:
         return path if path.is_file() else None
 
     def job(self, identity: str) -> JobRecord | None:
-        """What is known of a job: its fields, and the names of its finished pictures; None for an unknown one."""
+        """A job by its id; None for an unknown one."""
         rows = self._run("SELECT * FROM jobs WHERE id = ?", (identity,))
         return self._described(rows)[0] if rows else None
 
     def recent(self, owner: str, limit: int = 50) -> list[JobRecord]:
-        """An owner's latest jobs, the newest first."""
+        """An owner's latest jobs, newest first."""
         return self._described(
             self._run("SELECT * FROM jobs WHERE owner = ? ORDER BY created DESC LIMIT ?", (owner, limit))
         )
 
     def kept(self, owner: str, limit: int, favourites: bool = False) -> list[KeptPicture]:
-        """An owner's newest pictures, those of one job in their order: name, model, and whether it is a favourite."""
+        """An owner's newest images; those of one job in their order."""
         rows = self._run(
             "SELECT pictures.name, jobs.model, pictures.favourite FROM pictures JOIN jobs ON jobs.id = pictures.job "
             "WHERE jobs.owner = ? AND pictures.favourite >= ? ORDER BY jobs.created DESC, pictures.place LIMIT ?",
@@ -174,31 +171,31 @@ class Archive:
         return [KeptPicture(name=name, model=model, favourite=bool(favourite)) for name, model, favourite in rows]
 
     def favour(self, owner: str, name: str, wanted: bool = True) -> bool:
-        """Make an owner's picture a favourite, which retention never removes, or none; False for no such picture."""
+        """Mark or unmark an owner's image as a favourite, which retention never removes; False if there is none."""
         if not self._owns(owner, name):
             return False
         self._run("UPDATE pictures SET favourite = ? WHERE name = ?", (int(wanted), name))
         return True
 
     def remove(self, owner: str, name: str) -> bool:
-        """Delete an owner's picture for good; False for no such picture."""
+        """Delete an owner's image for good; False if there is none."""
         if not self._owns(owner, name):
             return False
         self._delete(name)
         return True
 
     def keep_input(self, data: bytes, suffix: str) -> Path:
-        """Keep the bytes of an uploaded picture under their checksum."""
+        """Store the bytes of an uploaded image under their checksum."""
         path = self.folder / "inputs" / f"{hashlib.sha256(data).hexdigest()}{suffix}"
         if path.is_file():
-            path.touch()  # its grace begins anew
+            path.touch()  # restarts its grace period
         else:
             with whole_file(path) as temporary:
                 temporary.write_bytes(data)
         return path
 
     def sweep(self) -> None:
-        """Remove what the retention settings do not keep."""
+        """Remove everything that the retention settings do not keep."""
         self._swept = time.monotonic()
         now = time.time()
         old = now - self.keep_days * 86400 if self.keep_days is not None else 0.0
@@ -220,7 +217,7 @@ class Archive:
         self._remove_inputs(now)
 
     def close(self) -> None:
-        """Close the index and let the folder go."""
+        """Close the index and release the folder."""
         with self._lock:
             self._index.close()
         self._hold.release()
@@ -228,7 +225,7 @@ class Archive:
     # ---------------------------------------------------------------------------------------- inside
 
     def _add_favourites(self) -> None:
-        """An index of before has no such column."""
+        """Indexes of earlier versions lack this column."""
         if "favourite" not in {row[1] for row in self._run("PRAGMA table_info(pictures)")}:
             self._run("ALTER TABLE pictures ADD COLUMN favourite INTEGER NOT NULL DEFAULT 0")
 
@@ -237,19 +234,19 @@ class Archive:
         return bool(self._run(statement, (name, owner)))
 
     def _delete(self, name: str) -> None:
-        """The file first: a row without a file is harmless, a file without a row would come back."""
+        """The file first: a row without a file is harmless, but a file without a row would be indexed again."""
         if _is_removed(self.folder / "pictures" / name):
             self._run("DELETE FROM pictures WHERE name = ?", (name,))
 
     def _settle(self) -> None:
-        """After a start: finished pictures that the index missed are entered, jobs that were cut off are said to be."""
+        """After a start: index finished images that the index missed, and mark jobs that were interrupted."""
         known = {row[0] for row in self._run("SELECT name FROM pictures")}
         for path in (self.folder / "pictures").iterdir():
             try:
                 self._take_in(path, known)
-            except Exception as error:  # no file of a folder keeps the server from starting
+            except Exception as error:  # no single file may keep the server from starting
                 kind = type(error).__name__
-                logger.warning("%s stays out of the index: %s: %s", path.name[:80], kind, str(error)[:200])
+                logger.warning("%s is not indexed: %s: %s", path.name[:80], kind, str(error)[:200])
         for name in known - {path.name for path in (self.folder / "pictures").iterdir()}:
             self._run("DELETE FROM pictures WHERE name = ?", (name,))
         for identity, pictures in self._run("SELECT id, pictures FROM jobs WHERE finished IS NULL"):
@@ -260,12 +257,12 @@ class Archive:
                       (state, reason, time.time(), identity))  # fmt: skip
 
     def _take_in(self, path: Path, known: set[str]) -> None:
-        """Remove what was half-written when the process ended, and enter a finished picture that the index missed."""
+        """Remove a file that was half-written when the process ended; index a finished image that the index missed."""
         if path.name.startswith(".") and NAME.match(path.name, 1) is not None:
             path.unlink()
         elif path.name not in known and NAME.fullmatch(path.name) is not None:
             self._enter(path.name, path.stat().st_mtime, read_record(path))
-            logger.info("%s was finished when the server stopped and is in the index now", path.name)
+            logger.info("%s was finished when the server stopped and is indexed now", path.name)
 
     def _enter(self, name: str, created: float, record: dict[str, Any]) -> None:
         match = NAME.fullmatch(name)
@@ -301,7 +298,7 @@ class Archive:
 
 
 def _is_removed(path: Path) -> bool:
-    """Remove a file; what cannot be removed stays, and the log says so."""
+    """Remove a file; False and a warning if it cannot be removed."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

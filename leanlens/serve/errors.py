@@ -1,8 +1,4 @@
-"""Why a client gets no picture, in words that every API can translate.
-
-Comes in: a kind, a sentence, perhaps the name of the field at fault. Goes out: an exception that APIs turn into their
-own status code and error body. Knows nothing of HTTP clients beyond that table.
-"""
+"""Why a request gets no image: one exception for every API, which each turns into its own status and error body."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of error looks to a client: HTTP status, and the OpenAI error's `type` and `code`."""
+    """What a client gets for one kind of error: the HTTP status, and `type` and `code` of an OpenAI error."""
 
     status: int
     type: str
     code: str
 
 
-# 5xx makes the openai SDK send a request twice more, so what would fail again is a 4xx.
+# The openai SDK retries twice on 5xx, so a request that would fail again gets a 4xx.
 KINDS: dict[str, Kind] = {
     "invalid": Kind(400, "invalid_request_error", "invalid_value"),
     "missing": Kind(400, "invalid_request_error", "missing_required_parameter"),
@@ -41,13 +37,13 @@ KINDS: dict[str, Kind] = {
 
 
 class APIError(Exception):
-    """A request that is not answered with a picture.
+    """A request that is not answered with an image.
 
     Args:
         kind: a key of `KINDS`.
         message: one sentence for the person behind the client.
-        field: the request's field at fault, in the words of `ImageRequest`.
-        retry_after: seconds after which asking again makes sense.
+        field: the field at fault, by its name in `ImageRequest`.
+        retry_after: seconds after which a retry may succeed.
     """
 
     def __init__(self, kind: str, message: str, field: str | None = None, retry_after: float | None = None):
@@ -63,9 +59,15 @@ class APIError(Exception):
         return KINDS[self.kind]
 
 
+def invalid(field: str, value: object, expected: str) -> APIError:
+    """The error for a value that a field does not take; long values are cut."""
+    shown = str(value)[:40] if isinstance(value, int | float) else repr(str(value)[:40])
+    return APIError("invalid", f"invalid {field} {shown}: expected {expected}", field)
+
+
 @contextmanager
 def with_client_names(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors from this block name fields as the client wrote them: `names` are ours -> the client's."""
+    """Errors raised in this block name fields as the client does: `names` are our names -> the client's."""
     try:
         yield
     except APIError as error:
@@ -73,13 +75,14 @@ def with_client_names(names: Mapping[str, str]) -> Iterator[None]:
         if theirs is None:
             raise
         message = error.message
-        if message.startswith(f"{error.field} "):
-            message = theirs + message.removeprefix(error.field or "")
+        for start in ("", "invalid "):
+            if message.startswith(f"{start}{error.field} "):
+                message = start + theirs + message.removeprefix(f"{start}{error.field}")
         raise APIError(error.kind, message, theirs, error.retry_after) from None
 
 
 def api_error_from(error: ValueError, fields: tuple[str, ...]) -> APIError:
-    """One of our own one-sentence errors as an error; a sentence that opens with a field's name is about it."""
+    """A one-sentence `ValueError` as an API error; the field is the first word, or the one after "invalid"."""
     message = str(error)
-    first = message.split(" ", 1)[0].split(".")[0]
+    first = message.removeprefix("invalid ").split(" ", 1)[0].split(".")[0]
     return APIError("invalid", message, first if first in fields else None)

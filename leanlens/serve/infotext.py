@@ -1,7 +1,6 @@
-"""The text that AUTOMATIC1111 writes into pictures, taken apart.
+"""Reads the text that AUTOMATIC1111 writes into images: the `parameters` text of any program's image.
 
-Comes in: the `parameters` text of any program's picture. Goes out: its settings by their names. One pass from left to
-right: the text may be a stranger's, so the time grows with its length and no faster.
+One pass from left to right: the text may come from a stranger, so the time grows linearly with its length.
 
 Source: `parse_generation_parameters` of AUTOMATIC1111's web UI. The last line holds `Name: value` pairs with commas
 between them; a value with a comma in it is written as a JSON string.
@@ -12,9 +11,9 @@ import re
 from collections.abc import Iterator
 
 MOST_CHARACTERS = 1_000_000
-"""Of all text inside one picture together; the settings of a program are a thousandth of that."""
+"""Limit for all text inside one image; the settings of a program take a thousandth of that."""
 _NEGATIVE = "Negative prompt:"
-_FEWEST = 3  # pairs that make the last line one of settings rather than one of the prompt
+_FEWEST = 3  # pairs, at least, that make the last line settings rather than part of the prompt
 _NAME = re.compile(r"\w[\w \-/]+")
 _NAME_MARKS = frozenset(" -/_")
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])++"')
@@ -38,7 +37,7 @@ def read_parameters(text: str) -> dict[str, str]:
 
 
 def _prompts(text: str) -> tuple[str, str]:
-    """The prompt, and what follows the first line that opens as the negative prompt does."""
+    """The prompt, and the negative prompt after the first line that begins with its name."""
     if text.startswith(_NEGATIVE):
         return "", text.removeprefix(_NEGATIVE).strip()
     prompt, _, negative = text.partition(f"\n{_NEGATIVE}")
@@ -46,7 +45,7 @@ def _prompts(text: str) -> tuple[str, str]:
 
 
 def _pairs(line: str) -> Iterator[tuple[str, str]]:
-    """The names and values of a line of settings; what is no pair is passed over."""
+    """The names and values of a line of settings; anything else is skipped."""
     place = 0
     while (colon := line.find(":", place)) >= 0:
         name = _name_before(line, place, colon)
@@ -58,7 +57,7 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _name_before(line: str, start: int, end: int) -> str | None:
-    """The longest name that ends at a colon; None where none does."""
+    """The longest name that ends at a colon; None if there is none."""
     first = end
     while first > start and (line[first - 1].isalnum() or line[first - 1] in _NAME_MARKS):
         first -= 1
@@ -67,7 +66,7 @@ def _name_before(line: str, start: int, end: int) -> str | None:
 
 
 def _value_after(line: str, start: int) -> tuple[str, int]:
-    """A value, and the place behind the comma that ends it."""
+    """A value, and the position after the comma that ends it."""
     while start < len(line) and line[start].isspace():
         start += 1
     quoted = _QUOTED.match(line, start)

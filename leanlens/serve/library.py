@@ -1,7 +1,6 @@
-"""What a client may name: models and LoRA files, and what each model's defaults are.
+"""The models and LoRA files that clients may name, and the defaults of each model.
 
-Comes in: names from requests. Goes out: names and paths that an operator has allowed, or an error. A name is only ever
-looked up in a list made from the operator's folders, so nothing a client writes becomes a path.
+A name is only ever looked up in lists made from the operator's folders, so nothing that a client sends becomes a path.
 """
 
 import threading
@@ -17,13 +16,13 @@ from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 from leanlens.weights.sizes import model_sizes
 
-# What clients of the hosted service send when nobody has told them another name.
+# Names that clients of the hosted service send unless they are configured otherwise.
 _HOSTED = ("gpt-image", "chatgpt-image", "dall-e")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request that says nothing gets from a model: steps, guidance, and the side of its square in pixels."""
+    """What a request without settings gets from a model: steps, guidance, and the side of its square in pixels."""
 
     num_inference_steps: int
     guidance_scale: float
@@ -31,7 +30,7 @@ class Defaults:
 
 
 class Library:
-    """Models by the names clients use, and LoRA files by theirs.
+    """Models and LoRA files by the names that clients use.
 
     Args:
         settings: which models and folders are allowed.
@@ -45,7 +44,7 @@ class Library:
         self.refresh()
 
     def refresh(self) -> None:
-        """Preview at the folders again."""
+        """Read the folders again."""
         models: dict[str, str] = {}
         for name in self.settings.models:
             if models.setdefault(_short_name(name), name) != name:
@@ -64,7 +63,7 @@ class Library:
 
     @property
     def default(self) -> str:
-        """The name of the model that draws when a request names none."""
+        """The name of the model for requests that name none."""
         return _short_name(self.settings.models[0])
 
     def models(self) -> dict[str, str]:
@@ -76,7 +75,7 @@ class Library:
         return dict(self._loras)
 
     def find_model(self, name: str | None) -> str:
-        """The known name of a model; none, and the names of the hosted service, mean the default.
+        """The name of a model in this library; no name, or one of the hosted service, means the default.
 
         Raises:
             APIError: a model that is not offered.
@@ -104,11 +103,11 @@ class Library:
             known = ", ".join(sorted(self._loras)[:20]) or "none"
             raise APIError("invalid", f"loras {name[:80]!r} is not offered; choose among: {known}", "loras")
         if not -100 <= scale <= 100:
-            raise APIError("invalid", f"loras scale {scale!r} is not accepted: give a number from -100 to 100", "loras")
+            raise APIError("invalid", f"invalid loras scale {scale!r}: expected a number from -100 to 100", "loras")
         return LoraChoice(path=str(path), scale=scale)
 
     def defaults(self, model: str) -> Defaults:
-        """What a request that says nothing gets from `model`: the same as from `leanlens generate`."""
+        """What a request without settings gets from `model`, as from `leanlens generate`."""
         source = self._models[model]
         preset = preset_for(source)
         steps = 4 if source == "toy" else preset.num_inference_steps
@@ -117,19 +116,19 @@ class Library:
         return Defaults(steps, preset.guidance_scale, self._sides[model])
 
     def sizes(self, model: str) -> ModelSizes | None:
-        """The sizes of a model in plain numbers; None where they are not known before it is opened."""
+        """The sizes of a model; None where they are not known before it is opened."""
         if model not in self._sizes:
             with suppress(ValueError, OSError):
                 self._sizes[model] = model_sizes(self._models[model])[0]
         return self._sizes.get(model)
 
     def learn(self, model: str, side: int, sizes: ModelSizes) -> None:
-        """Take what an opened model says: the side of the square it was trained for, and its sizes."""
+        """Remember what an opened model states: the side of the square it was trained for, and its sizes."""
         self._sides[model], self._sizes[model] = side, sizes
 
 
 def _short_name(name: str) -> str:
-    """A preset's name as it is; of a path or repository id, the last part without the suffix of a file."""
+    """A preset's name as it is; the last part of a path or repository id, without the suffix of a file."""
     if name in PRESETS or name == "toy":
         return name
     path = Path(name)
@@ -137,7 +136,7 @@ def _short_name(name: str) -> str:
 
 
 def _side_in_folder(source: str) -> int | None:
-    """The side that a local folder's autoencoder states; None where it is not known before the model is opened."""
+    """The side that the autoencoder of a local folder states; None where the model must be opened first."""
     if source == "toy":
         return 128
     folder = Path(source)

@@ -1,8 +1,7 @@
-"""A server that listens until it is told to stop, and then stops within seconds.
+"""Runs an app on uvicorn until SIGTERM, SIGINT or SIGHUP, and then stops within eight seconds with exit code 0.
 
-Comes in: an app, its service, where to listen. Goes out: a server that can be run. SIGTERM, SIGINT and SIGHUP end it:
-whoever waits for a picture is answered with 503, or an event that closes the stream, in the words of the API, what is
-finished is written, and the process is gone within eight seconds whatever the model is doing. Its exit code is then 0.
+Clients that wait for an image get 503, or an event that closes their stream. Finished images are written. The process
+ends in time whatever the model is doing.
 """
 
 import asyncio
@@ -21,18 +20,18 @@ from leanlens.serve.connections import Bounds, bounded
 from leanlens.serve.service import ImageService
 from leanlens.serve.settings import ServerSettings
 
-_GRACE = 2  # seconds for answers that are being sent, and for streams that nobody ends
-_LAST = 7.0  # seconds after which the process goes, whatever still runs
-_SPARE = 128  # descriptors for the model's files, pictures and the index
+_GRACE = 2  # seconds for responses that are being sent, and for streams that do not end
+_LAST = 7.0  # seconds after which the process exits, whatever still runs
+_SPARE = 128  # descriptors for the model's files, images and the index
 log = logging.getLogger("leanlens.serve")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells the service first that it is to stop.
+    """uvicorn's server, which stops the image service first.
 
     Args:
         config: uvicorn's.
-        service: of the app.
+        service: the app's.
     """
 
     def __init__(self, config: uvicorn.Config, service: ImageService):
@@ -41,9 +40,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGHUP too, unless whoever started the server has it ignored, as nohup does.
+        """Handles SIGHUP too, unless it was ignored when the process started, as under nohup.
 
-        uvicorn ends the process by the same signal once more; here the stop that was asked for is a success.
+        uvicorn would raise the same signal again at the end; here a requested stop is a success.
         """
         with super().capture_signals(), self._hangup():
             try:
@@ -64,7 +63,7 @@ class Server(uvicorn.Server):
             signal.signal(hangup, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; from now on the time is counted, and once it is up the process goes with what still runs."""
+        """Begin to stop, and start the timer after which the process exits whatever still runs."""
         if not self.should_exit:
             last = threading.Timer(_LAST, os._exit, [0])
             last.daemon = True
@@ -72,13 +71,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Answer everybody who waits, then end what is left."""
+        """Answer every waiting client, then close what is left."""
         await asyncio.to_thread(self.service.stop)
         await super().shutdown(sockets)
 
 
 def configured(app: Any, settings: ServerSettings, host: str, port: int) -> uvicorn.Config:
-    """uvicorn's configuration within the operator's bounds."""
+    """uvicorn's configuration with the operator's limits."""
     bounds = Bounds(
         connections=_descriptors(settings.max_connections), proxies=settings.trusted_proxies,
         head=settings.header_timeout, body=settings.body_timeout,
@@ -91,7 +90,7 @@ def configured(app: Any, settings: ServerSettings, host: str, port: int) -> uvic
 
 
 def _descriptors(wanted: int) -> int:
-    """Connections that this process may hold open; its bound on descriptors is raised where that is allowed."""
+    """Connections that this process may hold open. Its limit on descriptors is raised where that is allowed."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -102,7 +101,7 @@ def _descriptors(wanted: int) -> int:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if soft < needed:
-            log.warning("%d connections at most: this process may open %d files", max(8, soft - _SPARE), soft)
+            log.warning("at most %d connections: this process may open %d files", max(8, soft - _SPARE), soft)
             return max(8, soft - _SPARE)
     return wanted
 

@@ -1,7 +1,4 @@
-"""The server's log: one JSON object a line, or text for a terminal, with the id of the request that it is about.
-
-Comes in: records of the standard `logging`. Goes out: lines. Knows nothing of what they say.
-"""
+"""The server's log: one JSON object per line, or text for a terminal, with the id of the request that it is about."""
 
 import json
 import logging
@@ -11,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
-"""The request, or the requests of a batch, that this thread or task works for."""
+"""The id of the request that this thread or task works for; of a batch, all ids."""
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger; then the fields of `record.line`, or the message and the request it belongs to."""
+    """time, level, logger; then the fields of `record.line`, or the message and the id of its request."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as one line."""
@@ -28,14 +25,14 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Time and message, to be read as they come; the id of the request behind, where there is one.
+    """Time and message, then the id of the request if there is one.
 
-    Further lines are indented and what is no printing character is escaped: nothing that a client sends can look like a
+    Further lines are indented and unprintable characters are escaped, so nothing that a client sends can look like a
     line of the log or move the cursor.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as one line; a traceback stands below it."""
+        """One record as one line, with a traceback below it."""
         when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         line, level = getattr(record, "line", None), record.levelname.lower()
         request = line.get("request") if line else REQUEST.get()
@@ -51,7 +48,7 @@ def _printable(text: str) -> str:
 
 
 def _in_words(line: dict[str, Any]) -> str:
-    """The line of one request: what was asked, how it was answered, in how long."""
+    """The line of one request: method, path, status and time."""
     said = f"{line.get('method')} {_printable(str(line.get('path')))} {line.get('status')} in {line.get('seconds')} s"
     return said + (f", job {line['job']}" if line.get("job") else "")
 
@@ -60,16 +57,16 @@ def log_format(wanted: str) -> str:
     """text or json; "auto" is text where the log goes to a terminal.
 
     Raises:
-        ValueError: another word.
+        ValueError: another format.
     """
     if wanted not in ("auto", "text", "json"):
-        raise ValueError(f"--log {wanted!r} is not accepted; use one of auto, text, json")
+        raise ValueError(f"invalid --log {wanted!r}: expected auto, text or json")
     return wanted if wanted != "auto" else "text" if sys.stderr.isatty() else "json"
 
 
 def log_as(chosen: str) -> None:
-    """Have everything that is logged in this process written so."""
+    """Set the format of everything that this process logs."""
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLines() if chosen == "json" else TextLines())
-    if chosen == "text":  # our own lines say when it starts, answers and stops
+    if chosen == "text":  # our own lines report start, requests and stop
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

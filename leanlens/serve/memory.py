@@ -1,7 +1,4 @@
-"""What is free on a device, and the sizes of an opened model, in the plain numbers that `plan/` calculates with.
-
-Comes in: a device, an opened model. Goes out: bytes and sizes; an error for what cannot fit. Knows nothing of queues.
-"""
+"""Free memory of a device, the sizes of an opened model, and the check that an image fits."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +18,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> float:
-    """What could be taken on a device now: of a card what its driver and torch's cache have left, else main memory."""
+    """Bytes that can be allocated on a device now: on a GPU, what its driver and torch's cache have left."""
     if device.type in ("cuda", "xpu"):
         module = getattr(torch, device.type)
         cached = module.memory_reserved(device) - module.memory_allocated(device)
@@ -33,7 +30,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 def _left_in_container(folder: Path = _CGROUPS) -> float:
-    """Bytes that a container's bound leaves (cgroup 2); infinity without one. Files that are cached can be let go."""
+    """Bytes left within a container's limit (cgroup 2); infinity without one. Cached files count as free."""
     with suppress(OSError, ValueError, IndexError):
         bound = (folder / "memory.max").read_text().strip()
         used = float((folder / "memory.current").read_text())
@@ -44,7 +41,7 @@ def _left_in_container(folder: Path = _CGROUPS) -> float:
 
 
 def sizes_of(opened: OpenedModel) -> ModelSizes:
-    """An opened model in plain numbers: those of its configurations, and its parameters counted."""
+    """The sizes of an opened model, from its configurations and its counted parameters."""
     pipeline = opened.pipeline
     part, vae = pipeline.transformer.config, pipeline.vae.config
     encoder: Any = pipeline.text_encoder or pipeline.encoder_loader  # which has its configuration, whether open or not
@@ -84,7 +81,7 @@ def sizes_of(opened: OpenedModel) -> ModelSizes:
 
 
 def require_memory(sizes: ModelSizes, memory: FreeMemory, request: ImageRequest) -> None:
-    """Raise an error that names what would fit, for a picture that needs more than there is.
+    """Raise for an image that needs more memory than there is; the message names a size that fits.
 
     Raises:
         APIError: of kind memory.
@@ -103,5 +100,5 @@ def require_memory(sizes: ModelSizes, memory: FreeMemory, request: ImageRequest)
 
 
 def in_gb(size: float) -> str:
-    """Bytes in 10^9 bytes, as far as a prediction is good."""
+    """Bytes as GB (10^9), rounded to what a prediction is good for."""
     return f"{max(0.0, size) / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"

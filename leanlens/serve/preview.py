@@ -1,13 +1,10 @@
-"""A look at a half-drawn picture, for next to nothing.
+"""Previews of half-drawn images, at almost no cost.
 
-Comes in: latents between two steps. Goes out: a small picture of what they are becoming, two pixels for each token's
-side. Knows nothing of clients.
+Between noise levels s and s', Euler's step is x' = x + (s' - s) v. So both latents give the velocity, and x' - s' v is
+where the path ends if it stays straight. A linear map turns that into colours. It is fitted once for each autoencoder,
+by least squares, on what the autoencoder makes of soft coloured clouds (where trained latents lie) and of noise.
 
-Between noise levels s and s', Euler's step is x' = x + (s' - s) v, so both give the velocity, and x' - s' v is where
-the path ends if it stays straight. A linear map turns that into colours: fitted once for each autoencoder, by least
-squares, on what it makes of soft coloured clouds (where trained latents lie) and of noise (for those elsewhere).
-
-Shapes: B pictures, L = h * w tokens, C packed latent channels.
+Shapes: B images, L = h * w tokens, C packed latent channels.
 """
 
 from dataclasses import dataclass
@@ -56,44 +53,44 @@ class LatentColours:
 
     @torch.no_grad()
     def picture(self, latents: Tensor, grid: tuple[int, int]) -> Image.Image:
-        """(L, C) -> a picture of 2 h x 2 w pixels."""
+        """(L, C) -> an image of 2 h x 2 w pixels."""
         colours = _with_one(latents.float().cpu()) @ self.weights
         pixels = colours.view(*grid, 2, 2, 3).permute(0, 2, 1, 3, 4).reshape(grid[0] * 2, grid[1] * 2, 3)
         return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).numpy())
 
 
 class Preview(Protocol):
-    """What a half-drawn picture looks like after `step` steps."""
+    """A half-drawn image after `step` steps."""
 
     @property
     def step(self) -> int:
         """Finished steps."""
 
     def to_image(self) -> Image.Image:
-        """The picture that is to be expected, 2 h x 2 w pixels."""
+        """The predicted image, 2 h x 2 w pixels."""
 
 
 @dataclass(frozen=True)
 class PreviewImage:
-    """A look that was taken elsewhere."""
+    """A preview that was computed elsewhere."""
 
     step: int
     image: Image.Image
 
     def to_image(self) -> Image.Image:
-        """The picture as it was seen."""
+        """The image as it came."""
         return self.image
 
 
 @dataclass(frozen=True)
 class LatentPreview:
-    """One picture of a batch between two steps; nothing is computed until someone looks.
+    """One image of a batch between two steps; nothing is computed before `to_image`.
 
     Attributes:
         step: finished steps.
         before, after: latents (B, L, C) before and after the last of them.
         levels: the noise levels of `before` and `after`.
-        row: which of the B pictures.
+        row: which of the B images.
         grid: (h, w).
         colours: of the model's autoencoder.
     """
@@ -108,7 +105,7 @@ class LatentPreview:
 
     @torch.no_grad()
     def to_image(self) -> Image.Image:
-        """The picture that is to be expected, 2 h x 2 w pixels."""
+        """The predicted image, 2 h x 2 w pixels."""
         before, after = self.before[self.row].float(), self.after[self.row].float()
         velocity = (after - before) / (self.levels[1] - self.levels[0])
         return self.colours.picture(after - self.levels[1] * velocity, self.grid)

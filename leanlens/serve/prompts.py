@@ -1,8 +1,7 @@
-"""What the AUTOMATIC1111 world writes into prompts, and what of it means something to Lens.
+"""Reads the syntax of AUTOMATIC1111 in prompts: takes out `<lora:name:scale>`, and notes what else is taken literally.
 
-Comes in: a prompt. Goes out: the prompt without `<lora:name:scale>`, the LoRAs it named, and notes on what is taken
-literally. Lens reads its prompt with a language model, which has no weights on words, so `(word:1.2)`, `[word]` and
-`BREAK` are read as they stand, and the client is told.
+Lens reads its prompt with a language model, which has no weights on words, so `(word:1.2)`, `[word]` and `BREAK` stay
+in the prompt as they are, and the client is told.
 """
 
 import re
@@ -24,10 +23,10 @@ class ReadPrompt:
 
 
 def read_prompt(prompt: str) -> ReadPrompt:
-    """Take LoRAs out of a prompt and note what is taken literally.
+    """Take LoRAs out of a prompt, and note what is taken literally.
 
     Raises:
-        ValueError: a LoRA whose scale is no number.
+        ValueError: a LoRA whose scale is not a number.
     """
     loras: list[tuple[str, float]] = []
     notes: list[str] = []
@@ -52,7 +51,7 @@ def read_prompt(prompt: str) -> ReadPrompt:
 def _scale(written: str, text: str | None, notes: list[str]) -> float:
     """The scale of a LoRA on the denoiser, from `te:unet:dyn`, each by its place or as `name=value`.
 
-    As AUTOMATIC1111 reads them: `unet` is as `te` where it is not given, and `te` is 1. What is not done is noted.
+    As in AUTOMATIC1111, `unet` defaults to `te`, and `te` to 1. Values without effect are noted.
     """
     items = [item.strip() for item in (text or "").split(":")] if text else []
     named = dict(item.split("=", 1) for item in items if "=" in item)

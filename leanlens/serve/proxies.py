@@ -1,8 +1,4 @@
-"""What a proxy says of the client behind it: believed from the operator's own proxies, taken away from everybody else.
-
-Comes in: requests. Goes out: requests whose client and scheme are those that a trusted proxy has named, or those of the
-connection itself, without headers by which a client could name others.
-"""
+"""Believes what the operator's own proxies say of the client behind them, and drops such headers from everyone else."""
 
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
@@ -14,10 +10,10 @@ _START = b"x-forwarded-"
 
 
 class Proxies:
-    """Middleware, the outermost.
+    """The outermost middleware.
 
     Args:
-        app: what is served.
+        app: the app inside.
         trusted: addresses and networks of the operator's proxies.
     """
 
@@ -26,15 +22,15 @@ class Proxies:
 
         self.app = app
         self._networks = [ip_network(one, strict=False) for one in trusted]
-        self._believing = ProxyHeadersMiddleware(app, trusted_hosts=list(trusted))  # type: ignore[arg-type]
+        self._with_proxy_headers = ProxyHeadersMiddleware(app, trusted_hosts=list(trusted))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
         elif self._is_trusted(scope):
-            await self._believing(scope, receive, send)  # type: ignore[arg-type]
+            await self._with_proxy_headers(scope, receive, send)  # type: ignore[arg-type]
         else:
-            headers = [(name, value) for name, value in scope["headers"] if not _is_said_by_proxies(name)]
+            headers = [(name, value) for name, value in scope["headers"] if not _is_of_proxies(name)]
             await self.app({**scope, "headers": headers}, receive, send)
 
     def _is_trusted(self, scope: Scope) -> bool:
@@ -45,5 +41,5 @@ class Proxies:
         return any(address in network for network in self._networks)
 
 
-def _is_said_by_proxies(name: bytes) -> bool:
+def _is_of_proxies(name: bytes) -> bool:
     return name.lower().startswith(_START) or name.lower() in _NAMES

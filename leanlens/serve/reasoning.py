@@ -1,6 +1,4 @@
-"""Prompts rewritten into captions before they are drawn, as the operator and each request say.
-
-Comes in: requests that the service has checked. Goes out: the same requests, each with its own caption and record.
+"""Rewrites prompts into captions before they are drawn, as the operator and each request say.
 
 Source: `leanlens.reason`.
 """
@@ -16,22 +14,22 @@ from leanlens.log import logger
 from leanlens.pipeline.reasoned import Reasoned
 from leanlens.pipeline.request import MAX_PROMPT_CHARACTERS, ImageRequest, LoraChoice
 from leanlens.reason import WORDS, Reasoner, reason_request, reasoner_of_model
-from leanlens.serve.errors import APIError
+from leanlens.serve.errors import APIError, invalid
 from leanlens.serve.library import Library
 from leanlens.serve.settings import ServerSettings
 from leanlens.weights.triggers import trigger_phrases
 
 MOST_FIXED = 64
-"""Facts that one request may fix."""
+"""Facts that one request may set."""
 _KEY, _VALUE = 40, MAX_PROMPT_CHARACTERS  # characters; a quoted text is a value too
 
 
 def _from_form(value: object) -> object:
-    """Forms carry an object as JSON text."""
+    """Forms carry the object as JSON text."""
     try:
         return parse_json(value, "the text") if isinstance(value, str) else value
     except ValueError as error:
-        raise ValueError(f"is no JSON object of facts: {error}") from None
+        raise ValueError(f"is not a JSON object of facts: {error}") from None
 
 
 Fixed = Annotated[
@@ -42,7 +40,7 @@ Fixed = Annotated[
     Field(max_length=MOST_FIXED),
     BeforeValidator(_from_form),
 ]
-"""Key of a fact -> its value, as bodies have them; a number may be written as one."""
+"""Key of a fact -> its value, in bodies of requests; a value may be a JSON number."""
 
 
 class Reasoning:
@@ -50,7 +48,7 @@ class Reasoning:
 
     Args:
         settings: whether prompts are rewritten at all.
-        library: what models' names mean.
+        library: resolves names of models.
     """
 
     def __init__(self, settings: ServerSettings, library: Library):
@@ -59,21 +57,21 @@ class Reasoning:
         self._reasoners: dict[str, Reasoner | None] = {}
 
     def reasoner(self, model: str, word: str | None = None) -> Reasoner | None:
-        """The reasoner that a request with this word gets; what the operator has turned off stays off.
+        """The reasoner for a request with this value of `reason`; off if the operator has turned it off.
 
         Raises:
-            APIError: another word.
+            APIError: another value.
         """
         if word is not None and word not in WORDS:
-            raise APIError("invalid", f"reason {word[:40]!r} is not accepted; use {' or '.join(WORDS)}", "reason")
+            raise invalid("reason", word, " or ".join(WORDS))
         if "off" in (word, self.settings.reason):
             return None
         source = self.library.source(model)
-        if source not in self._reasoners:  # found out without a lock: a model may have to be downloaded for it
+        if source not in self._reasoners:  # without a lock: a model may have to be downloaded
             try:
                 found = reasoner_of_model(source)
-            except (ValueError, OSError) as error:  # the worker that cannot open it says so to the client
-                logger.warning("prompts for %s are drawn as they are: %s", model, error)
+            except (ValueError, OSError) as error:  # the worker that cannot open it tells the client
+                logger.warning("prompts for %s are not rewritten: %s", model, error)
                 found = None
             self._reasoners.setdefault(source, found)
         return self._reasoners[source]
@@ -85,10 +83,10 @@ class Reasoning:
         word: str | None = None,
         fixed: Mapping[str, str] | None = None,
     ) -> list[ImageRequest]:
-        """Each request with the caption that its seed makes of its prompt.
+        """Each request with the caption that the reasoner makes of its prompt and seed.
 
         Raises:
-            APIError: a word, a key or a value that is not accepted, or `fixed` where nothing is rewritten.
+            APIError: an invalid value of `reason`, key or value of `fixed`, or `fixed` where nothing is rewritten.
         """
         reasoner = self.reasoner(model, word)
         if fixed:
@@ -100,27 +98,27 @@ class Reasoning:
             raise APIError("invalid", str(error), "fixed" if fixed else None) from None
 
     def _check_fixed(self, reasoner: Reasoner | None, request: ImageRequest, model: str, word: str | None) -> None:
-        """Refuse facts that nothing would be made of."""
+        """Reject facts that would have no effect."""
         why = None
         if request.image is not None:
-            why = "the prompt beside an image is drawn as it is"
+            why = "a prompt with an image is not rewritten"
         elif request.reasoner is not None:
             why = "the prompt has been rewritten already"
         elif reasoner is None:
             off = "this request turns the reasoner off" if word == "off" else "this server's reasoner is off"
             why = off if "off" in (word, self.settings.reason) else f"{model} has no reasoner"
         if why is not None:
-            raise APIError("invalid", f"fixed is not accepted: {why}", "fixed")
+            raise APIError("invalid", f"invalid fixed: {why}", "fixed")
 
 
 def triggers_of(loras: Sequence[LoraChoice]) -> tuple[str, ...]:
-    """The phrases that LoRA files listen to; of a file that cannot be read, the worker says what is wrong."""
+    """The trigger phrases of LoRA files. A file that cannot be read is skipped here; the worker reports it."""
     found: list[str] = []
     for lora in loras:
         try:
             found += trigger_phrases(Path(lora.path))
         except (ValueError, OSError) as error:
-            logger.warning("the trigger of %s is not known: %s", Path(lora.path).name, error)
+            logger.warning("the trigger phrases of %s are unknown: %s", Path(lora.path).name, error)
     return tuple(dict.fromkeys(found))
 
 

@@ -1,8 +1,4 @@
-"""The operator's filters on prompts and pictures, between the APIs and the archive.
-
-Comes in: a prompt before it is drawn, a picture before it is kept. Goes out: what the picture's settings say of it, or
-an error. Knows nothing of how the filters judge.
-"""
+"""The operator's filters on prompts, before drawing, and on images, before they are stored."""
 
 from typing import Any
 
@@ -15,7 +11,7 @@ from leanlens.serve.settings import ServerSettings
 
 
 class SafetyFilter:
-    """What `--safety` turned on.
+    """The filters that `--safety` turns on.
 
     Args:
         settings: the operator's.
@@ -32,17 +28,17 @@ class SafetyFilter:
         self.threshold = settings.safety_threshold
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise an error for a prompt that is not to be drawn.
+        """Raise for a prompt that the filter rejects.
 
         Raises:
             APIError: of kind unsafe.
         """
         found = self.words.find(prompt) if self.words is not None else None
         if found is not None:
-            raise APIError("unsafe", f"prompt holds {found!r}, which this server's safety filter refuses", "prompt")
+            raise APIError("unsafe", f"prompt holds {found!r}, which this server's safety filter rejects", "prompt")
 
     def check_picture(self, image: Image.Image, prompt: str) -> dict[str, Any] | None:
-        """What a picture's settings say of the filters it passed; None with none on.
+        """The record of the filters that an image passed; None without filters.
 
         Raises:
             APIError: of kind unsafe.

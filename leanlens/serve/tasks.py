@@ -1,7 +1,6 @@
-"""One client's parameters while it is being fulfilled: a job, made of one task for each picture.
+"""Jobs and their tasks: what one request asked for, one task for each image, and events about them.
 
-Comes in: requests. Goes out: states, and events for whoever listens. APIs listen, workers report; neither knows the
-other. Everything here may be called from any thread.
+APIs listen and workers report; neither knows the other. Everything here may be called from any thread.
 """
 
 import secrets
@@ -23,7 +22,7 @@ FINAL = ("done", "failed", "cancelled")
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """A finished picture: its file, the name it is asked for by, and the record inside it."""
+    """A finished image: its public name, its file, and the record inside it."""
 
     name: str
     path: Path
@@ -32,20 +31,20 @@ class StoredPicture:
 
 @dataclass(eq=False)
 class Task:
-    """One picture to draw.
+    """One image to draw.
 
     Attributes:
         request: what to draw.
         model: the library's name for the model.
-        index: which picture of its job.
+        index: position in its job.
         state: waiting, drawing, or one of `FINAL`.
-        step, steps: finished noise levels, and how many there are.
-        preview: the last look at it, from the second step on.
-        picture: when it is done.
-        text_tokens: of the prompt, once it is encoded.
-        error: when it failed.
+        step, steps: finished denoising steps, and their number.
+        preview: the latest preview, from the second step on.
+        picture: the finished image.
+        text_tokens: number of tokens of the prompt, once it is encoded.
+        error: why it failed.
         unwanted: nobody waits for it any more.
-        ends_early: it is to end after the running step, with the picture that is expected then.
+        ends_early: it ends after the current step, with the image as predicted then.
     """
 
     request: ImageRequest
@@ -86,15 +85,15 @@ Listener = Callable[[Event], None]
 
 
 class Job:
-    """The pictures that one request asks for.
+    """The images that one request asks for.
 
     Args:
-        requests: one for each picture.
+        requests: one for each image.
         model: the library's name for the model.
-        owner: who asked; the queue is fair between owners.
-        api: which API it came through.
+        owner: the client; the queue is fair between owners.
+        api: the API that it came through.
         identity: 32 hexadecimal digits, or None to make them up.
-        iteration: how many pictures belong together, for clients that count in batches.
+        iteration: images per batch, for clients that count in batches.
     """
 
     def __init__(
@@ -118,13 +117,13 @@ class Job:
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> list[Event]:
-        """Have `listener` called with every event from now on; gives those that a late listener must not miss."""
+        """Call `listener` with every event from now on; gives the final events so far."""
         with self._lock:
             self._listeners.append(listener)
             return [Event(task.state, task) for task in self.tasks if task.is_final]
 
     def report(self, task: Task, state: str, preview: Preview | None = None) -> None:
-        """Change a task's state ("step" leaves it as it is) and tell the listeners. What is final stays so."""
+        """Change a task's state ("step" leaves it as it is) and call the listeners. A final state never changes."""
         with self._lock:
             if task.is_final:
                 return
@@ -133,15 +132,15 @@ class Job:
             else:
                 task.state = "drawing" if state == "started" else state
             if task.state == "done":
-                task.preview = None  # of one that was stopped, the last look is all there is
+                task.preview = None  # a stopped task keeps its last preview
             for listener in self._listeners:
                 try:
                     listener(Event(state, task, preview))
-                except Exception:  # one that has gone away does not keep the others from hearing
+                except Exception:  # a broken listener must not silence the others
                     logger.exception("a listener of job %s failed", self.id)
 
     def fail(self, task: Task, error: APIError) -> None:
-        """End a task without a picture."""
+        """End a task without an image."""
         task.error = error
         self.report(task, "cancelled" if error.kind == "cancelled" else "failed")
 
@@ -161,7 +160,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """waiting, drawing, done (all pictures), partial (some), failed, cancelled."""
+        """waiting, drawing, done (all images), partial (some), failed, cancelled."""
         if not self.is_final:
             return "drawing" if any(task.state != "waiting" for task in self.tasks) else "waiting"
         states = {task.state for task in self.tasks}

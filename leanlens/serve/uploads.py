@@ -1,8 +1,4 @@
-"""Pictures that clients send: checked, and kept as files that a request can name.
-
-Comes in: bytes. Goes out: PIL pictures within the operator's bounds, and paths in the archive. Nothing of what a client
-calls its file is used.
-"""
+"""Images that clients send: decoded within the operator's limits. Only PNG, JPEG and WebP are accepted."""
 
 import base64
 import binascii
@@ -14,11 +10,11 @@ from leanlens.pictures.decode import brightness, has_orientation, read_picture
 from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # everything else that Pillow knows stays closed
+FORMATS = ("PNG", "JPEG", "WEBP")  # no other format that Pillow knows
 
 
 def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> Image.Image:
-    """An uploaded picture, unpacked: L, LA, RGB or RGBA, 8-bit, upright.
+    """An uploaded image, decoded: L, LA, RGB or RGBA, 8-bit, upright.
 
     Raises:
         APIError: too many bytes or pixels, damaged, or neither PNG nor JPEG nor WebP.
@@ -30,7 +26,7 @@ def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> 
 
     def refuse_too_many(picture: Image.Image) -> None:
         pixels = picture.width * picture.height
-        if pixels > settings.max_upload_pixels:  # known from the header, before anything is unpacked
+        if pixels > settings.max_upload_pixels:  # known from the header, before anything is decoded
             raise APIError(
                 "invalid", f"{field} has {pixels:,} pixels; at most {settings.max_upload_pixels:,} are accepted", field
             )
@@ -42,15 +38,15 @@ def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> 
 
 
 def upright_bytes(data: bytes) -> bytes | None:
-    """The bytes of an uploaded picture to keep; None where it asks to be turned, which `open_upload` has done."""
+    """The bytes of an upload to store; None where EXIF rotates the image, which `open_upload` has applied."""
     return None if has_orientation(data) else data
 
 
 def from_base64(text: str, field: str = "image") -> bytes:
-    """Bytes of base64 text, with or without a data address before it.
+    """Bytes of base64 text or of a data URL.
 
     Raises:
-        APIError: no base64.
+        APIError: not base64.
     """
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
@@ -61,14 +57,14 @@ def from_base64(text: str, field: str = "image") -> bytes:
 
 
 def to_png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG file."""
+    """An image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def mask_from_transparency(mask: Image.Image) -> Image.Image:
-    """A mask in which transparent means repaint -> one in which white does.
+    """A mask that marks with transparency -> a mask that marks with white.
 
     Raises:
         APIError: a mask without transparency.
@@ -79,9 +75,9 @@ def mask_from_transparency(mask: Image.Image) -> Image.Image:
 
 
 def mask_from_brightness(mask: Image.Image, size: tuple[int, int], invert: bool, blur: float) -> Image.Image:
-    """A mask in which white means repaint, brought to `size` (width, height), inverted or blurred where asked.
+    """A mask that marks with white, resized to `size` (width, height), inverted or blurred on request.
 
-    What is transparent is not marked.
+    Transparent pixels are not marked.
     """
     grey = brightness(mask)
     if grey.size != size:

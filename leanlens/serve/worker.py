@@ -1,8 +1,6 @@
-"""One device's thread: it takes batches from the queue, has them drawn, and hands pictures over.
+"""The thread of one device: takes batches from the queue, has them drawn, and hands images over.
 
-Comes in: tasks. Goes out: finished pictures through `deliver`, errors and steps through the tasks' jobs. Whatever
-goes wrong with one batch is answered to its clients; the worker goes on. Knows nothing of HTTP or of files, nor where
-the device is.
+A failed batch is reported to its clients, and the worker goes on.
 """
 
 import threading
@@ -25,16 +23,16 @@ from leanlens.serve.tasks import Task
 
 
 class BatchCancelled(Exception):
-    """Nobody waits for any picture of the running batch."""
+    """Nobody waits for any image of the running batch."""
 
 
 class Worker:
     """One thread that draws on one device.
 
     Args:
-        engine: the device.
+        engine: draws on the device.
         settings, queue, library, metrics: those of the server.
-        deliver: called with a task and its picture, from the worker's thread.
+        deliver: called with a task and its image, in the worker's thread.
     """
 
     def __init__(
@@ -54,19 +52,19 @@ class Worker:
         self.deliver = deliver
         self.is_ready = False
         self.trouble: str | None = None
-        """Why the default model could not be opened; None when it could."""
+        """Why the default model could not be opened; None if it was."""
         self.pace = 0.0
-        """Seconds for one picture, lately."""
+        """Recent seconds per image."""
         self._busy = threading.Lock()
         self._free_memory: FreeMemory | None = None
         self._thread = threading.Thread(target=self._run, name=f"leanlens-{engine.name}", daemon=True)
 
     def start(self) -> None:
-        """Open the default model and begin to draw."""
+        """Open the default model and start drawing."""
         self._thread.start()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the queue is closed and empty and the last picture is drawn."""
+        """Wait until the queue is closed and empty and the last image is drawn."""
         self._thread.join(timeout)
 
     @property
@@ -88,13 +86,13 @@ class Worker:
         return self._free_memory if self.model == model else None
 
     def unload(self) -> None:
-        """Let the model go, once what is being drawn is finished; the next picture opens it again."""
+        """Unload the model, once the current batch is finished; the next task opens it again."""
         with self._busy:
             if self.model is not None:
                 self.engine.unload()
 
     def open(self, model: str) -> None:
-        """Have a model open, once what is being drawn is finished.
+        """Open a model, once the current batch is finished.
 
         Raises:
             APIError: it cannot be opened.
@@ -118,19 +116,19 @@ class Worker:
                 try:
                     with self._busy:
                         self._serve([task for task in batch if not task.is_final])
-                except Exception:  # a mistake in answering: those who asked are told, the next ones are drawn
+                except Exception:  # a bug here: its clients are told, and the worker goes on
                     logger.exception("a batch could not be answered")
                     self._end(batch, APIError("failed", "the server made a mistake; its log says which"))
                 REQUEST.set(None)
             elif self.queue.is_closed:
                 return
             elif self.model is not None:
-                logger.info("%s has been idle for %g s and is let go", self.model, self.settings.idle_unload)
+                logger.info("%s was idle for %g s and is unloaded", self.model, self.settings.idle_unload)
                 with self._busy:
                     self.engine.unload()
 
     def _serve(self, batch: list[Task]) -> None:
-        """Draw a batch; whatever goes wrong is told to those who asked."""
+        """Draw a batch; failures are reported to its clients."""
         if not batch:
             return
         began = time.monotonic()
@@ -150,18 +148,18 @@ class Worker:
                 self.deliver(task, drawn.picture)
 
     def _recover(self, batch: list[Task], error: Exception) -> None:
-        """After a failure: several that do not fit together are drawn in halves, one that fails is told why."""
+        """After a failure: a batch that does not fit is drawn in halves; a single task fails with its error."""
         if is_out_of_memory(error):
             error.__traceback__ = None  # its frames hold the tensors that fill the memory
             self.engine.clear_caches()
             if len(batch) > 1:
-                logger.warning("%d pictures do not fit in memory together; they are drawn in halves", len(batch))
+                logger.warning("%d images do not fit in memory together; drawing them in halves", len(batch))
                 middle = len(batch) // 2
                 for half in (batch[:middle], batch[middle:]):
                     self._serve([task for task in half if not task.is_final])
                 return
         elif len(batch) > 1 and isinstance(error, ValueError | FloatingPointError):
-            for task in batch:  # one of them is at fault, and the others are not to suffer
+            for task in batch:  # one of them is at fault; the others shall not fail with it
                 self._serve([task])
             return
         api_error = as_api_error(error, batch[0].request)
@@ -194,7 +192,7 @@ class Worker:
         return self.engine.draw(batch[0].model, [task.request for task in batch], on_step)
 
     def _open(self, model: str) -> None:
-        """Have the model open, and note what is known of it then."""
+        """Open the model if another one is open, and record what is known of it then."""
         if self.model == model:
             return
         began = time.monotonic()
@@ -207,7 +205,7 @@ class Worker:
 
 
 def as_api_error(error: BaseException, request: ImageRequest) -> APIError:
-    """An error of the drawing in the words that a client gets."""
+    """An error of the drawing as clients get it."""
     if isinstance(error, APIError):
         return error
     if is_out_of_memory(error):

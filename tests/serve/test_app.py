@@ -179,7 +179,7 @@ def test_the_wait_that_is_told_follows_from_the_measured_pace(settings, tmp_path
     answer = client.post(DRAW, json={**SMALL, "n": 2})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
     assert (
-        "the queue of 4 has no room for 2 more: 3 wait and 0 places are kept for others; try again in about 7 s"
+        "the queue of 4 has no room for 2 more: 3 wait and 0 places are reserved for others; try again in about 7 s"
         in answer.text
     )
     assert "leanlens_queue_seconds 21.0\n" in client.get("/metrics").text

@@ -112,7 +112,7 @@ def test_no_more_places_are_kept_than_there_are():
     queue = full([("a", 3), ("b", 2), ("c", 1)])
     queue.take(limit=4)
     queue.put(job("c"))
-    with pytest.raises(APIError, match="4 places are kept for others"):
+    with pytest.raises(APIError, match="4 places are reserved for others"):
         full([("a", 3), ("c", 1)]).put(job("d"))
 
 
