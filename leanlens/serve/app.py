@@ -140,7 +140,7 @@ def _answer_errors(app: FastAPI) -> None:
         if error.status_code == 405 and request.method == "OPTIONS":  # some clients probe for a route so
             return Response(status_code=204, headers={"allow": f"{(error.headers or {}).get('Allow', '')}, OPTIONS"})
         kinds = {info.status: kind for kind, info in reversed(KINDS.items())}
-        words = {404: "there is no such route", 405: "this method is not accepted here"}
+        words = {404: "there is no such route", 405: "this route does not take this method"}
         api_error = APIError(kinds.get(error.status_code, "invalid"), words.get(error.status_code, str(error.detail)))
         if error.status_code == 404:
             api_error.kind = "unknown"

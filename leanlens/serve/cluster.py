@@ -82,9 +82,9 @@ def cluster_device(settings: ServerSettings, count: int) -> str:
     there = ray.cluster_resources()
     device = ("cuda" if there.get("GPU") else "cpu") if asked == "auto" else asked
     if device not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not accepted with replicas; give auto, cpu or cuda, Ray chooses which")
+        raise ValueError(f"invalid device {device!r} with replicas: expected auto, cpu or cuda; Ray chooses which one")
     found = int(there.get("GPU" if device == "cuda" else "CPU", 0))
     if found < count:
         what = "GPUs" if device == "cuda" else "processor cores"
-        raise ValueError(f"replicas {count} is not accepted: each takes one of the cluster's {found} {what}")
+        raise ValueError(f"invalid replicas {count}: expected at most {found}, the {what} of the cluster")
     return device

@@ -1,7 +1,6 @@
-"""The API for assistants: tools of the Model Context Protocol, over HTTP at `/mcp` or over standard input and output.
+"""The API for assistants: MCP tools to draw, to list models, and to check and cancel jobs.
 
-Comes in: calls of draw, list_models, job_status and cancel_job. Goes out: pictures with their settings, lists, states.
-A field that is left out takes the model's default, as at every API. The protocol itself is the official SDK's.
+They are served over HTTP at `/mcp`, or over standard input and output. The protocol itself is the official SDK's.
 
 Source: Model Context Protocol, revisions 2025-06-18 to 2026-07-28, as the package `mcp` speaks them.
 """
@@ -43,36 +42,37 @@ _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 
 def tool_server(service: ImageService) -> MCPServer:
-    """The tools, on a service."""
+    """The tools of a service."""
     server = MCPServer("leanlens", version=leanlens.__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
 
     @server.tool(structured_output=False, annotations=ToolAnnotations(destructive_hint=False, open_world_hint=False))
     async def draw(
         ctx: Context,
-        prompt: Annotated[str, Field(description="What is to be seen.")],
-        negative_prompt: Annotated[str, Field(description="What to keep away from.")] = "",
+        prompt: Annotated[str, Field(description="Description of the image.")],
+        negative_prompt: Annotated[str, Field(description="What the image should not show.")] = "",
         model: Annotated[str | None, Field(description="A name from list_models.")] = None,
-        width: Annotated[int | None, Field(description="Pixels, a multiple of 16; give both sides or none.")] = None,
+        width: Annotated[int | None, Field(description="Pixels, a multiple of 16. Give both sides or neither.")] = None,
         height: Annotated[int | None, Field(description="Pixels, a multiple of 16.")] = None,
-        size: Annotated[str | None, Field(description="WIDTHxHEIGHT, instead of the two.")] = None,
-        steps: Annotated[int | None, Field(description="Noise levels to walk.")] = None,
-        guidance_scale: Annotated[float | None, Field(description="1 is no guidance.")] = None,
-        seed: Annotated[int | None, Field(description="Fixes the picture; random without it, or with -1.")] = None,
-        count: Annotated[int, Field(description="Pictures, with seeds counting up.")] = 1,
-        start_from: Annotated[str | None, Field(description="The name of a picture drawn before, to alter.")] = None,
-        strength: Annotated[float | None, Field(description="With start_from: how far it is altered, to 1.")] = None,
-        loras: Annotated[list[str] | None, Field(description="Names from list_models, at their full strength.")] = None,
+        size: Annotated[str | None, Field(description="WIDTHxHEIGHT, instead of width and height.")] = None,
+        steps: Annotated[int | None, Field(description="Denoising steps.")] = None,
+        guidance_scale: Annotated[float | None, Field(description="1 turns guidance off.")] = None,
+        seed: Annotated[int | None, Field(description="Seed of the first image; later images count up.")] = None,
+        count: Annotated[int, Field(description="Number of images.")] = 1,
+        start_from: Annotated[str | None, Field(description="Name of an earlier image to alter.")] = None,
+        strength: Annotated[float | None, Field(description="With start_from: how much to alter it, up to 1.")] = None,
+        loras: Annotated[list[str] | None, Field(description="Names from list_models, each at full strength.")] = None,
         reason: Annotated[
-            str, Field(description="default: the prompt may be rewritten into the captions that the model learnt; off.")
+            str,
+            Field(description="default may rewrite the prompt in the style of the model's captions; off does not."),
         ] = "default",
         fixed: Annotated[
             Fixed | None, Field(description="Facts of the caption to set, by the keys that a result names.")
         ] = None,
     ) -> CallToolResult:
-        """Draw pictures from a description, or alter one that was drawn before."""
-        with _told(), with_client_names(_NAMES if size is not None else _NAMES | {"size": "width x height"}):
+        """Draw images from a description, or alter an earlier image."""
+        with _tool_errors(), with_client_names(_NAMES if size is not None else _NAMES | {"size": "width x height"}):
             if not prompt.strip():
-                raise APIError("missing", "prompt is empty; say what is to be seen", "prompt")
+                raise APIError("missing", "prompt is empty", "prompt")
             if size is not None and width is None and height is None:
                 width, height = parse_size(size)
             parameters = GenerationParameters(
@@ -82,7 +82,7 @@ def tool_server(service: ImageService) -> MCPServer:
             if start_from is not None:
                 parameters.source = partial(_start_from, service, start_from)
             elif strength is not None:
-                raise APIError("missing", "start_from is missing beside strength", "start_from")
+                raise APIError("missing", "start_from is missing: strength needs it", "start_from")
             job = await run_in_threadpool(service.prepare, parameters, _owner(ctx), API)
             async for events in follow(service, [job]):
                 if any(event.kind != "started" for event in events):
@@ -91,7 +91,7 @@ def tool_server(service: ImageService) -> MCPServer:
 
     @server.tool(annotations=_READS)
     async def list_models() -> dict[str, Any]:
-        """List the models with what they do by default, and the LoRAs that can be added to them."""
+        """List the models with their defaults, and the LoRAs that can be added to them."""
         models = [
             {"name": name, "default": name == service.library.default, **vars(service.library.defaults(name))}
             for name in service.library.models()
@@ -100,9 +100,9 @@ def tool_server(service: ImageService) -> MCPServer:
 
     @server.tool(annotations=_READS)
     async def job_status(
-        ctx: Context, job: Annotated[str | None, Field(description="An id; without it, your latest ones.")] = None
+        ctx: Context, job: Annotated[str | None, Field(description="An id; without it, your latest jobs.")] = None
     ) -> dict[str, Any]:
-        """Say how far a job is, or list the latest ones with the names of their pictures."""
+        """Show the progress of a job, or list the latest jobs with the names of their images."""
         start = _start_of_links(service, ctx)
         if job is None:
             found = await run_in_threadpool(service.archive.recent, _owner(ctx), 10)
@@ -114,9 +114,9 @@ def tool_server(service: ImageService) -> MCPServer:
 
     @server.tool(annotations=ToolAnnotations(idempotent_hint=True, open_world_hint=False))
     async def cancel_job(
-        ctx: Context, job: Annotated[str, Field(description="The id of a job that runs.")]
+        ctx: Context, job: Annotated[str, Field(description="The id of a running job.")]
     ) -> dict[str, Any]:
-        """Stop a job; pictures that are finished stay."""
+        """Cancel a job; finished images stay."""
         running = service.find(job)
         if running is None or running.owner != _owner(ctx):
             raise ToolError("there is no such job, or it has ended")
@@ -127,9 +127,9 @@ def tool_server(service: ImageService) -> MCPServer:
 
 
 def mount_tools(app: FastAPI, service: ImageService) -> Any:
-    """Add `/mcp` to an app; gives what has to run while the app does, as an asynchronous context."""
+    """Add `/mcp` to an app; returns an asynchronous context that must be open while the app runs."""
     server = tool_server(service)
-    # The server's own middleware has looked at keys and origins. Without sessions, a restart is not noticed by clients.
+    # RequestMiddleware has checked keys and origins. Without sessions, clients do not notice a restart.
     inner = server.streamable_http_app(
         stateless_http=True,
         max_request_body_size=service.settings.max_body,
@@ -140,7 +140,7 @@ def mount_tools(app: FastAPI, service: ImageService) -> Any:
 
 
 async def serve_on_pipes(service: ImageService) -> None:
-    """Answer one assistant over standard input and output until it closes them; the service is opened and closed."""
+    """Serve one assistant over standard input and output until it closes them; opens and closes the service."""
     service.open()
     try:
         await tool_server(service).run_stdio_async()
@@ -148,8 +148,8 @@ async def serve_on_pipes(service: ImageService) -> None:
         service.close()
 
 
-class _told:
-    """An error inside becomes an error of the tool, which the assistant reads."""
+class _tool_errors:
+    """Turns an `APIError` into an error of the tool, which the assistant reads."""
 
     def __enter__(self) -> None:
         return None
@@ -160,7 +160,7 @@ class _told:
 
 
 def _drawn(service: ImageService, job: Job, start: str | None) -> CallToolResult:
-    """The pictures to look at, and beside them what they are called and how they were drawn."""
+    """The images, and as text their names and settings."""
     done = [task for task in job.tasks if task.picture is not None]
     if not done:
         error = next((task.error for task in job.tasks if task.error), None)
@@ -178,7 +178,7 @@ def _drawn(service: ImageService, job: Job, start: str | None) -> CallToolResult
         "not_understood": not_understood([task.request.reasoner for task in done], job.model),
         "missing": [task.error.message for task in job.tasks if task.error is not None],
     }  # fmt: skip
-    previews = [_look(task) for task in done]
+    previews = [_image_content(task) for task in done]
     return CallToolResult(content=[TextContent(type="text", text=json.dumps(said)), *previews], structured_content=said)
 
 
@@ -190,19 +190,17 @@ def _rewriting(task: Task) -> dict[str, Any]:
     return {"prompt": record.prompt, "reasoner": record.model_dump(mode="json", exclude={"prompt", "seconds"})}
 
 
-def _look(task: Task) -> ImageContent:
+def _image_content(task: Task) -> ImageContent:
     assert task.picture is not None
     data = picture_bytes(task.picture, "jpeg", _JPEG_QUALITY)
     return ImageContent(type="image", data=base64.b64encode(data).decode("ascii"), mime_type="image/jpeg")
 
 
 def _start_from(service: ImageService, name: str, parameters: GenerationParameters) -> None:
-    """Put a picture of the archive into generation parameters, by its name, which cannot be guessed."""
+    """Set the image to start from, by its name in the archive, which cannot be guessed."""
     path = service.archive.picture(name)
     if path is None:
-        raise APIError(
-            "unknown", f"start_from {name[:80]!r} is no picture of this server; give the name of one", "image"
-        )
+        raise APIError("unknown", f"start_from {name[:80]!r} is not an image of this server", "image")
     data = path.read_bytes()
     with Image.open(path) as picture:
         picture.load()
@@ -222,14 +220,14 @@ def _described(service: ImageService, known: JobRecord, start: str | None) -> di
 
 
 def _address(service: ImageService, name: str, start: str | None) -> dict[str, str]:
-    """A picture's name with its link, or on one's own machine its file."""
+    """The name of an image with its URL, or its file when the client is on this machine."""
     if start is None:
         return {"name": name, "file": str(service.archive.folder / "pictures" / name)}
     return {"name": name, "url": f"{start}/pictures/{name}"}
 
 
 def _owner(ctx: Context) -> str:
-    """Who asks: as the middleware says, or the one at the other end of the pipes."""
+    """The owner that `RequestMiddleware` found, or "local" over standard input and output."""
     request = ctx.request_context.request
     return "local" if request is None else str(request.state.owner)
 

@@ -216,7 +216,7 @@ def _origin_form(scope: Scope) -> Scope | Response | APIError:
     """The request with a path for a target; other forms are turned into that, answered or refused (RFC 9112, 3.2)."""
     path, method = scope["path"], scope["method"]
     if method in ("CONNECT", "TRACE"):
-        return APIError("method", "this method is not accepted here")
+        return APIError("method", "this method is not supported")
     if path.startswith("/"):
         return scope
     if path == "*" and method == "OPTIONS":
@@ -224,7 +224,7 @@ def _origin_form(scope: Scope) -> Scope | Response | APIError:
     scheme, separator, rest = path.partition("://")
     host, _, local = rest.partition("/")
     if scheme.lower() not in ("http", "https") or not separator or not host:
-        return APIError("invalid", "the target of the request is not accepted; give a path")
+        return APIError("invalid", "invalid request target: expected a path")
     raw = scope.get("raw_path", b"").partition(b"://")[2].partition(b"/")[2]
     headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
     return {

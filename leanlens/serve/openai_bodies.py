@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from leanlens.files import parse_json
 from leanlens.reason import WORDS
 from leanlens.serve.encode import SUFFIXES
-from leanlens.serve.errors import APIError
+from leanlens.serve.errors import APIError, invalid
 from leanlens.serve.reasoning import Fixed
 
 QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
@@ -22,12 +22,12 @@ QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 _LINKED = ("dall-e",)
 _NEVER_LINKED = ("gpt-image", "chatgpt-image")
 _MOST_NAMED = 20  # names of unknown fields in one answer
-# Fields that would make it another picture than the one that is drawn, and why they are refused.
+# Fields that would change the image and are not supported -> why.
 UNSUPPORTED = {
-    "markup": "a drawing over the picture is not read; use mask to mark what to repaint",
-    "svg": "pictures of pixels are drawn, no SVG",
-    "frame_count": "still pictures are drawn, no animation",
-    "frame_duration_ms": "still pictures are drawn, no animation",
+    "markup": "use mask to mark what to repaint",
+    "svg": "the output is always a bitmap",
+    "frame_count": "the output is always a still image",
+    "frame_duration_ms": "the output is always a still image",
 }
 
 
@@ -44,7 +44,7 @@ def _parse_loras(value: Any) -> Any:
         try:
             value = parse_json(value, "the text")
         except ValueError as error:
-            raise ValueError(f"is no JSON list of {{name, scale}}: {error}") from None
+            raise ValueError(f"is not a JSON list of {{name, scale}}: {error}") from None
     return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
 
 
@@ -96,33 +96,33 @@ class ImageBody(BaseModel):
         """
         for field, why in (*UNSUPPORTED.items(), *self.elsewhere.items()):
             if (self.model_extra or {}).get(field) is not None:
-                raise APIError("invalid", f"{field} is not accepted: {why}", field)
+                raise APIError("invalid", f"{field} is not supported: {why}", field)
         for field, accepted in _CHOICES.items():
             value = getattr(self, field)
             if value is not None and value not in accepted:
-                raise APIError("invalid", f"{field} {value[:40]!r} is not accepted; use {', '.join(accepted)}", field)
+                raise invalid(field, value, f"one of {', '.join(accepted)}")
 
     def require_prompt(self) -> None:
         """Refuse a body whose prompt is missing or blank."""
         if "prompt" not in self.model_fields_set:
             raise APIError("missing", "prompt is missing", "prompt")
         if not self.prompt.strip():
-            raise APIError("missing", "prompt is empty; say what is to be seen", "prompt")
+            raise APIError("missing", "prompt is empty", "prompt")
 
     def warnings(self) -> list[str]:
         """What of the body is not done, by its names."""
         found = [f"{field} {getattr(self, field)} is ignored: {why}"
                  for field, (plain, why) in _SAID.items() if getattr(self, field) not in plain]  # fmt: skip
         if self.partial_images and not self.stream:
-            found.append("partial_images is ignored: they come only with stream")
+            found.append("partial_images is ignored: it needs stream")
         if self.stream and self.response_format == "url":
-            found.append("response_format url is ignored: events carry the picture itself")
+            found.append("response_format url is ignored: events carry the image itself")
         if self.output_compression is not None and self.output_format in (None, "png"):
-            found.append("output_compression is ignored: PNG loses nothing")
+            found.append("output_compression is ignored: PNG is lossless")
         unknown = [name for name, value in (self.model_extra or {}).items() if value is not None]
-        found += [f"{shortened(name)} is not known and is ignored" for name in unknown[:_MOST_NAMED]]
+        found += [f"{shortened(name)} is unknown and is ignored" for name in unknown[:_MOST_NAMED]]
         if len(unknown) > _MOST_NAMED:
-            found.append(f"{len(unknown) - _MOST_NAMED} more fields are not known and are ignored")
+            found.append(f"{len(unknown) - _MOST_NAMED} more fields are unknown and are ignored")
         return found
 
     @property
@@ -161,10 +161,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 # Fields that are accepted and not done -> the values that ask for nothing, and why.
 _SAID: dict[str, tuple[tuple[str | None, ...], str]] = {
-    "style": ((None,), "the prompt alone says how the picture looks"),
+    "style": ((None,), "the style follows from the prompt alone"),
     "moderation": ((None, "auto"), "the operator of this server sets its filters"),
-    "input_fidelity": ((None, "low"), "strength says how much of the picture stays"),
-    "complexity": ((None,), "nothing is planned before the drawing"),
+    "input_fidelity": ((None, "low"), "strength sets how much of the image stays"),
+    "complexity": ((None,), "this model has no such setting"),
 }
 
 
@@ -173,7 +173,7 @@ class GenerationBody(ImageBody):
 
     prompt: str
     elsewhere: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("image", "image[]", "images", "mask"), "this route starts from words; send pictures to /v1/images/edits"
+        ("image", "image[]", "images", "mask"), "this route takes no images; send them to /v1/images/edits"
     )
 
 

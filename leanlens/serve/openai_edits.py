@@ -62,7 +62,7 @@ def _content_type(request: Request) -> str:
 
 async def _read_form(request: Request, settings: ServerSettings, wanted: str) -> Edit:
     if (kind := _content_type(request)) != "multipart/form-data":
-        raise APIError("invalid", f"content type {kind[:40]!r} is not accepted; send {wanted}")
+        raise APIError("invalid", f"invalid content type {kind[:40]!r}: expected {wanted}")
     async with request.form(max_files=20, max_fields=100) as form:
         pictures: dict[str, list[tuple[str, UploadFile]]] = {"image": [], "mask": []}
         fields: dict[str, str] = {}
@@ -72,7 +72,7 @@ async def _read_form(request: Request, settings: ServerSettings, wanted: str) ->
                 continue  # what a browser's form sends for a field that was left empty
             if part is not None:
                 if not isinstance(value, UploadFile):
-                    raise APIError("invalid", f"{name} is text; send a file", part[1])
+                    raise APIError("invalid", f"invalid {name}: expected a file, not text", part[1])
                 pictures[part[1]].append((name, value))
             else:
                 _take_field(fields, name, value)
@@ -94,14 +94,14 @@ def _is_blank(value: UploadFile | str) -> bool:
 
 def _take_field(fields: dict[str, str], name: str, value: UploadFile | str) -> None:
     if name in UNSUPPORTED:
-        raise APIError("invalid", f"{name} is not accepted: {UNSUPPORTED[name]}", name)
+        raise APIError("invalid", f"{name} is not supported: {UNSUPPORTED[name]}", name)
     if name not in ImageBody.model_fields:
-        raise APIError("invalid", f"{shortened(name)} is not known; known are image, mask, "
+        raise APIError("invalid", f"unknown field {shortened(name)}: expected image, mask, "
                       f"{', '.join(ImageBody.model_fields)}", shortened(name))  # fmt: skip
     if not isinstance(value, str):
-        raise APIError("invalid", f"{name} is a file; send text", name)
+        raise APIError("invalid", f"invalid {name}: expected text, not a file", name)
     if name in fields:
-        raise APIError("invalid", f"{name} is given twice; send it once", name)
+        raise APIError("invalid", f"{name} is given twice", name)
     fields[name] = value
 
 
@@ -138,7 +138,7 @@ def _from_json(content: bytes, settings: ServerSettings) -> Edit:
     except ValidationError as error:
         raise validation_error(error.errors()) from None
     if body.images is not None and body.image is not None:
-        raise APIError("invalid", "image is not accepted beside images; send images alone", "image")
+        raise APIError("invalid", "image and images are both given; send one of them", "image")
     field = "images" if body.images is not None else "image"
     value: Any = getattr(body, field)
     given_pictures = value if isinstance(value, list) else [] if value is None else [value]
@@ -155,15 +155,18 @@ def _referred(given: PictureReference | str, field: str, settings: ServerSetting
     """The bytes of a picture that a body carries as a data address; nothing is fetched."""
     reference = PictureReference(image_url=given) if isinstance(given, str) else given
     if reference.file_id is not None:
-        raise APIError("invalid", f"{field}.file_id is not accepted: this server keeps no files; send image_url with a "
-                      "data address", f"{field}.file_id")  # fmt: skip
+        raise APIError(
+            "invalid",
+            f"{field}.file_id is not supported: this server stores no files; send image_url with a data URL",
+            f"{field}.file_id",
+        )
     if reference.image_url is None:
         raise APIError("missing", f"{field}.image_url is missing", f"{field}.image_url")
     address = reference.image_url
     if address[:5].lower() != "data:":
         raise APIError(
             "invalid",
-            f"{field}.image_url {address[:40]!r} is not accepted: addresses are not fetched; send "
+            f"invalid {field}.image_url {address[:40]!r}: URLs are not fetched; expected a data URL, "
             "data:image/png;base64,...",
             f"{field}.image_url",
         )

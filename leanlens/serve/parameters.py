@@ -75,11 +75,11 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
     if match is None:
-        raise APIError("invalid", f"size {text[:40]!r} is invalid: expected WIDTHxHEIGHT or auto", "size")
+        raise APIError("invalid", f"invalid size {text[:40]!r}: expected WIDTHxHEIGHT or auto", "size")
     width, height = int(match[1]), int(match[2])
     try:
         require_whole_tokens("width", width)
         require_whole_tokens("height", height)
     except ValueError as error:
-        raise APIError("invalid", f"size {text}: {error}", "size") from None
+        raise APIError("invalid", f"invalid size {text}: {error}", "size") from None
     return width, height

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from leanlens.serve.encode import picture_bytes
-from leanlens.serve.errors import APIError, with_client_names
+from leanlens.serve.errors import APIError, invalid, with_client_names
 from leanlens.serve.follow import finished
 from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.prompts import read_prompt
@@ -102,7 +102,7 @@ def _parameters(
     most = service.settings.max_count
     for name, count in (("batch_size", body.batch_size), ("n_iter", body.n_iter)):
         if count is not None and not 1 <= count <= most:
-            raise APIError("invalid", f"{name} {str(count)[:20]} is not accepted: give 1 to {most}", name)
+            raise invalid(name, count, f"1 to {most}")
     parameters = GenerationParameters(
         prompt=read.text,
         negative_prompt=body.negative_prompt or "",
@@ -221,7 +221,7 @@ async def _second_pass(
 
 
 def _format(settings: dict[str, Any], notes: list[str]) -> tuple[str, int]:
-    """The format of the answer's pictures and its quality; what is not accepted is said and PNG is sent."""
+    """Format and quality of the images in the response; PNG, and a note, where the setting is invalid."""
     for name in ("samples_format", "jpeg_quality"):
         try:
             check_setting(name, settings[name])

@@ -116,7 +116,7 @@ _PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
 def comments_on(body: DrawingBody) -> list[str]:
     """What a client asked for beyond its defaults that is not done here, by name."""
     given = body.model_dump(exclude_none=True)
-    notes = [f"{name} is ignored: it is not offered"
+    notes = [f"{name} is ignored: it is not supported"
              for name, plain in _PLAIN.items() if _asks(given.get(name), plain)]  # fmt: skip
     for field, known in (("sampler_name", _SAMPLERS), ("sampler_index", _SAMPLERS), ("scheduler", _SCHEDULERS),
                          ("hr_sampler_name", _SAMPLERS), ("hr_scheduler", _SCHEDULERS)):  # fmt: skip
@@ -126,12 +126,12 @@ def comments_on(body: DrawingBody) -> list[str]:
                          "Lens is drawn with Euler at its own noise levels")  # fmt: skip
     for name, value in (body.override_settings or {}).items():
         if name not in DONE_SETTINGS and not any(value == plain for plain in _PLAIN_SETTINGS.get(name, ())):
-            notes.append(f"override_settings {name[:60]} is ignored: it is not offered")
+            notes.append(f"override_settings {name[:60]} is ignored: it is not supported")
     unknown = [name for name, value in (body.model_extra or {}).items()
                if name not in _PLAIN and name not in _SILENT and _asks(value, ())]  # fmt: skip
-    notes += [f"{name[:60]} is not known and is ignored" for name in unknown[:_MOST_NAMED]]
+    notes += [f"{name[:60]} is unknown and is ignored" for name in unknown[:_MOST_NAMED]]
     if len(unknown) > _MOST_NAMED:
-        notes.append(f"{len(unknown) - _MOST_NAMED} more fields are not known and are ignored")
+        notes.append(f"{len(unknown) - _MOST_NAMED} more fields are unknown and are ignored")
     return notes
 
 
@@ -147,9 +147,7 @@ def in_whole_tokens(width: int, height: int, most: int, names: str = "width x he
     """
     for side in (width, height):
         if side < 1:
-            raise APIError(
-                "invalid", f"{names} {width}x{height} is not accepted: give pixels, at least 16 a side", names
-            )
+            raise APIError("invalid", f"invalid {names} {width}x{height}: expected at least 16 pixels a side", names)
     sides = [max(16, (side + 8) // 16 * 16) for side in (width, height)]
     if sides[0] * sides[1] > most >= width * height:
         sides = [max(16, side // 16 * 16) for side in (width, height)]

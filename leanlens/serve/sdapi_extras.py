@@ -130,7 +130,7 @@ def _factor(body: ExtrasBody, picture: Image.Image) -> float:
     sides = {"upscaling_resize_w": body.upscaling_resize_w or 512, "upscaling_resize_h": body.upscaling_resize_h or 512}
     for name, side in sides.items():
         if not 1 <= side <= 32768:
-            raise APIError("invalid", f"{name} {side} is not accepted: give 1 to 32768", name)
+            raise APIError("invalid", f"invalid {name} {side}: expected 1 to 32768", name)
     return max(sides["upscaling_resize_w"] / picture.width, sides["upscaling_resize_h"] / picture.height)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from leanlens.reason import WORDS
-from leanlens.serve.errors import APIError
+from leanlens.serve.errors import APIError, invalid
 from leanlens.serve.service import ImageService
 
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
@@ -103,20 +103,20 @@ def check_setting(name: str, value: Any) -> None:
     shown = str(value)[:40]
     if name in _FIXED:
         if not any(value == accepted for accepted in _FIXED[name]):
-            raise APIError("invalid", f"{name} {shown!r} is not offered: only {_FIXED[name][0]!r} is", name)
+            raise APIError("invalid", f"invalid {name} {shown!r}: expected {_FIXED[name][0]!r}", name)
     elif name == "samples_format":
         if str(value).lower() not in FORMATS:
-            raise APIError("invalid", f"{name} {shown!r} is not accepted; use {', '.join(FORMATS)}", name)
+            raise invalid(name, shown, f"one of {', '.join(FORMATS)}")
     elif name == "jpeg_quality":
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
-            raise APIError("invalid", f"{name} {shown!r} is not accepted: give 0 to 100", name)
+            raise invalid(name, shown, "a whole number from 0 to 100")
     elif name == "reason":
         if value not in WORDS:
-            raise APIError("invalid", f"{name} {shown!r} is not accepted; use {' or '.join(WORDS)}", name)
+            raise invalid(name, shown, " or ".join(WORDS))
     elif name in _OF_THE_PAGE:
         if type(value) is not type(_OF_THE_PAGE[name]) or len(str(value)) > 100:
             kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_OF_THE_PAGE[name])]
-            raise APIError("invalid", f"{name} {shown!r} is not accepted: give {kind}", name)
+            raise invalid(name, shown, kind)
     elif name != "sd_model_checkpoint":
         known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason", *_FIXED, *_OF_THE_PAGE))
-        raise APIError("invalid", f"{name[:60]} is not known; known are {known}", name[:60])
+        raise APIError("invalid", f"unknown setting {name[:60]}: expected {known}", name[:60])

@@ -32,7 +32,7 @@ def resize_source(mode: int, parameters: GenerationParameters, size: tuple[int, 
     assert parameters.image is not None
     if mode not in (STRETCH, CROP, FILL, LATENT):
         raise APIError(
-            "invalid", f"resize_mode {str(mode)[:20]} is not accepted; use 0 (stretch), 1 (crop), 2 (fill) or "
+            "invalid", f"invalid resize_mode {str(mode)[:20]}: expected 0 (stretch), 1 (crop), 2 (fill) or "
             "3 (stretch the latents)", "resize_mode",
         )  # fmt: skip
     if mode == LATENT:
@@ -49,13 +49,13 @@ def resize_source(mode: int, parameters: GenerationParameters, size: tuple[int, 
 def _leave_to_the_latents(parameters: GenerationParameters, size: tuple[int, int], most: int) -> None:
     assert parameters.image is not None
     if parameters.mask is not None:
-        raise APIError("invalid", "resize_mode 3 is not accepted beside mask; use 0 (stretch), 1 (crop) or 2 (fill)",
+        raise APIError("invalid", "invalid resize_mode 3 with mask: expected 0 (stretch), 1 (crop) or 2 (fill)",
                       "resize_mode")  # fmt: skip
     if parameters.image.width * parameters.image.height > most:
         raise APIError(
             "invalid",
-            f"resize_mode 3 is not accepted for a picture of {parameters.image.width}x{parameters.image.height}: at "
-            f"most {most:,} pixels are; use 0 (stretch), 1 (crop) or 2 (fill)",
+            f"invalid resize_mode 3 for an image of {parameters.image.width}x{parameters.image.height}: expected at "
+            f"most {most:,} pixels, or 0 (stretch), 1 (crop) or 2 (fill)",
             "resize_mode",
         )
     if parameters.image.size != size:

@@ -116,7 +116,7 @@ class ImageService:
         self._rate_limit.check(owner)
         requests, model = self._validator.requests(parameters)
         if parameters.identity is not None and _ID.fullmatch(parameters.identity) is None:
-            raise APIError("invalid", "job id is not accepted: give 32 hexadecimal digits in lower case")
+            raise APIError("invalid", "invalid job id: expected 32 lower-case hexadecimal digits")
         return self.record(Job(requests, model, owner, api, parameters.identity, parameters.iteration))
 
     def check(self, parameters: GenerationParameters) -> None:

@@ -124,7 +124,9 @@ class ServerSettings(BaseModel):
             name = ".".join(str(part) for part in first["loc"])
             if first["type"] == "value_error":
                 raise ValueError(f"{name} {first['ctx']['error']}") from None
-            raise ValueError(f"{name} {first['input']!r} is not accepted: {first['msg']}") from None
+            raise ValueError(
+                f"invalid {name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            ) from None
 
     def load_options(self, source: str) -> LoadOptions:
         """How a model is loaded, by what `open_model` takes for it."""
@@ -134,7 +136,7 @@ class ServerSettings(BaseModel):
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not all(value):
-            raise ValueError("is empty; give at least one name")
+            raise ValueError("is empty: expected at least one name")
         return value
 
     @field_validator("model_folders", "lora_folders")
@@ -142,7 +144,7 @@ class ServerSettings(BaseModel):
     def _folders(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         for folder in value:
             if not folder.is_dir():
-                raise ValueError(f"{folder} is not a folder; give one that exists")
+                raise ValueError(f"{folder} is not a folder")
         return tuple(folder.resolve() for folder in value)
 
     @field_validator("trusted_proxies")
@@ -153,7 +155,7 @@ class ServerSettings(BaseModel):
                 ip_network(one, strict=False)
             except ValueError:
                 raise ValueError(
-                    f"{one[:60]!r} is not accepted; give an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
+                    f"holds {one[:60]!r}: expected an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
                 ) from None
         return value
 
@@ -161,7 +163,7 @@ class ServerSettings(BaseModel):
     @classmethod
     def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(value):
-            raise ValueError("holds an empty key; give keys of at least one character")
+            raise ValueError("holds an empty key")
         return value
 
     @property

@@ -34,7 +34,7 @@ def open_upload(data: bytes, settings: ServerSettings, field: str = "image") -> 
     try:
         return read_picture(data, FORMATS, refuse_too_many)
     except ValueError as error:
-        raise APIError("invalid", f"{field} is no PNG, JPEG or WebP picture that can be read: {error}", field) from None
+        raise APIError("invalid", f"{field} is not a readable PNG, JPEG or WebP image: {error}", field) from None
 
 
 def upright_bytes(data: bytes) -> bytes | None:
@@ -53,7 +53,7 @@ def from_base64(text: str, field: str = "image") -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise APIError("invalid", f"{field} is no base64 text", field) from None
+        raise APIError("invalid", f"{field} is not base64", field) from None
 
 
 def to_png(picture: Image.Image) -> bytes:

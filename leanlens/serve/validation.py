@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from leanlens.pictures.decode import suffix_of
 from leanlens.pipeline.request import MAX_SEED, ImageRequest, resolve_seed
 from leanlens.serve.archive import Archive
-from leanlens.serve.errors import APIError, api_error_from
+from leanlens.serve.errors import APIError, api_error_from, invalid
 from leanlens.serve.library import Library
 from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.reasoning import Reasoning
@@ -113,7 +113,7 @@ class Validator:
         model = self.library.find_model(parameters.model)
         self._check_prompts(parameters)
         if not 1 <= parameters.count <= self.settings.max_count:
-            raise APIError("invalid", f"n {parameters.count} is not accepted: give 1 to {self.settings.max_count}", "n")
+            raise invalid("n", parameters.count, f"1 to {self.settings.max_count}")
         defaults = self.library.defaults(model)
         width, height = _size(parameters, defaults.side)
         seed = resolve_seed(parameters.seed)
@@ -140,12 +140,7 @@ class Validator:
 
     def _check_steps(self, steps: int) -> None:
         if not 1 <= steps <= self.settings.max_steps:
-            raise APIError(
-                "invalid",
-                f"num_inference_steps {str(steps)[:20]} is not accepted: give a whole number from 1 to "
-                f"{self.settings.max_steps}",
-                "num_inference_steps",
-            )
+            raise invalid("num_inference_steps", steps, f"a whole number from 1 to {self.settings.max_steps}")
 
     def _check_limits(self, parameters: GenerationParameters, model: str, fields: dict[str, Any], seed: int) -> None:
         """The request itself is valid, and its pixels, seeds and memory are within the limits."""
@@ -153,7 +148,7 @@ class Validator:
         if request.width * request.height > self.settings.max_pixels:
             raise APIError("invalid", _too_large(request.width, request.height, self.settings.max_pixels), "size")
         if seed + parameters.count - 1 > MAX_SEED:
-            raise APIError("invalid", f"seed is not accepted: that of the last picture would pass {MAX_SEED}", "seed")
+            raise APIError("invalid", f"invalid seed: expected that of the last image to be at most {MAX_SEED}", "seed")
         self.check_memory(model, request)
 
     def _image_fields(
@@ -172,17 +167,16 @@ class Validator:
         image, mask = parameters.image, parameters.mask
         if image is None:
             if mask is not None:
-                raise APIError("missing", "image is missing beside mask", "image")
+                raise APIError("missing", "image is missing: mask needs one", "image")
             return {}
         if mask is not None and mask.size != image.size:
             raise APIError(
                 "invalid",
-                f"mask is {mask.width}x{mask.height} but the picture is {image.width}x{image.height}; give a mask of "
-                "the same size",
+                f"mask is {mask.width}x{mask.height}: expected the size of the image, {image.width}x{image.height}",
                 "mask",
             )
         if mask is not None and mask.convert("L").getbbox() is None:
-            raise APIError("invalid", "mask marks nothing, so nothing would be repainted", "mask")
+            raise APIError("invalid", "mask marks nothing to repaint", "mask")
         # An image with an EXIF orientation is stored as decoded, so that no reader turns it a second time.
         data = (parameters.image_bytes and upright_bytes(parameters.image_bytes)) or to_png(image)
         return {
@@ -201,7 +195,7 @@ def _size(parameters: GenerationParameters, side: int) -> tuple[int, int]:
     """Width and height: those given, or those of the image in whole tokens, or the model's own square."""
     if (parameters.width is None) != (parameters.height is None):
         missing = "width" if parameters.width is None else "height"
-        raise APIError("missing", f"{missing} is missing; give both sides or none", missing)
+        raise APIError("missing", f"{missing} is missing: expected both sides or none", missing)
     if parameters.width is not None and parameters.height is not None:
         return parameters.width, parameters.height
     if parameters.image is not None:
@@ -212,4 +206,4 @@ def _size(parameters: GenerationParameters, side: int) -> tuple[int, int]:
 def _too_large(width: int, height: int, most: int) -> str:
     factor = math.sqrt(most / (width * height))
     fits = [max(16, int(side * factor) // 16 * 16) for side in (width, height)]
-    return f"size {width}x{height} is not accepted: at most {most:,} pixels are, such as {fits[0]}x{fits[1]}"
+    return f"invalid size {width}x{height}: expected at most {most:,} pixels, such as {fits[0]}x{fits[1]}"

@@ -5,8 +5,8 @@ from typing import Any
 
 from leanlens.serve.errors import APIError
 
-# What is to be given, in our words -> pydantic's names for those who gave something else.
-_WANTED = {
+# What is expected -> pydantic's types of the errors for anything else.
+_EXPECTED = {
     "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
     "a number": ("float_type", "float_parsing", "finite_number"),
     "true or false": ("bool_type", "bool_parsing"),
@@ -27,14 +27,18 @@ def validation_error(errors: Sequence[Any]) -> APIError:
     if first["type"] == "missing":
         return APIError("missing", f"{field or 'the body'} is missing", field)
     if first["type"] == "json_invalid":
-        return APIError("invalid", "the body is no JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200])
-    wanted = first["msg"][0].lower() + first["msg"][1:]
-    for words, kinds in _WANTED.items():
-        if first["type"] in kinds:
-            wanted = f"give {words.format(**first.get('ctx', {}))}"
+        return APIError(
+            "invalid", "the body is not JSON: " + str(first.get("ctx", {}).get("error", first["msg"]))[:200]
+        )
     given = first.get("input")
     value = f" {given!r}"[:60] if isinstance(given, str | int | float | bool) else ""
-    return APIError("invalid", f"{field or 'the body'}{value} is not accepted: {wanted}"[:300], field)
+    if first["type"] == "value_error":  # of a validator of our own
+        return APIError("invalid", f"{field or 'the body'}{value} {first['ctx']['error']}"[:300], field)
+    wanted = first["msg"][0].lower() + first["msg"][1:]
+    for words, kinds in _EXPECTED.items():
+        if first["type"] in kinds:
+            wanted = f"expected {words.format(**first.get('ctx', {}))}"
+    return APIError("invalid", f"invalid {field or 'body'}{value}: {wanted}"[:300], field)
 
 
 def _is_branch(part: object) -> bool:

@@ -181,7 +181,7 @@ def test_curl_draws_streams_and_is_refused(live):
     assert text.startswith("event: image_generation.completed\ndata: {")
     assert (
         json.loads(curl(live, "/v1/images/generations", *send, "{"))["error"]["message"]
-        == "the body is no JSON: Expecting property name enclosed in double quotes"
+        == "the body is not JSON: Expecting property name enclosed in double quotes"
     )
     assert json.loads(curl(live, "/sdapi/v1/txt2img", *send, '{"steps": "x"}'))["error"] == "HTTPException"
 

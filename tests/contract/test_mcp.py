@@ -104,9 +104,9 @@ def test_over_pipes_an_assistant_draws_alters_and_asks(tmp_path):
     assert steps[-1] == 1.0
     assert all(answer.is_error for answer in wrong)
     texts = [answer.content[0].text for answer in wrong]
-    for text, part in zip(texts, ("multiple of 16", "not offered", "no picture of this server", "start_from is missing",
-                                  "loras 'x' is not offered", "count 99 is not accepted", "count 0 is not accepted",
-                                  "steps 1000 is not accepted", "steps 0 is not accepted", "guidance_scale",
+    for text, part in zip(texts, ("multiple of 16", "not offered", "not an image of this server", "start_from is missing",
+                                  "loras 'x' is not offered", "invalid count 99", "invalid count 0",
+                                  "invalid steps 1000", "invalid steps 0", "guidance_scale",
                                   "seed -5", "prompt is empty", "prompt is empty", "height is missing",
                                   "prompt is empty"), strict=True):  # fmt: skip
         assert part in text
@@ -132,7 +132,7 @@ def test_over_http_the_same_tools_stand_beside_the_other_apis(live):
     same = httpx.post(f"{live.url}/v1/images/generations", json=body, headers={"Authorization": f"Bearer {KEY}"})
     assert file == base64.b64decode(same.json()["data"][0]["b64_json"])
     assert all(answer.is_error for answer in refused)
-    assert "width x height 1024x1024 is not accepted: at most 65,536 pixels are, such as 256x256" in (
+    assert "invalid width x height 1024x1024: expected at most 65,536 pixels, such as 256x256" in (
         refused[0].content[0].text
     )
     assert "safety filter" in refused[1].content[0].text
@@ -168,7 +168,7 @@ def test_a_result_says_what_was_drawn_and_what_was_not_understood(monkeypatch, s
     assert fixed.structured_content["pictures"][0]["prompt"] == "This flat picture shows a lighthouse, blue. Choice 5."
     assert "prompt" not in plain.structured_content["pictures"][0]
     assert plain.structured_content["not_understood"] == []
-    assert wrong.content[0].text.endswith("reason 'on' is not accepted; use default or off")
+    assert wrong.content[0].text.endswith("invalid reason 'on': expected default or off")
 
 
 def test_a_wrong_key_and_another_origin_are_refused_before_the_tools(live):

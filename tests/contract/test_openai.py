@@ -239,13 +239,13 @@ def test_broken_bodies_and_forms_are_refused(refusing, png):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("n", "many", "n 'many' is not accepted: give a whole number"),
-        ("seed", 1.5, "seed 1.5 is not accepted: give a whole number"),
-        ("guidance_scale", "strong", "guidance_scale 'strong' is not accepted: give a number"),
-        ("stream", "perhaps", "stream 'perhaps' is not accepted: give true or false"),
-        ("prompt", 7, "prompt 7 is not accepted: give text"),
-        ("output_compression", 101, "output_compression 101 is not accepted: give 100 or less"),
-        ("loras", 3, "loras 3 is not accepted: give a list"),
+        ("n", "many", "invalid n 'many': expected a whole number"),
+        ("seed", 1.5, "invalid seed 1.5: expected a whole number"),
+        ("guidance_scale", "strong", "invalid guidance_scale 'strong': expected a number"),
+        ("stream", "perhaps", "invalid stream 'perhaps': expected true or false"),
+        ("prompt", 7, "invalid prompt 7: expected text"),
+        ("output_compression", 101, "invalid output_compression 101: expected 100 or less"),
+        ("loras", 3, "invalid loras 3: expected a list"),
     ],
 )
 def test_what_a_field_takes_is_said_in_plain_words(refusing, field, value, said):

@@ -124,10 +124,10 @@ def test_edits_as_json_are_those_of_the_form(toy, png):
         ([{"file_id": "file-1"}], "images[0].file_id", "keeps no files"),
         ([{"image_url": "https://example.org/a.png"}], "images[0].image_url", "addresses are not fetched"),
         ([{"image_url": "file:///etc/passwd"}], "images[0].image_url", "addresses are not fetched"),
-        ([{"image_url": "data:image/png;base64,%%%"}], "images[0].image_url", "no base64"),
+        ([{"image_url": "data:image/png;base64,%%%"}], "images[0].image_url", "not base64"),
         ([{}], "images[0].image_url", "is missing"),
         ([], "images", "images is missing"),
-        ([{"image_url": "data:,", "alt": "x"}], "images.0.alt", "is not accepted"),
+        ([{"image_url": "data:,", "alt": "x"}], "images.0.alt", "invalid images.0.alt"),
     ],
 )
 def test_pictures_that_json_only_points_at_are_refused(toy, images, param, said):
@@ -184,7 +184,7 @@ def test_what_is_not_done_stands_in_warnings(toy, png):
              "output_compression": 50}  # fmt: skip
     said = toy.post(DRAW, json={"prompt": "a", **SMALL, **asked}).json()["warnings"]
     assert {one.split(" ")[0] for one in said} == set(asked)
-    assert "clip_skip is not known and is ignored" in said
+    assert "clip_skip is unknown and is ignored" in said
     many = toy.post(DRAW, json={"prompt": "a", **SMALL, **{f"x{index}": 1 for index in range(500)}}).json()["warnings"]
     assert (len(many), many[-1]) == (21, "480 more fields are not known and are ignored")
     form = toy.post(EDIT, data={"prompt": "a", **SMALL, "style": "natural"}, files={"image": ("a.png", png())})
@@ -198,7 +198,7 @@ def test_errors_name_the_field_that_was_sent_and_one_bound(toy):
     for field in ("steps", "num_inference_steps"):
         for value in (0, 151, 2000):
             param, message = refused(toy.post(DRAW, json={"prompt": "a", field: value}))
-            assert (param, message) == (field, f"{field} {value} is not accepted: give a whole number from 1 to 150")
+            assert (param, message) == (field, f"invalid {field} {value}: expected a whole number from 1 to 150")
     param, message = refused(toy.post(DRAW, json={"prompt": "a", "cfg_scale": 200, "size": "64x64"}))
     assert (param, message.split(" ")[0]) == ("cfg_scale", "cfg_scale")
 

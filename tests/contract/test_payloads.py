@@ -122,8 +122,8 @@ def test_sillytaverns_lists_have_the_names_that_it_shows(toy):
 def test_sillytavern_draws_as_it_stands_and_its_password_is_not_repeated(toy):
     answer = toy.post(TEXT, json=TAVERN)
     assert info(answer)["comments"].split("\n") == [
-        "url is not known and is ignored",
-        "auth is not known and is ignored",
+        "url is unknown and is ignored",
+        "auth is unknown and is ignored",
     ]
     assert "a-secret" not in answer.text
     assert opened(answer.json()["images"][0]).size == (32, 32)

@@ -169,4 +169,4 @@ def test_a_replica_that_is_killed_while_it_draws_loses_no_picture(live, client):
 def test_more_replicas_than_the_cluster_has_are_refused(tmp_path):
     running = Running(tmp_path / "out", "--replicas", "1000", "--no-page")
     assert running.process.wait(180) == 2
-    assert "replicas 1000 is not accepted: each takes one of the cluster's" in running.log.read_text()
+    assert "invalid replicas 1000: expected at most" in running.log.read_text()

@@ -150,5 +150,5 @@ def test_what_a_container_leaves_is_counted(tmp_path):
 
 
 def test_a_limit_below_nothing_is_refused(settings):
-    with pytest.raises(ValueError, match=r"memory_limit -1\.0 is not accepted"):
+    with pytest.raises(ValueError, match=r"invalid memory_limit -1\.0"):
         settings(memory_limit=-1.0)

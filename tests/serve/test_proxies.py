@@ -40,7 +40,7 @@ def test_a_trusted_proxy_names_its_clients(client, trusted):
 
 
 def test_a_proxy_is_an_address(tmp_path):
-    with pytest.raises(ValueError, match=r"trusted_proxies 'proxy\.example' is not accepted; give an address"):
+    with pytest.raises(ValueError, match=r"trusted_proxies holds 'proxy\.example': expected an address"):
         ServerSettings.checked(output=tmp_path, trusted_proxies=("proxy.example",))
 
 

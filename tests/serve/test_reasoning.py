@@ -98,18 +98,18 @@ def test_a_preview_is_what_is_drawn(server, fake):
     ("body", "message"),
     [
         ({}, "prompt is missing"),
-        ({"prompt": "a", "reason": "on"}, "reason 'on' is not accepted; use default or off"),
+        ({"prompt": "a", "reason": "on"}, "invalid reason 'on': expected default or off"),
         ({"prompt": "a", "fixed": {"hat": "red"}}, "fixed 'hat' is no fact of this prompt"),
         ({"prompt": "a", "fixed": {"background": "red"}, "reason": "off"},
-         "fixed is not accepted: this request turns the reasoner off"),
-        ({"prompt": "a", "fixed": ["red"]}, "fixed is not accepted: give an object with named fields"),
-        ({"prompt": "a", "fixed": {"background": [1]}}, "fixed.background is not accepted: give text"),
+         "invalid fixed: this request turns the reasoner off"),
+        ({"prompt": "a", "fixed": ["red"]}, "invalid fixed: expected an object with named fields"),
+        ({"prompt": "a", "fixed": {"background": [1]}}, "invalid fixed.background: expected text"),
         ({"prompt": "a", "fixed": dict.fromkeys(map(str, range(65)), "")},
-         "fixed is not accepted: give at most 64 of them"),
+         "invalid fixed: expected at most 64 of them"),
         ({"prompt": "a", "loras": ["none"]}, "loras 'none' is not offered; choose among: none"),
         ({"prompt": "a", "size": "33x32"}, "size 33x32: "),
         ({"prompt": "a" * 40_000}, "prompt has 40,000 characters; at most 32,000 are accepted"),
-        ({"prompt": "a", "parameters": 1}, "parameters 1 is not accepted: "),
+        ({"prompt": "a", "parameters": 1}, "invalid parameters 1: "),
     ],
 )  # fmt: skip
 def test_errors_name_the_field(server, fake, body, message):
@@ -124,11 +124,11 @@ def test_fixed_facts_are_refused_where_nothing_is_rewritten(server, fake, png, m
     edit = client.post("/v1/images/edits", data={"prompt": "a", "fixed": fixed},
                        files={"image": ("a.png", png(32, 32), "image/png")})  # fmt: skip
     assert edit.status_code == 400
-    assert edit.json()["error"]["message"] == "fixed is not accepted: the prompt beside an image is drawn as it is"
+    assert edit.json()["error"]["message"] == "invalid fixed: a prompt with an image is not rewritten"
     monkeypatch.setattr("leanlens.serve.reasoning.reasoner_of_model", reasoner_of_model)
     client.app.state.service.reasoning._reasoners.clear()
     plain = client.post(ASK, json={"prompt": "a", "fixed": {"background": "red"}}).json()
-    assert plain["error"]["message"] == "fixed is not accepted: toy has no reasoner"
+    assert plain["error"]["message"] == "invalid fixed: toy has no reasoner"
 
 
 def test_words_that_are_not_known_are_said(server, fake):
@@ -197,7 +197,7 @@ def test_automatic1111_clients_turn_it_off_as_they_are_used_to(server, fake, png
     assert drawn(override_settings={"reason": "default"}) == CATS
     assert client.post("/sdapi/v1/options", json={"reason": "no"}).status_code == 422
     wrong = client.post("/sdapi/v1/txt2img", json=small | {"override_settings": {"reason": "no"}})
-    assert (wrong.status_code, wrong.json()["detail"]) == (422, "reason 'no' is not accepted; use default or off")
+    assert (wrong.status_code, wrong.json()["detail"]) == (422, "invalid reason 'no': expected default or off")
 
 
 def test_a_loras_trigger_is_kept(server, fake, tmp_path):

@@ -234,9 +234,9 @@ def test_the_model_is_let_go_when_idle_and_opened_again(far):
 @pytest.mark.parametrize(
     ("device", "count", "said"),
     [
-        ("cuda", 2, "replicas 2 is not accepted: each takes one of the cluster's 1 GPUs"),
-        ("cpu", 5, "replicas 5 is not accepted: each takes one of the cluster's 4 processor cores"),
-        ("cuda:1", 1, "device 'cuda:1' is not accepted with replicas"),
+        ("cuda", 2, "invalid replicas 2: expected at most 1, the GPUs of the cluster"),
+        ("cpu", 5, "invalid replicas 5: expected at most 4, the processor cores of the cluster"),
+        ("cuda:1", 1, "invalid device 'cuda:1' with replicas"),
     ],
 )
 def test_a_cluster_with_too_little_is_named(settings, monkeypatch, device, count, said):

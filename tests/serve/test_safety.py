@@ -28,7 +28,7 @@ def test_a_prompt_with_a_listed_word_is_refused_in_each_apis_shape_and_nothing_i
     answer = client.post(OPENAI, json={"prompt": "a Nude figure", **SMALL})
     assert answer.status_code == 400
     assert answer.json()["error"] == {
-        "message": "prompt holds 'nude', which this server's safety filter refuses",
+        "message": "prompt holds 'nude', which this server's safety filter rejects",
         "type": "image_generation_user_error", "param": "prompt", "code": "moderation_blocked",
     }  # fmt: skip
     streamed = client.post(OPENAI, json={"prompt": "a nude", "stream": True, **SMALL})
@@ -97,8 +97,8 @@ def test_of_several_pictures_those_that_pass_are_given_and_the_others_are_said_t
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"safety": "maybe"}, "safety 'maybe' is not accepted"),
-        ({"safety_threshold": 2}, "safety_threshold 2 is not accepted"),
+        ({"safety": "maybe"}, "invalid safety 'maybe'"),
+        ({"safety_threshold": 2}, "invalid safety_threshold 2"),
     ],
 )
 def test_wrong_settings_are_refused(settings, fields, said):

@@ -357,7 +357,7 @@ def test_a_picture_to_start_from_and_paint_as_a_mask(page, png):
     assert (kept["mask"]["width"], kept["mask"]["height"]) == (64, 48)
     with Image.open(kept["mask"]["mask"]) as mask:
         assert mask.getbbox() == (8, 8, 40, 40)
-    assert "no PNG, JPEG or WebP" in collect(page.draw(Visitor(), 24, False, (b"x", []), *fields()))[-1][0]
+    assert "not a readable PNG, JPEG or WebP" in collect(page.draw(Visitor(), 24, False, (b"x", []), *fields()))[-1][0]
 
 
 def test_the_planners_line(service):
