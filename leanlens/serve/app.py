@@ -23,7 +23,7 @@ from leanlens.serve.sdapi import sdapi_router
 from leanlens.serve.sdapi_extras import sdapi_extras_router
 from leanlens.serve.sdapi_info import sdapi_info_router
 from leanlens.serve.sdapi_lists import sdapi_lists_router
-from leanlens.serve.sdapi_options import Choices, sdapi_options_router
+from leanlens.serve.sdapi_options import ClientSettings, sdapi_options_router
 from leanlens.serve.sdapi_responses import sdapi_error
 from leanlens.serve.service import ImageService
 from leanlens.serve.settings import ServerSettings
@@ -63,10 +63,11 @@ def make_app(
     # FastAPI's own pages load scripts from other hosts; the OpenAPI description itself is served.
     app = FastAPI(title="leanlens", version=leanlens.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    choices = Choices()
+    client_settings = ClientSettings()
     for router in (
         _health_router(service), openai_router(service), pictures_router(service),
-        sdapi_router(service, choices), sdapi_lists_router(service, choices), sdapi_options_router(service, choices),
+        sdapi_router(service, client_settings), sdapi_lists_router(service, client_settings),
+        sdapi_options_router(service, client_settings),
         sdapi_extras_router(service), sdapi_info_router(settings),
     ):  # fmt: skip
         app.include_router(router)

@@ -1,8 +1,4 @@
-"""What happens to every HTTP request before an API sees it, and to every answer after.
-
-Comes in: requests. Goes out: requests with an owner and an id, within the operator's bounds; answers with that id, one
-line of log and one count each. Knows nothing of pictures.
-"""
+"""Checks every HTTP request before an API sees it: id, key, origin and size. Logs and counts every response."""
 
 import asyncio
 import base64
@@ -28,9 +24,9 @@ from leanlens.serve.logging import REQUEST
 from leanlens.serve.metrics import ServerMetrics
 from leanlens.serve.settings import ServerSettings
 
-# Whoever watches the process needs no key; the names of pictures cannot be guessed, and `<img>` sends none.
+# Health checks need no key. Names of images cannot be guessed, and `<img>` sends no key.
 _OPEN = re.compile(r"/(health|ready|pictures/[^/]+)")
-GONE = 499  # the status in the log of a client that went away before an answer began
+GONE = 499  # status in the log for a client that disconnected before the response began
 _OURS = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
 _ID = re.compile(r"[\w.:-]{1,80}", re.ASCII)
 
@@ -38,14 +34,14 @@ log = logging.getLogger("leanlens.serve")
 
 
 class RequestMiddleware:
-    """Middleware: request ids, keys, the size of bodies, log lines, and errors that nobody foresaw.
+    """Middleware for request ids, authentication, body sizes, log lines and unexpected errors.
 
     Args:
-        app: what it wraps.
-        settings: keys and bounds.
-        metrics: counts answers.
+        app: the app inside.
+        settings: keys and limits.
+        metrics: counts responses.
         error_response: a path and an error -> the response in the format of that path's API.
-        is_closing: whether the server has been told to stop.
+        is_closing: whether the server is stopping.
     """
 
     def __init__(
@@ -99,33 +95,33 @@ class RequestMiddleware:
             else:
                 scope = target
                 await self._pass_on(scope, watched, tell, Headers(scope=scope))
-        except ClientDisconnect:  # in the middle of its body
+        except ClientDisconnect:  # while the body was being read
             answer["status"] = answer["status"] or GONE
         except asyncio.CancelledError:
             if not self.is_closing():
                 raise
             await self._end(scope, answer["status"] is None, tell)
         except Exception:
-            log.exception("request %s ended in an error that was not foreseen", identity)
+            log.exception("request %s ended in an unexpected error", identity)
             if answer["status"] is None:
                 error = APIError("failed", "the server made a mistake; its log says which")
                 await self.error_response(scope["path"], error)(scope, receive, tell)
         finally:
-            self._write_down(scope, identity, answer, time.perf_counter() - began)
+            self._log_response(scope, identity, answer, time.perf_counter() - began)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         owner = self._owner(scope)
         path = scope["path"]
         if self.settings.loopback_only and not _OURS.fullmatch(headers.get("host", "")):
-            error = APIError("forbidden", "this server answers to localhost only; its operator can name another host")
+            error = APIError("forbidden", "this server answers to localhost only; its operator can allow other hosts")
             await self.error_response(path, error)(scope, receive, send)
             return
         if owner is None and not _OPEN.fullmatch(path):
             error = APIError("unauthorized", "the API key or password is missing or wrong")
             await self.error_response(path, error)(scope, receive, send)
             return
-        if not self._is_welcome(headers):
-            error = APIError("forbidden", "web pages of other origins may not call; the operator can allow them")
+        if not self._is_allowed_origin(headers):
+            error = APIError("forbidden", "web pages of other origins are not allowed; the operator can allow them")
             await self.error_response(path, error)(scope, receive, send)
             return
         length = headers.get("content-length", "0")
@@ -136,7 +132,7 @@ class RequestMiddleware:
         await self.app(scope, self._counted(receive), send)
 
     async def _end(self, scope: Scope, is_unanswered: bool, send: Send) -> None:
-        """The server's end came before that of an answer: say so, or close the stream."""
+        """The server stops before the response has ended: answer with an error, or close the stream."""
 
         async def nothing() -> Message:
             return {"type": "http.disconnect"}
@@ -145,20 +141,20 @@ class RequestMiddleware:
             error = APIError("unavailable", "the server is shutting down", retry_after=10)
             await self.error_response(scope["path"], error)(scope, nothing, send)
         else:
-            with suppress(Exception):  # an answer of a stated length is cut off
+            with suppress(Exception):  # a response with a content length is cut off
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _is_welcome(self, headers: Headers) -> bool:
-        """False for a browser on a page of another origin: any page one visits could otherwise draw on this machine."""
+    def _is_allowed_origin(self, headers: Headers) -> bool:
+        """False for a page of another origin; otherwise any page that the user visits could draw on this machine."""
         origin, allowed = headers.get("origin"), self.settings.cors_origins
         if origin is None or origin in allowed or "*" in allowed:
             return True
         own = (headers.get("host"), (self.settings.public_url or "").partition("://")[2].partition("/")[0])
-        host = origin.partition("://")[2]  # nothing for "null", which a page without an origin sends
+        host = origin.partition("://")[2]  # empty for "null", which a page without an origin sends
         return host != "" and host in own
 
     def _counted(self, receive: Receive) -> Receive:
-        """`receive` that ends a body which states no length, or a wrong one, at the bound."""
+        """`receive` that enforces the limit on bodies with a wrong content length or none."""
         taken = 0
 
         async def counted() -> Message:
@@ -175,8 +171,8 @@ class RequestMiddleware:
         return APIError("too_large", f"the request is too large: at most {self.settings.max_body:,} bytes are accepted")
 
     def _owner(self, scope: Scope) -> str | None:
-        """Who asks: a key or a user, or without any set the address; None for one who may not."""
-        if not self.settings.requires_auth:  # clients send empty or meaningless credentials; they are not looked at
+        """The client's key or user, or its address if none are set; None for a client that is not allowed."""
+        if not self.settings.requires_auth:  # clients may send empty or meaningless credentials; they are ignored
             client = scope.get("client")
             return str(client[0]) if client else "local"
         kind, _, value = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -191,7 +187,7 @@ class RequestMiddleware:
         return f"key {hashlib.sha256(key.encode()).hexdigest()[:12]}" if found else None
 
     def _known_user(self, value: str) -> str | None:
-        """A user with the right password; a key is taken as a password of any user."""
+        """A user with the right password. A key is accepted as the password of any user."""
         try:
             name, _, password = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
         except (binascii.Error, UnicodeDecodeError, ValueError):
@@ -200,7 +196,7 @@ class RequestMiddleware:
             return f"user {name}" if _same(self.settings.users[name], password) else None
         return self._known_key(password)
 
-    def _write_down(self, scope: Scope, identity: str, answer: dict[str, object], seconds: float) -> None:
+    def _log_response(self, scope: Scope, identity: str, answer: dict[str, object], seconds: float) -> None:
         api = scope["path"].split("/")[1] if scope["path"].count("/") > 1 else "other"
         status = answer["status"] or GONE
         self.metrics.requests.labels(door=api if api in ("v1", "sdapi", "pictures") else "other", status=status).inc()
@@ -213,7 +209,7 @@ class RequestMiddleware:
 
 
 def _origin_form(scope: Scope) -> Scope | Response | APIError:
-    """The request with a path for a target; other forms are turned into that, answered or refused (RFC 9112, 3.2)."""
+    """The request with a path as its target; other forms are converted, answered or rejected (RFC 9112, 3.2)."""
     path, method = scope["path"], scope["method"]
     if method in ("CONNECT", "TRACE"):
         return APIError("method", "this method is not supported")

@@ -1,11 +1,10 @@
-"""The API for clients of the OpenAI Images API: generations, edits, variations, models, and jobs beside them.
+"""The API for clients of the OpenAI Images API: generations, edits, variations and models, and our own jobs.
 
-Comes in: their JSON bodies and forms. Goes out: their answers, event streams and error bodies. Fields of our own stand
-beside the standard ones: seed, num_inference_steps (or steps), guidance_scale (or cfg_scale), negative_prompt, loras,
-width, height, strength, reason, fixed. A field that is left out takes the model's default. What is sent is read in
-`openai_bodies`. `/v1/prompts/reason` says what would be drawn for a prompt, before it is drawn.
+Besides the standard fields it takes seed, num_inference_steps (or steps), guidance_scale (or cfg_scale),
+negative_prompt, loras, width, height, strength, reason and fixed. A field that is left out takes the model's default.
+`/v1/prompts/reason` returns the caption that would be drawn for a prompt, before anything is drawn.
 
-Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` says what is accepted.
+Source: the OpenAI Images API as its Python client 3.54 speaks it; `docs/serve.md` lists what is accepted.
 """
 
 from functools import partial
@@ -35,11 +34,11 @@ from leanlens.serve.tasks import StoredPicture
 from leanlens.serve.uploads import mask_from_transparency, open_upload
 
 _KINDS = {suffix: kind for kind, suffix in SUFFIXES.items()}
-MOST_JOBS = 1000  # in one list
+MOST_JOBS = 1000  # jobs in one list
 
 
 def openai_router(service: ImageService) -> APIRouter:
-    """The routes under `/v1`, on a service."""
+    """The routes under `/v1`."""
     router = APIRouter(prefix="/v1", tags=["openai"])
 
     @router.post("/images/generations")
@@ -95,7 +94,7 @@ def openai_router(service: ImageService) -> APIRouter:
 
 
 def pictures_router(service: ImageService) -> APIRouter:
-    """The files that `url` answers link to; their names cannot be guessed, so they need no key."""
+    """The files that `url` links to. Their names cannot be guessed, so they need no key."""
     router = APIRouter(tags=["pictures"])
 
     @router.get("/pictures/{name}")
@@ -119,7 +118,7 @@ def pictures_router(service: ImageService) -> APIRouter:
 
 
 def _parameters(service: ImageService, body: ImageBody) -> GenerationParameters:
-    """The body in the words of the service; what names no number leaves it to the model."""
+    """The body as parameters; a quality may set the number of steps."""
     steps = body.num_inference_steps if body.num_inference_steps is not None else body.steps
     if steps is None and body.quality is not None:
         steps = _steps_for(service, service.library.find_model(body.model), body.quality)
@@ -142,7 +141,7 @@ def _parameters(service: ImageService, body: ImageBody) -> GenerationParameters:
 
 
 def _reasoned(service: ImageService, body: PromptBody) -> dict[str, Any]:
-    """What would be drawn for a prompt: its caption and the record; no record where nothing is rewritten."""
+    """The caption that would be drawn for a prompt, and its record where the prompt is rewritten."""
     width, height = _size(body)
     request, model = service.reason(GenerationParameters(
         body.prompt, model=body.model, width=width, height=height, seed=body.seed, reason=body.reason,
@@ -161,7 +160,7 @@ def _reasoned(service: ImageService, body: PromptBody) -> dict[str, Any]:
 
 
 def _steps_for(service: ImageService, model: str, quality: str) -> int | None:
-    """low halves the model's steps, high and above doubles them up to 50; a model without guidance keeps its own."""
+    """low halves the model's steps, high and above double them up to 50; a model without guidance keeps its own."""
     own = service.library.defaults(model)
     if own.guidance_scale == 1 or quality in ("auto", "medium", "standard"):
         return None
@@ -215,7 +214,7 @@ def _model(service: ImageService, name: str) -> dict[str, Any]:
 
 
 def _job(service: ImageService, request: Request, known: JobRecord) -> dict[str, Any]:
-    """A job as the archive knows it, with links to its pictures and, while it runs, how far it is."""
+    """A job with links to its images and, while it runs, its progress."""
     state, progress = service.status(known)
     return {
         "id": known["id"],

@@ -1,8 +1,4 @@
-"""What clients of the OpenAI Images API send, read and checked: JSON bodies, and forms with pictures.
-
-Comes in: their fields. Goes out: one body, the pictures beside it, and warnings. A field is done, or refused by its
-name, or named in the warnings; none is passed over in silence. Addresses of pictures are not fetched: a picture comes
-as a file or as a data address.
+"""JSON bodies of the OpenAI Images API, checked: every field is used, rejected by name, or named in the warnings.
 
 Source: the OpenAI Images API as its Python client 3.54 speaks it.
 """
@@ -18,10 +14,10 @@ from leanlens.serve.errors import APIError, invalid
 from leanlens.serve.reasoning import Fixed
 
 QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
-# Names of the hosted service's models, which answer in one form; other names are answered in both.
+# Models of the hosted service that answer with a link, or with base64; other names get both.
 _LINKED = ("dall-e",)
 _NEVER_LINKED = ("gpt-image", "chatgpt-image")
-_MOST_NAMED = 20  # names of unknown fields in one answer
+_MOST_NAMED = 20  # unknown fields that one response names
 # Fields that would change the image and are not supported -> why.
 UNSUPPORTED = {
     "markup": "use mask to mark what to repaint",
@@ -32,14 +28,14 @@ UNSUPPORTED = {
 
 
 class LoraBody(BaseModel):
-    """A LoRA by the name of its file, and how strongly it acts."""
+    """A LoRA by the name of its file, and its scale."""
 
     name: str
     scale: float = Field(1.0, allow_inf_nan=False)
 
 
 def _parse_loras(value: Any) -> Any:
-    """Forms carry LoRAs as JSON text; a bare name is one at its full strength."""
+    """Forms carry LoRAs as JSON text; a bare name means scale 1."""
     if isinstance(value, str):
         try:
             value = parse_json(value, "the text")
@@ -52,11 +48,11 @@ LoraList = Annotated[list[LoraBody], Field(max_length=16), BeforeValidator(_pars
 
 
 class ImageBody(BaseModel):
-    """What all three kinds of requests share; null is left out, and unknown fields are kept to be named."""
+    """Fields of all three routes. null means left out; unknown fields are kept for the warnings."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
     elsewhere: ClassVar[dict[str, str]] = {}
-    """Fields that another route takes, and which."""
+    """Fields that belong to another route -> why."""
 
     prompt: str = ""
     model: str | None = None
@@ -89,10 +85,10 @@ class ImageBody(BaseModel):
     fixed: Fixed | None = None
 
     def check(self) -> None:
-        """Refuse values that no field takes, and fields that cannot be done.
+        """Reject invalid values and unsupported fields.
 
         Raises:
-            APIError: the first of them.
+            APIError: of the first one.
         """
         for field, why in (*UNSUPPORTED.items(), *self.elsewhere.items()):
             if (self.model_extra or {}).get(field) is not None:
@@ -103,16 +99,16 @@ class ImageBody(BaseModel):
                 raise invalid(field, value, f"one of {', '.join(accepted)}")
 
     def require_prompt(self) -> None:
-        """Refuse a body whose prompt is missing or blank."""
+        """Reject a body whose prompt is missing or blank."""
         if "prompt" not in self.model_fields_set:
             raise APIError("missing", "prompt is missing", "prompt")
         if not self.prompt.strip():
             raise APIError("missing", "prompt is empty", "prompt")
 
     def warnings(self) -> list[str]:
-        """What of the body is not done, by its names."""
+        """A sentence for each field that has no effect."""
         found = [f"{field} {getattr(self, field)} is ignored: {why}"
-                 for field, (plain, why) in _SAID.items() if getattr(self, field) not in plain]  # fmt: skip
+                 for field, (plain, why) in _WITHOUT_EFFECT.items() if getattr(self, field) not in plain]  # fmt: skip
         if self.partial_images and not self.stream:
             found.append("partial_images is ignored: it needs stream")
         if self.stream and self.response_format == "url":
@@ -127,7 +123,7 @@ class ImageBody(BaseModel):
 
     @property
     def names(self) -> dict[str, str]:
-        """Our names of fields -> those that this body used."""
+        """Our names of fields -> the names that this body uses."""
         steps = "steps" if self.num_inference_steps is None and self.steps is not None else "num_inference_steps"
         cfg = "cfg_scale" if self.guidance_scale is None and self.cfg_scale is not None else "guidance_scale"
         names = {"num_inference_steps": steps, "guidance_scale": cfg}
@@ -135,14 +131,14 @@ class ImageBody(BaseModel):
 
     @property
     def wants_links(self) -> bool:
-        """Whether `url` is answered: as asked, else unless the hosted service does not for the name of the model."""
+        """Whether the response has `url`: as requested, else as the hosted service does for the model's name."""
         if self.response_format is not None:
             return self.response_format == "url"
         return not (self.model or "").lower().startswith(_NEVER_LINKED)
 
     @property
     def wants_base64(self) -> bool:
-        """Whether `b64_json` is answered: as asked, else unless the hosted service links for the name of the model."""
+        """Whether the response has `b64_json`: as requested, else as the hosted service does for the model's name."""
         if self.response_format is not None:
             return self.response_format == "b64_json"
         return not (self.model or "").lower().startswith(_LINKED)
@@ -159,8 +155,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "complexity": ("low", "medium", "high"),
     "reason": WORDS,
 }
-# Fields that are accepted and not done -> the values that ask for nothing, and why.
-_SAID: dict[str, tuple[tuple[str | None, ...], str]] = {
+# Fields without effect -> the values that need no warning, and why.
+_WITHOUT_EFFECT: dict[str, tuple[tuple[str | None, ...], str]] = {
     "style": ((None,), "the style follows from the prompt alone"),
     "moderation": ((None, "auto"), "the operator of this server sets its filters"),
     "input_fidelity": ((None, "low"), "strength sets how much of the image stays"),
@@ -178,7 +174,7 @@ class GenerationBody(ImageBody):
 
 
 class PromptBody(BaseModel):
-    """The body of `/v1/prompts/reason`: what of a drawing bears on its caption."""
+    """The body of `/v1/prompts/reason`: the fields that a caption depends on."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -194,7 +190,7 @@ class PromptBody(BaseModel):
 
 
 class PictureReference(BaseModel):
-    """A picture inside a JSON body."""
+    """An image inside a JSON body."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -211,7 +207,7 @@ class EditBody(ImageBody):
 
 
 def form_description(*required: str) -> dict[str, Any]:
-    """What a form holds, for the API's own description."""
+    """The schema of a form, for the OpenAPI description."""
     text = {name: {"type": "string"} for name in ImageBody.model_fields}
     files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
     schema = {"type": "object", "properties": text | files, "required": list(required)}

@@ -23,7 +23,7 @@ _PICTURE_PART = re.compile(r"(image|mask)(?:\[\d{0,3}\])?")
 
 @dataclass(frozen=True)
 class Edit:
-    """A request that starts from a picture: its body, the picture's bytes, and the mask's."""
+    """A request that starts from an image: its body, and the bytes of the image and the mask."""
 
     body: ImageBody
     image: bytes
@@ -34,7 +34,7 @@ async def read_edit(request: Request, settings: ServerSettings) -> Edit:
     """The form or the JSON body of `/v1/images/edits`.
 
     Raises:
-        APIError: another content type, or whatever is wrong inside.
+        APIError: another content type, or an invalid field.
     """
     kind = _content_type(request)
     if kind == "application/json":
@@ -48,7 +48,7 @@ async def read_variation(request: Request, settings: ServerSettings) -> Edit:
     """The form of `/v1/images/variations`.
 
     Raises:
-        APIError: another content type, or whatever is wrong inside.
+        APIError: another content type, or an invalid field.
     """
     return await _read_form(request, settings, "multipart/form-data")
 
@@ -69,7 +69,7 @@ async def _read_form(request: Request, settings: ServerSettings, wanted: str) ->
         for name, value in form.multi_items():
             part = _PICTURE_PART.fullmatch(name)
             if _is_blank(value):
-                continue  # what a browser's form sends for a field that was left empty
+                continue  # browsers send this for a field that was left empty
             if part is not None:
                 if not isinstance(value, UploadFile):
                     raise APIError("invalid", f"invalid {name}: expected a file, not text", part[1])
@@ -146,13 +146,13 @@ def _from_json(content: bytes, settings: ServerSettings) -> Edit:
         raise APIError("missing", 'images is missing; send [{"image_url": "data:image/png;base64,..."}]', "images")
     if len(given_pictures) > 1:
         raise _one_too_many(field, [f"picture {index}" for index in range(1, len(given_pictures) + 1)])
-    image = _referred(given_pictures[0], f"{field}[0]" if isinstance(value, list) else field, settings)
-    mask = None if body.mask is None else _referred(body.mask, "mask", settings)
+    image = _bytes_of(given_pictures[0], f"{field}[0]" if isinstance(value, list) else field, settings)
+    mask = None if body.mask is None else _bytes_of(body.mask, "mask", settings)
     return Edit(body, image, mask)
 
 
-def _referred(given: PictureReference | str, field: str, settings: ServerSettings) -> bytes:
-    """The bytes of a picture that a body carries as a data address; nothing is fetched."""
+def _bytes_of(given: PictureReference | str, field: str, settings: ServerSettings) -> bytes:
+    """The bytes of an image that a body carries as a data URL; nothing is fetched."""
     reference = PictureReference(image_url=given) if isinstance(given, str) else given
     if reference.file_id is not None:
         raise APIError(

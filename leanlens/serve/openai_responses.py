@@ -99,27 +99,27 @@ def _datum(body: ImageBody, task: Task, links: str) -> dict[str, Any]:
 
 
 def _rewriting(task: Task) -> dict[str, Any]:
-    """The caption that was drawn and the reasoner's record, where there is one."""
+    """The caption that was drawn and the reasoner's record, if the prompt was rewritten."""
     record = task.request.reasoner
     return {} if record is None else {"revised_prompt": record.prompt, "reasoner": record.model_dump(mode="json")}
 
 
 def _warnings(body: ImageBody, tasks: list[Task]) -> list[str]:
-    """What of the body is not done, and words of the prompt that the model does not know."""
+    """Fields without effect, and words of the prompt that the model does not know."""
     return body.warnings() + not_understood([task.request.reasoner for task in tasks], tasks[0].model)
 
 
 def _partial_steps(task: Task, count: int) -> set[int]:
-    """After which steps a look is sent: spread evenly, from the second on, where looks begin, to the last but one."""
+    """Steps after which a preview is sent: spread evenly from the second, the first with one, to the last but one."""
     return {max(2, round(task.steps * (index + 1) / (count + 1))) for index in range(count)} - {task.steps}
 
 
 def _partial(body: ImageBody, event: Event, kind: str, index: int) -> ServerSentEvent:
     assert event.preview is not None
     request = event.task.request
-    look = preview_bytes(event.preview, (request.width, request.height), body.output_format or "png")
+    data = preview_bytes(event.preview, (request.width, request.height), body.output_format or "png")
     name = f"{kind}.partial_image"
-    return _frame(name, {"type": name, "b64_json": _base64(look), "partial_image_index": index,
+    return _frame(name, {"type": name, "b64_json": _base64(data), "partial_image_index": index,
                          "created_at": int(time.time()), **_description(body, [event.task])})  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _description(body: ImageBody, tasks: list[Task]) -> dict[str, str]:
 
 
 def _usage(tasks: list[Task]) -> dict[str, Any]:
-    """Tokens of the prompt, of the picture to start from, and of the pictures drawn (16 x 16 pixels each)."""
+    """Tokens of the prompt, of the image to start from, and of the images drawn (16 x 16 pixels each)."""
     area = tasks[0].request.width * tasks[0].request.height // 256
     text, source = tasks[0].text_tokens, area if tasks[0].request.image else 0
     output = area * len(tasks)

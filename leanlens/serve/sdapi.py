@@ -1,8 +1,6 @@
-"""The API for clients of AUTOMATIC1111: `/sdapi/v1`, drawing and what is asked while it goes on.
+"""The API for clients of AUTOMATIC1111, `/sdapi/v1`: drawing, progress, interrupt and skip.
 
-Comes in: their JSON. Goes out: their answers, with `info` as the JSON text and `parameters` as they parse them. A field
-that is left out takes the model's default, not theirs (7, 512, 50). Bodies are in `sdapi_bodies`, hires fix in
-`sdapi_hires`, enlarging in `sdapi_extras`, settings in `sdapi_options`, lists in `sdapi_lists`.
+A field that is left out takes the model's default, not AUTOMATIC1111's (7, 512, 50).
 
 Source: modules/api of AUTOMATIC1111's web UI, and what webuiapi 0.9, Open WebUI, SillyTavern and LibreChat send.
 """
@@ -23,7 +21,7 @@ from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.prompts import read_prompt
 from leanlens.serve.sdapi_bodies import NAMES, DrawingBody, PictureBody, TextBody, comments_on, in_whole_tokens
 from leanlens.serve.sdapi_hires import SecondPass, enlarged_file, plan_second_pass, second_job
-from leanlens.serve.sdapi_options import FORMATS, Choices, check_setting, find_checkpoint
+from leanlens.serve.sdapi_options import FORMATS, ClientSettings, check_setting, find_checkpoint
 from leanlens.serve.sdapi_resize import resize_source
 from leanlens.serve.sdapi_responses import drawing_info, echo, progress_of
 from leanlens.serve.service import ImageService
@@ -33,15 +31,15 @@ from leanlens.serve.uploads import from_base64, mask_from_brightness, open_uploa
 API = "sdapi"
 
 
-def sdapi_router(service: ImageService, choices: Choices) -> APIRouter:
-    """The routes that draw, and those that are asked while they do."""
+def sdapi_router(service: ImageService, client_settings: ClientSettings) -> APIRouter:
+    """The routes that draw, and those that report on and stop a drawing."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     @router.post("/txt2img")
     async def txt2img(body: TextBody, request: Request) -> Response:
         owner = request.state.owner
         with with_client_names(NAMES):
-            parameters, notes = _parameters(service, choices, body, owner)
+            parameters, notes = _parameters(service, client_settings, body, owner)
             plan = None
             if body.enable_hr and body.firstphase_width and body.firstphase_height:
                 _swap_first_phase(body, parameters)
@@ -49,16 +47,16 @@ def sdapi_router(service: ImageService, choices: Choices) -> APIRouter:
             if body.enable_hr:
                 plan, said = await run_in_threadpool(plan_second_pass, service, body, parameters)
                 notes += said
-            return await _answer(service, choices, body, parameters, notes, request, plan)
+            return await _answer(service, client_settings, body, parameters, notes, request, plan)
 
     @router.post("/img2img")
     async def img2img(body: PictureBody, request: Request) -> Response:
         with with_client_names(NAMES):
-            parameters, notes = _parameters(service, choices, body, request.state.owner)
+            parameters, notes = _parameters(service, client_settings, body, request.state.owner)
             parameters.strength = body.denoising_strength
             notes += _round_size(service, parameters)
             parameters.source = lambda parameters: notes.extend(_add_source(service, body, parameters))
-            return await _answer(service, choices, body, parameters, notes, request)
+            return await _answer(service, client_settings, body, parameters, notes, request)
 
     @router.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
@@ -84,9 +82,9 @@ def sdapi_router(service: ImageService, choices: Choices) -> APIRouter:
 
 
 def _parameters(
-    service: ImageService, choices: Choices, body: DrawingBody, owner: str
+    service: ImageService, client_settings: ClientSettings, body: DrawingBody, owner: str
 ) -> tuple[GenerationParameters, list[str]]:
-    """The body in the words of the service, and notes on what of it is not done."""
+    """The body as parameters, and notes on fields without effect."""
     if body.script_name:
         raise APIError("invalid", f"Script {body.script_name[:60]!r} not found", "script_name")
     if body.alwayson_scripts:
@@ -96,9 +94,9 @@ def _parameters(
         read = read_prompt(body.prompt or "")
     except ValueError as error:
         raise APIError("invalid", str(error), "prompt") from None
-    settings = choices.read(owner, service) | (body.override_settings or {})
+    settings = client_settings.read(owner, service) | (body.override_settings or {})
     chosen = (body.override_settings or {}).get("sd_model_checkpoint")
-    model = choices.model(owner) if not chosen else find_checkpoint(service, str(chosen))
+    model = client_settings.model(owner) if not chosen else find_checkpoint(service, str(chosen))
     most = service.settings.max_count
     for name, count in (("batch_size", body.batch_size), ("n_iter", body.n_iter)):
         if count is not None and not 1 <= count <= most:
@@ -123,7 +121,7 @@ def _parameters(
 
 
 def _round_size(service: ImageService, parameters: GenerationParameters) -> list[str]:
-    """Bring a size to whole tokens; gives what is to be said of it."""
+    """Round the size to whole tokens; returns notes."""
     if parameters.width is None or parameters.height is None:
         return []
     parameters.width, parameters.height, notes = in_whole_tokens(
@@ -133,17 +131,17 @@ def _round_size(service: ImageService, parameters: GenerationParameters) -> list
 
 
 def _swap_first_phase(body: TextBody, parameters: GenerationParameters) -> None:
-    """The old fields of hires fix: width and height are those of the end, firstphase_ those of the first pass."""
+    """The old fields of hires fix: width and height are the final size, firstphase_ that of the first pass."""
     body.hr_resize_x, body.hr_resize_y = parameters.width, parameters.height
     parameters.width, parameters.height = body.firstphase_width, body.firstphase_height
 
 
 def _add_source(service: ImageService, body: PictureBody, parameters: GenerationParameters) -> list[str]:
-    """Put the picture and the mask of a body into generation parameters; gives notes on what is done another way."""
+    """Set the image and the mask of the parameters from the body; returns notes on what is done differently."""
     if not body.init_images:
         raise APIError("unknown", "Init image not found", "init_images")
     if len(body.init_images) > 1:
-        raise APIError("invalid", f"init_images holds {len(body.init_images)} pictures; one is accepted", "init_images")
+        raise APIError("invalid", f"init_images holds {len(body.init_images)} images: expected one", "init_images")
     data = from_base64(body.init_images[0], "init_images")
     picture = open_upload(data, service.settings, "init_images")
     notes = []
@@ -154,9 +152,9 @@ def _add_source(service: ImageService, body: PictureBody, parameters: Generation
             picture.size, bool(body.inpainting_mask_invert), body.mask_blur or 0.0,
         )  # fmt: skip
         if body.inpaint_full_res:
-            notes.append("inpaint_full_res is ignored: the whole picture is drawn, and kept outside the mask")
+            notes.append("inpaint_full_res is ignored: the whole image is drawn, and kept outside the mask")
         if body.inpainting_fill not in (None, 1):
-            notes.append("inpainting_fill is ignored: the part to repaint starts from the picture, noised")
+            notes.append("inpainting_fill is ignored: the masked part starts from the image plus noise")
     parameters.image, parameters.image_bytes, parameters.mask = picture, data, mask
     if parameters.width and parameters.height:
         resize_source(
@@ -170,7 +168,7 @@ def _add_source(service: ImageService, body: PictureBody, parameters: Generation
 
 async def _answer(
     service: ImageService,
-    choices: Choices,
+    client_settings: ClientSettings,
     body: DrawingBody,
     parameters: GenerationParameters,
     notes: list[str],
@@ -183,7 +181,7 @@ async def _answer(
     if plan is not None and plan.strength > 0 and tasks and not any(task.ends_early for task in job.tasks):
         tasks, said = await _second_pass(service, job, tasks, plan, request)
         notes = notes + said
-    kind, quality = _format(choices.read(request.state.owner, service) | (body.override_settings or {}), notes)
+    kind, quality = _format(client_settings.read(request.state.owner, service) | (body.override_settings or {}), notes)
 
     def encode(task: Task) -> str:
         assert task.picture is not None
@@ -202,13 +200,13 @@ async def _drawn(service: ImageService, job: Job, request: Request) -> list[Task
     except APIError as error:
         if error.kind != "cancelled":
             raise
-        return []  # interrupted before the first picture: an answer without pictures, as the original gives
+        return []  # interrupted before the first image: a response without images, as in the original
 
 
 async def _second_pass(
     service: ImageService, first: Job, tasks: list[Task], plan: SecondPass, request: Request
 ) -> tuple[list[Task], list[str]]:
-    """The finished pictures of the second pass; those of the first where it gave none, which is said."""
+    """The finished images of the second pass, or those of the first pass with a note."""
     try:
         job = await run_in_threadpool(second_job, service, first, plan, API)
         await _drawn(service, job, request)

@@ -1,7 +1,4 @@
-"""What clients of AUTOMATIC1111 send to draw, and what of it is not done.
-
-Comes in: their JSON. Goes out: bodies, sizes in whole tokens, and comments. Every field is done, or refused, or said
-in a comment by its name.
+"""Bodies of AUTOMATIC1111's txt2img and img2img: every field is used, rejected, or named in a comment.
 
 Source: modules/api and modules/processing of AUTOMATIC1111's web UI 1.10.
 """
@@ -14,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from leanlens.serve.errors import APIError
 from leanlens.serve.reasoning import Fixed
 
-_MOST_NAMED = 20  # names of unknown fields in one answer
+_MOST_NAMED = 20  # unknown fields that one response names
 # Our names of fields -> those of these clients.
 NAMES = {
     "num_inference_steps": "steps",
@@ -28,7 +25,7 @@ NAMES = {
 
 
 class DrawingBody(BaseModel):
-    """What txt2img and img2img share. Everything else a client sends is echoed and named in a comment."""
+    """Fields of both txt2img and img2img. Any other field is echoed and named in a comment."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -89,7 +86,7 @@ class PictureBody(DrawingBody):
     include_init_images: bool | None = False
 
 
-# Fields without a counterpart -> values that ask for nothing. None, empty texts and empty lists never ask.
+# Fields without a counterpart -> values that need no comment, as do None, empty texts and empty lists.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "restore_faces": (False,), "tiling": (False,), "styles": (), "subseed_strength": (0,), "eta": (0,),
     "s_churn": (0,), "s_tmax": (0, math.inf), "s_tmin": (0,), "s_noise": (1,), "s_min_uncond": (0,),
@@ -98,7 +95,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "clip_skip": (0, 1), "latent_mask": (), "mask_blur_x": (4,), "mask_blur_y": (4,), "distilled_cfg_scale": (3.5,),
     "hr_checkpoint_name": ("Use same checkpoint", "None"), "hr_cfg": (0,), "hr_distilled_cfg": (3.5,),
 }  # fmt: skip
-# What bears on no picture, or only beside another field that is said.
+# Fields that affect no image, or only together with another field that has a comment.
 _SILENT = {
     "subseed", "save_images", "do_not_save_samples", "do_not_save_grid", "override_settings_restore_afterwards",
     "refiner_switch_at", "script_args", "comments", "mask_round", "inpaint_full_res_padding",
@@ -106,7 +103,7 @@ _SILENT = {
 }  # fmt: skip
 _SAMPLERS = ("euler", "k_euler", "automatic", "use same sampler", "none", "")
 _SCHEDULERS = ("automatic", "lens", "use same scheduler", "none", "")
-# Settings of the web UI that can be overridden for one request, and are done.
+# Settings of the web UI that one request can override.
 DONE_SETTINGS = ("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason")
 _PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
     "sd_vae": ("Automatic", "None", None, ""), "CLIP_stop_at_last_layers": (1,), "enable_pnginfo": (True,),
@@ -114,7 +111,7 @@ _PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
 
 
 def comments_on(body: DrawingBody) -> list[str]:
-    """What a client asked for beyond its defaults that is not done here, by name."""
+    """Comments on fields and settings without effect."""
     given = body.model_dump(exclude_none=True)
     notes = [f"{name} is ignored: it is not supported"
              for name, plain in _PLAIN.items() if _asks(given.get(name), plain)]  # fmt: skip
@@ -140,7 +137,7 @@ def _asks(value: Any, plain: tuple[Any, ...]) -> bool:
 
 
 def in_whole_tokens(width: int, height: int, most: int, names: str = "width x height") -> tuple[int, int, list[str]]:
-    """The nearest size in multiples of 16 that holds at most `most` pixels where the asked one does, and a comment.
+    """The nearest size in multiples of 16, within `most` pixels if the given size is, and a comment.
 
     Raises:
         APIError: a side below 1.

@@ -1,7 +1,6 @@
-"""Enlarging for clients of AUTOMATIC1111: one picture, several, and what hires fix starts its second pass from.
+"""Upscaling for clients of AUTOMATIC1111, by Lanczos or nearest neighbour; no model takes part.
 
-Comes in: pictures and a factor or a size. Goes out: larger pictures by Lanczos or Nearest. No model takes part. The
-size of the result is held against the server's bound before anything is unpacked or enlarged.
+The size of the result is checked against the server's limit before anything is decoded or enlarged.
 """
 
 import base64
@@ -32,7 +31,7 @@ LATENT_MODES = {
 
 
 class ExtrasBody(BaseModel):
-    """What both routes take."""
+    """Fields of both routes."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -55,7 +54,7 @@ class OnePicture(ExtrasBody):
 
 
 class NamedPicture(BaseModel):
-    """A picture of several."""
+    """One image of a batch."""
 
     data: str
     name: str = ""
@@ -68,7 +67,7 @@ class SeveralPictures(ExtrasBody):
 
 
 def sdapi_extras_router(service: ImageService) -> APIRouter:
-    """The routes that enlarge."""
+    """The routes that upscale."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     @router.post("/extra-single-image")
@@ -84,10 +83,10 @@ def sdapi_extras_router(service: ImageService) -> APIRouter:
     return router
 
 
-def find_upscaler(name: str | None, field: str, beside: tuple[str, ...] = ()) -> Image.Resampling | None:
-    """A way to enlarge by its name; None leaves a picture as it is.
+def find_upscaler(name: str | None, field: str, others: tuple[str, ...] = ()) -> Image.Resampling | None:
+    """A resampling method by its name; None leaves an image as it is.
 
-    `beside` are further names that this field takes.
+    `others` are further names that this field takes.
 
     Raises:
         APIError: one that is not offered.
@@ -96,7 +95,7 @@ def find_upscaler(name: str | None, field: str, beside: tuple[str, ...] = ()) ->
         if (name or "None").lower() == known.lower():
             return method
     raise APIError(
-        "invalid", f"{field} {str(name)[:40]!r} is not offered; use {', '.join((*UPSCALERS, *beside))}", field
+        "invalid", f"{field} {str(name)[:40]!r} is not offered; use {', '.join((*UPSCALERS, *others))}", field
     )
 
 
@@ -135,13 +134,13 @@ def _factor(body: ExtrasBody, picture: Image.Image) -> float:
 
 
 def _cut(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The middle of a picture that is at least so large."""
+    """The centre of an image that is at least this large."""
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))
 
 
 def encoded(result: Image.Image, source: Image.Image, factor: str | None, upscaler: str | None) -> str:
-    """Base64 of a PNG with the source's `parameters`, to which the enlarging is added, and its mark of origin."""
+    """Base64 of a PNG with the source's `parameters`, extended by the upscaling, and its mark of origin."""
     text = PngImagePlugin.PngInfo()
     infotext = source.info.get("parameters")
     if isinstance(infotext, str):
@@ -156,6 +155,6 @@ def encoded(result: Image.Image, source: Image.Image, factor: str | None, upscal
 
 
 def _notes(body: ExtrasBody) -> str:
-    """What of the body is not done."""
+    """Notes on fields without effect."""
     names = [name for name in ("gfpgan_visibility", "codeformer_visibility") if getattr(body, name)]
-    return "".join(f"<p>{name} is ignored: no face restorer is offered</p>" for name in names)
+    return "".join(f"<p>{name} is ignored: there is no face restorer</p>" for name in names)

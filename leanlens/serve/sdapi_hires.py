@@ -1,7 +1,6 @@
-"""Hires fix for clients of AUTOMATIC1111: pictures are drawn, enlarged, and drawn once more from there.
+"""Hires fix for clients of AUTOMATIC1111: images are drawn, enlarged, and drawn again from there.
 
-Comes in: the body of txt2img, and the finished pictures of the first pass. Goes out: the size of the second pass, and
-a job whose requests start from those pictures. The final size is held against the server's bounds before the first.
+The final size is checked against the server's limits before the first pass.
 """
 
 from dataclasses import dataclass, replace
@@ -21,12 +20,12 @@ from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.serve.uploads import to_png
 
-_STRENGTH = 0.7  # the web UI's own for hires fix
+_STRENGTH = 0.7  # the web UI's default for hires fix
 
 
 @dataclass(frozen=True)
 class SecondPass:
-    """What is done with a finished picture: its size then, how it is enlarged, and how far it is drawn again."""
+    """The second pass: the final size, how the image is enlarged, and the settings of the drawing."""
 
     width: int
     height: int
@@ -41,10 +40,10 @@ class SecondPass:
 def plan_second_pass(
     service: ImageService, body: TextBody, parameters: GenerationParameters
 ) -> tuple[SecondPass, list[str]]:
-    """Read the second pass, and hold it against the server's bounds.
+    """Read the second pass, and check it against the server's limits.
 
     Raises:
-        APIError: an upscaler that is not offered, or a final size, steps or strength that are not accepted.
+        APIError: an unknown upscaler, or an invalid final size, steps or strength.
     """
     width, height, notes = _final_size(service, body, parameters)
     name = body.hr_upscaler or "Latent"
@@ -55,7 +54,7 @@ def plan_second_pass(
     strength = _STRENGTH if body.denoising_strength is None else body.denoising_strength
     if strength == 0:
         latent, resampling = None, resampling or Image.Resampling.LANCZOS
-        notes.append("denoising_strength 0 leaves the second pass out: the picture is only enlarged, by its pixels")
+        notes.append("denoising_strength 0 skips the second pass: the image is only enlarged")
     steps = body.hr_second_pass_steps or None
     prompt, said = _prompt(body.hr_prompt or "")
     negative_prompt = body.hr_negative_prompt or ""
@@ -69,19 +68,19 @@ def plan_second_pass(
 
 
 def _prompt(written: str) -> tuple[str, list[str]]:
-    """The text of `hr_prompt`, and what of it is not done."""
+    """The text of `hr_prompt`, and notes on what has no effect."""
     try:
         read = read_prompt(written)
     except ValueError as error:
         raise APIError("invalid", f"hr_{error}", "hr_prompt") from None
     notes = [f"hr_prompt: {note}" for note in read.notes]
     if read.loras:
-        notes.append("hr_prompt: its LoRAs are ignored: the second pass is drawn with those of prompt")
+        notes.append("hr_prompt: its LoRAs are ignored: the second pass uses those of prompt")
     return read.text, notes
 
 
 def _names(steps: int | None, prompt: str, negative_prompt: str) -> dict[str, str]:
-    """Our names of fields -> those of the second pass, of what the client gave for it."""
+    """Our names of fields -> those of the second pass, for the fields that the client sent."""
     given = {"num_inference_steps": (steps, "hr_second_pass_steps"), "prompt": (prompt, "hr_prompt"),
              "negative_prompt": (negative_prompt, "hr_negative_prompt")}  # fmt: skip
     return {ours: theirs for ours, (value, theirs) in given.items() if value} | {"size": "hires size"}
@@ -102,7 +101,7 @@ def _final_size(service: ImageService, body: TextBody, parameters: GenerationPar
 
 
 def second_job(service: ImageService, first: Job, plan: SecondPass, api: str) -> Job:
-    """A job that draws every finished picture of the first once more; written down, to be started."""
+    """A recorded job that draws every finished image of the first job again."""
     requests = [_request(service, task, plan) for task in first.tasks if task.picture is not None]
     return service.record(Job(requests, first.model, first.owner, api, iteration=first.iteration))
 
@@ -131,13 +130,13 @@ def _request(service: ImageService, task: Task, plan: SecondPass) -> ImageReques
 
 
 def enlarged(picture: Image.Image, plan: SecondPass) -> Image.Image:
-    """A picture brought to the size of the second pass by its pixels, cut where the shapes differ."""
+    """An image resampled to the size of the second pass, cropped where the shapes differ."""
     assert plan.resampling is not None
     return ImageOps.fit(picture.convert("RGB"), (plan.width, plan.height), plan.resampling)
 
 
 def enlarged_file(path: Path, plan: SecondPass) -> str:
-    """Base64 of a finished picture that is only enlarged."""
+    """Base64 of a finished image that is only enlarged."""
     with Image.open(path) as picture:
         picture.load()
         factor = f"{plan.width / picture.width:g}"

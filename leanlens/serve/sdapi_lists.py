@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from leanlens.serve.errors import APIError
 from leanlens.serve.sdapi_extras import LATENT_MODES, UPSCALERS
-from leanlens.serve.sdapi_options import Choices
+from leanlens.serve.sdapi_options import ClientSettings
 from leanlens.serve.service import ImageService
 
 _EMPTY = (
@@ -37,7 +37,7 @@ _CONSTANT: dict[str, Any] = {
 _REFRESHED = ("/refresh-checkpoints", "/refresh-loras", "/refresh-vae", "/refresh-embeddings")
 
 
-def sdapi_lists_router(service: ImageService, choices: Choices) -> APIRouter:
+def sdapi_lists_router(service: ImageService, client_settings: ClientSettings) -> APIRouter:
     """The routes that list, and those that open, close and refresh models."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
     for path, answer in _CONSTANT.items():
@@ -61,7 +61,7 @@ def sdapi_lists_router(service: ImageService, choices: Choices) -> APIRouter:
 
     @router.post("/reload-checkpoint")
     async def reload(request: Request) -> dict[str, Any]:
-        await run_in_threadpool(service.reload, choices.model(request.state.owner) or service.library.default)
+        await run_in_threadpool(service.reload, client_settings.model(request.state.owner) or service.library.default)
         return {}
 
     @router.post("/interrogate")

@@ -14,8 +14,8 @@ from leanlens.serve.errors import APIError, invalid
 from leanlens.serve.service import ImageService
 
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
-# Settings that bear on the client's own page, not on a picture: they are kept and read back.
-_OF_THE_PAGE: dict[str, Any] = {
+# Settings of the client's own page, without effect on images: stored and read back.
+_PAGE_ONLY: dict[str, Any] = {
     "send_seed": True,
     "send_size": True,
     "show_progressbar": True,
@@ -24,7 +24,7 @@ _OF_THE_PAGE: dict[str, Any] = {
     "show_progress_type": "Approx cheap",
     "do_not_show_images": False,
 }
-# Settings that would change pictures and cannot: only these values are accepted, the first of them is read back.
+# Settings with a fixed value: only these values are accepted, and the first one is read back.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "sd_checkpoint_hash": ("",),
     "sd_vae": ("Automatic", "None", None, ""),
@@ -34,13 +34,13 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def sdapi_options_router(service: ImageService, choices: "Choices") -> APIRouter:
+def sdapi_options_router(service: ImageService, client_settings: "ClientSettings") -> APIRouter:
     """The routes that read and write settings."""
     router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 
     @router.get("/options")
     async def options(request: Request) -> dict[str, Any]:
-        return choices.read(request.state.owner, service)
+        return client_settings.read(request.state.owner, service)
 
     @router.post("/options")
     async def set_options(body: dict[str, Any], request: Request) -> None:
@@ -48,7 +48,7 @@ def sdapi_options_router(service: ImageService, choices: "Choices") -> APIRouter
             body["sd_model_checkpoint"] = find_checkpoint(service, str(chosen))
         else:
             body.pop("sd_model_checkpoint", None)
-        choices.write(request.state.owner, body)
+        client_settings.write(request.state.owner, body)
 
     return router
 
@@ -65,29 +65,29 @@ def find_checkpoint(service: ImageService, title: str) -> str:
     return service.library.find_model(title.removesuffix(".safetensors"))
 
 
-class Choices:
-    """What each client has set."""
+class ClientSettings:
+    """The settings of each client."""
 
     def __init__(self) -> None:
         self._chosen: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def model(self, owner: str) -> str | None:
-        """The model an owner has chosen, or None."""
+        """The model that an owner has chosen, or None."""
         return self._chosen.get(owner, {}).get("sd_model_checkpoint")
 
     def read(self, owner: str, service: ImageService) -> dict[str, Any]:
-        """Every setting as this client has it."""
+        """All settings of an owner."""
         own = {"sd_model_checkpoint": service.library.default, "samples_format": "png", "jpeg_quality": 95,
                "reason": service.settings.reason}  # fmt: skip
         fixed = {name: accepted[0] for name, accepted in _FIXED.items()}
-        return own | fixed | _OF_THE_PAGE | self._chosen.get(owner, {})
+        return own | fixed | _PAGE_ONLY | self._chosen.get(owner, {})
 
     def write(self, owner: str, given: dict[str, Any]) -> None:
-        """Keep an owner's settings; of very many owners the oldest is forgotten.
+        """Store an owner's settings; beyond 10,000 owners the oldest is forgotten.
 
         Raises:
-            APIError: a setting that is not known, or a value that is not done; nothing is written then.
+            APIError: an unknown setting or an invalid value; then nothing is stored.
         """
         for name, value in given.items():
             check_setting(name, value)
@@ -99,7 +99,7 @@ class Choices:
 
 
 def check_setting(name: str, value: Any) -> None:
-    """Refuse a setting that is not known, or a value that is not done, by its name."""
+    """Raise for an unknown setting or an invalid value."""
     shown = str(value)[:40]
     if name in _FIXED:
         if not any(value == accepted for accepted in _FIXED[name]):
@@ -113,10 +113,10 @@ def check_setting(name: str, value: Any) -> None:
     elif name == "reason":
         if value not in WORDS:
             raise invalid(name, shown, " or ".join(WORDS))
-    elif name in _OF_THE_PAGE:
-        if type(value) is not type(_OF_THE_PAGE[name]) or len(str(value)) > 100:
-            kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_OF_THE_PAGE[name])]
+    elif name in _PAGE_ONLY:
+        if type(value) is not type(_PAGE_ONLY[name]) or len(str(value)) > 100:
+            kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_PAGE_ONLY[name])]
             raise invalid(name, shown, kind)
     elif name != "sd_model_checkpoint":
-        known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason", *_FIXED, *_OF_THE_PAGE))
+        known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason", *_FIXED, *_PAGE_ONLY))
         raise APIError("invalid", f"unknown setting {name[:60]}: expected {known}", name[:60])

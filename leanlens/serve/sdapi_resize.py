@@ -1,6 +1,4 @@
-"""`resize_mode` of img2img: how a picture of another shape becomes the one that is drawn from.
-
-Changes the picture and the mask of generation parameters to the shape of the size to draw, which is checked before.
+"""`resize_mode` of img2img: how an image of another shape is brought to the shape of the result.
 
 Source: `resize_image` and `StableDiffusionProcessingImg2Img` of AUTOMATIC1111's web UI 1.10.
 """
@@ -18,16 +16,16 @@ STRETCH, CROP, FILL, LATENT = range(4)
 
 
 def resize_source(mode: int, parameters: GenerationParameters, size: tuple[int, int], most: int) -> None:
-    """Bring the picture of generation parameters, and its mask, to the shape of `size` (width, height).
+    """Resize the image of the parameters, and its mask, to the shape of `size` (width, height).
 
     Args:
-        mode: 0 stretches, 1 crops, 2 fills what is missing by repeating the border, 3 stretches between the latents.
-        parameters: what is changed.
-        size: of the picture to draw.
-        most: pixels that the source may have with mode 3, which encodes it at its own size.
+        mode: 0 stretches, 1 crops, 2 pads by repeating the border, 3 stretches the latents.
+        parameters: changed in place.
+        size: of the result.
+        most: pixels that the image may have with mode 3, which encodes it at its own size.
 
     Raises:
-        APIError: another mode, or mode 3 with a mask or a picture that is too large for it.
+        APIError: another mode, or mode 3 with a mask or with an image that is too large.
     """
     assert parameters.image is not None
     if mode not in (STRETCH, CROP, FILL, LATENT):
@@ -36,9 +34,9 @@ def resize_source(mode: int, parameters: GenerationParameters, size: tuple[int, 
             "3 (stretch the latents)", "resize_mode",
         )  # fmt: skip
     if mode == LATENT:
-        _leave_to_the_latents(parameters, size, most)
+        _check_latent_resize(parameters, size, most)
     if mode == CROP or parameters.image.width * size[1] == parameters.image.height * size[0]:
-        return  # the pipeline crops, and scales
+        return  # the pipeline crops and scales
     target = _same_area(parameters.image, size) if mode == LATENT else size
     change = _filled if mode == FILL else _stretched
     parameters.image, parameters.image_bytes = change(parameters.image, target), None
@@ -46,7 +44,7 @@ def resize_source(mode: int, parameters: GenerationParameters, size: tuple[int, 
         parameters.mask = change(parameters.mask, target)
 
 
-def _leave_to_the_latents(parameters: GenerationParameters, size: tuple[int, int], most: int) -> None:
+def _check_latent_resize(parameters: GenerationParameters, size: tuple[int, int], most: int) -> None:
     assert parameters.image is not None
     if parameters.mask is not None:
         raise APIError("invalid", "invalid resize_mode 3 with mask: expected 0 (stretch), 1 (crop) or 2 (fill)",
@@ -63,7 +61,7 @@ def _leave_to_the_latents(parameters: GenerationParameters, size: tuple[int, int
 
 
 def _same_area(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
-    """A size with the shape of `size` and about the pixels of `picture`: what is left is enlarged as latents."""
+    """A size with the shape of `size` and the area of `picture`; the rest of the scaling is done on the latents."""
     factor = math.sqrt(picture.width * picture.height / (size[0] * size[1]))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
@@ -73,7 +71,7 @@ def _stretched(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _filled(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole picture in the middle, and around it its outermost pixels again."""
+    """The whole image in the centre, padded by repeating its border."""
     width, height = size
     scale = min(width / picture.width, height / picture.height)
     inner = (max(1, min(width, round(picture.width * scale))), max(1, min(height, round(picture.height * scale))))

@@ -104,7 +104,7 @@ def test_over_pipes_an_assistant_draws_alters_and_asks(tmp_path):
     assert steps[-1] == 1.0
     assert all(answer.is_error for answer in wrong)
     texts = [answer.content[0].text for answer in wrong]
-    for text, part in zip(texts, ("multiple of 16", "not offered", "not an image of this server", "start_from is missing",
+    for text, part in zip(texts, ("multiple of 16", "not offered", "not an image of this", "start_from is missing",
                                   "loras 'x' is not offered", "invalid count 99", "invalid count 0",
                                   "invalid steps 1000", "invalid steps 0", "guidance_scale",
                                   "seed -5", "prompt is empty", "prompt is empty", "height is missing",
