@@ -59,7 +59,7 @@ def mcp(
 
     import anyio
 
-    from leanlens.serve.mcp import serve_on_pipes
+    from leanlens.serve.mcp import serve_over_stdio
     from leanlens.serve.service import ImageService
 
-    anyio.run(serve_on_pipes, ImageService(settings))
+    anyio.run(serve_over_stdio, ImageService(settings))

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
@@ -104,9 +104,7 @@ def error_response(path: str, error: APIError) -> Response:
     return answer
 
 
-def _health_router(service: ImageService) -> Any:
-    from fastapi import APIRouter
-
+def _health_router(service: ImageService) -> APIRouter:
     router = APIRouter(tags=["watch"])
 
     @router.get("/health")

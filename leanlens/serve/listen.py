@@ -8,13 +8,14 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from leanlens.serve.connections import Bounds, bounded
 from leanlens.serve.service import ImageService
@@ -70,13 +71,13 @@ class Server(uvicorn.Server):
             last.start()
         super().handle_exit(sig, frame)
 
-    async def shutdown(self, sockets: Any = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer every waiting client, then close what is left."""
         await asyncio.to_thread(self.service.stop)
         await super().shutdown(sockets)
 
 
-def configured(app: Any, settings: ServerSettings, host: str, port: int) -> uvicorn.Config:
+def configured(app: ASGIApp, settings: ServerSettings, host: str, port: int) -> uvicorn.Config:
     """uvicorn's configuration with the operator's limits."""
     bounds = Bounds(
         connections=_descriptors(settings.max_connections), proxies=settings.trusted_proxies,

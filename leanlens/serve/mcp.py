@@ -7,6 +7,8 @@ Source: Model Context Protocol, revisions 2025-06-18 to 2026-07-28, as the packa
 
 import base64
 import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Annotated, Any
 
@@ -83,10 +85,7 @@ def tool_server(service: ImageService) -> MCPServer:
                 parameters.source = partial(_start_from, service, start_from)
             elif strength is not None:
                 raise APIError("missing", "start_from is missing: strength needs it", "start_from")
-            job = await run_in_threadpool(service.prepare, parameters, _owner(ctx), API)
-            async for events in follow(service, [job]):
-                if any(event.kind != "started" for event in events):
-                    await ctx.report_progress(job.progress, 1.0)
+            job = await _run(service, parameters, ctx)
         return await run_in_threadpool(_drawn, service, job, _start_of_links(service, ctx))
 
     @server.tool(annotations=_READS)
@@ -126,8 +125,8 @@ def tool_server(service: ImageService) -> MCPServer:
     return server
 
 
-def mount_tools(app: FastAPI, service: ImageService) -> Any:
-    """Add `/mcp` to an app; returns an asynchronous context that must be open while the app runs."""
+def mount_tools(app: FastAPI, service: ImageService) -> Callable[[], AbstractAsyncContextManager[None]]:
+    """Add `/mcp` to an app; returns what opens a context that must be open while the app runs."""
     server = tool_server(service)
     # RequestMiddleware has checked keys and origins. Without sessions, clients do not notice a restart.
     inner = server.streamable_http_app(
@@ -139,7 +138,7 @@ def mount_tools(app: FastAPI, service: ImageService) -> Any:
     return server.session_manager.run
 
 
-async def serve_on_pipes(service: ImageService) -> None:
+async def serve_over_stdio(service: ImageService) -> None:
     """Serve one assistant over standard input and output until it closes them; opens and closes the service."""
     service.open()
     try:
@@ -154,9 +153,18 @@ class _tool_errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, APIError):
             raise ToolError(error.message) from None
+
+
+async def _run(service: ImageService, parameters: GenerationParameters, ctx: Context) -> Job:
+    """Run a job to its end, and report its progress."""
+    job = await run_in_threadpool(service.prepare, parameters, _owner(ctx), API)
+    async for events in follow(service, [job]):
+        if any(event.kind != "started" for event in events):
+            await ctx.report_progress(job.progress, 1.0)
+    return job
 
 
 def _drawn(service: ImageService, job: Job, start: str | None) -> CallToolResult:

@@ -51,19 +51,19 @@ class Replica:
         """Process and machine, for the log."""
         return f"process {os.getpid()} of {platform.node()}"
 
-    async def open(self, model: str, source: str, sizes: ModelSizes | None) -> tuple[str, Any]:
+    async def open(self, model: str, source: str, sizes: ModelSizes | None) -> Result:
         """See `LocalEngine.open`; the result is packed."""
         self._known[model] = (source, sizes)
         return await self._in_thread(lambda: pack_result(lambda: self._engine.open(model)))
 
     async def draw(
         self, model: str, source: str, sizes: ModelSizes | None, requests: list[ImageRequest], files: dict[str, bytes]
-    ) -> AsyncIterator[tuple[str, Any]]:
+    ) -> AsyncIterator[Result]:
         """See `LocalEngine.draw`: a ("step", (number, previews)) after each step, then the packed result."""
         self._known[model] = (source, sizes)
         self._stopped.clear()
         self._ending.clear()
-        loop, messages = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
+        loop, messages = asyncio.get_running_loop(), asyncio.Queue[Result]()
 
         def tell(kind: str, value: Any) -> None:
             loop.call_soon_threadsafe(messages.put_nowait, (kind, value))
@@ -143,7 +143,7 @@ def pack_result(work: Callable[[], Any]) -> Result:
         return "failed", traceback.format_exc()
 
 
-def unpack_result(answer: tuple[str, Any]) -> Any:
+def unpack_result(answer: Result) -> Any:
     """The other end of `pack_result`."""
     kind, value = answer
     if kind == "done":

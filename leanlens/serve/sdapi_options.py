@@ -98,7 +98,7 @@ class ClientSettings:
                 del self._chosen[next(iter(self._chosen))]
 
 
-def check_setting(name: str, value: Any) -> None:
+def check_setting(name: str, value: object) -> None:
     """Raise for an unknown setting or an invalid value."""
     shown = str(value)[:40]
     if name in _FIXED:
