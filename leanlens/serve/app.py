@@ -29,7 +29,7 @@ from leanlens.serve.service import ImageService
 from leanlens.serve.settings import ServerSettings
 from leanlens.serve.validation_errors import validation_error
 
-Mount = Callable[[FastAPI, ImageService], Any]
+Mount = Callable[[FastAPI, ImageService], None]
 
 
 def make_app(
@@ -41,7 +41,7 @@ def make_app(
 
     Args:
         settings: the operator's.
-        mount: called with the app and its service, to add a page; may return another app to serve instead.
+        mount: called with the app and its service, to add a page.
         engines: makes one engine for each device; by default, for the devices of this process.
 
     Raises:
@@ -93,7 +93,9 @@ def make_app(
             expose_headers=["x-request-id", "x-job-id", "retry-after"],
         )
     app.add_middleware(Proxies, trusted=settings.trusted_proxies)
-    return (mount(app, service) if mount is not None else None) or app
+    if mount is not None:
+        mount(app, service)
+    return app
 
 
 def error_response(path: str, error: APIError) -> Response:
