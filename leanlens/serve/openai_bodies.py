@@ -215,4 +215,5 @@ def form_description(*required: str) -> dict[str, Any]:
 
 
 def shortened(name: str) -> str:
+    """A name for a message; a long one is cut."""
     return name if len(name) <= 60 else name[:60] + "…"
