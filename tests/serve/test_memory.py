@@ -53,7 +53,7 @@ def test_a_picture_that_cannot_fit_is_refused_before_the_queue_and_what_it_names
         APIError, match=r"a picture of 512x512 needs about .* GB of memory .* are free; \d+x\d+ would"
     ) as no:
         server.prepare(parameters(512), "a", "test")
-    assert (no.value.kind, no.value.field, no.value.looks.status) == ("memory", "size", 400)
+    assert (no.value.kind, no.value.field, no.value.info.status) == ("memory", "size", 400)
     side = int(no.value.message.rpartition("; ")[2].partition("x")[0])
     assert SIDE <= side < 512
     job = server.prepare(parameters(side), "a", "test")
