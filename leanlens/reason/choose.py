@@ -7,7 +7,7 @@ contrast, large things, no overlap.
 from dataclasses import dataclass, replace
 from random import Random
 
-from leanlens.reason.info import contrasts
+from leanlens.reason.looks import contrasts
 from leanlens.reason.meaning import Backdrop, Meaning, Noun
 from leanlens.scenes.scene import PLAIN_COLORS
 

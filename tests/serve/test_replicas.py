@@ -257,6 +257,6 @@ def test_without_the_package_it_says_what_to_install(settings, monkeypatch):
 def test_a_model_counts_as_opened_until_the_far_end_has_let_it_go(monkeypatch):
     near, seen = ReplicaEngine("a", None, None, None), []
     near.model = "toy"
-    monkeypatch.setattr(near, "_ask_if_there", lambda what: seen.append((what, near.model)))
+    monkeypatch.setattr(near, "_ask_if_up", lambda what: seen.append((what, near.model)))
     near.unload()
     assert (seen, near.model) == ([("unload", "toy")], None)
