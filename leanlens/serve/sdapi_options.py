@@ -106,17 +106,17 @@ def check_setting(name: str, value: object) -> None:
             raise APIError("invalid", f"invalid {name} {shown!r}: expected {_FIXED[name][0]!r}", name)
     elif name == "samples_format":
         if str(value).lower() not in FORMATS:
-            raise invalid(name, shown, f"one of {', '.join(FORMATS)}")
+            raise invalid(name, value, f"one of {', '.join(FORMATS)}")
     elif name == "jpeg_quality":
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100:
-            raise invalid(name, shown, "a whole number from 0 to 100")
+            raise invalid(name, value, "a whole number from 0 to 100")
     elif name == "reason":
         if value not in WORDS:
-            raise invalid(name, shown, " or ".join(WORDS))
+            raise invalid(name, value, " or ".join(WORDS))
     elif name in _PAGE_ONLY:
         if type(value) is not type(_PAGE_ONLY[name]) or len(str(value)) > 100:
             kind = {bool: "true or false", int: "a whole number", str: "a short text"}[type(_PAGE_ONLY[name])]
-            raise invalid(name, shown, kind)
+            raise invalid(name, value, kind)
     elif name != "sd_model_checkpoint":
         known = ", ".join(("sd_model_checkpoint", "samples_format", "jpeg_quality", "reason", *_FIXED, *_PAGE_ONLY))
         raise APIError("invalid", f"unknown setting {name[:60]}: expected {known}", name[:60])
