@@ -96,7 +96,7 @@ def _take_field(fields: dict[str, str], name: str, value: UploadFile | str) -> N
     if name in UNSUPPORTED:
         raise APIError("invalid", f"{name} is not supported: {UNSUPPORTED[name]}", name)
     if name not in ImageBody.model_fields:
-        raise APIError("invalid", f"unknown field {shortened(name)}: expected image, mask, "
+        raise APIError("invalid", f"{shortened(name)} is not a field: expected image, mask, "
                       f"{', '.join(ImageBody.model_fields)}", shortened(name))  # fmt: skip
     if not isinstance(value, str):
         raise APIError("invalid", f"invalid {name}: expected text, not a file", name)

@@ -81,5 +81,5 @@ def parse_size(text: str) -> tuple[int, int]:
         require_whole_tokens("width", width)
         require_whole_tokens("height", height)
     except ValueError as error:
-        raise APIError("invalid", f"invalid size {text}: {error}", "size") from None
+        raise APIError("invalid", f"size {text}: {error}", "size") from None
     return width, height

@@ -152,7 +152,10 @@ def test_sillytavern_hears_of_what_is_not_offered_by_its_field(toy):
                         ({"enable_hr": True, "hr_prompt": "a <lora:b:x>"}, "hr_prompt holds"),
                         ({"steps": 9999}, "steps 9999"), ({"cfg_scale": -1}, "cfg_scale")):  # fmt: skip
         answer = toy.post(TEXT, json=TAVERN | more)
-        assert (answer.status_code, answer.json()["detail"].startswith(field)) == (422, True), answer.text
+        assert (answer.status_code, answer.json()["detail"].removeprefix("invalid ").startswith(field)) == (
+            422,
+            True,
+        ), answer.text
 
 
 def test_sillytavern_as_it_speaks_to_stable_diffusion_cpp(toy):
@@ -198,4 +201,4 @@ def test_a_resize_mode_changes_a_picture_as_its_name_says(toy):
     assert json.loads(toy.post("/sdapi/v1/img2img", json=body | {"resize_mode": 3}).json()["info"])["seed"] == 1
     for more in ({"resize_mode": 4}, {"resize_mode": -1}, {"resize_mode": 3, "mask": body["init_images"][0]}):
         refused = toy.post("/sdapi/v1/img2img", json=body | more)
-        assert (refused.status_code, refused.json()["detail"].startswith("resize_mode ")) == (422, True)
+        assert (refused.status_code, refused.json()["detail"].startswith("invalid resize_mode ")) == (422, True)
