@@ -86,7 +86,7 @@ class BoundedProtocol(H11Protocol):
         self._start_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP: say so once, and let whoever answers the request know that the connection is over."""
+        """Answer what is not HTTP once, and tell a running response that the connection has ended."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

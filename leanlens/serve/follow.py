@@ -37,7 +37,7 @@ async def follow(
         events.append(event)
         arrived.set()
 
-    def hand_over(event: Event) -> None:  # in the thread of whoever reports
+    def hand_over(event: Event) -> None:  # called in the thread that reports
         if not loop.is_closed():
             loop.call_soon_threadsafe(take, event)
 

@@ -1,4 +1,4 @@
-"""Previews of half-drawn images, at almost no cost.
+"""Previews of unfinished images, at almost no cost.
 
 Between noise levels s and s', Euler's step is x' = x + (s' - s) v. So both latents give the velocity, and x' - s' v is
 where the path ends if it stays straight. A linear map turns that into colours. It is fitted once for each autoencoder,
@@ -60,7 +60,7 @@ class LatentColours:
 
 
 class Preview(Protocol):
-    """A half-drawn image after `step` steps."""
+    """An unfinished image after `step` steps."""
 
     @property
     def step(self) -> int:
