@@ -121,9 +121,9 @@ def test_edits_as_json_are_those_of_the_form(toy, png):
 @pytest.mark.parametrize(
     ("images", "param", "said"),
     [
-        ([{"file_id": "file-1"}], "images[0].file_id", "keeps no files"),
-        ([{"image_url": "https://example.org/a.png"}], "images[0].image_url", "addresses are not fetched"),
-        ([{"image_url": "file:///etc/passwd"}], "images[0].image_url", "addresses are not fetched"),
+        ([{"file_id": "file-1"}], "images[0].file_id", "stores no files"),
+        ([{"image_url": "https://example.org/a.png"}], "images[0].image_url", "URLs are not fetched"),
+        ([{"image_url": "file:///etc/passwd"}], "images[0].image_url", "URLs are not fetched"),
         ([{"image_url": "data:image/png;base64,%%%"}], "images[0].image_url", "not base64"),
         ([{}], "images[0].image_url", "is missing"),
         ([], "images", "images is missing"),
@@ -186,7 +186,7 @@ def test_what_is_not_done_stands_in_warnings(toy, png):
     assert {one.split(" ")[0] for one in said} == set(asked)
     assert "clip_skip is unknown and is ignored" in said
     many = toy.post(DRAW, json={"prompt": "a", **SMALL, **{f"x{index}": 1 for index in range(500)}}).json()["warnings"]
-    assert (len(many), many[-1]) == (21, "480 more fields are not known and are ignored")
+    assert (len(many), many[-1]) == (21, "480 more fields are unknown and are ignored")
     form = toy.post(EDIT, data={"prompt": "a", **SMALL, "style": "natural"}, files={"image": ("a.png", png())})
     assert [one.split(" ")[0] for one in form.json()["warnings"]] == ["style"]
     stream = toy.post(DRAW, json={"prompt": "a", **SMALL, "stream": True, "response_format": "url"}).text
