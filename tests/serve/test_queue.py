@@ -72,7 +72,7 @@ def full(refused: list[tuple[str, int]], bound: int = 4) -> FairQueue:
 def test_who_was_refused_is_not_overtaken():
     queue = full([("patient", 1)])
     queue.take()
-    with pytest.raises(APIError, match="no room for 1 more: 3 wait and 1 places are kept"):
+    with pytest.raises(APIError, match="no room for 1 more: 3 wait and 1 places are reserved"):
         queue.put(job("newcomer"), pace=2.0)
     queue.put(job("patient"))
     queue.take()
