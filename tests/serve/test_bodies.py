@@ -39,7 +39,7 @@ def test_deep_json_is_refused(server):
         for opening in ("[", '{"a":', '{"prompt": "a", "size": "64x64", "junk": [['):
             answer = client.post(path, content=opening * 10_000, headers=JSON)
             assert answer.status_code in (400, 422)
-            assert "nested too deeply: the limit is 64" in error(answer) or "values: the limit is 20000" in error(answer)
+            assert "the limit is 64" in error(answer) or "the limit is 20000" in error(answer)
     assert client.get("/health").status_code == 200
 
 

@@ -67,6 +67,6 @@ def test_latents_are_stretched_from_a_picture_of_the_same_area():
     ("mode", "fields"), [(4, {}), (-1, {}), (3, {"mask": halves(64, 32)}), (3, {"picture": halves(2048, 1024)})]
 )
 def test_what_cannot_be_done_is_refused_by_name(mode, fields):
-    with pytest.raises(APIError, match=r"^resize_mode ") as refused:
+    with pytest.raises(APIError, match=r"^invalid resize_mode ") as refused:
         resized(mode, **{"picture": halves(64, 32), "size": (32, 32), **fields})
     assert refused.value.field == "resize_mode"
