@@ -145,7 +145,7 @@ def open_picture(path: str | Path, argument: str = "image") -> Image.Image:
 
     def refuse_too_many(picture: Image.Image) -> None:
         if picture.width * picture.height > decode.MAX_PIXELS:
-            raise ValueError(f"the picture unpacks to too many pixels; at most {decode.MAX_PIXELS:,} are accepted")
+            raise ValueError(f"the picture is too large: the limit is {decode.MAX_PIXELS:,} pixels")
 
     try:
         return decode.read_picture(path, check=refuse_too_many)
