@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,11 @@ from leanlens.cli.options import (
 from leanlens.cli.prompts import checked_number, lora_choice, read_prompts
 from leanlens.cli.size import image_size, planned_size
 from leanlens.plan.options import AUTO, LoadOptions
+
+if TYPE_CHECKING:
+    from leanlens.cli.preview import PreviewFile
+    from leanlens.pipeline.opened_model import OpenedModel
+    from leanlens.pipeline.request import ImageRequest
 
 # What a request calls it -> what this command calls it.
 _OPTIONS = {
@@ -206,8 +211,7 @@ def generate(
 
     started = time.monotonic()
     with unneeded_left_out():
-        from leanlens.pipeline.draw import draw_together
-        from leanlens.pipeline.metadata import save_picture
+        from leanlens.pipeline import draw, metadata  # noqa: F401 - imported here, used by `_draw_all`
         from leanlens.pipeline.open import open_model
         from leanlens.pipeline.speed import Speed
 
@@ -220,32 +224,63 @@ def generate(
         share_drawing(opened.pipeline, share, group)
     own = int(opened.pipeline.vae.config.sample_size)
     size_of = image_size(size, aspect, base, own, image)
+    requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
     say(
-        f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
-        f"{size_of['width']}x{size_of['height']}, {fields['num_inference_steps']} steps, "
-        f"guidance {fields['guidance_scale']:g}{options_sentence(settled.options)}; "
+        f"{_opened_sentence(model, opened, requests[0])}{options_sentence(settled.options)}; "
         f"opened in {time.monotonic() - started:.1f} s"
     )
     # A folder of one's own may be taken for a preset; at the size that it states itself there is nothing to warn of.
     fits = model == "toy" or size_of["width"] * size_of["height"] == own * own
     if not fits and (advice := preset.advice_on(size_of["width"], size_of["height"])):
         say(f"warning: {advice}")
-    requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
     reasoner, triggers = reasoner_of_model(settled.model, reason), triggers_of([one["path"] for one in fields["loras"]])
-    if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is let go
+    if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is unloaded
         requests = [reason_request(reasoner, request, triggers) for request in requests]
     opened.prepare(requests)
-    rewriting_log = RewritingLog(model, say)
-    shown = None if preview is None or (group is not None and not group.leads) else _preview(opened, preview)
-    for request, (_, one_seed), path in zip(requests, jobs, paths, strict=True):
+    leads = group is None or group.leads
+    shown = None if preview is None or not leads else _preview(opened, preview)
+    _draw_all(
+        opened, requests, paths, lambda request: reason_request(reasoner, request, triggers),
+        RewritingLog(model, say).tell, shown, leads, marking, as_json,
+    )  # fmt: skip
+    if group is not None:
+        from leanlens.dist import leave
+
+        leave()
+
+
+def _opened_sentence(model: str, opened: "OpenedModel", request: "ImageRequest") -> str:
+    """What draws, where, and with which settings."""
+    return (
+        f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
+        f"{request.width}x{request.height}, {request.num_inference_steps} steps, guidance {request.guidance_scale:g}"
+    )
+
+
+def _draw_all(
+    opened: "OpenedModel",
+    requests: "list[ImageRequest]",
+    paths: list[Path],
+    rewrite: "Callable[[ImageRequest], ImageRequest]",
+    tell: Callable[[Any], None],
+    shown: "PreviewFile | None",
+    leads: bool,
+    marking: bool,
+    as_json: bool,
+) -> None:
+    """Draw each request and write its file; of a group of processes only the leading one writes."""
+    from leanlens.pipeline.draw import draw_together
+    from leanlens.pipeline.metadata import save_picture
+
+    for request, path in zip(requests, paths, strict=True):
         began = time.monotonic()
-        request = reason_request(reasoner, request, triggers)
-        rewriting_log.tell(request.reasoner)
+        request = rewrite(request)
+        tell(request.reasoner)
         if shown is not None:
             shown.start(request)
         with _steps_bar(request) as bar:
             drawn = draw_together(opened, [request], _watch(bar, shown))[0]
-        if group is not None and not group.leads:
+        if not leads:
             continue
         if not marking:
             drawn.record["marking"] = None
@@ -255,11 +290,7 @@ def generate(
         if as_json:
             print(json.dumps({"path": str(path), **drawn.record}), flush=True)
         else:
-            print(f"{path}  seed {one_seed}  {time.monotonic() - began:.1f} s", flush=True)
-    if group is not None:
-        from leanlens.dist import leave
-
-        leave()
+            print(f"{path}  seed {request.seed}  {time.monotonic() - began:.1f} s", flush=True)
 
 
 def _joined(share: str, device: str, seeds: list[int]) -> tuple[Any, list[int]]:

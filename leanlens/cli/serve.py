@@ -134,7 +134,7 @@ def serve(
     from leanlens.serve.settings import ServerSettings
 
     is_local = host in ("127.0.0.1", "localhost", "::1")
-    options = LoadOptions(quant, offload, encoder_on, tile_vae or None, (device or [AUTO])[0], dtype, compile)
+    options = LoadOptions(quant, offload, encoder_on, tile_vae or None, (device or [AUTO])[0], dtype, compile or None)
     settled = _settled(model or ["nano"], options, replicas)
     settings = ServerSettings.checked(
         models=tuple(one.model for one in settled),

@@ -4,10 +4,8 @@ What does not fit in the device's memory is rejected before it is drawn. Each wo
 or, with replicas, in another.
 """
 
-import gc
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +13,7 @@ import torch
 
 from leanlens.pipeline.device import resolve_device
 from leanlens.pipeline.draw import DrawnPicture, draw_together
+from leanlens.pipeline.encoder_loading import release_memory
 from leanlens.pipeline.features import TextFeatures
 from leanlens.pipeline.open import open_model
 from leanlens.pipeline.opened_model import OpenedModel
@@ -240,14 +239,6 @@ class _Progress:
             ]
         self.before = latents
         return self.on_step(step, previews)
-
-
-def release_memory() -> None:
-    """Return unused memory to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        with suppress(RuntimeError):
-            torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:

@@ -226,11 +226,11 @@ def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):
     ("options", "message"),
     [
         ({"height": 65}, "height 65: expected a positive multiple of 16; nearest: 64 and 80"),
-        ({"width": None}, "width is missing"),
+        ({"width": None}, "height 64 was given without width"),
         ({"num_inference_steps": 0}, "num_inference_steps 0 is not accepted"),
         ({"guidance_scale": float("nan")}, "guidance_scale nan is not accepted"),
         ({"num_images_per_prompt": -1}, "num_images_per_prompt -1 is not accepted"),
-        ({"height": None, "width": None, "aspect_ratio": "5:1"}, "aspect_ratio '5:1' is not"),
+        ({"height": None, "width": None, "aspect_ratio": "5:1"}, "invalid aspect_ratio '5:1'"),
         ({"output_type": "jpg"}, "output_type 'jpg' is not accepted"),
         ({"latents": torch.zeros(1, 3, 128)}, r"latents has shape \(1, 3, 128\)"),
         ({"prompt": None}, "prompt is missing; give it, or prompt_embeds"),
