@@ -365,13 +365,13 @@ class Page:
                 _fill(
                     gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", js=BEGIN, **_QUIET)
                 )
-            for said, function, given, answered, name in (
+            for said, show, given, answered, name in (
                 ([page.load, favourites.input], self.history, seen, kept, "history"),
                 ([older.click], self.older, seen, [limit, *kept], "older"),
                 ([history.click], self.keep, seen, kept, "keep"),
             ):
                 # "multiple": what is pressed while something is drawn is drawn after it.
-                gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
+                gr.on(said, show, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
             places = {name: place for place, name in enumerate(fields)}
             kept_by_browser = restore(list(self.service.library.models()), places["model"], places["reason"])
             page.load(None, values, values, js=kept_by_browser, queue=False)
