@@ -5,6 +5,7 @@ The defaults are the paper's where it states a figure; where it is silent the te
 Source: Lens, arXiv 2605.21573, section 3 and appendix.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -512,6 +513,11 @@ def without_save_every(values: Any, info: ValidationInfo) -> Any:
     return {key: value for key, value in values.items() if key != "save_every"}
 
 
+def kind_of_tables(tables: Mapping[str, Any]) -> str:
+    """What a recipe with these tables trains: "autoencoder", "language" or "denoiser"."""
+    return next((kind for kind in ("autoencoder", "language") if kind in tables), "denoiser")
+
+
 def kind_of_recipe(path: Path) -> str:
     """What a recipe trains: "autoencoder" or "language" where it has a table of that name, else "denoiser".
 
@@ -519,5 +525,5 @@ def kind_of_recipe(path: Path) -> str:
     """
     with suppress(OSError, ValueError):
         tables = read_toml(path)
-        return next((kind for kind in ("autoencoder", "language") if kind in tables), "denoiser")
+        return kind_of_tables(tables)
     return "denoiser"

@@ -13,6 +13,7 @@ from typing import Any
 from leanlens.config import checked, differences, plain
 from leanlens.files import fingerprint, read_json, whole_file
 from leanlens.pictures.fingerprint import fingerprint_source
+from leanlens.train.config import kind_of_tables
 
 # Tables and keys that decide where a run stops, how often it saves and looks, and on what it runs, but no number of it.
 FREE_TABLES = ("save", "sample", "metrics")
@@ -113,7 +114,7 @@ def _stored_inputs(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_free(key: str, recipe: dict[str, Any]) -> bool:
-    if key == "ema.export" and ("autoencoder" in recipe or "language" in recipe):  # the width that is tracked
+    if key == "ema.export" and kind_of_tables(recipe) != "denoiser":  # there it is the width that is tracked
         return False
     return key in FREE_KEYS or key.partition(".")[0] in FREE_TABLES
 

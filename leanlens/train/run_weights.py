@@ -12,7 +12,7 @@ from leanlens.hub import locate
 from leanlens.log import logger
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.train.checkpoint import CHECKPOINTS, intact_checkpoint, latest_checkpoint, load_tensors, read_facts
-from leanlens.train.config import Init, TrainRecipe
+from leanlens.train.config import Init, TrainRecipe, kind_of_tables
 from leanlens.train.denoiser_model import build_denoiser, freeze_unread
 from leanlens.train.resume import named
 from leanlens.train.snapshots import rebuilt
@@ -35,7 +35,7 @@ def run_recipe(run: Path) -> TrainRecipe:
     if not is_run(run):
         raise ValueError(f"{run} is not the folder of a run with a checkpoint; give the run.dir of `leanlens train`")
     values = read_json(run / "recipe.json", finite=False)
-    if kind := next((kind for kind in ("autoencoder", "language") if kind in values), None):
+    if (kind := kind_of_tables(values)) != "denoiser":
         raise ValueError(f"{run} is the run of a recipe with [{kind}], which exports itself to {run / 'export'}")
     return checked(TrainRecipe, values, stored=True)
 

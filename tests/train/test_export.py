@@ -1,6 +1,7 @@
 """What leaves a run: pipeline folders that open, with averages of any width."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from leanlens.train.config import Scenes
 from leanlens.train.denoiser import train_denoiser
 from leanlens.train.export import export_run, write_pipeline
 from leanlens.train.run_weights import run_recipe, run_weights
-from tests.train.tiny import CPU, tiny_data, tiny_recipe
+from tests.train.tiny import CPU, state_of, tiny_data, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,33 @@ def test_refusals(run, tmp_path):
 def test_a_width_that_no_average_has_is_refused(run, tmp_path, std):
     with pytest.raises(ValueError, match=r"std \S+ is not accepted; give a width from 0 .* to below 0.289"):
         export_run(run, tmp_path / "out", std)
+
+
+def test_a_start_that_is_gone_leaves_only_what_no_output_depends_on_random(run, tmp_path, caplog):
+    """Weights that are not trained are in no checkpoint: an export takes them from the start again."""
+    unread = "transformer_blocks.1.attn.to_add_out.weight"
+    first = tmp_path / "first"
+    shutil.copytree(run, first)
+    recipe = tiny_recipe(tmp_path / "second", run={"seed": 9}, init={"from": str(first)}, train={"steps": 1})
+    train_denoiser(recipe, CPU, tiny_data(recipe))
+    exported = LensPipeline.from_pretrained(tmp_path / "second" / "export").transformer.state_dict()
+    assert exported[unread].equal(run_weights(run)[unread])
+    assert not any("to_add_out" in name and ".1." in name for name in state_of(tmp_path / "second"))
+    shutil.rmtree(first)
+    assert "weights that no output depends on" not in caplog.text
+    export_run(tmp_path / "second", tmp_path / "again")
+    assert "init.from: " in caplog.text
+    assert "weights that no output depends on stay random" in caplog.text
+    again = LensPipeline.from_pretrained(tmp_path / "again").transformer.state_dict()
+    assert [
+        name for name in exported if not exported[name].equal(again[name]) and "transformer_blocks.1" not in name
+    ] == []
+
+
+def test_the_run_of_another_kind_is_named(tmp_path):
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "recipe.json").write_text('{"autoencoder": {}}')
+    with pytest.raises(
+        ValueError, match=r"is the run of a recipe with \[autoencoder\], which exports itself to .*export"
+    ):
+        export_run(tmp_path, tmp_path / "out")
