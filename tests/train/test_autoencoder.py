@@ -219,7 +219,8 @@ def test_the_state_file_of_an_earlier_version_is_gone_on_from(recipe):
     progress = train_autoencoder(recipe("old", ema=average, train={"steps": 4}), CPU)
     assert (progress.step, progress.samples) == (4, 24)
     found = {name: value for name, value in weights_of(old).items() if "heads" not in name}
-    assert differing({name: weights_of(straight)[name] for name in found}, found) == []
+    wanted = weights_of(straight)
+    assert differing({name: wanted[name] for name in found}, found) == []
     del tensors["model.vae.decoder.conv_in.weight"]
     save_file(tensors, old.run.dir / "state.safetensors", metadata=metadata)
     shutil.rmtree(old.run.dir / "checkpoints")
