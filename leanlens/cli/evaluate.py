@@ -76,7 +76,8 @@ def scenes(
     Needs the extra `eval`; `text` is judged with the extra `ocr`. Images that are drawn are kept beside --out until all
     are; the same command goes on from them.
     """
-    from leanlens.evaluate.table import render_table
+    from leanlens.evaluate.rates import count_failures
+    from leanlens.evaluate.table import describe_failures, render_table
     from leanlens.files import require_writable
 
     others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
@@ -105,6 +106,7 @@ def scenes(
     )  # fmt: skip
     write_evaluation(done, out, others, kept)
     print(render_table({**done.rates, **others}, done.fid, done.differences), end="")
+    print(describe_failures({name: count_failures(scores) for name, scores in done.scores.items()}), end="")
     print(f"\n{out}")
 
 

@@ -1,16 +1,18 @@
 """Computes rates with intervals from scores, and compares two ways of asking prompt by prompt."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from leanlens.score.protocol import Score
+from leanlens.score.protocol import Failed, Score
 
 Z = 1.959964  # 95 %
 RESAMPLES = 10_000
+MOST_FAILED = 0.05  # of the judgements of a suite: with more it is marked incomplete
 TAIL = 2.5  # percent on either side
 
 
@@ -21,6 +23,8 @@ class Rate:
     Attributes:
         yes: number of prompts that meet it; a prompt with several seeds counts by the share of its images.
         mean: mean of the values, which includes partly met images.
+        failed: number of images whose judgement failed, which is neither yes nor no. A prompt counts if one of its
+            images was judged; if none was, `num` is 0 and the interval is 0..1.
     """
 
     yes: float
@@ -29,6 +33,7 @@ class Rate:
     low: float
     high: float
     mean: float
+    failed: int = 0
 
 
 def wilson(yes: float, num: int) -> tuple[float, float]:
@@ -57,18 +62,19 @@ def count_rates(scores: Sequence[Score], criteria: Sequence[str], num: int | Non
     found: dict[str, Rate | None] = {}
     for criterion in criteria:
         met = [share for share in met_by_prompt(scores, criterion, num) if share is not None]
+        failed = sum(isinstance(score[criterion], Failed) for score in scores)
         if not met:
-            found[criterion] = None
+            found[criterion] = Rate(0, 0, 0.0, 0.0, 1.0, 0.0, failed) if failed else None
             continue
-        values = [value for score in scores if (value := score[criterion]) is not None]
+        values = _judged(scores, criterion)
         yes = math.fsum(met) if any(share % 1 for share in met) else round(sum(met))
         low, high = wilson(yes, len(met))
-        found[criterion] = Rate(yes, len(met), yes / len(met), low, high, sum(values) / len(values))
+        found[criterion] = Rate(yes, len(met), yes / len(met), low, high, sum(values) / len(values), failed)
     return found
 
 
 def met_by_prompt(scores: Sequence[Score], criterion: str, num: int) -> list[float | None]:
-    """The share of each prompt's images that fully meet a criterion; None if it does not apply.
+    """The share of each prompt's judged images that fully meet a criterion; None if there are none.
 
     Raises:
         ValueError: the prompts do not have the same number of scores.
@@ -77,15 +83,43 @@ def met_by_prompt(scores: Sequence[Score], criterion: str, num: int) -> list[flo
         raise ValueError(f"scores has {len(scores)} entries for {num} prompts: expected the same number for each")
     each, found = len(scores) // num, []
     for start in range(0, len(scores), each):
-        values = [value for score in scores[start : start + each] if (value := score[criterion]) is not None]
+        values = _judged(scores[start : start + each], criterion)
         found.append(sum(value >= 1 for value in values) / len(values) if values else None)
     return found
+
+
+def _judged(scores: Sequence[Score], criterion: str) -> list[float]:
+    """The values of a criterion that are numbers."""
+    return [value for score in scores if isinstance(value := score[criterion], int | float)]
+
+
+@dataclass(frozen=True)
+class Failures:
+    """How many of the judgements of a suite failed, and why, the most frequent reason first."""
+
+    failed: int
+    num: int
+    reasons: dict[str, int]
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether so many failed that the rates say little about the model."""
+        return self.failed > MOST_FAILED * self.num
+
+
+def count_failures(scores: Sequence[Score]) -> Failures:
+    """The failures among all judgements; where a criterion does not apply there is none to fail."""
+    values = [value for score in scores for value in score.values() if value is not None]
+    reasons = Counter(value.reason for value in values if isinstance(value, Failed))
+    return Failures(reasons.total(), len(values), dict(reasons.most_common()))
 
 
 def rates_as_json(rates: Mapping[str, Rate | None]) -> dict[str, Any]:
     """JSON values, rounded to four digits."""
     return {
-        name: None if rate is None else {key: round(value, 4) for key, value in asdict(rate).items()}
+        name: None
+        if rate is None
+        else {key: round(value, 4) for key, value in asdict(rate).items() if key != "failed" or value}
         for name, rate in rates.items()
     }
 

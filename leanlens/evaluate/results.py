@@ -1,7 +1,7 @@
 """Writes an evaluation as a folder with `results.json`, `table.md` and `sheet.png`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ from PIL import Image
 
 from leanlens.evaluate.draw import Answer, forget
 from leanlens.evaluate.questions import Question
-from leanlens.evaluate.rates import Difference, Rate, differences_as_json, rates_as_json
+from leanlens.evaluate.rates import Difference, Rate, count_failures, differences_as_json, rates_as_json
 from leanlens.evaluate.sheet import draw_sheet
-from leanlens.evaluate.table import render_table
+from leanlens.evaluate.table import describe_failures, render_table
 from leanlens.files import whole_folder
-from leanlens.score.protocol import Score
+from leanlens.score.protocol import Score, score_as_json
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ def write_evaluation(
         text = json.dumps(results_of(done), indent=1, ensure_ascii=False)
         (temporary / "results.json").write_text(text + "\n", encoding="utf-8")
         rows = {**done.rates, **(beside or {})}
-        (temporary / "table.md").write_text(render_table(rows, done.fid, done.differences), encoding="utf-8")
+        table = render_table(rows, done.fid, done.differences)
+        if failures := describe_failures({name: count_failures(scores) for name, scores in done.scores.items()}):
+            table += f"\n{failures}"
+        (temporary / "table.md").write_text(table, encoding="utf-8")
         shown = {name: done.pictures[name] for name in done.answers}
         draw_sheet(shown, done.questions, done.scores).save(temporary / "sheet.png")
     if kept is not None:
@@ -71,9 +74,17 @@ def results_of(done: Evaluation) -> dict[str, Any]:
         "settings": done.settings,
         "rates": {name: rates_as_json(rates) for name, rates in done.rates.items()},
         **compared,
+        **_failures(done),
         "fid": done.fid,
         "pictures": [_picture(done, index) for index in range(len(next(iter(done.answers.values()))))],
     }
+
+
+def _failures(done: Evaluation) -> dict[str, Any]:
+    """What failed, by row; nothing where nothing did."""
+    counted = {name: count_failures(row) for name, row in done.scores.items()}
+    found = {name: {**asdict(one), "incomplete": one.is_incomplete} for name, one in counted.items() if one.failed}
+    return {"failed": found} if found else {}
 
 
 def _picture(done: Evaluation, index: int) -> dict[str, Any]:
@@ -90,6 +101,8 @@ def _picture(done: Evaluation, index: int) -> dict[str, Any]:
         "truth": question.truth,
         **({"reasoned": reasoned} if reasoned else {}),
         "scores": {
-            name: row[at[name]] for name, row in done.scores.items() if name in done.answers or index % seeds == 0
+            name: score_as_json(row[at[name]])
+            for name, row in done.scores.items()
+            if name in done.answers or index % seeds == 0
         },
     }

@@ -48,7 +48,7 @@ def _paste(sheet: Image.Image, picture: Image.Image, x: int, y: int) -> None:
 
 
 def _write_verdicts(pen: ImageDraw.ImageDraw, score: Score, x: int, y: int) -> None:
-    judged = {name: value for name, value in score.items() if value is not None}
+    judged = {name: value for name, value in score.items() if isinstance(value, int | float)}
     for line, (met, ink) in enumerate(((True, GOOD), (False, BAD))):
         names = ", ".join(name.replace("_", " ") for name, value in judged.items() if (value >= 1) == met)
         pen.text((x, y + 16 * line), names[:33], ink)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from leanlens.evaluate.rates import Difference, Rate
+from leanlens.evaluate.rates import Difference, Failures, Rate
 
 
 def render_table(
@@ -39,9 +39,27 @@ def render_table(
 def _cell(rate: Rate | None, counted: bool) -> str:
     if rate is None:
         return ""
+    failed = f", {rate.failed} failed" if rate.failed else ""
+    if not rate.num:
+        return f"not judged{failed}"
     met = f"{rate.yes:.1f}" if isinstance(rate.yes, float) else str(rate.yes)
     of = f", {met} of {rate.num}" if counted or isinstance(rate.yes, float) else f" of {rate.num}"
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}){of}"
+    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}){of}{failed}"
+
+
+def describe_failures(rows: Mapping[str, Failures]) -> str:
+    """A line for each row of results some judgements of which failed; nothing where none did.
+
+    Args:
+        rows: name of a column -> its failures.
+    """
+    lines = []
+    for name, one in rows.items():
+        if one.failed:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in list(one.reasons.items())[:3])
+            state = "incomplete: " if one.is_incomplete else ""
+            lines.append(f"{name}: {state}{one.failed} of {one.num} judgements failed ({reasons})\n")
+    return "\n".join(lines)
 
 
 def _gain(one: Difference | None) -> str:

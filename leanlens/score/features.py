@@ -6,6 +6,7 @@ models' images nor our icons. The classifier is fitted on `augmentation` crops o
 N crops, R renderings that are learnt from, F = 1760 features, C concepts, S styles.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from leanlens.files import sha256
 from leanlens.install import install_extra
@@ -176,7 +178,14 @@ def _learn(
 ) -> dict[str, Tensor]:
     """The weights of a gallery."""
     labels: list[tuple[int, int]] = []
-    features = torch.from_numpy(network.embed(_renderings(library, drawings, concepts, labels)))
+    crops = tqdm(
+        _renderings(library, drawings, concepts, labels),
+        f"fitting the names of {len(concepts)} concepts",
+        _num_renderings(drawings),
+        unit="crop",
+        disable=not sys.stderr.isatty(),
+    )
+    features = torch.from_numpy(network.embed(crops))
     of_concept, of_drawing = torch.tensor(labels).unbind(1)
     styled = of_drawing >= 0
     count = sum(style != SHAPES for _, style in drawings)
@@ -184,6 +193,18 @@ def _learn(
         "concepts": _fit(features, of_concept, len(concepts) + 1),
         "drawings": _fit(features[styled], of_drawing[styled], count),
     }
+
+
+def _turns_of(concept: str, often: Counter[str]) -> int:
+    """How many renderings each drawing of a concept gets."""
+    return min(MOST, max(FEWEST, round(RENDERINGS / often[concept])))
+
+
+def _num_renderings(drawings: list[tuple[str, str]]) -> int:
+    """How many crops `_renderings` yields, signs and no things among them."""
+    often = Counter(concept for concept, _ in drawings)
+    things = [sum(turn < _turns_of(concept, often) for concept, _ in drawings) for turn in range(MOST)]
+    return sum(num + BOARDS + round(NOTHINGS * num) for num in things)
 
 
 def _renderings(
@@ -200,7 +221,7 @@ def _renderings(
     for turn in range(MOST):
         rng, things = np.random.default_rng([RECIPE, turn]), 0
         for concept, style in drawings:
-            if turn >= min(MOST, max(FEWEST, round(RENDERINGS / often[concept]))):
+            if turn >= _turns_of(concept, often):
                 continue
             labels.append((concepts.index(concept), numbers.get((concept, style), -1)))
             yield augmentation.thing_crop(library, concept, style, rng)

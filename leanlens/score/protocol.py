@@ -1,12 +1,21 @@
 """Defines the protocol of scorers, through which curation, training, evaluation and the safety check call them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
-Score = Mapping[str, float | None]
-"""Criterion -> value from 0 (no) to 1 (yes), or None if the criterion does not apply to the image."""
+
+@dataclass(frozen=True)
+class Failed:
+    """A criterion applies to the image, but could not be judged. It is neither a yes nor a no, and is counted."""
+
+    reason: str
+
+
+Score = Mapping[str, float | Failed | None]
+"""Criterion -> value from 0 (no) to 1 (yes), `Failed`, or None if the criterion does not apply to the image."""
 
 
 class Scorer(Protocol):
@@ -44,3 +53,8 @@ def require_same_length(images: list[Any], prompts: list[Any], truths: list[Any]
     for name, values in (("prompts", prompts), ("truths", truths)):
         if values is not None and len(values) != len(images):
             raise ValueError(f"{name} has {len(values)} entries for {len(images)} images: expected one per image")
+
+
+def score_as_json(score: Score) -> dict[str, float | dict[str, str] | None]:
+    """A score as JSON values; a failure becomes {"failed": reason}."""
+    return {name: {"failed": value.reason} if isinstance(value, Failed) else value for name, value in score.items()}

@@ -117,7 +117,9 @@ class SceneScorer:
         stated = [_Thing(stated) for stated in truth.get("objects", [])]
         return [thing for thing in stated if thing.concept in self.gallery.concepts]
 
-    def _judge_things(self, things: "list[_Thing]", seen: list[Detection], truth: dict[str, Any]) -> Score:
+    def _judge_things(
+        self, things: "list[_Thing]", seen: list[Detection], truth: dict[str, Any]
+    ) -> dict[str, float | None]:
         _attribute(things, seen)
         self._take_leftovers(things, seen)
         score: dict[str, float | None] = {}

