@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2
-from nano_scenes import drawn_chunks
 from torch import Tensor
 
 from leanlens.config import read_recipe
@@ -30,6 +29,7 @@ from leanlens.dist import join
 from leanlens.files import whole_file
 from leanlens.log import logger
 from leanlens.models import vae as autoencoder
+from leanlens.scenes.draw import drawn_chunks
 from leanlens.scenes.icons import library
 from leanlens.scenes.layout import PATTERNS
 from leanlens.train.autoencoder import train_autoencoder

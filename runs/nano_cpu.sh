@@ -117,7 +117,7 @@ denoise() {
     if [[ $SCALE == tiny ]]; then
         small=("${shrink[@]}" --set data.buckets="[{base = $base, batch = 4, sizes = [$sizes]}]" --set optim.warmup=1)
     fi
-    within_limit "$PYTHON" runs/nano_train.py "recipes/nano/$recipe.toml" \
+    lens train "recipes/nano/$recipe.toml" \
         --set run.dir="$OUT/$name" --set model.parts="$OUT/parts" \
         --set data.cache="$OUT/cache" --set data.scenes.sources="$LIBRARY" \
         --set train.steps="$steps" --set optim.length="$steps" "$@" ${small[@]+"${small[@]}"}

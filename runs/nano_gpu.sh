@@ -55,6 +55,8 @@ SCENES_128=80000      # for the denoiser
 SCENES_LARGE=48000    # of 256 pixels, with things of 64 pixels at least
 SCENES_256=96000
 AT_LEAST=${AT_LEAST:-12000}  # encoded scenes that a call waits for
+PART=2000                    # scenes in a file of encoded ones
+OPENING=${OPENING:-25}       # seconds from the start of a training command to its first step
 DRAWING=${DRAWING:-12}       # processes; the rest is for what trains
 TRAVEL_MIB=${TRAVEL_MIB:-64} # what the way there lets through, this repository included
 PIECE=15500000               # bytes of a file on the way back
@@ -152,12 +154,13 @@ probe() {
     local number=0 base
     for base in 128 256; do
         stage "$base"
-        "$PYTHON" runs/nano_scenes.py recipes/nano/gpu-denoiser.toml "$WORK/probe-$base" --set model.parts="$parts" \
+        lens scenes encode recipes/nano/gpu-denoiser.toml --out "$WORK/probe-$base" --set model.parts="$parts" \
             --set data.scenes.sources="$WORK/library" "${stage[@]}" --set data.scenes.num=6000
         say "6000 scenes of $base pixels"
-        timeout --foreground 150 "$PYTHON" runs/nano_train.py recipes/nano/gpu-denoiser.toml --encoded "$WORK/probe-$base" \
-            --set run.dir="$WORK/probe-run-$base" --set model.parts="$parts" "${stage[@]}" --set train.steps=40 \
-            --set train.compile="$COMPILE" --set optim.length=40 || say "probe of $base pixels failed"
+        timeout --foreground 150 "$PYTHON" -m leanlens train recipes/nano/gpu-denoiser.toml \
+            --set data.encoded="['$WORK/probe-$base']" --set run.dir="$WORK/probe-run-$base" --set model.parts="$parts" \
+            "${stage[@]}" --set train.steps=40 --set optim.length=40 --set optim.warmup=4 \
+            --set train.compile="$COMPILE" || say "probe of $base pixels failed"
         cut --delimiter=, --fields=1-3,13- "$WORK/probe-run-$base/metrics.jsonl" | tail --lines=6
         say "probe of $base pixels"
     done
@@ -192,26 +195,42 @@ begin_drawing() {
     for name in "$@"; do
         if [[ -e $WORK/scenes-$name/whole ]]; then continue; fi
         stage "$name"
-        script+="; $(printf '%q ' nice "$PYTHON" runs/nano_scenes.py recipes/nano/gpu-denoiser.toml "$WORK/scenes-$name" \
-            --processes "$DRAWING" --set model.parts="$parts" --set data.scenes.sources="$WORK/library" "${stage[@]}")"
+        script+="; $(printf '%q ' nice "$PYTHON" -m leanlens scenes encode recipes/nano/gpu-denoiser.toml \
+            --out "$WORK/scenes-$name" --workers "$DRAWING" --set model.parts="$parts" \
+            --set data.scenes.sources="$WORK/library" "${stage[@]}")"
     done
     setsid bash -c "$script" >>"$WORK/drawing.log" 2>&1 </dev/null &
     echo $! >"$WORK/drawing.pid"
 }
 
-# Call N: denoise N, with further words, until the call's time is up, and everything that goes back.
-denoise() {
-    local number=$1 run=$WORK/call-$1 from=$START earlier
+# wait_for N FOLDER...: until so many scenes are in the folders, or nothing more is drawn.
+wait_for() {
+    local least=$1 parts
     shift
+    while is_running drawing; do
+        parts=$(find "$@" -name 'part-*.safetensors' 2>/dev/null | wc -l) || true
+        if ((parts * PART >= least)); then return; fi
+        sleep 0.5
+    done
+}
+
+# Call N: denoise N "FOLDER..." on the scenes that are in these folders, with further words, until `ends`.
+denoise() {
+    local number=$1 run=$WORK/call-$1 from=$START folders=$2 earlier learnt minutes
+    shift 2
     for ((earlier = 1; earlier < number; earlier++)); do
         if [[ -e $WORK/call-$earlier/export ]]; then from=$WORK/call-$earlier/export; fi
     done
     if [[ -z $from && $number != 1 ]]; then say "no export of an earlier call is here: from random weights"; fi
-    rm -rf "$run" "$run-probe"
-    if [[ $SCALE == tiny ]]; then until=(); fi
+    rm -rf "$run"
+    # shellcheck disable=SC2086 # the folders are words
+    wait_for "$AT_LEAST" $folders
+    learnt="['${folders// /\',\'}']"
+    minutes=$(awk -v left="$((ends - OPENING - $(date +%s)))" 'BEGIN { printf "%.2f", left > 60 ? left / 60 : 1 }')
     # SIGTERM, should the pace drop, loses nothing: the run saves its state, and the export below takes that.
     timeout --foreground --signal=TERM --kill-after=20 $(($(left) - LAST_SECONDS / 2)) \
-        "$PYTHON" runs/nano_train.py recipes/nano/gpu-denoiser.toml ${until[@]+"${until[@]}"} --at-least "$AT_LEAST" \
+        "$PYTHON" -m leanlens train recipes/nano/gpu-denoiser.toml --set data.encoded="$learnt" \
+        --set train.minutes="$minutes" --set train.steps=100000 --set optim.length=100000 \
         --set run.dir="$run" --set run.seed="$number" --set model.parts="$parts" ${from:+--set init.from="$from"} \
         "$@" --set train.compile="$COMPILE" ${shrink[@]+"${shrink[@]}"} || say "stopped before its last step"
     if [[ ! -e $run/export/model_index.json ]]; then
@@ -238,7 +257,7 @@ send_back() {
 call_1() {
     begin_drawing 128 large 256
     stage 128
-    denoise 1 "${stage[@]}" --encoded "$WORK/scenes-128" \
+    denoise 1 "$WORK/scenes-128" "${stage[@]}" \
         --set optim.lr=1e-3 --set optim.muon_lr=2e-3 --set optim.cooldown=0.15
 }
 
@@ -246,20 +265,20 @@ call_1() {
 call_2() {
     begin_drawing large 256
     stage 256
-    denoise 2 "${stage[@]}" --encoded "$WORK/scenes-large" --encoded "$WORK/scenes-256" --set optim.cooldown=0.1
+    denoise 2 "$WORK/scenes-large $WORK/scenes-256" "${stage[@]}" --set optim.cooldown=0.1
 }
 
 # All scenes that are there by now, and the rate falls.
 call_3() {
     begin_drawing large 256
     stage 256
-    denoise 3 "${stage[@]}" --encoded "$WORK/scenes-large" --encoded "$WORK/scenes-256" --set optim.cooldown=0.9
+    denoise 3 "$WORK/scenes-large $WORK/scenes-256" "${stage[@]}" --set optim.cooldown=0.9
 }
 
 # Both sizes in a row, in a process that outlives the call that began it. What goes back lies in folders of its own.
 stages() {
     local back=$WORK/back
-    until=(--until $((began + SECONDS_128 - LAST_SECONDS / 4))) # what goes back is made while the next one begins
+    ends=$((began + SECONDS_128 - LAST_SECONDS / 4)) # what goes back is made while the next one begins
     deadline=$((began + SECONDS_128 + LAST_SECONDS)) OUT=$back-1
     prepare
     mkdir -p "$back-1" "$back-3"
@@ -267,7 +286,7 @@ stages() {
     if [[ $COMPILE == true ]]; then compile_ahead & fi
     if [[ ! -e $WORK/call-1/export/model_index.json ]]; then call_1; fi
     (send_back 1 && touch "$back-1/whole") &
-    until=(--until $((began + SECONDS_IN_ALL - LAST_SECONDS)))
+    ends=$((began + SECONDS_IN_ALL - LAST_SECONDS))
     deadline=$((began + SECONDS_IN_ALL)) OUT=$back-3
     call_3
     send_back 3
@@ -278,8 +297,9 @@ stages() {
 compile_ahead() {
     stage large
     while is_running drawing && [[ ! -e $WORK/scenes-large/part-00001.safetensors ]]; do sleep 1; done
-    nice "$PYTHON" runs/nano_train.py recipes/nano/gpu-denoiser.toml "${stage[@]}" --encoded "$WORK/scenes-large" --at-least 4000 \
-        --set run.dir="$WORK/ahead" --set model.parts="$parts" --set train.steps=6 >"$WORK/ahead.log" 2>&1
+    nice "$PYTHON" -m leanlens train recipes/nano/gpu-denoiser.toml "${stage[@]}" \
+        --set data.encoded="['$WORK/scenes-large']" --set run.dir="$WORK/ahead" --set model.parts="$parts" \
+        --set train.steps=6 >"$WORK/ahead.log" 2>&1
     say "compiled ahead"
 }
 
@@ -314,7 +334,7 @@ call() {
     mkdir -p "$OUT" "$WORK"
     rm -f "$OUT"/{export.tar.*,metrics*.jsonl.gz,channels.json,call-*.png,log.txt}
     say "call $1, $SECONDS_OF_CALL s"
-    until=(--until $((deadline - LAST_SECONDS)))
+    ends=$((deadline - LAST_SECONDS))
     if [[ $1 == denoiser ]]; then
         call_denoiser
     else

@@ -202,13 +202,7 @@ class Stream:
         Raises:
             ValueError: the state is from other images or settings, so the sequence cannot be resumed.
         """
-        here, there = json.loads(json.dumps(self._settings)), state["settings"]
-        for name in {**there, **here}:
-            if there.get(name) != here.get(name):
-                raise ValueError(
-                    f"the state was taken with {name} {there.get(name)!r}, this stream has {here.get(name)!r}; "
-                    "resume with the same sources and settings"
-                )
+        require_same_settings(self._settings, state["settings"])
         if self._plan(state["epoch"]).digest != state["order"]:
             raise ValueError(
                 "the order of pictures in the state cannot be reproduced; resume with the same version of NumPy"
@@ -396,6 +390,21 @@ class Stream:
         caption = self._caption(record.captions, wanted[-1] if plan.brief[sample] else wanted[0])
         caption = "" if plan.dropped[sample] else cut_caption(caption, self.caption_words)
         return fit(decode(record.image), bucket), caption, record.key
+
+
+def require_same_settings(here: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """Check that the settings of a stream are those that its stored state was taken with.
+
+    Raises:
+        ValueError: one differs, so that the sequence would not be continued.
+    """
+    here = json.loads(json.dumps(here))
+    for name in {**there, **here}:
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"the state was taken with {name} {there.get(name)!r}, this stream has {here.get(name)!r}; "
+                "resume with the same sources and settings"
+            )
 
 
 def fit(image: Image.Image, bucket: Bucket) -> Tensor:

@@ -58,6 +58,29 @@ def preview(
 
 
 @app.command()
+def encode(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a denoiser that trains on scenes, or the name of one.")],
+    out: Annotated[Path, typer.Option(help="Folder to make, or to continue.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one key of the recipe. Repeatable.", metavar="A.B=C")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that draw. Default: one for each core.")] = None,
+) -> None:
+    """Draw and encode the scenes of a recipe, for training with data.encoded; run again, it goes on."""
+    from leanlens.config import find_recipe, read_recipe
+    from leanlens.dist import join
+    from leanlens.train.config import TrainRecipe
+    from leanlens.train.denoiser_model import build_denoiser
+    from leanlens.train.frozen_models import open_frozen_models
+    from leanlens.train.scenes import encode_scenes
+
+    wanted = read_recipe(TrainRecipe, find_recipe(recipe), changes or [])
+    pipeline = open_frozen_models(wanted.model, build_denoiser(wanted.model, wanted.run.seed))
+    pipeline.vae.to(join(wanted.run.device).device)
+    typer.echo(f"{encode_scenes(wanted, pipeline, out, workers)} scenes: {out}")
+
+
+@app.command()
 def sources(
     packages: Annotated[
         Path | None, typer.Option(help="Folder with the npm packages. Default: they are downloaded with npm.")

@@ -25,7 +25,8 @@ from leanlens.files import read_json, require_writable, sha256, whole_file
 from leanlens.log import logger
 from leanlens.pictures.record import Record
 from leanlens.pictures.shards import FORMAT, MANIFEST, read_manifest, write_tar
-from leanlens.scenes.describe import brief, dense
+from leanlens.scenes.describe import brief
+from leanlens.scenes.draw import SEED_STEP, captioned_scenes
 from leanlens.scenes.icons import Library, library, open_library
 from leanlens.scenes.layout import Rules, load_font
 from leanlens.scenes.render import render
@@ -36,7 +37,6 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 1},
     "webp": {"format": "WEBP", "lossless": True, "quality": 0, "method": 0},
 }
-SEED_STEP = 2**32  # scenes per seed; scene i of seed s has seed s * SEED_STEP + i
 MAX_PREVIEW = 600  # scenes in a contact sheet: a hundred rows
 ATTRIBUTION = "ATTRIBUTION.md"
 
@@ -125,22 +125,18 @@ def make_picture(scene: Scene, shelf: Library, encoding: str) -> bytes:
 
 def make_records(settings: Settings, first: int, count: int, shelf: Library) -> Iterator[Record]:
     """Records of scenes first .. first + count - 1; neighbouring captions have different templates."""
-    brief_template = dense_template = ""
-    for index in range(first, first + count):
-        seed = settings.seed * SEED_STEP + index
-        scene = sample_scene(seed, shelf, settings.split, settings.size, settings.rules)
-        rng = Random(f"captions {seed}")
-        short, long = brief(scene, rng, brief_template), dense(scene, rng, dense_template, settings.rules.facts_first)
-        brief_template, dense_template = short.template, long.template
+    start = settings.seed * SEED_STEP
+    seeds = range(start + first, start + first + count)
+    for scene, short, long in captioned_scenes(seeds, shelf, settings.split, settings.size, settings.rules):
         extra = {
             "truth": scene.truth(),
             "width": scene.width,
             "height": scene.height,
             "source": "scenes",
-            "seed": seed,
+            "seed": scene.seed,
         }
         captions = {"brief": short.text, "dense": long.text}
-        yield Record(f"{index:09d}", make_picture(scene, shelf, settings.encoding), captions, extra)
+        yield Record(f"{scene.seed - start:09d}", make_picture(scene, shelf, settings.encoding), captions, extra)
 
 
 def make_preview(

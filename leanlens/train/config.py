@@ -226,6 +226,13 @@ class Data(Section):
     """Share of pictures learnt without any text, which guidance needs. The paper does not state it: our choice."""
     max_upscale: Annotated[float, Field(ge=1)] = 1.25
     """A picture may be enlarged by this factor to fit a bucket."""
+    resident: bool = False
+    """Keep the scenes encoded in the device's memory: a small model on a large device would wait for pictures to be
+    read and encoded. They are drawn in all sizes of `data.buckets`; micro-batches are full, and all captions of one are
+    brief or all are dense."""
+    encoded: tuple[Folder, ...] = ()
+    """With `resident`: folders of `leanlens scenes encode`; what is there when the run begins is learnt, and nothing is
+    drawn."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads that decode pictures."""
     cache: Folder | None = None
@@ -243,6 +250,16 @@ class Data(Section):
             raise ValueError("data.sources and data.scenes: give exactly one of them")
         if not self.buckets:
             raise ValueError("data.buckets is empty; give at least one [[data.buckets]] table")
+        return self
+
+    @model_validator(mode="after")
+    def _resident_scenes(self) -> Self:
+        if self.encoded and not self.resident:
+            raise ValueError("data.encoded needs data.resident = true")
+        if self.resident and (self.scenes is None or self.scenes.canvas != "buckets"):
+            raise ValueError('data.resident needs data.scenes with canvas = "buckets"')
+        if self.resident and self.resolution == "draw":
+            raise ValueError('invalid data.resolution "draw" with data.resident: expected "largest"')
         return self
 
     @model_validator(mode="after")

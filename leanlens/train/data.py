@@ -1,29 +1,24 @@
-"""The data of a run: the recipe's `[data]` table to micro-batches, their encoder, and the held-out ones.
-
-Comes in: the recipe, the pipeline whose frozen parts encode, the process group. Goes out: `TrainingData`. Knows nothing
-of models that are trained.
-"""
+"""Opens the data of a run: the recipe's `[data]` table to micro-batches, their encoder, and the held-out ones."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from leanlens.batches.encode import Encoder
+from leanlens.batches.encode import EncodedBatch, Encoder
+from leanlens.batches.encoded import by_size, read_parts
+from leanlens.batches.resident import ResidentBatch, ResidentEncoder, ResidentStream, prefix_tokens
 from leanlens.batches.stream import Stream
 from leanlens.batches.survey import large_batches
-from leanlens.dist import Group, wait_for_all
+from leanlens.dist import Group
 from leanlens.log import logger
+from leanlens.models.vae import token_pixels
 from leanlens.pictures.sources import Source, open_source
 from leanlens.pipeline.pipeline import LensPipeline
-from leanlens.pipeline.tokens import template_named
-from leanlens.scenes.build import build
-from leanlens.scenes.layout import Rules
-from leanlens.scenes.scene import Size
 from leanlens.store import Store
-from leanlens.train.config import Scenes, TrainRecipe
+from leanlens.train.config import TrainRecipe
 from leanlens.train.frozen_models import encoder_flops
 from leanlens.train.resume import named
+from leanlens.train.scenes import encoded_scenes, scene_shards
 from leanlens.train.step import TrainingData
 
 
@@ -34,7 +29,6 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
         ValueError: sources that cannot be read, are damaged or lack captions, or a table that no picture fits.
     """
     data = recipe.data
-    learnt, held_out = _scenes(data.scenes, recipe, group) if data.scenes else (data.sources, data.validation)
     for part in (pipeline.vae, pipeline.text_encoder):
         part.to(group.device)
     encode = Encoder(
@@ -45,14 +39,50 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
         text_multiple=data.text_multiple,
         precision=data.encode_precision,
     )
+    if data.resident:
+        return _open_resident(recipe, pipeline, group, encode)
+    learnt = [scene_shards(data.scenes, recipe, group, "train")] if data.scenes else data.sources
     stream = learnt_stream(recipe, open_sources("data.sources", learnt), group)
     if group.leads:
         for sentence in large_batches(stream, recipe.train.micro_batches):
             logger.warning("%s", sentence)
-    validation: list[Any] = []
-    if recipe.validate_.every and held_out:
-        validation = list(islice(iter(open_held_out(recipe, held_out)), recipe.validate_.batches))
-    return TrainingData(stream, encode, validation, _cost(pipeline, stream, cached=data.cache is not None))
+    cost = _cost(pipeline, stream, cached=data.cache is not None)
+    return TrainingData(stream, encode, _held_out(recipe, group), cost)
+
+
+def _open_resident(recipe: TrainRecipe, pipeline: LensPipeline, group: Group, encode: Encoder) -> TrainingData:
+    """Scenes in the memory of the device; held-out ones are read and encoded as always."""
+    data = recipe.data
+    tensors = read_parts(data.encoded) if data.encoded else encoded_scenes(recipe, pipeline, group)
+    pictures = by_size(tensors)
+    brief_share = {"brief": 1.0, "dense": 0.0, "mix": data.brief_share}[data.caption]
+    stream = ResidentStream(
+        pictures, data.batch_sizes, recipe.run.seed, brief_share, data.caption_dropout, group.rank, group.world_size
+    )
+    logger.info("%d pictures lie encoded on %s", len(stream), group.device)
+    side = token_pixels(pipeline.vae)
+    resident = ResidentEncoder(
+        pictures, pipeline.text_side, group.device, side, data.text_multiple, data.encode_precision
+    )
+
+    def encode_any(batch: Any) -> EncodedBatch:
+        return resident(batch) if isinstance(batch, ResidentBatch) else encode(batch)
+
+    def cost(batch: ResidentBatch, encoded: EncodedBatch) -> float:
+        """Captions are encoded each time, pictures before the first epoch."""
+        height, width = batch.bucket if stream.epoch == 0 else (0, 0)
+        return float(len(batch.captions) * encoder_flops(pipeline, height, width, encoded.text.mask.shape[1]))
+
+    return TrainingData(stream, encode_any, _held_out(recipe, group), cost)
+
+
+def _held_out(recipe: TrainRecipe, group: Group) -> list[Any]:
+    """The held-out micro-batches that are measured."""
+    data = recipe.data
+    if not recipe.validate_.every:
+        return []
+    paths = [scene_shards(data.scenes, recipe, group, "validation")] if data.scenes else data.validation
+    return list(islice(iter(open_held_out(recipe, paths)), recipe.validate_.batches))
 
 
 def learnt_stream(recipe: TrainRecipe, sources: Sequence[Source], group: Group) -> Stream:
@@ -99,36 +129,9 @@ def _stream(
     )
 
 
-def _scenes(scenes: Scenes, recipe: TrainRecipe, group: Group) -> tuple[list[str], list[str]]:
-    """Shards of scenes in the run's folder: to learn from, and held out. The leading process draws what is missing."""
-    folders: list[Path] = []
-    rules = rules_of(scenes)
-    for name, number, split in (("train", scenes.num, "train"), ("validation", scenes.validation, "test")):
-        easier = "".join(f"-{rule}{value}" for rule, value in vars(rules).items() if value)
-        folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{easier}"
-        if group.leads:  # goes on where a kill stopped it, and does nothing where all is there
-            build(folder, number, scenes.seed, split, canvas_of(scenes, recipe), sources=scenes.sources, rules=rules)
-        folders.append(folder)
-    wait_for_all()
-    return [str(folders[0])], [str(folders[1])]
-
-
-def rules_of(scenes: Scenes) -> Rules:
-    """What the scenes of a recipe keep to."""
-    return Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy, scenes.facts_first)
-
-
-def canvas_of(scenes: Scenes, recipe: TrainRecipe) -> Size:
-    """The sizes that the scenes of a recipe are drawn in."""
-    if scenes.canvas == "free":
-        return scenes.size
-    largest = max(recipe.data.buckets, key=lambda bucket: bucket.base)
-    return tuple((width, height) for height, width in largest.table)
-
-
 def _cost(pipeline: LensPipeline, stream: Stream, cached: bool) -> Callable[[Any, Any], float]:
     """FLOP of encoding a micro-batch; with a cache, pictures are encoded in the first epoch only."""
-    prefix = _prefix_tokens(pipeline)
+    prefix = prefix_tokens(pipeline.text_side)
 
     def cost(batch: Any, encoded: Any) -> float:
         if cached and stream.epoch > 0:
@@ -139,9 +142,3 @@ def _cost(pipeline: LensPipeline, stream: Stream, cached: bool) -> Callable[[Any
         return float(sum(encoder_flops(pipeline, height, width, tokens) for tokens in texts))
 
     return cost
-
-
-def _prefix_tokens(pipeline: LensPipeline) -> int:
-    """Tokens of the template that are encoded before every caption and carry no feature."""
-    prefix = template_named(pipeline.load_text_side().template).prefix()
-    return len(pipeline.tokenizer(prefix, add_special_tokens=False)["input_ids"])

@@ -20,13 +20,14 @@ from leanlens.train.autoencoder_losses import LossNetworks
 from leanlens.train.checkpoint import CHECKPOINTS, is_begun, latest_checkpoint
 from leanlens.train.config import Model, Scenes, TrainRecipe
 from leanlens.train.crops import pictures_of_sources
-from leanlens.train.data import canvas_of, learnt_stream, open_held_out, open_sources, rules_of
+from leanlens.train.data import learnt_stream, open_held_out, open_sources
 from leanlens.train.denoiser import open_models, require_startable
 from leanlens.train.language import build_language, places_of
 from leanlens.train.language_config import LanguageRecipe
 from leanlens.train.lock import require_folder, require_free
 from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
 from leanlens.train.resume import require_same_run
+from leanlens.train.scenes import canvas_of, rules_of
 
 TOY_SIZES = (32, 48, 4)  # channels of the latents, width and layers of the text encoder; see `pipeline/toy.py`
 
@@ -127,7 +128,8 @@ def _surveyed(recipe: TrainRecipe, group: Group) -> Iterator[str]:
 
 
 def _try_scene(scenes: Scenes, recipe: TrainRecipe) -> str:
-    from leanlens.scenes.build import SEED_STEP, make_picture
+    from leanlens.scenes.build import make_picture
+    from leanlens.scenes.draw import SEED_STEP
     from leanlens.scenes.icons import library
     from leanlens.scenes.scene import sample_scene
 

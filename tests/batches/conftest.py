@@ -52,3 +52,16 @@ def toy():
     from leanlens.pipeline.toy import toy_pipeline
 
     return toy_pipeline(0)
+
+
+@pytest.fixture(scope="session")
+def resident_chunk():
+    """Pictures of two sizes with a brief and a dense caption each, as `scenes.draw` gives them."""
+    rng = np.random.default_rng(3)
+    return {
+        (height, 64): (
+            rng.integers(0, 256, (count, height, 64, 3), dtype=np.uint8),
+            [(f"a thing {n}", f"A picture of thing number {n}. It stands on the left. More.") for n in range(count)],
+        )
+        for height, count in ((64, 5), (96, 4))
+    }

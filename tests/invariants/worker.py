@@ -21,7 +21,7 @@ def main(jobs: list[dict]) -> None:
     group = dist.join("cpu")
     for job in jobs:
         recipe = tiny_recipe(Path(job["folder"]), **job["tables"])
-        train_denoiser(recipe, group, tiny_data(recipe, group))
+        train_denoiser(recipe, group, None if recipe.data.resident else tiny_data(recipe, group))
     dist.leave()
 
 

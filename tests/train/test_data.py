@@ -4,6 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
 from leanlens.pictures.decode import decode
 from leanlens.pipeline.toy import toy_pipeline
@@ -73,3 +74,75 @@ def test_the_library_is_the_recipes(tmp_path, toy):
     assert {truth["style"] for truth in truths} == {"noto"}
     with pytest.raises(ValueError, match="sources 'everyday' are not in"):
         open_data(scenes_recipe(tmp_path / "other", {"sources": "everyday"}), toy, CPU)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Chunks are drawn here: starting processes takes longer than drawing these few."""
+    from leanlens.scenes.draw import draw_chunk
+    from leanlens.train import scenes
+
+    def drawn_chunks(folder, num, seed, canvas, rules, first=0, processes=None):
+        for start in range(first, num, 10):
+            yield draw_chunk(str(folder), start, min(10, num - start), seed, canvas, rules)
+
+    monkeypatch.setattr(scenes, "drawn_chunks", drawn_chunks)
+    return scenes
+
+
+def resident_recipe(folder, **data):
+    data = {"buckets": [{"base": 64, "batch": 2, "sizes": SIZES}], "caption": "mix", **data}
+    return scenes_recipe(folder, {"canvas": "buckets", "num": 24}, resident=True, **data)
+
+
+def test_resident_scenes_are_encoded_once(tmp_path, toy, in_process, monkeypatch):
+    """In all sizes of the buckets, and found again in the run's folder or in a cache that runs share."""
+    first = open_data(resident_recipe(tmp_path / "run"), toy, CPU)
+    assert len(first.stream) == 24
+    assert set(first.stream.counts) == {(64, 64), (64, 96), (96, 64)}
+    assert [path.suffix for path in (tmp_path / "run" / "data").iterdir() if path.is_file()] == [".safetensors"]
+    kept = open_data(resident_recipe(tmp_path / "other", cache=str(tmp_path / "cache")), toy, CPU)
+    monkeypatch.setattr(in_process, "drawn_chunks", lambda *given: pytest.fail("drawn again"))
+    again = open_data(resident_recipe(tmp_path / "run"), toy, CPU)
+    found = open_data(resident_recipe(tmp_path / "third", cache=str(tmp_path / "cache")), toy, CPU)
+    for one, *others in zip(*(islice(data.stream, 30) for data in (first, again, kept, found)), strict=True):
+        encoded = first.encode(one)
+        for data, other in zip((again, kept, found), others, strict=True):
+            assert (other.bucket, other.keys) == (one.bucket, one.keys)
+            assert torch.equal(data.encode(other).latents, encoded.latents)
+            assert all(map(torch.equal, data.encode(other).text.layers, encoded.text.layers))
+
+
+def test_resident_scenes_have_held_out_ones_and_a_cost(tmp_path, toy, in_process):
+    data = open_data(resident_recipe(tmp_path), toy, CPU)
+    assert len(data.validation) == 2
+    assert data.encode(data.validation[0]).latents.shape[0] == len(data.validation[0].keys)
+    batch = next(iter(data.stream))
+    with_pictures = data.cost(batch, data.encode(batch))
+    list(islice(data.stream, data.stream.micro_batches_of_epoch))
+    assert 0 < data.cost(batch, data.encode(batch)) < with_pictures
+
+
+def test_encoded_folders_are_learnt_as_they_are(tmp_path, toy, in_process, monkeypatch):
+    wanted = resident_recipe(tmp_path / "run")
+    assert in_process.encode_scenes(wanted, toy, tmp_path / "parts") == 24
+    drawn = open_data(wanted, toy, CPU)
+    monkeypatch.setattr(in_process, "drawn_chunks", lambda *given: iter(()))
+    assert in_process.encode_scenes(wanted, toy, tmp_path / "parts") == 24  # all there
+    read = open_data(resident_recipe(tmp_path / "run", encoded=[str(tmp_path / "parts")]), toy, CPU)
+    for one, other in zip(islice(drawn.stream, 12), islice(read.stream, 12), strict=True):
+        assert torch.equal(drawn.encode(one).latents, read.encode(other).latents)
+    with pytest.raises(ValueError, match="holds scenes of another recipe"):
+        in_process.encode_scenes(resident_recipe(tmp_path / "run", caption_words=3), toy, tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"encoded": ["a"]}, r"data\.encoded needs data\.resident = true"),
+        ({"resident": True}, r"data\.resident needs data\.scenes with canvas"),
+    ],
+)
+def test_what_cannot_be_resident_is_refused(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        scenes_recipe(tmp_path, **data)
