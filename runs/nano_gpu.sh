@@ -135,9 +135,14 @@ prepare() {
 }
 
 call_autoencoder() {
-    "$PYTHON" runs/nano_autoencoder.py "$WORK/autoencoder" --minutes "$AUTOENCODER_MINUTES" \
-        ${START_AUTOENCODER:+--start "$START_AUTOENCODER"} --set train.compile="$COMPILE_AUTOENCODER" \
-        --decoder-minutes "$DECODER_MINUTES" --num "$CROP_SCENES" --library "$WORK/library" ${crops[@]+"${crops[@]}"}
+    local drawn=(--set crops.scenes.num="$CROP_SCENES" --set crops.scenes.sources="$WORK/library")
+    lens train recipes/nano/gpu-autoencoder.toml --set run.dir="$WORK/autoencoder/all" "${drawn[@]}" \
+        --set train.minutes="$AUTOENCODER_MINUTES" --set train.compile="$COMPILE_AUTOENCODER" \
+        ${START_AUTOENCODER:+--set start="$START_AUTOENCODER"} ${crops[@]+"${crops[@]}"}
+    lens train recipes/nano/gpu-decoder.toml --set run.dir="$WORK/autoencoder/decoder" "${drawn[@]}" \
+        --set train.minutes="$DECODER_MINUTES" --set train.compile="$COMPILE_AUTOENCODER" \
+        --set start="$WORK/autoencoder/all/export" ${crops[@]+"${crops[@]}"}
+    "$PYTHON" runs/nano_channels.py "$WORK/autoencoder/decoder/export" "$WORK/library" >"$WORK/autoencoder/channels.json"
     rm -rf "$parts"
     "$PYTHON" runs/nano_parts.py "$WORK/autoencoder/decoder/export" "$parts"
     say "autoencoder"

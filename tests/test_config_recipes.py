@@ -28,6 +28,11 @@ def test_every_recipe_has_a_name_whose_last_part_is_enough():
     assert set(recipe_names().values()) == files == {find_recipe(path.stem) for path in files}
 
 
+def test_nothing_is_trained_outside_the_package():
+    for path in (ROOT / "runs").glob("*.py"):
+        assert not re.search(r"\.backward\(|\boptim\b|\bAdamW\b", path.read_text(encoding="utf-8")), path
+
+
 def test_the_first_line_of_recipes_and_runs_says_what_for_and_whether_they_are_live():
     for path in [*(ROOT / "recipes").rglob("*.toml"), *(ROOT / "runs").glob("*.sh"), *(ROOT / "runs").glob("*.py")]:
         lines = path.read_text(encoding="utf-8").splitlines()

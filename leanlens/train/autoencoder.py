@@ -35,6 +35,7 @@ from leanlens.train.crops import Pictures, fixed_crops, pictures_of_sources
 from leanlens.train.linear import FIRST_LOG_VARIANCE, start_linear
 from leanlens.train.loop import StepFigures, Task, train
 from leanlens.train.resume import named
+from leanlens.train.scene_crops import pictures_of_scenes
 from leanlens.train.state import Progress, StepSums
 from leanlens.weights.load import open_vae
 
@@ -75,7 +76,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, group: Group, pictures: Picture
     """Start or continue the run in `recipe.run.dir`; see `leanlens.train.loop.train`.
 
     Args:
-        pictures: what is learnt from; None opens `crops.sources`.
+        pictures: what is learnt from; None takes what `[crops]` names.
     """
     return train(replace(AUTOENCODER, build=partial(build, pictures=pictures)), recipe, group)
 
@@ -86,7 +87,9 @@ def build(recipe: AutoencoderRecipe, group: Group, begun: bool, pictures: Pictur
     Raises:
         ValueError: sources without pictures, a missing package, or a start that is not there, or of other sizes.
     """
-    pictures = pictures or pictures_of_sources(recipe)
+    if pictures is None:
+        scenes = recipe.crops.scenes
+        pictures = pictures_of_scenes(recipe, scenes, group.device) if scenes else pictures_of_sources(recipe)
     with named("crops.validation"):
         sources = [open_source(path) for path in recipe.crops.validation]
     model = open_autoencoder(recipe).to(group.device)

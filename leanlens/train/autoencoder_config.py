@@ -64,11 +64,24 @@ class Losses(Section):
     """With `train.part = "decoder"`: most noise on a crop's latents, in standard deviations of each latent number."""
 
 
+class CropScenes(Section):
+    """Synthetic scenes of 256 pixels, which every core draws into the device's memory when the run begins."""
+
+    num: Count
+    """Scenes."""
+    patterns: Share = 0.0
+    """The least share of them that has a pattern for a background."""
+    sources: Name | None = None
+    """Library of drawings, as in `data.scenes` of a denoiser."""
+
+
 class Crops(Section):
     """What is learnt from."""
 
     sources: tuple[Name, ...] = ()
-    """Shards or folders of pictures; `leanlens train` needs one at least."""
+    """Shards or folders of pictures."""
+    scenes: CropScenes | None = None
+    """Instead of sources: synthetic scenes."""
     validation: tuple[Name, ...] = ()
     """The same, held out: the mean absolute error on fixed crops of these is measured with every save."""
     side: Annotated[int, Field(ge=32, multiple_of=16)] = 96
@@ -77,6 +90,12 @@ class Crops(Section):
     """Pictures in a step."""
     crops: Count = 2
     """Crops of each."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_source(self) -> Self:
+        if self.sources and self.scenes is not None:
+            raise ValueError("crops.sources and crops.scenes: give one of them")
+        return self
 
 
 class Steps(Section):

@@ -142,10 +142,15 @@ def _try_scene(scenes: Scenes, recipe: TrainRecipe) -> str:
 def dry_run_autoencoder(recipe: AutoencoderRecipe, group: Group) -> Iterator[str]:
     """The same of an autoencoder's run."""
     _require_place(recipe)
-    pictures_of_sources(recipe)
+    if recipe.crops.scenes is None:
+        pictures_of_sources(recipe)
     LossNetworks(recipe, group.device)
     weights = sum(weight.numel() for weight in open_autoencoder(recipe).parameters())
     yield f"{'autoencoder':12} {weights:,} parameters"
+    if scenes := recipe.crops.scenes:
+        from leanlens.scenes.icons import library
+
+        yield f"{'scenes':12} {scenes.num} of {library(scenes.sources).folder}, drawn when the run begins"
     yield from _sources_lines("crops.sources", recipe.crops.sources)
     yield from _sources_lines("crops.validation", recipe.crops.validation)
     yield _stops(recipe, recipe.crops.pictures * recipe.crops.crops, "crops")

@@ -5,16 +5,13 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from leanlens.config import checked
 from leanlens.scenes import icons
-from leanlens.scenes.draw import draw_chunk
 from leanlens.scenes.render import render
 from leanlens.scenes.scene import sample_scene
 
@@ -93,62 +90,6 @@ def test_packed_networks_answer_as_the_packages_do(scripts, tmp_path):
     kernels = torch.load(next((tmp_path / "site").glob("stlpips_pytorch/weights/**/*vgg*.pth")), weights_only=True)
     for name, value in FirstLayersOfVgg().convolutions.state_dict().items():
         torch.testing.assert_close(kernels[name], value, rtol=1e-3, atol=1e-4)
-
-
-def test_crops_of_drawn_pictures_are_busy_ones_and_the_same_again(scripts, tmp_path):
-    import nano_autoencoder as drawing
-
-    pixels = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
-    pixels[:, ::2, 32:] = 255  # busy on the right
-    values = {
-        "run": {"dir": str(tmp_path)},
-        "autoencoder": {"latent_channels": 2},
-        "crops": {"side": 32, "pictures": 40, "crops": 1},
-        "train": {"steps": 1},
-    }
-    pictures = drawing.Drawn(pixels, checked(drawing.AutoencoderRecipe, values)).pictures
-    first, second = islice(pictures.batches(0), 2)
-    assert first.shape == (40, 3, 32, 32)
-    assert first.min() == -1
-    assert first.max() == 1
-    assert torch.equal(next(pictures.batches(1)), second)
-    assert not torch.equal(first, second)
-    busy = (first.flatten(1).std(1) > 0.5).float().mean()
-    assert busy > 0.7  # one of three random places would be in half of the cases
-    assert [tuple(one.shape) for one in pictures.whole()] == [(1, 3, 64, 64)] * 3
-
-
-def test_a_share_of_drawn_pictures_has_patterns_behind(shelf, scripts, monkeypatch):
-    import nano_autoencoder as drawing
-
-    asked = []
-
-    def drawn_chunks(folder, num, seed, canvas, backgrounds):
-        asked.append((num, backgrounds))
-        yield draw_chunk(str(folder), 0, min(num, 40), seed, canvas, backgrounds=backgrounds)
-
-    monkeypatch.setattr(drawing, "drawn_chunks", drawn_chunks)
-    monkeypatch.setattr(drawing, "SIDE", 64)
-    assert drawing.draw("sample", 8, torch.device("cpu"), 0.25).shape == (8, 64, 64, 3)
-    assert asked == [(6, ()), (20, drawing.PATTERNS)]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--minutes", "0"], "needs --start: the autoencoder that it belongs to"),
-        (["--patterns", "1.5"], "--patterns 1.5 is not accepted; give a share from 0 to 1"),
-    ],
-)
-def test_an_autoencoder_that_cannot_be_trained_is_refused_at_once(
-    scripts, tmp_path, monkeypatch, capsys, given, message
-):
-    import nano_autoencoder as drawing
-
-    monkeypatch.setattr(sys, "argv", ["nano_autoencoder.py", str(tmp_path), *given])
-    with pytest.raises(SystemExit):
-        drawing.main()
-    assert message in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ the scripts
