@@ -62,7 +62,7 @@ def _open_resident(recipe: TrainRecipe, pipeline: LensPipeline, group: Group, en
     logger.info("%d pictures lie encoded on %s", len(stream), group.device)
     side = token_pixels(pipeline.vae)
     resident = ResidentEncoder(
-        pictures, pipeline.text_side, group.device, side, data.text_multiple, data.encode_precision
+        pictures, pipeline.load_text_side(), group.device, side, data.text_multiple, data.encode_precision
     )
 
     def encode_any(batch: Any) -> EncodedBatch:
@@ -131,7 +131,7 @@ def _stream(
 
 def _cost(pipeline: LensPipeline, stream: Stream, cached: bool) -> Callable[[Any, Any], float]:
     """FLOP of encoding a micro-batch; with a cache, pictures are encoded in the first epoch only."""
-    prefix = prefix_tokens(pipeline.text_side)
+    prefix = prefix_tokens(pipeline.load_text_side())
 
     def cost(batch: Any, encoded: Any) -> float:
         if cached and stream.epoch > 0:

@@ -98,7 +98,9 @@ def _canvas(recipe: TrainRecipe) -> tuple[tuple[int, int], ...]:
 
 
 def _encoder(recipe: TrainRecipe, pipeline: LensPipeline) -> ChunkEncoder:
-    return ChunkEncoder(pipeline.vae, pipeline.text_side, recipe.data.caption_words, recipe.data.encode_precision)
+    return ChunkEncoder(
+        pipeline.vae, pipeline.load_text_side(), recipe.data.caption_words, recipe.data.encode_precision
+    )
 
 
 def _key(recipe: TrainRecipe, encoder: ChunkEncoder, icons: Library) -> str:

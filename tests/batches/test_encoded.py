@@ -12,7 +12,7 @@ from tests.batches.conftest import toy  # noqa: F401 - a fixture
 @pytest.fixture
 def encoder(toy, monkeypatch):  # noqa: F811
     monkeypatch.setattr(encoded, "PART", 2 * encoded.CHUNK)
-    return ChunkEncoder(toy.vae, toy.text_side, 6)
+    return ChunkEncoder(toy.vae, toy.load_text_side(), 6)
 
 
 def test_pictures_are_found_by_size(chunk, encoder):  # noqa: F811
@@ -53,5 +53,5 @@ def test_parts_of_captions_of_other_lengths_are_padded(encoder):
 
 
 def test_what_latents_and_tokens_depend_on_is_in_the_key(toy, encoder):  # noqa: F811
-    assert encoder.key == ChunkEncoder(toy.vae, toy.text_side, 6).key
-    assert encoder.key != ChunkEncoder(toy.vae, toy.text_side, 7).key
+    assert encoder.key == ChunkEncoder(toy.vae, toy.load_text_side(), 6).key
+    assert encoder.key != ChunkEncoder(toy.vae, toy.load_text_side(), 7).key

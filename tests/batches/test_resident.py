@@ -73,8 +73,8 @@ def test_too_few_pictures_are_told():
 
 
 def test_pictures_and_captions_are_what_the_encoder_gives(chunk, toy):  # noqa: F811
-    encoded = by_size(ChunkEncoder(toy.vae, toy.text_side, 20)([chunk]))
-    resident_encoder = ResidentEncoder(encoded, toy.text_side, CPU, token_pixels(toy.vae), 16)
+    encoded = by_size(ChunkEncoder(toy.vae, toy.load_text_side(), 20)([chunk]))
+    resident_encoder = ResidentEncoder(encoded, toy.load_text_side(), CPU, token_pixels(toy.vae), 16)
     for bucket, (pixels, captions) in chunk.items():
         rows = np.arange(min(3, len(pixels)))
         kinds = np.array([0, 1, NO_CAPTION])[: len(rows)]
@@ -82,7 +82,7 @@ def test_pictures_and_captions_are_what_the_encoder_gives(chunk, toy):  # noqa: 
             cut_caption(captions[row][kind], 20) if kind >= 0 else "" for row, kind in zip(rows, kinds, strict=True)
         ]
         batch = Batch(0, bucket, torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2), texts, [])
-        plain = Encoder(toy.vae, toy.text_side, at_once=8, text_multiple=16)(batch)
+        plain = Encoder(toy.vae, toy.load_text_side(), at_once=8, text_multiple=16)(batch)
         found = resident_encoder(ResidentBatch(7, bucket, rows, kinds))
         assert (found.grid, found.index) == (plain.grid, 7)
         assert found.keys == [f"{bucket[0]}x{bucket[1]}/{row}" for row in rows]
@@ -97,9 +97,9 @@ def test_pictures_and_captions_are_what_the_encoder_gives(chunk, toy):  # noqa: 
 
 def test_features_are_the_same_in_any_micro_batch_and_computed_once(chunk, toy, monkeypatch):  # noqa: F811
     """So a run that was stopped learns what one that was not learns."""
-    encoded = by_size(ChunkEncoder(toy.vae, toy.text_side, 20)([chunk]))
+    encoded = by_size(ChunkEncoder(toy.vae, toy.load_text_side(), 20)([chunk]))
     bucket = max(encoded, key=lambda size: len(encoded[size].latents))
-    one, other = (ResidentEncoder(encoded, toy.text_side, CPU, 16, 16) for _ in range(2))
+    one, other = (ResidentEncoder(encoded, toy.load_text_side(), CPU, 16, 16) for _ in range(2))
     first = one(ResidentBatch(0, bucket, np.arange(3), np.array([0, 1, 1])))
     fresh = other(ResidentBatch(0, bucket, np.array([2, 0]), np.array([1, NO_CAPTION])))
     with monkeypatch.context() as patch:
