@@ -215,7 +215,7 @@ def _page(settings: Any) -> Any:
     except ImportError as error:
         typer.echo(f"No web page: it needs the package {error.name}; {install_extra('serve')}", err=True)
         return None
-    from leanlens.web.page import mount_page
+    from leanlens.web.mount import mount_page
 
     return mount_page
 

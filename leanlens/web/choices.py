@@ -1,7 +1,4 @@
-"""What a person decided on how a prompt is read: a field of the page's form that the browser keeps, as JSON.
-
-Comes in: the field's text, or the record of a picture. Goes out: the facts that are to be so, for the reasoner.
-"""
+"""Reads what a person decided on how a prompt is read: a field of the form that the browser keeps, as JSON."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 

@@ -1,8 +1,4 @@
-"""The fields of the page <-> generation parameters and records.
-
-Comes in: what a person filled in, or the record of a picture. Goes out: `GenerationParameters` for the service, or
-the fields that draw that picture again. Knows nothing of how the page looks.
-"""
+"""Turns the fields of the page into generation parameters, and the record of an image into fields."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,10 +1,5 @@
-"""What the page says of a prompt before it is drawn: the facts as chips, the caption, what is not known.
+"""Says how a prompt is understood before it is drawn: facts as chips, the caption, unknown words."""
 
-Comes in: the form's fields, as a browser sends them. Goes out: plain values, which the page's script puts into text
-nodes. Nothing is kept, queued or counted.
-"""
-
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -20,15 +15,8 @@ from leanlens.scenes.scene import PLAIN_COLORS
 from leanlens.serve.errors import APIError
 from leanlens.serve.service import ImageService
 from leanlens.web.form import Form, has_reasoner, parameters_from
+from leanlens.web.scripts import DECIDED, READING, SUGGESTING
 
-_HERE = Path(__file__).parent
-READING = (_HERE / "reading.js").read_text(encoding="utf-8")
-SUGGESTING = (_HERE / "suggest.js").read_text(encoding="utf-8")
-READING_STYLE = (_HERE / "reading.css").read_text(encoding="utf-8")
-"""The script of the chips, that of the suggestions, and the style sheet of both."""
-
-DECIDED = """() => document.querySelector("#reading .reading").dataset.choices"""
-"""What was decided on how the prompt is read, for the form."""
 PLACES = (
     ("in the upper left", "at the top", "in the upper right"),
     ("on the left", "in the centre", "on the right"),

@@ -1,8 +1,7 @@
-"""The page's own routes among Gradio's, and nothing of the rest.
+"""Lets the page's own requests through to Gradio and answers 404 to all others.
 
-Comes in: requests for the page. Goes out: those that the page makes, to Gradio; 404 to all others. Gradio has sixty
-routes, among them some that fetch addresses, record processes or write the page's code, and each version brings more,
-so what is let through is listed. The browser is told to load nothing from another origin.
+Gradio has sixty routes, among them some that fetch addresses, record processes or write the page's code, and each
+version adds more, so what is let through is listed.
 """
 
 import logging

@@ -1,7 +1,6 @@
-"""What the page shows of jobs and pictures, as HTML.
+"""Makes the HTML that shows jobs and images. Everything that a person wrote is escaped.
 
-Comes in: jobs, grids, the archive's records. Goes out: text in which everything a person wrote is escaped. Pictures are
-links to the server's own `/pictures/NAME`, looks at half-drawn ones are inside the text, so nothing is copied.
+Images are links to the server's own `/pictures/NAME`; previews are inside the HTML.
 """
 
 import base64

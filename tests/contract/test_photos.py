@@ -130,7 +130,7 @@ def by_sdapi(picture, server, **_):
 def by_page(picture, service, **_):
     pytest.importorskip("gradio")
     from leanlens.web.form import Form, parameters_from
-    from leanlens.web.page import _once
+    from leanlens.web.source import source_reader
 
     paint = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     paint[PAINT] = (255, 255, 255, 255)
@@ -138,7 +138,9 @@ def by_page(picture, service, **_):
     Image.fromarray(paint).save(layer, "PNG")
     opened = service()
     form = Form(prompt="a", steps=3, seed="1", strength="1")
-    job = opened.prepare(parameters_from(form, opened, _once((picture, [layer.getvalue()]), opened)), "ann", "page")
+    job = opened.prepare(
+        parameters_from(form, opened, source_reader((picture, [layer.getvalue()]), opened)), "ann", "page"
+    )
 
     done = threading.Event()
     job.listen(lambda event: event.kind == "done" and done.set())

@@ -138,10 +138,10 @@ def test_edits_refuse_before_anything_is_unpacked(server, png, monkeypatch):
 def test_the_page_unpacks_a_picture_once_for_a_grid_and_not_for_what_is_refused(service, png, monkeypatch):
     from leanlens.serve.errors import APIError
     from leanlens.web.form import Form, parameters_from
-    from leanlens.web.page import _once
+    from leanlens.web.source import source_reader
 
     seen, one = _counting(monkeypatch), service(started=False)
-    source = _once((png(), []), one)
+    source = source_reader((png(), []), one)
     with pytest.raises(APIError):
         one.prepare(parameters_from(Form(prompt="a", steps=5000), one, source), "a", "page")
     assert seen == []
