@@ -16,6 +16,7 @@ from leanlens.reason.scenes import SceneReasoner
 from leanlens.serve.errors import APIError
 from leanlens.web.choices import Choices, read_choices
 from leanlens.web.form import Form, form_from, grid_from, parameters_from, with_seed
+from leanlens.web.layout import layout
 from leanlens.web.page import Page
 from leanlens.web.reasoning import known_values, read_prompt, suggest
 from tests.web.test_page import Visitor, collect, names
@@ -246,7 +247,7 @@ def test_the_operator_who_turns_it_off_is_named(service, reasoned):
     page = Page(one)
 
     async def built():
-        return page.build()
+        return layout(page)
 
     blocks = asyncio.run(built()).blocks.values()
     (panel,) = [block for block in blocks if block.elem_id == "reading"]
