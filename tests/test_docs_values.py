@@ -142,8 +142,8 @@ def test_the_bounds_of_the_server_are_those_of_its_settings():
     own = {name: field.default for name, field in ServerSettings.model_fields.items()}
     for said in (
         f"{own['max_prompt']:,} characters of prompt",
-        f"{own['max_steps']} steps, {own['max_count']} pictures a request, {own['max_body'] >> 20} MiB a request",
-        f"{own['max_upload'] >> 20} MiB and {own['max_upload_pixels'] // 1_000_000} million pixels for an upload",
+        f"{own['max_steps']} steps, {own['max_count']} images per request, {own['max_body'] >> 20} MiB per request",
+        f"{own['max_upload'] >> 20} MiB and {own['max_upload_pixels'] // 1_000_000} million pixels per upload",
         f"waits up to {own['switch_patience']:.0f} seconds",
         f"until {GRACE:.0f} seconds after that",
         f"`--keep-days {own['keep_days']:.0f}` and `--keep-pictures {own['keep_pictures']}`",
