@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from leanlens.files import decode_text, read_json, read_text, read_toml, require_writable, sha256, sync, whole_file
 from leanlens.log import logger
-from leanlens.presets import FOLDER_FILES, PRESETS
+from leanlens.presets import FOLDER_FILES, PRESETS, is_made
 
 SUMS = "SHA256SUMS"
 ORIGIN = "fetched.json"  # {"model": …, "mirror": …}
@@ -53,31 +53,41 @@ def locate(model: str | Path) -> Path:
             existing folder or file, or a repository id `owner/name`, which is stored in huggingface_hub's shared cache.
 
     Raises:
-        ValueError: `model` is none of these, or "nano" in a version without an embedded model.
+        ValueError: `model` is none of these, "nano" in a version without an embedded model, or a model that has no
+            files since its weights are made.
         DownloadError: the download failed.
     """
     name = str(model)
     if name == "nano":
         return _embedded()
-    if name in PRESETS:
+    if name in PRESETS and not is_made(name):
         return _located_preset(name)
     path = Path(model).expanduser()
     if path.exists():
         return path
     if _REPOSITORY.fullmatch(name):
         return _cached_repository(name)
+    if is_made(name):
+        raise ValueError(f"model {name!r} has no files: its weights are made when it is opened")
     raise ValueError(
         f"unknown model {name!r}: expected a local file or folder, "
         f"a preset ({', '.join(PRESETS)}) or a repository id owner/name"
     )
 
 
+def model_folder(model: str) -> Path | None:
+    """`locate`, but None for a preset whose weights are made, which has no folder."""
+    return None if is_made(model) else locate(model)
+
+
 def is_here(model: str) -> bool:
     """Whether `model` is the name of a preset that is available locally, without the network."""
-    if model in PRESETS and model != "nano":
-        local = Path(mirrors_for(model)[0]).expanduser() / "model_index.json"
-        return _fetched(models_folder() / model, model) or local.is_file()
-    return model in ("nano", "toy")
+    if model not in PRESETS:
+        return False
+    if not PRESETS[model].sources:
+        return True
+    local = Path(mirrors_for(model)[0]).expanduser() / "model_index.json"
+    return _fetched(models_folder() / model, model) or local.is_file()
 
 
 def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None = None, progress: bool = True) -> Path:
@@ -96,12 +106,12 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
         ValueError: an unknown name, an invalid mirror setting, or `to` contains other files.
         DownloadError: every mirror failed.
     """
-    if name == "nano":
-        raise ValueError("model 'nano' is part of the package and cannot be fetched; use it by its name")
+    if name in PRESETS and not PRESETS[name].sources:
+        kind = "has no files" if is_made(name) else "is part of the package"
+        raise ValueError(f"model {name!r} {kind} and cannot be fetched; use it by its name")
     if name not in PRESETS and not _REPOSITORY.fullmatch(name):
-        raise ValueError(
-            f"cannot fetch model {name!r}: expected a preset ({', '.join(PRESETS)}) or a repository id owner/name"
-        )
+        known = ", ".join(preset.name for preset in PRESETS.values() if preset.sources)
+        raise ValueError(f"cannot fetch model {name!r}: expected a preset ({known}) or a repository id owner/name")
     target = Path(to).expanduser() if to is not None else models_folder() / name.replace("/", "--")
     if _fetched(target, name):
         if mirrors is not None:
@@ -150,6 +160,8 @@ def describe_sources() -> str:
     """A text listing each preset with its licence, its configured mirrors and other known sources."""
     lines = []
     for preset in PRESETS.values():
+        if preset.is_made:
+            continue
         lines += [f"{preset.name}: {preset.title}. {preset.description}", f"  licence: {preset.licence}"]
         mirrors = mirrors_for(preset.name) if preset.sources else []
         sizes = {source.address: f" (about {source.gigabytes:.0f} GB)" for source in preset.sources}

@@ -1,4 +1,4 @@
-"""Lists the released models by short name, with their sampling defaults, licences and download sources.
+"""Lists the models that have a short name, with their sampling defaults, licences and download sources.
 
 Steps and guidance are those of the released model cards. The released command line defaults to base resolution 1440;
 leanlens defaults to 1024, which fits most machines. The original repositories were withdrawn in the middle of 2026, so
@@ -51,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Preset:
-    """A released model.
+    """A model with a short name.
 
     Attributes:
         name: short name, used in commands.
@@ -61,7 +61,8 @@ class Preset:
         base_resolution: default area, as the side of a square in pixels.
         areas: smallest and largest area at which it works well, as sides of squares in pixels.
         licence: licence of the weights, from their model cards.
-        sources: download sources, tried in this order; empty for the embedded model.
+        sources: download sources, tried in this order; empty for a model that needs no download.
+        is_made: its weights are random numbers that are made when it is opened; it has no folder.
     """
 
     name: str
@@ -73,16 +74,22 @@ class Preset:
     licence: str
     sources: tuple[Source, ...]
     areas: tuple[int, int] = (512, 1440)
+    is_made: bool = False
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the model is part of the package; such a model is small enough for any machine."""
+        """Whether its folder is part of the package."""
+        return not self.sources and not self.is_made
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it fits any machine: what the package has or makes, not what is downloaded."""
         return not self.sources
 
     def advice_on(self, width: int, height: int) -> str | None:
         """A warning if the area is more than a quarter outside the range the model was trained at; otherwise None."""
         smallest, largest = self.areas
-        if 0.75 * smallest**2 < width * height < 1.25 * largest**2:
+        if self.is_made or 0.75 * smallest**2 < width * height < 1.25 * largest**2:
             return None
         meant = f"{smallest}x{smallest}" + (f" to {largest}x{largest}" if largest > smallest else "")
         larger = width * height > largest**2
@@ -157,8 +164,24 @@ PRESETS: dict[str, Preset] = {
             licence=_RELEASED_LICENCE,
             sources=(_folder("Jinstudio/Lens-Base"), _folder("YuCollection/Lens-Base-Diffusers")),
         ),
+        Preset(
+            name="toy",
+            title="toy",
+            description="random weights, for tests",
+            num_inference_steps=4,
+            guidance_scale=5.0,
+            base_resolution=128,
+            licence="none: its weights are made, not stored",
+            sources=(),
+            is_made=True,
+        ),
     )
 }
+
+
+def is_made(model: str | Path) -> bool:
+    """Whether `model` is the name of a preset whose weights are made when it is opened."""
+    return str(model) in PRESETS and PRESETS[str(model)].is_made
 
 
 def preset_for(model: str | Path) -> Preset:

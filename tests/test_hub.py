@@ -414,6 +414,17 @@ def test_locate_nano(tmp_path, monkeypatch):
         fetch("nano")
 
 
+def test_a_made_model_has_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub.is_here("toy")
+    assert hub.model_folder("toy") is None
+    with pytest.raises(ValueError, match="model 'toy' has no files"):
+        locate("toy")
+    with pytest.raises(ValueError, match="model 'toy' has no files and cannot be fetched"):
+        fetch("toy")
+    assert hub.model_folder(str(tmp_path)) == tmp_path
+
+
 def test_locate_a_repository_uses_the_shared_cache(monkeypatch, tmp_path):
     asked = []
 
@@ -473,6 +484,7 @@ def test_the_list_names_every_preset_and_the_mirrors_in_force(monkeypatch):
     assert "mirror 1: Jinstudio/Lens-Turbo (about 31 GB)" in text
     assert "with --mirror: Comfy-Org/Lens, single files (about 22 GB)" in text
     assert "nano: Lens nano." in text
+    assert "toy" not in text
     monkeypatch.setenv("LEANLENS_MIRRORS", "/mnt/{name}")
     assert "mirror 1: /mnt/turbo" in hub.describe_sources()
     assert "with --mirror: Jinstudio/Lens-Turbo, model folder" in hub.describe_sources()

@@ -5,12 +5,13 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from leanlens.presets import PRESETS, preset_for
+from leanlens.presets import PRESETS, is_made, preset_for
 
 
 def test_the_sampling_defaults_of_the_released_models():
     defaults = {name: (preset.num_inference_steps, preset.guidance_scale) for name, preset in PRESETS.items()}
-    assert list(defaults) == ["nano", "turbo", "rl", "base"]
+    assert list(defaults) == ["nano", "turbo", "rl", "base", "toy"]
+    assert defaults["toy"] == (4, 5.0)
     assert defaults["turbo"] == (4, 1.0)
     assert defaults["rl"] == (20, 5.0)
     assert defaults["base"] == (50, 5.0)
@@ -31,6 +32,18 @@ def test_every_downloadable_preset_has_two_folder_sources_and_no_pickles():
             assert not any(pattern.endswith((".bin", ".pt", ".ckpt", "/*")) for pattern in source.files)
 
 
+def test_the_embedded_and_the_made_model_are_told_apart():
+    flags = {name: (preset.is_embedded, preset.is_made, preset.is_small) for name, preset in PRESETS.items()}
+    assert flags.pop("nano") == (True, False, True)
+    assert flags.pop("toy") == (False, True, True)
+    assert set(flags.values()) == {(False, False, False)}
+    assert is_made("toy")
+    assert not is_made("nano")
+    assert not is_made("package/toy")
+    assert PRESETS["toy"].advice_on(16, 16) is None
+    assert PRESETS["toy"].advice_on(4096, 4096) is None
+
+
 def test_presets_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         PRESETS["rl"].name = "other"
@@ -46,6 +59,8 @@ def test_presets_cannot_be_changed():
         ("/cache/models--someone--Lens-Base/snapshots/0123abcd", "base"),
         ("models/Lens_Base", "base"),
         ("package/nano", "nano"),
+        ("toy", "toy"),
+        ("package/toy", "rl"),
         ("/home/turbo/lens", "rl"),
         ("/models/database", "rl"),
         ("someone/Lens", "rl"),

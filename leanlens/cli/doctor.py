@@ -117,10 +117,12 @@ def _commands() -> dict[str, str]:
     from leanlens.presets import PRESETS
 
     rows = {"generate": "with --model toy (random weights), a folder or a file"}
-    for name in PRESETS:
+    for name, preset in PRESETS.items():
+        if preset.is_made:
+            continue
         label = f"generate -m {name}"
         try:
-            fetched = name == "nano" or (models_folder() / name).is_dir()
+            fetched = preset.is_embedded or (models_folder() / name).is_dir()
             rows[label] = f"yes, {locate(name)}" if fetched else f"after `leanlens weights fetch {name}`"
         except ValueError as error:
             rows[label] = f"no: {error}"

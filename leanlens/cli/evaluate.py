@@ -116,15 +116,13 @@ def _reasoners(model: str, words: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: a word that is not known or is given twice, or a model that has no reasoner.
     """
-    from leanlens.hub import locate
-    from leanlens.reason import reasoner_for
+    from leanlens.reason import reasoner_of_model
 
     found: dict[str, Any] = {}
     for word in words:
         if word in found:
             raise ValueError(f"reason {word!r} is given twice; give off, default or both")
-        folder = Path(model) if model == "toy" else locate(model)  # toy is made, not opened from a folder
-        found[word] = reasoner_for(folder, word)
+        found[word] = reasoner_of_model(model, word)
         if word != "off" and found[word] is None:
             raise ValueError(
                 f"reason {word!r} is not accepted for {model}, which no reasoner writes captions for; use off"

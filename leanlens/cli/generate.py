@@ -193,7 +193,7 @@ def generate(
     preset = preset_for(model)
     fields: dict[str, Any] = {
         "negative_prompt": negative,
-        "num_inference_steps": (4 if model == "toy" else preset.num_inference_steps) if steps is None else steps,
+        "num_inference_steps": preset.num_inference_steps if steps is None else steps,
         "guidance_scale": preset.guidance_scale if cfg is None else cfg,
         "loras": [lora_choice(text) for text in lora or []],
         "exact": exact,
@@ -230,7 +230,7 @@ def generate(
         f"opened in {time.monotonic() - started:.1f} s"
     )
     # A folder of one's own may be taken for a preset; at the size that it states itself there is nothing to warn of.
-    fits = model == "toy" or size_of["width"] * size_of["height"] == own * own
+    fits = size_of["width"] * size_of["height"] == own * own
     if not fits and (advice := preset.advice_on(size_of["width"], size_of["height"])):
         say(f"warning: {advice}")
     reasoner, triggers = reasoner_of_model(settled.model, reason), triggers_of([one["path"] for one in fields["loras"]])

@@ -61,9 +61,9 @@ def _library_of(model: str) -> str:
     from leanlens.reason.reasoner import caption_library
 
     fixed = f"{model} was not trained on a fixed list of words; nano was"
-    if model == "toy" or (model in PRESETS and model != "nano"):
+    if model in PRESETS and not PRESETS[model].is_embedded:
         raise ValueError(fixed)
-    if model != "nano" and not Path(model).expanduser().exists():
+    if model not in PRESETS and not Path(model).expanduser().exists():
         raise ValueError(
             f"model {model!r} is not on this machine; give nano or a model folder, "
             f"and after it what to search for: leanlens model words nano {model}"

@@ -57,6 +57,7 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
     from leanlens.config import read_recipe
     from leanlens.plan.memory import AutoencoderSizes, EncoderSizes, ModelSizes, part_bytes
     from leanlens.plan.training import TrainingRun
+    from leanlens.presets import is_made
     from leanlens.train.config import TrainRecipe, kind_of_recipe
     from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
     from leanlens.weights.sizes import model_sizes
@@ -70,7 +71,7 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
         )
     part = recipe.model
     released = ModelSizes(part.sizes, recipe_parameters(recipe), part.num_attention_heads)
-    if part.parts == "toy":
+    if is_made(part.parts):
         tiny = EncoderSizes(150_000, 0, 60_000, 20_000, 4, 48, 4, 64, 4)
         model, packed = (
             replace(released, encoder=tiny, autoencoder=AutoencoderSizes(300_000, (16, 16, 32, 32), 1)),

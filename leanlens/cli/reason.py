@@ -114,13 +114,14 @@ def reasoner_here(model: str) -> "Reasoner | None":
 def own_side(model: str) -> int:
     """The side of a model's default square size."""
     from leanlens.files import read_json
-    from leanlens.hub import locate
+    from leanlens.hub import model_folder
     from leanlens.presets import preset_for
 
-    config = None if model == "toy" else locate(model) / "vae" / "config.json"
-    if config is not None and config.is_file() and (side := read_json(config).get("sample_size")):
+    folder = model_folder(model)
+    config = folder and folder / "vae" / "config.json"
+    if config and config.is_file() and (side := read_json(config).get("sample_size")):
         return int(side)
-    return 128 if model == "toy" else preset_for(model).base_resolution
+    return preset_for(model).base_resolution
 
 
 def facts_of(words: list[str], name: str = "--fix") -> dict[str, str]:

@@ -251,11 +251,10 @@ def _users(texts: list[str]) -> dict[str, str]:
 
 def _fetch(settings: Any, replicas: int | None = None) -> None:
     """Have every named model here, and device and dtype right, before clients are let in."""
-    from leanlens.hub import locate
+    from leanlens.hub import model_folder
     from leanlens.pipeline.device import resolve_device, resolve_dtype
 
     for device in settings.devices:  # with replicas, they are of other machines
         resolve_dtype(settings.load.dtype, resolve_device("cpu" if replicas else device))
     for name in settings.models:
-        if name != "toy":
-            locate(name)
+        model_folder(name)

@@ -131,5 +131,7 @@ def _draw_rows(
 
 def _sampling(opened: OpenedModel, steps: int | None, guidance: float | None) -> dict[str, Any]:
     preset = preset_for(opened.name)
-    own_steps = 4 if opened.name == "toy" else preset.num_inference_steps
-    return {"steps": steps or own_steps, "guidance": preset.guidance_scale if guidance is None else guidance}
+    return {
+        "steps": steps or preset.num_inference_steps,
+        "guidance": preset.guidance_scale if guidance is None else guidance,
+    }

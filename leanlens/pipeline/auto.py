@@ -159,8 +159,8 @@ def choose_model(
                 chosen = replace(_with_choice(options, plan), dtype=plan.options.dtype, compile=plan.options.compile)
                 return ModelChoice(name, chosen, plan)
         return ModelChoice("nano", options.without_planning())
-    is_embedded = model == "toy" or (model in PRESETS and PRESETS[model].is_embedded)
-    if is_embedded or not options.is_open:
+    is_small = model in PRESETS and PRESETS[model].is_small
+    if is_small or not options.is_open:
         return ModelChoice(model, options.without_planning())
     plan = planned(model, replace(options, compile=bool(options.compile)))
     return ModelChoice(model, _with_choice(options, plan), plan)
@@ -193,7 +193,7 @@ def _storage(name: str, parts: dict[str, str] | None) -> tuple[float | None, flo
     if parts:
         return None, None
     preset = PRESETS.get(name)
-    if preset is None or preset.is_embedded:
+    if preset is None or preset.is_small:
         path = Path(locate(name))
     elif not _is_fetched(name):
         size = preset.sources[0].gigabytes * 1e9

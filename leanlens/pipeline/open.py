@@ -20,6 +20,7 @@ from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.pipeline.speed import Speed, apply_speed, can_compile
 from leanlens.pipeline.toy import toy_pipeline
 from leanlens.plan.options import LoadOptions
+from leanlens.presets import is_made
 from leanlens.store import Store
 from leanlens.threads import Load, can_be_chosen
 from leanlens.weights.assemble import component_paths, components, official_scheduler
@@ -43,8 +44,7 @@ def open_model(
     """Open a model by name and place it.
 
     Args:
-        name: a preset, a pipeline folder, a transformer file or folder in any known layout, a repository id, or "toy"
-            for random weights.
+        name: a preset, a pipeline folder, a transformer file or folder in any known layout, or a repository id.
         device, dtype, compile: those of `options`, where they are given. Without a C++ compiler on a processor the
             model stays uncompiled, with a warning.
         parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
@@ -67,8 +67,8 @@ def open_model(
     where = resolve_device(options.device)
     kind = resolve_dtype(options.dtype, where)
     parts = {part: path for part, path in (parts or {}).items() if path}
-    if name == "toy" and parts:
-        raise ValueError(f"{next(iter(parts))} cannot be given with the model toy, which is made of random weights")
+    if is_made(name) and parts:
+        raise ValueError(f"{next(iter(parts))} cannot be given with the model {name}, which is made of random weights")
     if speed.fp8 and (options.offload in ("block", "disk") or options.quant not in ("auto", "none")):
         raise ValueError(
             f"fp8 products cannot be combined with quant {options.quant!r} and offload {options.offload!r}; they make "
@@ -76,8 +76,8 @@ def open_model(
         )
     text_files: list[Path] = []
     load = Load()  # looks at the machine while the model is opened
-    if name == "toy":
-        pipeline, digest = _toy(where, kind, options)
+    if is_made(name):
+        pipeline, digest = _made(name, where, kind, options)
     else:
         pipeline, digest, text_files = _opened(name, where, kind, parts, options)
     pipeline.set_progress_bar_config(disable=True)
@@ -89,7 +89,7 @@ def open_model(
     if features is not None:
         opened.feature_cache.store = Store(features)
         opened.feature_key = {
-            "encoder": fingerprint(text_files) if text_files else "toy",
+            "encoder": fingerprint(text_files) if text_files else name,
             "dtype": str(kind),
             "device": "cpu" if options.encoder_on == "cpu" else where.type,  # the last bits differ between devices
             "torch": torch.__version__,
@@ -104,10 +104,11 @@ def _load(device: torch.device, pipeline: Any, load: Load) -> Load | None:
     return load if chosen else None
 
 
-def _toy(device: torch.device, dtype: torch.dtype, options: LoadOptions) -> tuple[LensPipeline, str]:
-    pipeline, digest = toy_pipeline(), "toy".ljust(64, "0")
+def _made(name: str, device: torch.device, dtype: torch.dtype, options: LoadOptions) -> tuple[LensPipeline, str]:
+    """The pipeline of a preset that has no files, and what stands for the fingerprint of its weights."""
+    pipeline, digest = toy_pipeline(), name.ljust(64, "0")
     if not options.is_plain:  # what is held otherwise is read from files
-        folder = tempfile.mkdtemp(prefix="leanlens-toy-")
+        folder = tempfile.mkdtemp(prefix=f"leanlens-{name}-")
         pipeline.save_pretrained(folder)
         held = open_folder(LensPipeline, identify(folder), device, dtype, options)
         weakref.finalize(held, shutil.rmtree, folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from leanlens.files import read_json
-from leanlens.hub import locate
+from leanlens.hub import model_folder
 from leanlens.pipeline.reasoned import Ask, Reasoned
 from leanlens.pipeline.request import ImageRequest
 
@@ -69,14 +69,15 @@ def caption_library(folder: Path) -> str | None:
 
 
 def reasoner_of_model(model: str, word: str = "default") -> Reasoner | None:
-    """The reasoner of a model by its name, as `reasoner_for` has it of its folder; None for a single file, and for toy.
+    """The reasoner of a model by its name, as `reasoner_for` has it of its folder; None for a model without one.
 
     Raises:
         ValueError: as `reasoner_for`, or the model is not known.
         OSError: the model is not on this machine and cannot be downloaded.
     """
     check_word(word)
-    return None if word == "off" or model == "toy" else reasoner_for(locate(model), word)
+    folder = None if word == "off" else model_folder(model)
+    return None if folder is None else reasoner_for(folder, word)
 
 
 def reason_request(

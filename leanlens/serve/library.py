@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leanlens.files import read_json
+from leanlens.hub import locate
 from leanlens.pipeline.request import LoraChoice
 from leanlens.plan.memory import ModelSizes
-from leanlens.presets import PRESETS, preset_for
+from leanlens.presets import PRESETS, is_made, preset_for
 from leanlens.serve.errors import APIError
 from leanlens.serve.settings import ServerSettings
 from leanlens.weights.sizes import model_sizes
@@ -110,10 +111,9 @@ class Library:
         """What a request without settings gets from `model`, as from `leanlens generate`."""
         source = self._models[model]
         preset = preset_for(source)
-        steps = 4 if source == "toy" else preset.num_inference_steps
         if model not in self._sides:
             self._sides[model] = _side_in_folder(source) or preset.base_resolution
-        return Defaults(steps, preset.guidance_scale, self._sides[model])
+        return Defaults(preset.num_inference_steps, preset.guidance_scale, self._sides[model])
 
     def sizes(self, model: str) -> ModelSizes | None:
         """The sizes of a model; None where they are not known before it is opened."""
@@ -129,7 +129,7 @@ class Library:
 
 def _short_name(name: str) -> str:
     """A preset's name as it is; the last part of a path or repository id, without the suffix of a file."""
-    if name in PRESETS or name == "toy":
+    if name in PRESETS:
         return name
     path = Path(name)
     return (path.stem if path.suffix == ".safetensors" else path.name) or name
@@ -137,13 +137,9 @@ def _short_name(name: str) -> str:
 
 def _side_in_folder(source: str) -> int | None:
     """The side that the autoencoder of a local folder states; None where the model must be opened first."""
-    if source == "toy":
-        return 128
-    folder = Path(source)
-    if source == "nano":
-        import leanlens
-
-        folder = Path(leanlens.__file__).parent / "nano"
+    if is_made(source):
+        return None
     with suppress(OSError, ValueError, KeyError, TypeError):
+        folder = locate(source) if source in PRESETS and PRESETS[source].is_embedded else Path(source)
         return int(read_json(folder / "vae" / "config.json")["sample_size"])
     return None

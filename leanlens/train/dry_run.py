@@ -14,6 +14,7 @@ from leanlens.dist import Group
 from leanlens.files import read_json
 from leanlens.plan.compute import MEAN_TEXT_TOKENS
 from leanlens.plan.training import checkpoint_bytes, flops_per_step, images_per_step
+from leanlens.presets import is_made
 from leanlens.train.autoencoder import open_autoencoder
 from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.autoencoder_losses import LossNetworks
@@ -94,7 +95,7 @@ def summary(recipe: TrainRecipe) -> str:
 
 def frozen_sizes(model: Model) -> tuple[int | None, int | None, int | None]:
     """Channels of the latents, width and layers of the text encoder; None where finding out would mean a download."""
-    if model.parts == "toy":
+    if is_made(model.parts):
         return TOY_SIZES
     vae, text = (_config(Path(model.parts) / part) for part in ("vae", "text_encoder"))
     return vae.get("latent_channels"), text.get("hidden_size"), text.get("num_hidden_layers")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leanlens.files import read_json, replaced_folder, whole_file, whole_folder
-from leanlens.hub import locate
+from leanlens.hub import model_folder
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.scenes.icons import PARTS
 from leanlens.train.config import WIDEST, TrainRecipe
@@ -63,10 +63,10 @@ def _fill(folder: Path, recipe: TrainRecipe, denoiser: LensTransformer2DModel) -
     be drawn at the largest resolution that was trained."""
     side = max(bucket.base for bucket in recipe.data.buckets)
     denoiser.eval()
-    if recipe.model.parts == "toy":
+    source = model_folder(recipe.model.parts)
+    if source is None:
         open_frozen_models(recipe.model, denoiser).save_pretrained(folder)
     else:
-        source = locate(recipe.model.parts)
         others = shutil.ignore_patterns("transformer", ".*")
         shutil.copytree(source, folder, ignore=others, copy_function=_link_or_copy, dirs_exist_ok=True)
         denoiser.save_pretrained(folder / "transformer")

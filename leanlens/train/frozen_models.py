@@ -8,6 +8,7 @@ from torch import nn
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.plan.compute import autoencoder_flops, text_encoder_flops
+from leanlens.presets import is_made
 from leanlens.train.config import Model
 from leanlens.train.resume import named
 
@@ -20,7 +21,7 @@ def open_frozen_models(
     Raises:
         ValueError: frozen models whose sizes are not those of the recipe.
     """
-    if model.parts == "toy":
+    if is_made(model.parts):
         from leanlens.pipeline.toy import toy_pipeline
 
         pipeline = toy_pipeline()

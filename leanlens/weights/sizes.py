@@ -23,7 +23,7 @@ def model_sizes(name: str, given: dict[str, str] | None = None) -> tuple[ModelSi
     Raises:
         ValueError: neither, or a model that is not whole.
     """
-    if name in PRESETS and not PRESETS[name].is_embedded and not given:
+    if name in PRESETS and not PRESETS[name].is_small and not given:
         return ModelSizes(), True
     if name in PRESETS:
         path = locate(name)

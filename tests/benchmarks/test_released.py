@@ -52,7 +52,7 @@ def test_a_toy_is_drawn_measured_and_shown(released, pages, tmp_path, monkeypatc
     text = pages.page(tmp_path / "out")
     assert "There are no results yet" not in text
     assert "## RTX 0000" in text
-    assert "| `toy` | 64 × 64 | 20 |" in text
+    assert "| `toy` | 64 × 64 | 4 |" in text
     assert "| `rl` | failed: out of memory   here |" in text
     assert '<img src="images/released_rtx-0000.webp"' in text
 

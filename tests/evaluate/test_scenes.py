@@ -191,7 +191,7 @@ def test_the_command_compares(shelf, scorer, prompts, tmp_path, monkeypatch, cap
     out, both = tmp_path / "out", ["off", "default"]
     with pytest.raises(ValueError, match="reason 'default' is not accepted for toy"):
         command(out=out, model="toy", reason=both, beside=None, seeds=1, **common)
-    monkeypatch.setattr("leanlens.reason.reasoner_for", lambda folder, word: Loud() if word == "default" else None)
+    monkeypatch.setattr("leanlens.reason.reasoner_of_model", lambda model, word: Loud() if word == "default" else None)
     with pytest.raises(ValueError, match="reason 'off' is given twice"):
         command(out=out, model="toy", reason=["off", "off"], beside=None, seeds=1, **common)
     command(out=out, model="toy", reason=both, beside=None, seeds=2, **common)

@@ -50,7 +50,7 @@ def filled(opened: Any, fields: dict[str, Any]) -> dict[str, Any]:
     preset = preset_for(opened.name)
     side = int(opened.pipeline.vae.config.sample_size)
     own = {
-        "num_inference_steps": 4 if opened.name == "toy" else preset.num_inference_steps,
+        "num_inference_steps": preset.num_inference_steps,
         "guidance_scale": preset.guidance_scale,
         "width": side,
         "height": side,
