@@ -2,8 +2,8 @@
 
 One step reads some pictures, takes the busiest of a few random crops of each, and lowers the sum of the losses that
 `autoencoder_losses` has. With `train.part = "decoder"` the encoder and the statistics of its latents stay as they are,
-so that what a denoiser learnt stays valid, and the decoder learns on latents that are a little wrong, as a denoiser's
-are.
+so that a denoiser trained on those latents stays valid, and the decoder trains on latents with noise, as a denoiser's
+have.
 
 Shapes: B crops of side S pixels, z latent channels, C = 4 z packed channels, L tokens of 16 x 16 pixels.
 
@@ -45,7 +45,7 @@ LINEAR_STEPS = 16  # whose crops decide where the weights start
 
 @dataclass(frozen=True)
 class OpenAutoencoder:
-    """What is open during a run.
+    """Models, losses and data of an autoencoder run.
 
     Attributes:
         trained: the autoencoder as `vae`, and the linear layer of the semantic loss as `heads`.
@@ -76,7 +76,7 @@ def train_autoencoder(recipe: AutoencoderRecipe, group: Group, pictures: Picture
     """Start or continue the run in `recipe.run.dir`; see `leanlens.train.loop.train`.
 
     Args:
-        pictures: what is learnt from; None takes what `[crops]` names.
+        pictures: training data; None opens what `[crops]` names.
     """
     return train(replace(AUTOENCODER, build=partial(build, pictures=pictures)), recipe, group)
 
@@ -85,7 +85,7 @@ def build(recipe: AutoencoderRecipe, group: Group, begun: bool, pictures: Pictur
     """Everything that a run needs, on the device of `group`.
 
     Raises:
-        ValueError: sources without pictures, a missing package, or a start that is not there, or of other sizes.
+        ValueError: sources without pictures, a missing package, or a start that is missing or has other sizes.
     """
     if pictures is None:
         scenes = recipe.crops.scenes
@@ -110,12 +110,12 @@ def open_autoencoder(recipe: AutoencoderRecipe) -> Any:
     """The autoencoder of a recipe in float32: random by `run.seed`, or from `start`.
 
     Raises:
-        ValueError: `start` is no folder, or has other sizes.
+        ValueError: `start` is not the folder of an autoencoder, or has other sizes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         model: Any = AutoencoderKLFlux2(**plain(recipe.autoencoder))
-        # With noise of the size of the latents nothing would get through at first.
+        # With noise as large as the latents, the decoder would see nothing of the picture at first.
         nn.init.constant_(model.quant_conv.bias[recipe.autoencoder.latent_channels :], FIRST_LOG_VARIANCE)
     if recipe.start is not None:
         if not (Path(recipe.start) / "config.json").is_file():

@@ -43,25 +43,25 @@ class Sizes(Section):
                 continue
             if len(widths) != 4 or min(widths) < 4 or any(width % self.norm_num_groups for width in widths):
                 raise ValueError(
-                    f"autoencoder.{name} {list(widths)} is not accepted; give four numbers of at least 4 that are "
+                    f"invalid autoencoder.{name} {list(widths)}: expected four numbers of at least 4 that are "
                     f"multiples of autoencoder.norm_num_groups {self.norm_num_groups}"
                 )
         return self
 
 
 class Losses(Section):
-    """Weights of what is added to the mean absolute error."""
+    """Weights of the losses that are added to the mean absolute error."""
 
     perceptual: Annotated[float, Field(ge=0)] = 0.1
-    """Of the distance of VGG16 features; needs the extra `nano`."""
+    """Weight of the distance of VGG16 features; needs the extra `nano`."""
     perceptual_share: Share = 0.25
-    """The part of the crops that it is measured on."""
+    """Share of the crops on which that distance is measured."""
     semantic: Annotated[float, Field(ge=0)] = 0.05
-    """Of the alignment with EfficientNet-Lite0; needs the extra `nano`."""
+    """Weight of the alignment with EfficientNet-Lite0; needs the extra `nano`."""
     kl: Annotated[float, Field(ge=0)] = 1e-4
-    """Of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
+    """Weight of the mean Kullback-Leibler divergence of a latent number from the standard normal."""
     latent_noise: Annotated[float, Field(ge=0)] = 0.0
-    """With `train.part = "decoder"`: most noise on a crop's latents, in standard deviations of each latent number."""
+    """With `train.part = "decoder"`: largest noise on the latents of a crop, in their standard deviations."""
 
 
 class CropScenes(Section):
@@ -70,13 +70,13 @@ class CropScenes(Section):
     num: Count
     """Scenes."""
     patterns: Share = 0.0
-    """The least share of them that has a pattern for a background."""
+    """Smallest share of scenes with a patterned background."""
     sources: Name | None = None
     """Library of drawings, as in `data.scenes` of a denoiser."""
 
 
 class Crops(Section):
-    """What is learnt from."""
+    """Training data."""
 
     sources: tuple[Name, ...] = ()
     """Shards or folders of pictures."""
@@ -103,12 +103,12 @@ class Steps(Section):
 
     steps: StepCount
     part: Literal["all", "decoder"] = "all"
-    """What learns. "decoder" needs `start`, whose latents stay what they are."""
+    """Which part is trained. "decoder" needs `start`, and leaves its latents unchanged."""
     minutes: Minutes | None = None
-    """Stop after this time in one process even so; the learning rate then ends where the time does."""
+    """Minutes after which a process stops, even before `steps`; the learning rate schedule then follows the clock."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
-    """Compile what learns, where its gradients stay what they are and come sooner: tried on one step first."""
+    """Compile the trained part, if one trial step gives the same gradients in less time."""
 
     _moved = model_validator(mode="before")(without_save_every)
 
@@ -133,7 +133,9 @@ class AutoencoderRecipe(Section):
     @model_validator(mode="after")
     def _learns_to_the_end(self, info: ValidationInfo) -> Self:
         if self.run.seed >= 2**32:  # a step's random numbers are named by seed and step together, in 64 bits
-            raise ValueError(f"run.seed {self.run.seed} is not accepted with an autoencoder; give 0 to {2**32 - 1}")
+            raise ValueError(
+                f"invalid run.seed {self.run.seed} for an autoencoder: expected an integer from 0 to {2**32 - 1}"
+            )
         if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
             self.optim.require_rate(self.train.steps)
         return self
@@ -141,22 +143,22 @@ class AutoencoderRecipe(Section):
     @model_validator(mode="after")
     def _by_adamw(self) -> Self:
         if self.optim.matrices != "adamw":
-            raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; convolutions need 'adamw'")
+            raise ValueError(f"invalid optim.matrices {self.optim.matrices!r} for an autoencoder: expected 'adamw'")
         return self
 
     @model_validator(mode="after")
     def _decoder_alone(self) -> Self:
         alone = self.train.part == "decoder"
         if alone and self.start is None:
-            raise ValueError("train.part 'decoder' needs start: the folder of the autoencoder whose latents stay")
+            raise ValueError("train.part 'decoder' needs start: the folder of the autoencoder whose encoder is kept")
         if alone and self.losses.semantic:
             raise ValueError(
-                f"losses.semantic {self.losses.semantic:g} is not accepted with train.part 'decoder', which leaves the "
-                "latents as they are; give 0"
+                f"invalid losses.semantic {self.losses.semantic:g} with train.part 'decoder', which leaves the latents "
+                "unchanged: expected 0"
             )
         if self.losses.latent_noise and not alone:
             raise ValueError(
-                f"losses.latent_noise {self.losses.latent_noise:g} is not accepted with train.part 'all', where "
-                "latents have the noise of their posterior; give 0"
+                f"invalid losses.latent_noise {self.losses.latent_noise:g} with train.part 'all', where latents have "
+                "the noise of their posterior: expected 0"
             )
         return self

@@ -1,9 +1,9 @@
-"""The losses of an autoencoder, and the frozen networks that some of them ask.
+"""The losses of an autoencoder, and the frozen networks that some of them use.
 
     |y - x| + perceptual * LPIPS-like distance + semantic * (1 - cosine) + kl * KL
 
 The cosine is between the features that a frozen image network has of a crop and a linear image of the latents at the
-same place: a latent space in which what is alike lies close is learnt faster by a denoiser.
+same place. A denoiser learns faster in a latent space where similar content lies close together.
 
 Shapes: B crops of side S pixels, z latent channels, C = 4 z packed channels, L tokens of 16 x 16 pixels.
 

@@ -11,11 +11,11 @@ from leanlens.log import logger
 
 @contextmanager
 def best_effort(path: Path) -> Iterator[None]:
-    """Within: `path` is written. A full disk is a warning, and the run goes on."""
+    """Context for writing `path`: a failed write is a warning, and the run continues."""
     try:
         yield
     except (OSError, SafetensorError, ValueError) as error:
         # `whole_file` turns an OSError into a ValueError; any other ValueError is not about writing.
         if isinstance(error, ValueError) and not isinstance(error.__cause__, OSError):
             raise
-        logger.warning("%s could not be written: %s; training goes on", path, error)
+        logger.warning("%s could not be written: %s; training continues", path, error)

@@ -1,4 +1,4 @@
-"""Measures how far each latent channel of an autoencoder moves pixels, from which weights in a loss follow."""
+"""Measures how far each latent channel of an autoencoder moves pixels, and derives loss weights from that."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ POWER = 1.5  # of the pixels' move that a channel's weight in the denoiser's los
 
 @torch.no_grad()
 def channel_moves(folder: Path, pictures: Tensor) -> dict[str, list[float]]:
-    """How far half a standard deviation of noise on one latent channel moves decoded pixels, on average, and the
-    weights, with the mean 1, that follow for the denoiser's loss."""
+    """`moves`: the mean change of decoded pixels by half a standard deviation of noise on one latent channel;
+    `weights`: the weights in the denoiser's loss that follow from it, with mean 1."""
     vae = AutoencoderKLFlux2.from_pretrained(folder).to(pictures.device)
     latents = autoencoder.encode(vae, pictures)
     grid = (pictures.shape[2] // 16, pictures.shape[3] // 16)

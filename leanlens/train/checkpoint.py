@@ -1,8 +1,8 @@
-"""Checkpoints: the whole state of a run, written while it trains on, whole or not there.
+"""Writes the state of a run as checkpoints while training continues, and reads them back.
 
-Each is a folder `step-00001000`, readable on any number of processes. It has its final name only when everything is in
-it, so a process may be killed at any moment. It holds the SHA-256 sums of its files, and no run goes on from one that
-does not agree with them.
+Each checkpoint is a folder `step-00001000`, readable by any number of processes. It gets its final name only when it is
+complete, so a process may be killed at any moment. It holds the SHA-256 sums of its files; a run never continues from a
+checkpoint whose files do not match them.
 
 Format: torch distributed checkpoint (DCP). Its metadata file is a pickle by torch's design, so a checkpoint is read
 back only from the run's own folder; what leaves a run is safetensors (`export`).
@@ -44,7 +44,7 @@ class Checkpoints:
     def __init__(self, folder: Path, group: Group, keep: int):
         self.folder, self.group, self.keep = folder, group, keep
         self._writing: tuple[Path, dict[str, Any], Any] | None = None
-        # Writing goes on while the next steps are made: its messages must not mix with theirs.
+        # A checkpoint is written during the next steps: its messages must not mix with theirs.
         self._channel = dist.new_group(backend="gloo") if dist.is_initialized() else None
         _accept_one_process()
         if group.leads:
@@ -54,7 +54,7 @@ class Checkpoints:
         wait_for_all()
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is as it was written; damaged ones after it are renamed, with a warning.
+        """The newest intact checkpoint; damaged ones after it are renamed, with a warning.
 
         Raises:
             ValueError: there are checkpoints and all are damaged.
@@ -67,15 +67,15 @@ class Checkpoints:
                 while aside.exists():
                     aside = aside.with_name(f"{aside.name}-too")
                 os.replace(path, aside)
-                logger.warning("kept the damaged checkpoint as %s; the run goes on from %s", aside, intact)
+                logger.warning("kept the damaged checkpoint as %s; the run continues from %s", aside, intact)
         wait_for_all()
         return intact
 
     def save(self, step: int, tensors: dict[str, Any], facts: dict[str, Any], score: float | None = None) -> None:
-        """Start writing the state after `step`; training may go on and change the tensors at once.
+        """Start writing the state after `step`; training may continue and change the tensors at once.
 
         Raises:
-            OSError: there is not enough room, or the save before this one failed; whole checkpoints are untouched.
+            OSError: there is not enough disk space, or the save before this one failed; earlier checkpoints stay.
         """
         self.settle()
         target = self.folder / f"step-{step:08d}"
@@ -167,13 +167,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def is_begun(run: Path) -> bool:
-    """Whether the folder of a run holds a state that the run goes on from."""
+    """Whether the folder of a run holds a state to continue from."""
     state = latest_checkpoint(run / CHECKPOINTS) is not None or (run / STATE_FILE).is_file()
     return state and (run / "recipe.json").is_file()
 
 
 def intact_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are as they were written, with a warning for every newer one; None without any.
+    """The newest checkpoint whose files match their sums; a warning for every newer one, None if there is none.
 
     All processes read, each its share of the files.
 
@@ -253,7 +253,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _trying(act: Callable[[], Any]) -> str | None:
-    """The error of `act` in one line; None where it succeeds."""
+    """The error of `act` in one line; None if it succeeds."""
     try:
         act()
     except (OSError, ValueError) as error:

@@ -1,8 +1,7 @@
-"""Modules compiled for training, where that leaves the gradients what they are and saves time.
+"""Compiles modules for training if that keeps their gradients and saves time.
 
-Comes in: modules, and a loss of them. Goes out: the same modules, compiled in place or not. Knows nothing of models: a
-compiler that is right about one network and device may be wrong about the next (docs/log.md has one whose gradients
-came out zero), so it is asked rather than known.
+A compiler may be right for one network and device and wrong for the next (docs/log.md has a case with gradients of
+zero), so every compilation is tested on a trial loss.
 """
 
 import time
@@ -13,12 +12,12 @@ from torch import Tensor, nn
 
 from leanlens.log import logger
 
-MOST_ERROR = 0.2  # of the length of a parameter's gradient; bfloat16 alone makes 0.03 to 0.17
+MAX_ERROR = 0.2  # of the length of a parameter's gradient; bfloat16 alone makes 0.03 to 0.17
 TIMED = 3  # calls, of which the fastest counts
 
 
 def compile_checked(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> bool:
-    """Compile modules in place; undo it where their gradients differ from before or come no faster, and say so.
+    """Compile modules in place; undo it, with a message, if their gradients change or take as long as before.
 
     Args:
         modules: at least one, with parameters that need gradients.
@@ -33,11 +32,11 @@ def compile_checked(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) ->
         for module in modules:
             module.compile()
         after, seconds_after = _gradients(loss, parameters)
-    except Exception as failure:  # whatever a compiler stumbles over, the modules work without it
+    except Exception as failure:  # any failure of the compiler: the modules work without it
         return _give_up(modules, f"{type(failure).__name__}: {str(failure).strip().partition(chr(10))[0]}")
     error = _difference(before, after)
-    took = f"a step takes {seconds_after:.3f} s in place of {seconds_before:.3f}"
-    if not error <= MOST_ERROR:
+    took = f"a step takes {seconds_after:.3f} s instead of {seconds_before:.3f}"
+    if not error <= MAX_ERROR:
         return _give_up(modules, f"gradients are off by {error:.2f} of their length")
     if seconds_after >= seconds_before:
         return _give_up(modules, took)

@@ -19,8 +19,8 @@ from leanlens.files import read_toml
 from leanlens.plan.compute import DenoiserSizes
 from leanlens.resolution import MAX_PIXELS, TOKEN_PIXELS, TRAINING_BUCKETS, sizes_at
 
-MOST_SEED = 2**63 - 1
-MOST_STEPS = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_STEPS = 2**31 - 1
 WIDEST = 0.289  # no power function is wider: the standard deviation of a plain mean is 1 / sqrt(12)
 NARROWEST = 1e-4  # a narrower average is the last weights
 
@@ -39,8 +39,8 @@ def _width(std: float) -> float:
 
 
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
-StepCount = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+StepCount = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[float, Field(ge=0, lt=WIDEST), AfterValidator(_width)]
@@ -93,7 +93,7 @@ class Model(Section):
         axes = self.axes_dims_rope
         if sum(axes) != self.attention_head_dim or len(axes) != 3 or any(dim % 2 for dim in axes):
             raise ValueError(
-                f"model.axes_dims_rope {list(axes)} is not accepted; give three even numbers whose sum is "
+                f"invalid model.axes_dims_rope {list(axes)}: expected three even numbers whose sum is "
                 f"model.attention_head_dim {self.attention_head_dim}"
             )
         return self
@@ -119,7 +119,7 @@ class Model(Section):
 
 
 class Init(Section):
-    """Where the weights start."""
+    """Initial weights."""
 
     start: Name | None = Field(default=None, alias="from")
     """None: random. Or a run folder, a pipeline folder, a weight file or a preset: stage 2 starts from stage 1."""
@@ -130,7 +130,7 @@ class Init(Section):
     def _of_something(self) -> Self:
         if self.std is not None and self.start is None:
             raise ValueError(
-                f"init.std {self.std:g} is not accepted without init.from; name the run that it is taken of"
+                f"invalid init.std {self.std:g} without init.from: expected a run there, whose average it names"
             )
         return self
 
@@ -146,18 +146,18 @@ class Scenes(Section):
     validation: Count = 64
     """Held-out pictures."""
     least: Annotated[int, Field(ge=0)] = 0
-    """Pixels that the longer side of every object has at least: few things, but large ones. 0 takes any."""
+    """Smallest longer side of an object, pixels: fewer but larger things. 0 sets no limit."""
     most: Annotated[int, Field(ge=0)] = 0
-    """Pixels that it has at most: fewer sizes to learn. 0 takes any."""
+    """Largest longer side of an object, pixels: fewer sizes to learn. 0 sets no limit."""
     grid: Annotated[int, Field(ge=0)] = 0
-    """Pixels of which places and sizes are multiples: fewer looks of each drawing to learn. 0 takes any."""
+    """Positions and sizes are multiples of this many pixels: fewer variants of each drawing to learn. 0 allows any."""
     step: Annotated[int, Field(ge=0)] = 0
-    """Pixels of which sizes are multiples instead, from `least` to `most`. 0: as `grid` has it."""
+    """Sizes are multiples of this many pixels instead, from `least` to `most`. 0 uses `grid`."""
     tidy: bool = False
-    """Things stand in the middle of their room, so that a dense caption says nearly all there is."""
+    """Center each thing in its cell, so that a dense caption describes nearly the whole picture."""
     facts_first: Share = 0.0
-    """Share of dense captions that begin with what a picture is made of: things, background, sizes and places. Cut by
-    `data.caption_words`, they still say nearly all."""
+    """Share of dense captions that begin with the content of the picture: things, background, sizes and positions. They
+    keep nearly all of it when `data.caption_words` cuts them."""
     sources: Name | None = None
     """Library of drawings: "full", "common", "everyday", "sample" or a folder; None: full where it is there, else
     sample."""
@@ -186,18 +186,18 @@ class Bucket(Section):
         for height, width in self.table:
             if height < TOKEN_PIXELS or width < TOKEN_PIXELS or height % TOKEN_PIXELS or width % TOKEN_PIXELS:
                 raise ValueError(
-                    f"bucket {height}x{width} of data.buckets is not accepted; both sides must be multiples of "
+                    f"invalid bucket {height}x{width} in data.buckets: expected sides that are multiples of "
                     f"{TOKEN_PIXELS}"
                 )
             if max(height, width) > MAX_PIXELS:
                 raise ValueError(
-                    f"bucket {height}x{width} of data.buckets is not accepted; at most {MAX_PIXELS} a side"
+                    f"invalid bucket {height}x{width} in data.buckets: expected at most {MAX_PIXELS} pixels a side"
                 )
         return self
 
 
 class Data(Section):
-    """What is learnt from."""
+    """Training data."""
 
     sources: tuple[Name, ...] = ()
     """Shards or folders of captioned pictures."""
@@ -216,14 +216,14 @@ class Data(Section):
     full_batches: bool = False
     """Leave out the last, short micro-batch of each bucket in every epoch: compiled blocks meet no further shape."""
     caption_words: Count | None = None
-    """Captions are cut to their first sentences of about so many words together; None keeps them whole."""
+    """Captions are cut to their first sentences, of about this many words in all; None keeps them whole."""
     missing_caption: Literal["error", "skip", "empty"] = "error"
-    """A picture without the caption that is wanted: "error" refuses the data and names such pictures, "skip" leaves
-    them out, "empty" learns them without any text."""
+    """A picture without the requested caption: "error" rejects the data and names such pictures, "skip" leaves them
+    out, "empty" trains on them without text."""
     text_multiple: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Text is padded to a multiple of so many tokens: few different shapes, which compiled blocks need."""
+    """Text is padded to a multiple of this many tokens: compiled blocks need few different shapes."""
     caption_dropout: Share = 0.1
-    """Share of pictures learnt without any text, which guidance needs. The paper does not state it: our choice."""
+    """Share of pictures trained without text, which guidance needs. The paper does not state it: our choice."""
     max_upscale: Annotated[float, Field(ge=1)] = 1.25
     """A picture may be enlarged by this factor to fit a bucket."""
     resident: bool = False
@@ -231,16 +231,16 @@ class Data(Section):
     read and encoded. They are drawn in all sizes of `data.buckets`; micro-batches are full, and all captions of one are
     brief or all are dense."""
     encoded: tuple[Folder, ...] = ()
-    """With `resident`: folders of `leanlens scenes encode`; what is there when the run begins is learnt, and nothing is
-    drawn."""
+    """With `resident`: folders written by `leanlens scenes encode`. The run trains on the parts that exist when it
+    starts, and draws nothing."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads that decode pictures."""
     cache: Folder | None = None
     """Folder that keeps encoded pictures and captions; None encodes each time."""
     encode_at_once: Count = 1
-    """Pictures and captions put through the frozen parts together: 1 is exact to the last bit, more is faster."""
+    """Pictures and captions that the frozen models encode together: 1 is exact to the last bit, more is faster."""
     encode_precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the frozen parts' matrix products; bfloat16 is faster where the processor has it, and differs by about 1%."""
+    """Of the frozen models' matrix products; bfloat16 is faster where the processor has it, and differs by about 1%."""
     captioning_flops: Annotated[float, Field(ge=0)] = 0.0
     """What captioning this data cost, FLOP, for the ledger."""
 
@@ -277,7 +277,7 @@ class Data(Section):
     def _held_out_by_scenes(self, info: ValidationInfo) -> Self:
         if self.scenes is not None and self.validation and not is_stored(info):
             raise ValueError(
-                "data.validation is not accepted with data.scenes, which brings held-out pictures; drop it"
+                "invalid data.validation with data.scenes: expected none, since scenes bring held-out pictures"
             )
         return self
 
@@ -298,8 +298,8 @@ class Train(Section):
     steps: StepCount
     """Where to stop. The schedule has a length of its own."""
     minutes: Minutes | None = None
-    """Stop after this time in one process even so; the learning rate then ends where the time does, and a run that was
-    stopped does not end with the same bits as one that was not."""
+    """Minutes after which a process stops, even before `steps`. The learning rate schedule then follows the clock, so a
+    run does not repeat to the same bits."""
     micro_batches: Count = 1
     """Micro-batches in one step, over all processes: 128 in the paper. Each process takes its share in turn, so that
     the same recipe is the same run on any number of processes that divides it."""
@@ -310,9 +310,9 @@ class Train(Section):
     """"sample": every picture weighs the same. "rank": every micro-batch does, as plain data parallelism has it, which
     gives a picture of 1024 pixels four times the weight of one of 512. The paper is silent: our choice."""
     channel_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """Weights of the latent channels in the loss, one for each of `model.out_channels`, brought to the mean 1; None
-    weighs them the same, as the paper does. Where few channels make most of a picture, a small model learns sooner what
-    shows if they weigh more."""
+    """Weights of the latent channels in the loss, one for each of `model.out_channels`, scaled to mean 1; None weighs
+    them the same, as the paper does. If a few channels carry most of a picture, a small model learns what is visible
+    sooner when they weigh more."""
     logit_mean: float = 1.0
     """Training times are sigmoid(logit_mean + logit_std z), z standard normal, at 256 image tokens; more tokens move
     the mean up by the paper's slope. The paper's mean is 1.0, three quarters of noise. A lower one spends the steps on
@@ -366,13 +366,13 @@ class Optim(Section):
     def _warm_up_within(self, info: ValidationInfo) -> Self:
         if self.schedule != "constant" and self.warmup >= (self.length or 0) and not is_stored(info):
             raise ValueError(
-                f"optim.warmup {self.warmup} is not accepted with optim.length {self.length}; give fewer steps than "
-                "the schedule has"
+                f"invalid optim.warmup {self.warmup} with optim.length {self.length}: expected fewer steps than the "
+                "schedule has"
             )
         return self
 
     def require_rate(self, steps: int) -> None:
-        """Refuse steps after the schedule's end, where its rate is 0 and nothing is learnt.
+        """Refuse steps after the end of the schedule, where the rate is 0.
 
         Raises:
             ValueError: `steps` goes beyond `length`, and `floor` is 0.
@@ -385,7 +385,7 @@ class Optim(Section):
 
 
 class Ema(Section):
-    """Averages of the weights with power-function profiles, from which any length can be had afterwards."""
+    """Averages of the weights with power-function profiles, from which other widths are rebuilt after the run."""
 
     stds: Annotated[tuple[Annotated[float, Field(ge=NARROWEST, lt=WIDEST)], ...], Field(min_length=1)] = (0.05, 0.10)
     """Relative widths that are tracked; two are enough to rebuild others."""
@@ -407,7 +407,7 @@ class Ema(Section):
 
 
 class Average(Section):
-    """The averaged weights that a run keeps beside its own, with the power-function profile of `train.ema`."""
+    """The average of the weights that a run keeps, with the power-function profile of `leanlens.train.ema`."""
 
     export: Width = 0.0
     """Relative width of the average that is measured and exported; 0 keeps none and exports the last weights."""
@@ -442,7 +442,7 @@ class Validate(Section):
 
 
 class Sample(Section):
-    """A grid of pictures on the way."""
+    """A grid of pictures during the run."""
 
     every: Count | None = None
     """Steps between grids; None draws none."""
@@ -457,14 +457,14 @@ class Sample(Section):
 
 
 class Guard(Section):
-    """What counts as broken: then the last checkpoint is restored and training goes on with the data after it."""
+    """Which losses count as broken: then the last checkpoint is restored, and training continues with the next data."""
 
     spike: Annotated[float, Field(gt=1, allow_inf_nan=True)] = 3.0
     """A loss above this multiple of the recent median; a value that is not finite always counts, with inf it alone."""
     window: Count = 64
     """Steps that "recent" means; before so many have been made only values that are not finite count."""
     restores: Annotated[int, Field(ge=0)] = 3
-    """How often the run may be restored between two checkpoints before it stops."""
+    """How many times the run may be restored between two checkpoints before it stops."""
 
 
 class EventFiles(Section):
@@ -475,7 +475,7 @@ class EventFiles(Section):
 
 
 class Metrics(EventFiles):
-    """What is written in addition to `run.dir/metrics.jsonl`, and what its figures are compared with."""
+    """What is written in addition to `run.dir/metrics.jsonl`, and the peak rate for utilisation."""
 
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """Peak rate of one device for utilisation; None looks the device up in a small table."""
@@ -518,7 +518,7 @@ class TrainRecipe(Section):
 
 
 def without_save_every(values: Any, info: ValidationInfo) -> Any:
-    """The `[train]` table without the key that is `save.every` now; stored recipes may have it still.
+    """The `[train]` table without `save_every`, which is now `save.every`; stored recipes may still have it.
 
     Raises:
         ValueError: a new recipe has it.
@@ -538,7 +538,7 @@ def kind_of_tables(tables: Mapping[str, Any]) -> str:
 def kind_of_recipe(path: Path) -> str:
     """What a recipe trains: "autoencoder" or "language" where it has a table of that name, else "denoiser".
 
-    A file that cannot be read counts as the latter; whoever reads it says what is wrong.
+    A file that cannot be read counts as a denoiser's; reading it as one then reports the error.
     """
     with suppress(OSError, ValueError):
         tables = read_toml(path)

@@ -1,4 +1,4 @@
-"""The pictures that an autoencoder learns from: random crops of them, held-out crops, and whole ones.
+"""The training pictures of an autoencoder: random crops, held-out crops, and whole pictures.
 
 Shapes: B crops of side S pixels, H x W whole pictures.
 """
@@ -23,11 +23,11 @@ from leanlens.resolution import TOKEN_PIXELS
 from leanlens.train.autoencoder_config import AutoencoderRecipe
 from leanlens.train.resume import named
 
-BUSY_CHOICES = 3  # random crops of which the busiest is taken: most of a drawn picture is plain
+BUSY_CHOICES = 3  # random crops of which the busiest is used: most of a drawn picture is plain
 AHEAD = 4  # steps whose pictures are read ahead
-MEASURED = 256  # pictures that the statistics of the latents are taken of
-OTHER_STEPS = 2**31  # the number of the first step that no run reaches
-MOST_UNREADABLE = 64  # pictures in a row; more, and it is the disk that is gone
+MEASURED = 256  # pictures from which the statistics of the latents are computed
+OTHER_STEPS = 2**31  # a step number that no run reaches
+MAX_UNREADABLE = 64  # pictures in a row; more means that the disk is gone
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Pictures:
     """Where crops come from.
 
     Attributes:
-        batches: the number of a step -> batches (B, 3, S, S) in -1..1 of it and of those after it, without end.
-        fixed: a number -> so many batches that are the same in every run and that no step sees.
-        whole: pictures (1, 3, H, W) in -1..1, of which the statistics of the latents are taken.
+        batches: number of a step -> endless batches (B, 3, S, S) in -1..1, from that step on.
+        fixed: a number -> that many batches, the same in every run, which no step uses.
+        whole: pictures (1, 3, H, W) in -1..1, for the statistics of the latents.
     """
 
     batches: Callable[[int], Iterator[Tensor]]
@@ -68,7 +68,7 @@ def pictures_of_sources(recipe: AutoencoderRecipe) -> Pictures:
 def random_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, first: int) -> Iterator[Tensor]:
     """Batches (B, 3, S, S) in -1..1 of steps `first`, `first` + 1, ...; each depends on the seed and its step alone.
 
-    A thread reads the next ones. Pictures smaller than a crop are enlarged to it; what cannot be read is left out.
+    A thread reads ahead. Pictures smaller than a crop are enlarged; pictures that cannot be read are skipped.
 
     Raises:
         ValueError: too many pictures in a row cannot be read.
@@ -82,7 +82,7 @@ def random_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, first: in
 
 
 def fixed_crops(sources: Sequence[Source], recipe: AutoencoderRecipe, steps: int) -> list[Tensor]:
-    """Batches that are the same in every run of this recipe and that no step of it sees."""
+    """Batches that are the same in every run of this recipe and that none of its steps uses."""
     return list(islice(random_crops(sources, recipe, OTHER_STEPS), steps))
 
 
@@ -96,7 +96,7 @@ def _crops_of_step(places: Sequence[tuple[Source, int]], recipe: AutoencoderReci
             picture = _at_least(decode(source.read(number).image), recipe.crops.side)
         except ValueError as error:
             unreadable += 1
-            if unreadable > MOST_UNREADABLE:
+            if unreadable > MAX_UNREADABLE:
                 raise ValueError(f"crops: {unreadable} pictures in a row cannot be read; the last: {error}") from error
             continue
         unreadable = 0
@@ -122,7 +122,7 @@ def _busy_crop(picture: np.ndarray, side: int, rng: np.random.Generator) -> np.n
 
 
 def whole_pictures(source: Source) -> Iterator[Tensor]:
-    """The first pictures that can be read, (1, 3, H, W) in -1..1, cut to whole tokens."""
+    """The first readable pictures, (1, 3, H, W) in -1..1, cut to whole tokens."""
     for number in range(min(MEASURED, len(source.index()))):
         try:
             pixels = _at_least(decode(source.read(number).image), TOKEN_PIXELS)

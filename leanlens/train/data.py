@@ -1,4 +1,4 @@
-"""Opens the data of a run: the recipe's `[data]` table to micro-batches, their encoder, and the held-out ones."""
+"""Opens the data that a denoiser's `[data]` table names: micro-batches, their encoder, and held-out micro-batches."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -23,7 +23,7 @@ from leanlens.train.step import TrainingData
 
 
 def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> TrainingData:
-    """Open, or for synthetic scenes first draw, what the recipe names, and say where batches are larger than the data.
+    """Open the data of a recipe, drawing synthetic scenes first; warn if batches are larger than the data.
 
     Raises:
         ValueError: sources that cannot be read, are damaged or lack captions, or a table that no picture fits.
@@ -41,8 +41,8 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
     )
     if data.resident:
         return _open_resident(recipe, pipeline, group, encode)
-    learnt = [scene_shards(data.scenes, recipe, group, "train")] if data.scenes else data.sources
-    stream = learnt_stream(recipe, open_sources("data.sources", learnt), group)
+    sources = [scene_shards(data.scenes, recipe, group, "train")] if data.scenes else data.sources
+    stream = training_stream(recipe, open_sources("data.sources", sources), group)
     if group.leads:
         for sentence in large_batches(stream, recipe.train.micro_batches):
             logger.warning("%s", sentence)
@@ -51,7 +51,7 @@ def open_data(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> Trai
 
 
 def _open_resident(recipe: TrainRecipe, pipeline: LensPipeline, group: Group, encode: Encoder) -> TrainingData:
-    """Scenes in the memory of the device; held-out ones are read and encoded as always."""
+    """Encoded scenes in the device's memory; held-out scenes are read from shards and encoded each time."""
     data = recipe.data
     tensors = read_parts(data.encoded) if data.encoded else encoded_scenes(recipe, pipeline, group)
     pictures = by_size(tensors)
@@ -59,7 +59,7 @@ def _open_resident(recipe: TrainRecipe, pipeline: LensPipeline, group: Group, en
     stream = ResidentStream(
         pictures, data.batch_sizes, recipe.run.seed, brief_share, data.caption_dropout, group.rank, group.world_size
     )
-    logger.info("%d pictures lie encoded on %s", len(stream), group.device)
+    logger.info("%d encoded pictures are in the memory of %s", len(stream), group.device)
     side = token_pixels(pipeline.vae)
     resident = ResidentEncoder(
         pictures, pipeline.load_text_side(), group.device, side, data.text_multiple, data.encode_precision
@@ -77,7 +77,7 @@ def _open_resident(recipe: TrainRecipe, pipeline: LensPipeline, group: Group, en
 
 
 def _held_out(recipe: TrainRecipe, group: Group) -> list[Any]:
-    """The held-out micro-batches that are measured."""
+    """The micro-batches of the validation loss."""
     data = recipe.data
     if not recipe.validate_.every:
         return []
@@ -85,14 +85,14 @@ def _held_out(recipe: TrainRecipe, group: Group) -> list[Any]:
     return list(islice(iter(open_held_out(recipe, paths)), recipe.validate_.batches))
 
 
-def learnt_stream(recipe: TrainRecipe, sources: Sequence[Source], group: Group) -> Stream:
-    """What is learnt from."""
+def training_stream(recipe: TrainRecipe, sources: Sequence[Source], group: Group) -> Stream:
+    """The training stream of this process."""
     data = recipe.data
     return _stream(recipe, sources, data.caption_dropout, group.rank, group.world_size, data.workers)
 
 
 def open_held_out(recipe: TrainRecipe, paths: Sequence[str]) -> Stream:
-    """What is measured on, the same on every process."""
+    """The held-out stream, the same on every process."""
     return _stream(recipe, open_sources("data.validation", paths), 0.0, 0, 1, 0)
 
 
@@ -100,7 +100,7 @@ def open_sources(key: str, paths: Sequence[str]) -> list[Source]:
     """Sources of a recipe.
 
     Raises:
-        ValueError: one cannot be opened; the sentence begins with the recipe's key.
+        ValueError: one cannot be opened; the message begins with the recipe's key.
     """
     with named(key):
         return [open_source(path) for path in paths]

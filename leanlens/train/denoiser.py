@@ -41,11 +41,11 @@ from leanlens.train.step import TrainingData, accumulate_gradients, validation_l
 
 @dataclass(frozen=True)
 class OpenDenoiser:
-    """What is open during a run.
+    """Models and data of a denoiser run.
 
     Attributes:
-        model: the denoiser, on the devices of `group`; the `pipeline` computes with it, too.
-        share: micro-batches of a step that fall to this process.
+        model: the denoiser, on the devices of `group`; `pipeline` holds the same object.
+        share: micro-batches of a step that this process computes.
     """
 
     recipe: TrainRecipe
@@ -67,16 +67,16 @@ def train_denoiser(recipe: TrainRecipe, group: Group, data: TrainingData | None 
 
 
 def require_startable(recipe: TrainRecipe, group: Group) -> int:
-    """The micro-batches of a step that fall to this process, after the checks for which nothing is built.
+    """Check a recipe without building anything; the micro-batches of a step that this process computes.
 
     Raises:
-        ValueError: micro-batches that cannot be shared out or do not fit into memory, or a package that is missing.
+        ValueError: micro-batches that cannot be divided or do not fit into memory, or a missing package.
     """
     share, rest = divmod(recipe.train.micro_batches, group.world_size)
     if rest or not share:
         raise ValueError(
-            f"train.micro_batches {recipe.train.micro_batches} cannot be shared out over {group.world_size} processes; "
-            "give a multiple of their number"
+            f"invalid train.micro_batches {recipe.train.micro_batches} for {group.world_size} processes: expected a "
+            "multiple of their number"
         )
     require_memory(recipe, group)
     if recipe.metrics.tensorboard and find_spec("tensorboard") is None:
@@ -94,7 +94,7 @@ def build(recipe: TrainRecipe, group: Group, begun: bool, data: TrainingData | N
     """Everything that a run needs, on the devices of `group`.
 
     Raises:
-        ValueError: frozen models, a start or data that are not there, or of other sizes.
+        ValueError: frozen models, a start or data that are missing or have other sizes.
     """
     denoiser, pipeline = open_models(recipe, begun)
     data = data or open_data(recipe, pipeline, group)
@@ -103,13 +103,13 @@ def build(recipe: TrainRecipe, group: Group, begun: bool, data: TrainingData | N
 
 
 def open_models(recipe: TrainRecipe, begun: bool = False) -> tuple[LensTransformer2DModel, LensPipeline]:
-    """The denoiser as a new run starts with it, and the pipeline of it and the frozen models.
+    """The denoiser with its initial weights, and the pipeline that it forms with the frozen models.
 
     Args:
-        begun: whether its weights will come from a checkpoint, so that `init.from` is not read.
+        begun: whether a checkpoint will provide the weights, so that `init.from` is not read.
 
     Raises:
-        ValueError: frozen models or a start that are not there, or of other sizes.
+        ValueError: frozen models or a start that are missing or have other sizes.
     """
     denoiser = build_denoiser(recipe.model, recipe.run.seed)
     if not begun:
@@ -152,7 +152,7 @@ def _validate(opened: OpenDenoiser, done: int) -> dict[str, float]:
 
 
 def _line(opened: OpenDenoiser, progress: Progress, sums: StepSums, figures: StepFigures) -> dict[str, Any]:
-    """One line of metrics: of this step, and the ledger since the start (FLOP; model, encoders, captioning apart)."""
+    """One line of metrics: this step, and FLOP since the start, apart for the model, the encoders and captioning."""
     recipe, group, seconds = opened.recipe, opened.group, figures.seconds
     peak = peak_flops(group.device, recipe.metrics.peak_tflops)
     return {
@@ -182,7 +182,7 @@ def _words(line: dict[str, Any]) -> str:
 
 
 def _export(opened: OpenDenoiser, folder: Path) -> None:
-    """A pipeline folder with the whole denoiser; every process gives its share of the weights."""
+    """Write a pipeline folder with the whole denoiser; every process contributes its shard of the weights."""
     trained = {name: whole_tensor(weight) for name, weight in trained_weights(opened.model).items()}
     if opened.group.leads:
         replace_pipeline(opened.recipe, whole_denoiser(opened.recipe, trained), folder)
@@ -201,6 +201,6 @@ DENOISER: Task[TrainRecipe, OpenDenoiser] = Task(
     words=_words,
     export=_export,
     score="validation_loss",
-    # torch makes the moments of a first checkpoint by a step that counts, and the runs so far were made with that.
+    # torch creates the moments of a first checkpoint with a step that it counts; existing runs depend on that count.
     optimizers=partial(build_optimizers, counted=1),
 )

@@ -29,9 +29,9 @@ def draw_randomness(
 ) -> tuple[Tensor, Tensor]:
     """Standard normal numbers for the times (B,) and the noise (B, L, C) of samples `first_sample`, + 1, ... of a step.
 
-    Each sample's numbers depend on `seed`, `step` and its own number in the step alone, and are drawn on the CPU: how a
-    step is cut into micro-batches, and over how many processes, does not change them. With a `device` they are drawn
-    there all at once, and depend on the shape and on what draws them as well.
+    Each sample's numbers depend on `seed`, `step` and its own number in the step alone, and are drawn on the CPU: they
+    do not depend on how a step is divided into micro-batches and processes. With a `device` they are drawn there all
+    at once, and also depend on the shape and on the kind of device.
     """
     if device is not None:
         generator = _generator(f"{seed}/{step}/{first_sample}", device)
@@ -51,7 +51,7 @@ def _generator(name: str, device: torch.device) -> torch.Generator:
 
 
 def channel_weights(recipe: TrainRecipe, device: torch.device) -> Tensor | None:
-    """Weights of the packed latent channels in the loss, (C,) with the mean 1; None where all weigh the same."""
+    """Weights of the packed latent channels in the loss, (C,) with mean 1; None if all are equal."""
     if recipe.train.channel_weights is None:
         return None
     weights = torch.tensor(recipe.train.channel_weights, device=device)
@@ -59,7 +59,7 @@ def channel_weights(recipe: TrainRecipe, device: torch.device) -> Tensor | None:
 
 
 def levels_of(recipe: TrainRecipe) -> Levels:
-    """Which levels a recipe trains at."""
+    """The distribution of noise levels of a recipe."""
     return partial(training_times, mean=recipe.train.logit_mean, std=recipe.train.logit_std)
 
 
@@ -74,7 +74,7 @@ def denoiser_losses(model: nn.Module, batch: Any, t: Tensor, noise: Tensor, weig
     """
     x0 = batch.latents.float()
     noise, t = noise.to(x0.device), t.to(x0.device)
-    mask = None if bool(batch.text.mask.all()) else batch.text.mask  # unmasked attention is the fast one
+    mask = None if bool(batch.text.mask.all()) else batch.text.mask  # attention without a mask is faster
     text = [layer.float() for layer in batch.text.layers]
     predicted = model(noised(x0, noise, t), text, mask, t, [(1, *batch.grid)])
     return velocity_loss(predicted, x0, noise, weights)
@@ -87,7 +87,7 @@ def packed_losses(
     noises: Sequence[Tensor],
     weights: Tensor | None = None,
 ) -> Tensor:
-    """`denoiser_losses` of several batches of any sizes from one row of the network: all their samples, in order.
+    """`denoiser_losses` of several batches of any sizes, packed into one row: all their samples, in order.
 
     Args:
         times, noises: levels (B,) and noise (B, L, C) of each batch, on any device.
@@ -113,7 +113,7 @@ def packed_training_losses(
     device: torch.device | None = None,
     levels: Levels = training_times,
 ) -> list[Tensor]:
-    """`training_losses` of several batches, each with the number of its first sample, from one row of the network."""
+    """`training_losses` of several batches, packed into one row; each has the number of its first sample."""
     times, noises = [], []
     for batch, first in zip(batches, first_samples, strict=True):
         normal, noise = draw_randomness(seed, step, first, batch.latents.shape, device)

@@ -1,4 +1,4 @@
-"""The denoiser of a recipe, with the weights that training starts from.
+"""Builds the denoiser of a recipe with its initial weights.
 
 Source: Lens, arXiv 2605.21573, does not state the initialisation; ours starts every block as the identity (adaLN-Zero,
 arXiv 2212.09748).
@@ -51,14 +51,14 @@ def initialise(model: LensTransformer2DModel) -> None:
 
 
 def freeze_unread(model: LensTransformer2DModel) -> None:
-    """Exclude from training what no output depends on: the text output of the last block."""
+    """Freeze the weights that no output depends on: those of the text output of the last block."""
     last: Any = model.transformer_blocks[-1]
     for module in (last.attn.to_add_out, last.txt_mlp, last.txt_norm2):
         module.requires_grad_(False)
 
 
 def sizes_of(model: LensTransformer2DModel) -> DenoiserSizes:
-    """What its cost depends on."""
+    """The sizes that its cost depends on."""
     config = model.config
     return DenoiserSizes(
         layers=config.num_layers,

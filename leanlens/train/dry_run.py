@@ -1,6 +1,6 @@
-"""A run up to its first step: everything is opened and checked as training does it, and nothing is written.
+"""Opens and checks everything that a run needs before its first step, and writes nothing.
 
-Of synthetic scenes one is drawn, in memory.
+Of synthetic scenes it draws one, in memory.
 """
 
 import os
@@ -21,7 +21,7 @@ from leanlens.train.autoencoder_losses import LossNetworks
 from leanlens.train.checkpoint import CHECKPOINTS, is_begun, latest_checkpoint
 from leanlens.train.config import Model, Scenes, TrainRecipe
 from leanlens.train.crops import pictures_of_sources
-from leanlens.train.data import learnt_stream, open_held_out, open_sources
+from leanlens.train.data import open_held_out, open_sources, training_stream
 from leanlens.train.denoiser import open_models, require_startable
 from leanlens.train.language import build_language, places_of
 from leanlens.train.language_config import LanguageRecipe
@@ -34,10 +34,10 @@ TOY_SIZES = (32, 48, 4)  # channels of the latents, width and layers of the text
 
 
 def dry_run(recipe: TrainRecipe, group: Group) -> Iterator[str]:
-    """The plan of a denoiser's run, and what its data is.
+    """Open everything that a denoiser's run needs, and yield lines about its plan and its data.
 
     Raises:
-        ValueError: what training would refuse, after the lines that could be said.
+        ValueError: anything that training would refuse, after the lines before it.
     """
     yield summary(recipe)
     _require_place(recipe)
@@ -48,15 +48,15 @@ def dry_run(recipe: TrainRecipe, group: Group) -> Iterator[str]:
     else:
         yield from _surveyed(recipe, group)
     open_models(recipe, is_begun(recipe.run.dir))
-    yield f"{'device':12} {group.device}; parts and weights are opened"
+    yield f"{'device':12} {group.device}; frozen models and weights can be opened"
 
 
 def summary(recipe: TrainRecipe) -> str:
     """The plan of a run as text, one fact on each line.
 
     Raises:
-        ValueError: what the run would refuse: a run.dir that is a file, or sizes that are not those of the parts, where
-            these are "toy" or a folder here.
+        ValueError: a run.dir that is a file, or sizes that do not fit the frozen models, if these are "toy" or a local
+            folder.
     """
     require_folder(recipe.run.dir)
     recipe.model.require_frozen_sizes(*frozen_sizes(recipe.model))
@@ -94,7 +94,7 @@ def summary(recipe: TrainRecipe) -> str:
 
 
 def frozen_sizes(model: Model) -> tuple[int | None, int | None, int | None]:
-    """Channels of the latents, width and layers of the text encoder; None where finding out would mean a download."""
+    """Channels of the latents, width and layers of the text encoder; None if they would have to be downloaded."""
     if is_made(model.parts):
         return TOY_SIZES
     vae, text = (_config(Path(model.parts) / part) for part in ("vae", "text_encoder"))
@@ -107,22 +107,22 @@ def _config(part: Path) -> dict[str, Any]:
 
 
 def _surveyed(recipe: TrainRecipe, group: Group) -> Iterator[str]:
-    """What the sources hold; then they become a stream as they do in training."""
+    """Lines about the content of the sources; opens the stream as training does."""
     data = recipe.data
     sources = open_sources("data.sources", data.sources)
     lenient = recipe
-    if data.missing_caption == "error":  # count all of it before refusing
+    if data.missing_caption == "error":  # count all pictures before refusing
         lenient = recipe.model_copy(update={"data": data.model_copy(update={"missing_caption": "skip"})})
     refused = False
     try:
-        stream = learnt_stream(lenient, sources, group)
+        stream = training_stream(lenient, sources, group)
         yield from survey_lines(survey(stream), stream.batch_sizes)
         yield from (f"{'note':12} {sentence}" for sentence in large_batches(stream, recipe.train.micro_batches))
         refused = lenient is not recipe and bool(stream.uncaptioned)
     except ValueError:
         refused = True
     if refused:
-        learnt_stream(recipe, sources, group)  # says why; where nothing is refused, it would only repeat its warnings
+        training_stream(recipe, sources, group)  # raises the reason; without one it would only repeat its warnings
     if recipe.validate_.every and data.validation:
         held_out = open_held_out(recipe, data.validation)
         yield f"{'held out':12} {len(held_out)} pictures"
@@ -137,11 +137,11 @@ def _try_scene(scenes: Scenes, recipe: TrainRecipe) -> str:
     shelf = library(scenes.sources)
     scene = sample_scene(scenes.seed * SEED_STEP, shelf, "train", canvas_of(scenes, recipe), rules_of(scenes))
     make_picture(scene, shelf, "jpg")
-    return f"{'scenes':12} {scenes.num} to learn from and {scenes.validation} held out, drawn when the run begins"
+    return f"{'scenes':12} {scenes.num} to train on and {scenes.validation} held out, drawn when the run starts"
 
 
 def dry_run_autoencoder(recipe: AutoencoderRecipe, group: Group) -> Iterator[str]:
-    """The same of an autoencoder's run."""
+    """`dry_run` for an autoencoder."""
     _require_place(recipe)
     if recipe.crops.scenes is None:
         pictures_of_sources(recipe)
@@ -151,14 +151,14 @@ def dry_run_autoencoder(recipe: AutoencoderRecipe, group: Group) -> Iterator[str
     if scenes := recipe.crops.scenes:
         from leanlens.scenes.icons import library
 
-        yield f"{'scenes':12} {scenes.num} of {library(scenes.sources).folder}, drawn when the run begins"
+        yield f"{'scenes':12} {scenes.num} of {library(scenes.sources).folder}, drawn when the run starts"
     yield from _sources_lines("crops.sources", recipe.crops.sources)
     yield from _sources_lines("crops.validation", recipe.crops.validation)
     yield _stops(recipe, recipe.crops.pictures * recipe.crops.crops, "crops")
 
 
 def dry_run_language(recipe: LanguageRecipe, group: Group) -> Iterator[str]:
-    """The same of a language model's run."""
+    """`dry_run` for a language model."""
     _require_place(recipe)
     places = places_of(recipe)
     weights = sum(weight.numel() for weight in build_language(recipe, recipe.language.vocabulary).parameters())
@@ -170,7 +170,7 @@ def dry_run_language(recipe: LanguageRecipe, group: Group) -> Iterator[str]:
 
 
 def _require_place(recipe: Any) -> None:
-    """The checks of the run's folder, without a trace in it."""
+    """The checks of the run's folder; leaves no trace in it."""
     require_folder(recipe.run.dir)
     require_free(recipe.run.dir)
     if is_begun(recipe.run.dir):

@@ -1,7 +1,4 @@
-"""Averages of the weights whose length is chosen after the run.
-
-Comes in: weights after every step, and how many pictures have been seen. Goes out: averages with power-function
-profiles, and the mixture of stored averages that comes nearest to any other profile. Knows nothing of files.
+"""Averages of the weights whose width is chosen after the run.
 
 A profile gives the weights at picture count s, seen from T, the weight (g + 1) s^g / T^(g + 1). Its standard deviation
 as a share of T is what the recipe calls `std`. Averages of different g and T span others: least squares over their
@@ -24,7 +21,7 @@ def exponent_of(std: float) -> float:
 
 
 def keep_share(std: float, images: int, added: int) -> float:
-    """What the average keeps of itself when `images` have been seen, `added` of them in this step, equation 127."""
+    """Factor of the old average when `images` have been seen, `added` of them in this step, equation 127."""
     return (1 - added / images) ** (exponent_of(std) + 1)
 
 
@@ -51,14 +48,14 @@ class Averages:
 
     @torch.no_grad()
     def update(self, images: int, added: int) -> None:
-        """Follow the weights after a step that took the number of pictures seen to `images`."""
+        """Update the averages after a step; `images` pictures have been seen, `added` of them in this step."""
         live = [_local(weight) for weight in self.live.values()]
         for std, copy in self.copies.items():
             torch._foreach_lerp_([_local(weight) for weight in copy.values()], live, 1 - keep_share(std, images, added))
 
     @contextmanager
     def in_place(self, std: float) -> Iterator[None]:
-        """Within: the model computes with this average; afterwards with its own weights again. 0 changes nothing."""
+        """Context in which the model computes with this average instead of its own weights. 0 changes nothing."""
         if std == 0:
             yield
             return
@@ -76,7 +73,7 @@ class Averages:
 
 
 def _local(weight: Tensor) -> Tensor:
-    """This process's share of a sharded tensor; a plain tensor itself."""
+    """The local shard of a sharded tensor; a plain tensor itself."""
     return weight.to_local() if hasattr(weight, "to_local") else weight
 
 

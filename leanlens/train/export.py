@@ -1,4 +1,4 @@
-"""From a denoiser's run to a pipeline folder, which `LensPipeline.from_pretrained` opens."""
+"""Exports a denoiser's run as a pipeline folder, which `LensPipeline.from_pretrained` opens."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def require_width(std: float | None) -> None:
         ValueError: there is no average of this width.
     """
     if std is not None and not 0 <= std < WIDEST:
-        raise ValueError(f"std {std:g} is not accepted; give a width from 0 (the last weights) to below {WIDEST:g}")
+        raise ValueError(f"invalid std {std:g}: expected a width from 0 (the last weights) to below {WIDEST:g}")
 
 
 def export_run(run: Path, output: Path, std: float | None = None) -> LensTransformer2DModel:
@@ -47,20 +47,20 @@ def export_run(run: Path, output: Path, std: float | None = None) -> LensTransfo
 
 
 def write_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, output: Path) -> None:
-    """The frozen models and `denoiser` as one new folder, whole or not there."""
+    """Write the frozen models and `denoiser` as one new folder, completely or not at all."""
     with whole_folder(output) as temporary:
         _fill(temporary, recipe, denoiser)
 
 
 def replace_pipeline(recipe: TrainRecipe, denoiser: LensTransformer2DModel, output: Path) -> None:
-    """`write_pipeline` where an older export may lie, which goes only when the new one is whole."""
+    """`write_pipeline`, which replaces an older export once the new one is complete."""
     with replaced_folder(output) as temporary:
         _fill(temporary, recipe, denoiser)
 
 
 def _fill(folder: Path, recipe: TrainRecipe, denoiser: LensTransformer2DModel) -> None:
-    """The files of the frozen models are linked or copied as they are. Where a picture's size is not asked for, it will
-    be drawn at the largest resolution that was trained."""
+    """Link or copy the files of the frozen models. The default image size becomes the largest resolution of the
+    training data."""
     side = max(bucket.base for bucket in recipe.data.buckets)
     denoiser.eval()
     source = model_folder(recipe.model.parts)
@@ -75,16 +75,16 @@ def _fill(folder: Path, recipe: TrainRecipe, denoiser: LensTransformer2DModel) -
 
 
 def caption_style(recipe: TrainRecipe) -> str | None:
-    """The captions that a run learnt from, by the name that its folder states, so that prompts are rewritten into them.
+    """Name of the captions that a run was trained on, into which prompts are rewritten; None without a name.
 
-    Only those of scenes have one; whoever trains on captions of their own is asked as they caption.
+    Only the captions of scenes have one.
     """
     scenes = recipe.data.scenes
     return f"scenes/{scenes.sources}" if scenes is not None and scenes.sources in PARTS else None
 
 
 def _change_json(path: Path, **changes: Any) -> None:
-    """Change values of a file of JSON, or with None take them out. A new file: the old one may be the parts' own."""
+    """Change values of a JSON file; None removes one. Writes a new file: the old one may be linked from the parts."""
     before = read_json(path)
     values = {**before, **changes}
     values = {name: value for name, value in values.items() if name not in changes or value is not None}

@@ -1,4 +1,4 @@
-"""The frozen models that a denoiser is trained with: autoencoder, text encoder, tokenizer, scheduler."""
+"""Opens the frozen models of a denoiser's training: autoencoder, text encoder, tokenizer, scheduler."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def open_frozen_models(
 
 
 def encoder_flops(pipeline: LensPipeline, height: int, width: int, text_tokens: int) -> int:
-    """What encoding one picture and its caption costs, without a cache; `text_tokens` are those of the template too."""
+    """FLOP of encoding one picture and its caption, without a cache; `text_tokens` includes the template."""
     vae, text = pipeline.vae.config, pipeline.text_encoder.config
     picture = autoencoder_flops(height, width, vae.block_out_channels, vae.layers_per_block, vae.latent_channels)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -50,7 +50,7 @@ def encoder_flops(pipeline: LensPipeline, height: int, width: int, text_tokens: 
 
 
 def active_parameters(encoder: nn.Module) -> int:
-    """Weights that one token meets: without the embedding and the head, and with the experts it is routed to."""
+    """Weights that one token uses: no embedding, no head, and only the experts it is routed to."""
     config: Any = encoder.config
     experts = getattr(config, "num_local_experts", None)
     total = 0

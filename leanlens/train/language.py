@@ -1,7 +1,7 @@
-"""A small language model as a task of the training loop: a GPT-OSS of small sizes that learns to go on with captions.
+"""A small language model as a task of the training loop: a GPT-OSS of small sizes, trained to continue captions.
 
-Its export is a folder with `text_encoder` and `tokenizer`, which a pipeline opens as its text side: captions are learnt
-inside the conversation that Lens wraps prompts in.
+Its export is a folder with `text_encoder` and `tokenizer`, which a pipeline opens as its text side. In training,
+captions stand inside the conversation that Lens wraps prompts in.
 
 One step lowers the cross-entropy of the next token, over the tokens of the captions and the first one after them, plus
 the router's balance loss as GPT-OSS has it.
@@ -34,8 +34,8 @@ from leanlens.train.loop import StepFigures, Task, train
 from leanlens.train.resume import named
 from leanlens.train.state import Progress, StepSums
 
-IGNORED = -100  # the label of a token that is not to be learnt
-TOKENIZER_CAPTIONS = 20_000  # that the tokenizer is learnt from, at most
+IGNORED = -100  # label of a token without a loss
+TOKENIZER_CAPTIONS = 20_000  # at most, to train the tokenizer
 BALANCE = 0.01  # weight of the router's balance loss, so that no expert is left unused
 
 Places = Sequence[tuple[Source, int, tuple[str, ...]]]  # source, number of a picture, kinds of its captions
@@ -43,7 +43,7 @@ Places = Sequence[tuple[Source, int, tuple[str, ...]]]  # source, number of a pi
 
 @dataclass(frozen=True)
 class OpenLanguage:
-    """What is open during a run; `model` is the whole GPT-OSS."""
+    """Model and data of a language run; `model` is the whole GPT-OSS."""
 
     recipe: LanguageRecipe
     device: torch.device
@@ -70,7 +70,7 @@ def build(recipe: LanguageRecipe, group: Group, begun: bool) -> OpenLanguage:
 
 
 def places_of(recipe: LanguageRecipe) -> Places:
-    """Every caption that a recipe names; a warning where a step takes more of them.
+    """Every caption that a recipe names; a warning if a step needs more of them.
 
     Raises:
         ValueError: a source that cannot be opened, or none with captions of the kinds asked for.
@@ -95,12 +95,12 @@ def captions_of(sources: Sequence[Source], kinds: Sequence[str]) -> Places:
             if found := tuple(kind for kind in entry.kinds if kind in kinds):
                 places.append((source, number, found))
     if not places:
-        raise ValueError(f"captions.sources hold no caption of the kinds {', '.join(kinds)}; give others")
+        raise ValueError(f"captions.sources: no caption of the kinds {', '.join(kinds)}")
     return places
 
 
 def open_tokenizer(recipe: LanguageRecipe, places: Places, begun: bool) -> Any:
-    """The tokenizer of the run; a new run learns it from the first captions and the conversation around them."""
+    """The tokenizer of the run; a new run trains it on the first captions and the conversation around them."""
     from transformers import AutoTokenizer
 
     folder = recipe.run.dir / "tokenizer"
@@ -173,7 +173,7 @@ def batch_of_step(places: Places, tokenizer: Any, recipe: LanguageRecipe, step: 
 
 
 def labelled(texts: Sequence[str], tokenizer: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Captions in their conversation, padded on the right: ids, mask, and labels for what is to be learnt alone."""
+    """Captions in their conversation, padded on the right: ids, mask, and labels of the caption's tokens alone."""
     template = HarmonyTemplate()
     before = len(tokenizer(template.prefix(), add_special_tokens=False)["input_ids"])
     rows = [tokenizer(template.render(text))["input_ids"] for text in texts]
@@ -197,7 +197,7 @@ def _words(line: dict[str, Any]) -> str:
 
 
 def _export(opened: OpenLanguage, folder: Path) -> None:
-    """`text_encoder`, without what no feature depends on, and `tokenizer`."""
+    """Write `text_encoder`, without the layers that no feature depends on, and `tokenizer`."""
     bare = LensGptOssEncoder(configuration(opened.recipe.language, len(opened.tokenizer)))
     bare.load_state_dict(opened.model.state_dict())
     with replaced_folder(folder) as temporary:

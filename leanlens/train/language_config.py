@@ -34,7 +34,7 @@ class Sizes(Section):
     experts_per_token: Count = 2
     expert_width: Count = 256
     window: Count = 128
-    """Tokens that every second layer sees back."""
+    """Width of the attention window of every second layer, tokens."""
     features: tuple[Annotated[int, Field(ge=0)], ...] = (1, 3, 5)
     """Layers, counted from 0, whose output a denoiser reads. Layers after the last of them are not exported."""
 
@@ -42,30 +42,30 @@ class Sizes(Section):
     def _fits_together(self) -> Self:
         if not self.features or max(self.features) >= self.layers or list(self.features) != sorted({*self.features}):
             raise ValueError(
-                f"language.features {list(self.features)} is not accepted; give rising numbers from 0 to "
+                f"invalid language.features {list(self.features)}: expected rising numbers from 0 to "
                 f"{self.layers - 1}, the last layer"
             )
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"language.heads {self.heads} is not accepted; give a multiple of language.kv_heads {self.kv_heads}"
+                f"invalid language.heads {self.heads}: expected a multiple of language.kv_heads {self.kv_heads}"
             )
         if self.experts_per_token > self.experts:
             raise ValueError(
-                f"language.experts_per_token {self.experts_per_token} is not accepted; language.experts has "
+                f"invalid language.experts_per_token {self.experts_per_token}: expected at most language.experts "
                 f"{self.experts}"
             )
         return self
 
 
 class Captions(Section):
-    """What is learnt from."""
+    """Training data."""
 
     sources: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Shards or folders of captioned pictures; the pictures are not read."""
     batch: Count = 32
     """Captions in a step."""
     kinds: Annotated[tuple[Literal["brief", "dense", "text"], ...], Field(min_length=1)] = ("brief", "dense", "text")
-    """Which captions of a picture count; each with equal chance."""
+    """Which captions of a picture are used, each with equal chance."""
 
 
 class Steps(Section):
@@ -73,7 +73,7 @@ class Steps(Section):
 
     steps: StepCount
     minutes: Minutes | None = None
-    """Stop after this time in one process even so; the learning rate then ends where the time does."""
+    """Minutes after which a process stops, even before `steps`; the learning rate schedule then follows the clock."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
     _moved = model_validator(mode="before")(without_save_every)
@@ -101,5 +101,5 @@ class LanguageRecipe(Section):
     @model_validator(mode="after")
     def _by_adamw(self) -> Self:
         if self.optim.matrices != "adamw":
-            raise ValueError(f"optim.matrices {self.optim.matrices!r} is not accepted; experts need 'adamw'")
+            raise ValueError(f"invalid optim.matrices {self.optim.matrices!r} for a language model: expected 'adamw'")
         return self

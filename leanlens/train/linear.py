@@ -1,7 +1,4 @@
-"""The weights that a new autoencoder starts from: a linear one, principal components in and flat colours out.
-
-Comes in: an `AutoencoderKLFlux2` with random weights and crops of pictures. Goes out: the same object, changed. Knows
-nothing of recipes, losses or files.
+"""Initialises an autoencoder as a linear one: principal components in, flat colours out.
 
 Shapes: B crops of side S pixels, z latent channels, N rows of numbers.
 """
@@ -17,9 +14,9 @@ FIRST_LOG_VARIANCE = -6.0  # of a latent number: noise of a twentieth of its siz
 
 @torch.no_grad()
 def start_linear(model: Any, x: Tensor) -> None:
-    """Set a random autoencoder to a linear one: principal components in, flat colours out.
+    """Change the random weights of an `AutoencoderKLFlux2`, in place, to a linear autoencoder.
 
-    Normalisation takes the colour out of a random network, and it spends its first thousand steps on finding it again.
+    Normalisation removes the colour in a random network, which then needs its first thousand steps to recover it.
     Here the encoder's residual stream holds the principal components of ever larger squares of the crops `x`
     (B, 3, S, S), a latent number is one of them, and the decoder's stream leads the first of them to the colours. The
     branches start at zero. What has to pass a norm and a SiLU goes there twice, as v and -v beside a large constant:

@@ -1,4 +1,4 @@
-"""One run at a time is in a folder: the lock, which lives as long as the run."""
+"""Locks the folder of a run, so that only one run at a time trains in it."""
 
 import json
 import os
@@ -17,14 +17,14 @@ LOCK, OWNER = ".lock", ".owner.json"  # in the run's folder
 
 
 def require_folder(folder: Path) -> None:
-    """Check that `run.dir` is a folder that can be written to, or can become one. Nothing is left there.
+    """Check that `run.dir` is a writable folder or can become one. Leaves nothing behind.
 
     Raises:
-        ValueError: it, or a folder that it lies in, is a file or takes no files.
+        ValueError: it, or one of its parents, is a file or is not writable.
     """
     for path in (folder, *folder.absolute().parents):
         if path.exists() and not path.is_dir():
-            raise ValueError(f"run.dir {folder} is not accepted: {path} is a file; give the path of a folder")
+            raise ValueError(f"invalid run.dir {folder}: {path} is a file; expected a folder")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     probe = there / f".{folder.name}.{os.getpid()}.probe"
     try:
@@ -32,18 +32,18 @@ def require_folder(folder: Path) -> None:
         probe.rmdir()
     except OSError as error:
         raise ValueError(
-            f"run.dir {folder} is not accepted: {there} cannot be written to ({error.strerror}); give another folder"
+            f"invalid run.dir {folder}: {there} cannot be written to ({error.strerror}); expected a writable folder"
         ) from error
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Within: this run, whatever its number of processes, is the only one in `folder`.
+    """Context in which this run, with all its processes, is the only one in `folder`.
 
-    The operating system releases the lock when the process ends, however it ends, so that none is ever stale.
+    The operating system releases the lock when the process ends, however it ends, so no lock is ever stale.
 
     Raises:
-        ValueError: another run is in the folder; the sentence says which process, and where.
+        ValueError: another run is in the folder; the message names its process and machine.
     """
     require_folder(folder)
     lock, is_new = FileLock(folder / LOCK), not folder.exists()
@@ -56,7 +56,7 @@ def held(folder: Path) -> Iterator[None]:
         if lock.is_locked:
             (folder / OWNER).unlink(missing_ok=True)
             with suppress(OSError):  # Windows removes no file that is open
-                if is_new and os.listdir(folder) == [LOCK]:  # a run that could not begin leaves nothing
+                if is_new and os.listdir(folder) == [LOCK]:  # a run that could not start leaves nothing behind
                     (folder / LOCK).unlink()
             lock.release()
             with suppress(OSError):  # it holds a run, or another process has just taken it
@@ -78,7 +78,7 @@ def require_free(folder: Path) -> None:
 
 
 def _taken(lock: FileLock, folder: Path, sign: bool = True) -> str | None:
-    """Take the lock and say whose it is now; a sentence where it is another's."""
+    """Take the lock and write down its owner; an error message if another run holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -92,7 +92,7 @@ def _taken(lock: FileLock, folder: Path, sign: bool = True) -> str | None:
 
 
 def _sign(folder: Path) -> None:
-    """Write down whose the lock is. Without it the lock holds as well, so that a full disk does not matter."""
+    """Write down the owner of the lock. The lock holds without it, so a full disk does not matter."""
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(timespec="seconds")}
     with suppress(ValueError, OSError), whole_file(folder / OWNER) as temporary:
         temporary.write_text(json.dumps(owner) + "\n", encoding="utf-8")
@@ -102,5 +102,5 @@ def _owner(folder: Path) -> str:
     try:
         owner = read_json(folder / OWNER)
         return f"process {owner['pid']} on {owner['host']}, which has been training there since {owner['since']}"
-    except (ValueError, KeyError, TypeError):  # it has the lock and has not signed yet
+    except (ValueError, KeyError, TypeError):  # it has the lock and has not written its name yet
         return "another process"

@@ -1,6 +1,6 @@
-"""Training, from the first step to the export, of whatever a `Task` describes; the file to read first.
+"""The training loop, from the first step to the export, of anything that a `Task` describes; read this file first.
 
-Reinforcement learning and distillation have loops of their own on `run`, which keeps every run.
+A method that needs another loop writes its own on `leanlens.train.run`, which keeps the state of every run.
 """
 
 import time
@@ -20,18 +20,18 @@ from leanlens.train.snapshots import write_snapshots
 from leanlens.train.state import Progress, StepSums, Stream
 
 R = TypeVar("R", bound=Recipe)  # the recipe
-S = TypeVar("S")  # everything that a run of this kind keeps open: models, data, frozen networks
+S = TypeVar("S")  # what `build` opens for a run of this kind: models, data, frozen networks
 
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What the loop knows of a step besides its sums.
+    """What the loop measures in a step besides its sums.
 
     Attributes:
-        norm: of the gradient, before it was clipped.
+        norm: of the gradient, before clipping.
         lr: the learning rate.
-        seconds: that the step took, measurements included.
-        measured: what `Task.validate` found.
+        seconds: duration of the step, validation included.
+        measured: what `Task.validate` returned.
     """
 
     norm: float
@@ -42,20 +42,22 @@ class StepFigures:
 
 @dataclass(frozen=True)
 class Task(Generic[R, S]):
-    """One kind of thing that is trained, as functions that the loop calls in this order.
+    """One kind of training, as functions that the loop calls in this order.
 
     Attributes:
-        build: recipe, processes, whether a run goes on -> all that is open during the run, the model on its device.
-        trainable: the module whose weights with `requires_grad` are trained; a checkpoint holds these alone.
-        batches: what is learnt from.
-        prepare: called once, when the weights are those of the run's first or next step.
-        loss: batches, number of the step -> the step's sums; its gradients are added to those of the weights.
-        is_due: recipe, steps made -> whether `validate` is called after this step.
-        validate: open things, steps made -> figures on held-out data, of the averaged weights.
-        line: open things, progress, sums, figures -> one line of metrics.
-        words: the line in words, for those who look at the output alone.
-        export: open things, folder -> the folder, whole, with the averaged weights. Called on all processes.
-        score: the measured figure by which the best checkpoint is chosen, the lower the better.
+        build: recipe, processes, whether a run is continued -> the opened objects of the run: an object of the task's
+            own type with everything that a run needs, the model on its device. All other functions get it as `opened`.
+        trainable: opened -> the module whose weights with `requires_grad` are trained; a checkpoint holds only these.
+        batches: opened -> the training data.
+        prepare: opened; called once, with the weights of the run's first or next step.
+        loss: opened, batches, number of the step -> the step's sums. Adds the gradients to those of the weights.
+        is_due: recipe, steps done -> whether to call `validate` after this step.
+        validate: opened, steps done -> figures on held-out data. The averaged weights are in place.
+        line: opened, progress, sums, figures -> one line of `metrics.jsonl`.
+        words: the line as text for the terminal.
+        export: opened, folder -> writes the folder completely. The averaged weights are in place; called on all
+            processes.
+        score: name of the measured figure that chooses the best checkpoint, lower is better; empty for none.
         optimizers: model, `[optim]` -> its optimisers.
     """
 
@@ -77,11 +79,11 @@ def train(task: Task[R, S], recipe: R, group: Group) -> Progress:
     """Start or continue the run in `recipe.run.dir` until `train.steps`, `train.minutes`, Ctrl-C or SIGTERM.
 
     Returns:
-        How far the run is, and whether a signal stopped it.
+        The progress of the run, and whether a signal stopped it.
 
     Raises:
-        ValueError: another run is in `run.dir`, or anything in the recipe that cannot be; before a step is made.
-        FloatingPointError: a loss that stays broken after `guard.restores` restorations.
+        ValueError: another run is in `run.dir`, or the recipe is invalid; raised before the first step.
+        FloatingPointError: the loss stays broken after `guard.restores` restorations.
         OSError: the last checkpoint could not be written.
     """
     with keep(recipe, group) as run:
@@ -92,12 +94,12 @@ def train(task: Task[R, S], recipe: R, group: Group) -> Progress:
             task.prepare(opened)
         batches = iter(stream)
 
-        while run.goes_on():
+        while run.should_continue():
             began, step = time.monotonic(), run.progress.step
             model.zero_grad(set_to_none=True)
             sums = task.loss(opened, batches, step)
             norm = clip_gradients(model, recipe.optim.clip)
-            if run.goes_back(sums.loss, norm):
+            if run.restored_after_fault(sums.loss, norm):
                 continue
             run.update(sums)
 

@@ -1,4 +1,4 @@
-"""Checks before anything is built that the micro-batches of a recipe fit into the device's memory."""
+"""Checks that the micro-batches of a recipe fit into the device's memory, before anything is built."""
 
 import torch
 
@@ -19,7 +19,7 @@ def recipe_state_bytes(recipe: TrainRecipe, world_size: int) -> int:
 
 
 def recipe_micro_batches(recipe: TrainRecipe, world_size: int) -> tuple[MicroBatch, ...]:
-    """The micro-batch of each resolution in plain numbers; activations are those of its largest size."""
+    """The micro-batch of each resolution as plain numbers; activations are those of its largest size."""
 
     def activations(table: tuple[tuple[int, int], ...]) -> int:
         tokens = max(height * width for height, width in table) // TOKEN_PIXELS**2
@@ -55,7 +55,7 @@ def require_memory(recipe: TrainRecipe, group: Group) -> None:
 
 
 def device_bytes(device: torch.device) -> int:
-    """All memory of the device: of the GPU, or of the machine."""
+    """Total memory of the device: of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     import psutil

@@ -1,7 +1,6 @@
-"""What a run writes down: one JSON line for each step, and TensorBoard where asked for.
+"""Writes the metrics of a run: one JSON line for each step and, on request, TensorBoard's event files.
 
-Comes in: numbers of a step. Goes out: `metrics.jsonl` with exactly one line for each step that counts, and event files.
-Knows nothing of models; only the leading process has one.
+Only the leading process writes. `metrics.jsonl` has exactly one line for each step that is part of the run.
 """
 
 import json
@@ -24,7 +23,7 @@ class MetricsFile:
 
     Args:
         folder: the run's folder.
-        step: lines after this step are dropped; they belong to a future that a kill or a restore undid.
+        step: lines after this step are dropped; a kill or a restore has undone these steps.
         tensorboard: also write event files into `folder/tensorboard`.
 
     Raises:
@@ -37,7 +36,7 @@ class MetricsFile:
         self._board = _open_board(folder / "tensorboard", step) if tensorboard else None
 
     def rewind(self, step: int) -> None:
-        """Drop every line after `step`, and a line that a kill cut short; say so where steps before it are missing."""
+        """Drop every line after `step`, and a line that a kill cut short; warn if earlier steps are missing."""
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         kept = [line for line in text.splitlines() if (found := _step_of(line)) is not None and found <= step]
         if missing := step - len({_step_of(line) for line in kept}):
@@ -73,7 +72,7 @@ class MetricsFile:
 
 
 def peak_flops(device: torch.device, stated_tflops: float | None) -> float | None:
-    """Peak FLOP/s of one device: as stated, or by its name; None where neither is known."""
+    """Peak FLOP/s of one device: as stated, or by its name; None if neither is known."""
     if stated_tflops is not None:
         return stated_tflops * 1e12
     if device.type != "cuda":
@@ -83,7 +82,7 @@ def peak_flops(device: torch.device, stated_tflops: float | None) -> float | Non
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory this process has held, GB: of the GPU, or without one of the machine."""
+    """Peak memory of this process, GB: of the GPU, or of the machine if there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     import sys

@@ -1,10 +1,7 @@
-"""Muon for many small matrices: torch's own, with matrices of one shape put through Newton-Schulz together.
+"""Muon for many small matrices: torch's own optimiser, with all matrices of one shape in one Newton-Schulz iteration.
 
-Comes in: matrices with gradients. Goes out: the update that `torch.optim.Muon` makes of each. Knows nothing of models
-or schedules.
-
-An update of torch's launches some 30 kernels for each matrix, which a large device with a small model waits for.
-Stacked they are a handful of products for each shape.
+torch's update launches some 30 kernels for each matrix, and a large device with a small model waits for them. Stacked,
+an update is a handful of products for each shape.
 
 Shapes: K matrices of one shape, (K, N, M) together.
 

@@ -1,6 +1,6 @@
-"""Optimisers, and the learning rate over steps.
+"""Builds the optimisers of a recipe, and computes the learning rate of each step.
 
-Sources: AdamW, constant rate and betas are the paper's (Lens, arXiv 2605.21573, section 3); Muon brought to AdamW's
+Sources: AdamW, constant rate and betas are the paper's (Lens, arXiv 2605.21573, section 3); Muon scaled to AdamW's
 update size, arXiv 2502.16982.
 """
 
@@ -50,7 +50,7 @@ def build_optimizers(model: nn.Module, optim: Optim, counted: int = 0) -> list[t
 
 
 def _begin(optimizer: torch.optim.Optimizer, counted: int) -> None:
-    """Make the moments of every weight: by a step without gradient and rate, of which nothing else is left."""
+    """Create the moments of every weight: by a step with zero gradients and rate 0, which changes nothing else."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0
         for weight in group["params"]:
@@ -72,7 +72,7 @@ def set_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None
 
 
 def rate_factor(step: int, optim: Optim) -> float:
-    """The factor of the learning rate for update number `step`, counted from 0; 1 at the height of the schedule."""
+    """Factor of the learning rate for update number `step`, counted from 0; 1 at the peak of the schedule."""
     if step < optim.warmup:
         return (step + 1) / optim.warmup
     if optim.schedule == "constant" or optim.length is None:
@@ -98,7 +98,7 @@ def _is_block_matrix(name: str, weight: Tensor) -> bool:
 def _muon(matrices: list[Tensor], optim: Optim) -> torch.optim.Optimizer:
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"optim.matrices 'muon' needs torch 2.9 or newer, this is {torch.__version__}; use 'adamw'")
-    from leanlens.train.muon import StackedMuon  # not before it is known that there is a Muon to build on
+    from leanlens.train.muon import StackedMuon  # needs torch's Muon, which is checked above
 
     is_sharded = any(hasattr(weight, "full_tensor") for weight in matrices)
     kind = torch.optim.Muon if is_sharded else StackedMuon

@@ -1,10 +1,7 @@
-"""Everything that is done to a model from outside to train it fast and on many devices.
+"""Compiles, checkpoints and shards the denoiser for training on one device or many; its weights keep their names.
 
-Comes in: a float32 model, the process group, the `[train]` table. Goes out: the same model, compiled, checkpointed and
-sharded as asked. The model itself knows nothing of it, and its weights keep their names.
-
-Order: recomputation, then compilation of each block, then sharding of each block and of the whole (FSDP2). Sums of
-gradients are sums: the loop has divided by the global number of samples already.
+Order: recomputation, then compilation of each block, then sharding of each block and of the whole (FSDP2). Gradients
+are summed, not averaged: the loop has already divided by the global number of samples.
 """
 
 import warnings
@@ -28,7 +25,7 @@ def parallelize(model: LensTransformer2DModel, group: Group, train: Train) -> Le
     if train.checkpointing:
         model.enable_gradient_checkpointing()
     if train.compile:
-        # A graph for each shape: one for all shapes is slower, and the default limit is met by a few buckets already.
+        # A graph for each shape: one for all shapes is slower, and a few buckets already reach the default limit.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         if group.device.type == "cpu":
             write_out_attention(model)

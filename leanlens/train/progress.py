@@ -1,4 +1,4 @@
-"""A line that says how far a run is: a bar on a terminal, a log line every half minute elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, a log line every half minute elsewhere."""
 
 import sys
 import time
@@ -12,16 +12,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from leanlens.log import logger
 
-SAY_SECONDS = 30  # between two lines about the progress
+LOG_SECONDS = 30  # between two lines
 
 
 class ProgressLine:
-    """How far a run is: a bar on a terminal, a line every half minute elsewhere, both with the time that is left.
+    """The progress of a run, with the time that is left.
 
     Args:
-        steps: where the run stops.
+        steps: number of the run's last step.
         done: steps that earlier processes made.
-        minutes: or when it stops, counted from now; None where only steps count.
+        minutes: time limit, counted from now; None if only steps count.
         silent: for processes that do not lead.
     """
 
@@ -39,7 +39,7 @@ class ProgressLine:
                 self._stack.enter_context(logging_redirect_tqdm())
 
     def tell(self, step: int, words: str, always: bool = False) -> None:
-        """Say that `step` is made; `words` are its numbers. `always` where they should be read later, too."""
+        """Report that `step` is done, with `words` about it. `always` also writes a line where a bar is shown."""
         now = time.monotonic()
         self._times.append((now, step))
         if self.silent:
@@ -47,7 +47,7 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.set_postfix_str(words, refresh=False)
             self._bar.update(step - self._bar.n)
-        if always or (self._bar is None and now - self._said > SAY_SECONDS):
+        if always or (self._bar is None and now - self._said > LOG_SECONDS):
             self._said = now
             left = self.seconds_left()
             logger.info(
@@ -59,7 +59,7 @@ class ProgressLine:
             )
 
     def seconds_left(self) -> float | None:
-        """Until the last step at the pace of the last ones, or until the time is up; None where no pace is known."""
+        """Seconds to the last step at the pace of the recent ones, or to the time limit; None if no pace is known."""
         (first, start), (last, end) = self._times[0], self._times[-1]
         by_clock = None if self.minutes is None else max(0.0, 60 * self.minutes - (last - self._began))
         by_steps = (self.steps - end) * (last - first) / (end - start) if end > start else None
@@ -67,7 +67,7 @@ class ProgressLine:
         return min(known) if known else None
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._stack.close()
         if self._bar is not None:
             self._bar.close()

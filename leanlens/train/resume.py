@@ -1,7 +1,7 @@
-"""Whether a recipe continues the run in a folder: what may change on the way, and what may not.
+"""Decides whether a recipe continues the run in a folder: what may change during a run, and what may not.
 
-What decides the numbers may not change. Data and models that were moved or copied count as the same when what they hold
-is the same: `inputs.json` has a fingerprint of each, taken when the run began, for which not all of it is read.
+Keys that affect the numbers may not change. Data and models may be moved or copied if their content stays the same:
+`inputs.json` has a fingerprint of each, taken when the run started, which samples large files instead of reading them.
 """
 
 import json
@@ -15,7 +15,7 @@ from leanlens.files import fingerprint, read_json, whole_file
 from leanlens.pictures.fingerprint import fingerprint_source
 from leanlens.train.config import kind_of_tables
 
-# Tables and keys that decide where a run stops, how often it saves and looks, and on what it runs, but no number of it.
+# Tables and keys that decide where a run stops, how often it saves and measures, and on what it runs, but no number.
 FREE_TABLES = ("save", "sample", "metrics")
 FREE_KEYS = (
     "run.dir", "run.device", "train.steps", "train.minutes", "data.workers", "data.cache",
@@ -28,7 +28,7 @@ INPUTS = "inputs.json"
 
 @contextmanager
 def named(key: str) -> Iterator[None]:
-    """Within: a ValueError begins with the recipe's key, unless it names it already."""
+    """Context in which the message of a ValueError begins with the recipe's key, unless it already names it."""
     try:
         yield
     except ValueError as error:
@@ -38,7 +38,7 @@ def named(key: str) -> Iterator[None]:
 
 
 def write_recipe(recipe: Any, inputs: dict[str, Any]) -> None:
-    """Write the recipe into the run's folder, and the fingerprints that the run began with; {} takes those of now."""
+    """Write the recipe and the fingerprints of its inputs into the run's folder; {} computes them now."""
     folder, new = recipe.run.dir, plain(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in (("recipe.json", new), (INPUTS, inputs or fingerprints(new))):
@@ -47,7 +47,7 @@ def write_recipe(recipe: Any, inputs: dict[str, Any]) -> None:
 
 
 def require_same_run(recipe: Any) -> dict[str, Any]:
-    """Check that a recipe continues the run in its folder; the run's fingerprints, {} where it has none yet.
+    """Check that a recipe continues the run in its folder; the run's fingerprints, {} if it has none yet.
 
     Raises:
         ValueError: it does not; every difference is shown.
@@ -65,13 +65,13 @@ def require_same_run(recipe: Any) -> dict[str, Any]:
         moved = " (it is no copy of what the run began with)" if {*changed} & {*SOURCES, *MODELS} else ""
         raise ValueError(
             f"run.dir {folder} holds a run with another recipe ({lines}){moved}; only where it stops, how often it "
-            "saves and looks, and what it runs on may change: set the others back, or give another run.dir"
+            "saves and measures, and what it runs on may change: set the others back, or give another run.dir"
         )
     return inputs
 
 
 def fingerprints(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Fingerprints of the data and models that a recipe names and that lie here, by key."""
+    """Fingerprints of the local data and models that a recipe names, by key."""
     found: dict[str, Any] = {}
     for key in (*SOURCES, *MODELS):
         if (value := _value(recipe, key)) and (prints := _prints(key, value)) is not None:
@@ -80,7 +80,7 @@ def fingerprints(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prints(key: str, value: Any) -> Any:
-    """Of one key; None where it names nothing that lies here."""
+    """Fingerprint of one key; None if it names nothing local."""
     try:
         if key in SOURCES:
             return [fingerprint_source(path) for path in value]
@@ -105,7 +105,7 @@ def _stored(recipe: Any, path: Path) -> dict[str, Any]:
 
 
 def _stored_inputs(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    """What the run began with; for a run of an earlier version, what lies there now."""
+    """Fingerprints from the start of the run; for a run of an earlier version, those of now."""
     path = folder / INPUTS
     try:
         return read_json(path) if path.is_file() else fingerprints(recipe)
@@ -114,13 +114,13 @@ def _stored_inputs(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_free(key: str, recipe: dict[str, Any]) -> bool:
-    if key == "ema.export" and kind_of_tables(recipe) != "denoiser":  # there it is the width that is tracked
+    if key == "ema.export" and kind_of_tables(recipe) != "denoiser":  # for these kinds it is the width that is tracked
         return False
     return key in FREE_KEYS or key.partition(".")[0] in FREE_TABLES
 
 
 def _is_moved(key: str, pair: tuple[Any, Any], inputs: dict[str, Any]) -> bool:
-    """Whether a key names the same data or model in another place."""
+    """Whether a key names the same data or model at another path."""
     return key in (*SOURCES, *MODELS) and bool(pair[1]) and key in inputs and _prints(key, pair[1]) == inputs[key]
 
 

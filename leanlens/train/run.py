@@ -1,17 +1,17 @@
-"""Keeps a run, whoever trains: its folder, recipe, checkpoints, progress, clock, signals, loss guard and averages.
+"""Keeps the state of a run for any training loop: folder, checkpoints, progress, clock, signals, loss guard, averages.
 
 with keep(recipe, group) as run:
     run.start(model, build_optimizers(model, recipe.optim), stream)
     batches = iter(stream)
-    while run.goes_on():
-        ...                              # a loss of next(batches), and its gradients
-        if run.goes_back(loss, norm):    # the loss is broken, and the last checkpoint is restored
+    while run.should_continue():
+        ...                                       # a loss of next(batches), and its gradients
+        if run.restored_after_fault(loss, norm):  # the loss was broken: the last checkpoint is back
             continue
         run.update(StepSums(loss, samples))
         run.record(line, words)
         run.save_when_due()
     if run.finish():
-        ...                              # export
+        ...                                       # export
 """
 
 import math
@@ -35,7 +35,7 @@ from leanlens.train.metrics import MetricsFile
 from leanlens.train.optim import rate_factor, set_rate
 from leanlens.train.progress import ProgressLine
 from leanlens.train.resume import require_same_run, write_recipe
-from leanlens.train.signals import StopRequest, say_stopped, stop_on_signals
+from leanlens.train.signals import StopRequest, log_stopped, stop_on_signals
 from leanlens.train.state import Progress, RunState, StepSums, Stream
 
 
@@ -70,7 +70,7 @@ class Written(Protocol):
 
 
 class Recipe(Protocol):
-    """What the recipes of all kinds have in common."""
+    """The tables that recipes of all kinds have."""
 
     @property
     def run(self) -> config.Run: ...
@@ -96,7 +96,7 @@ class Recipe(Protocol):
 
 @contextmanager
 def keep(recipe: Recipe, group: Group) -> Iterator["Run"]:
-    """Within: the run of a recipe, alone in its folder, with SIGTERM and Ctrl-C as requests to stop.
+    """Context of a recipe's run: its folder is locked, and SIGTERM and Ctrl-C request a stop.
 
     Raises:
         ValueError: another process trains in `run.dir`, or it holds a run with another recipe.
@@ -113,8 +113,8 @@ class Run:
     """A run in progress; `keep` makes one.
 
     Attributes:
-        begun: whether the folder holds a state that the run goes on from.
-        averages: of the trained weights, as the recipe's `[ema]` has them.
+        begun: whether the folder holds a state to continue from.
+        averages: of the trained weights, with the widths of the recipe's `[ema]`.
         lr_factor: of the learning rate in the last update.
     """
 
@@ -133,11 +133,11 @@ class Run:
 
         Args:
             model: its weights with `requires_grad` are trained, averaged and kept in checkpoints.
-            stream: what is learnt from; its next iterator begins where the run is.
+            stream: the training data; its next iterator starts at the run's position.
 
         Raises:
-            ValueError: all checkpoints are damaged, or of another model.
-            OSError: there is no room for a checkpoint.
+            ValueError: all checkpoints are damaged, or belong to another model.
+            OSError: there is no disk space for a checkpoint.
         """
         _agreed(self.group, lambda: write_recipe(self.recipe, self._inputs))
         self.averages = Averages(model, self.recipe.ema.stds)
@@ -148,11 +148,11 @@ class Run:
         else:
             if self.begun:
                 self.state.restore_file(self.folder / STATE_FILE)
-            # Proves that there is room, and gives the guard something to return to.
+            # Proves that there is disk space, and gives the guard a state to restore.
             self._checkpoints.save(self.progress.step, self.state.tensors(), self.state.facts())
         if self.group.leads:
             self._metrics = MetricsFile(self.folder, self.progress.step, self.recipe.metrics.tensorboard)
-            _say_where(self.progress.step, self.recipe.train.steps, self._metrics)
+            _log_start(self.progress.step, self.recipe.train.steps, self._metrics)
         self._line = ProgressLine(
             self.recipe.train.steps, self.progress.step, self.recipe.train.minutes, silent=not self.group.leads
         )
@@ -163,8 +163,9 @@ class Run:
         """How far the run is."""
         return self.state.progress
 
-    def goes_on(self) -> bool:
-        """Whether another step is to be made; the same on all processes."""
+    def should_continue(self) -> bool:
+        """Whether to make another step: no signal, and `train.steps` and `train.minutes` not reached. The same on all
+        processes."""
         if self.progress.step >= self.recipe.train.steps:
             return False
         answers = gathered((bool(self._stop), time.monotonic() - self._began))
@@ -175,11 +176,14 @@ class Run:
         self.progress.stopped = any(stop for stop, _ in answers)
         return not self.progress.stopped
 
-    def goes_back(self, loss: float, norm: float) -> bool:
-        """Restore the last checkpoint where a loss or a gradient norm is broken; the data goes on after it.
+    def restored_after_fault(self, loss: float, norm: float) -> bool:
+        """Restore the last checkpoint if the loss or gradient norm is broken; the data continues with the next batch.
+
+        Returns:
+            Whether the checkpoint was restored, so that this step must not be taken.
 
         Raises:
-            FloatingPointError: this came more often than `guard.restores` since the last save.
+            FloatingPointError: more than `guard.restores` restorations since the last save.
         """
         fault = find_fault(loss, norm, self.progress.recent, self.recipe.guard)
         if fault is None:
@@ -201,7 +205,7 @@ class Run:
         return True
 
     def update(self, sums: StepSums) -> None:
-        """Take one step of the optimisers at the rate that is due; counts and averages follow."""
+        """Step the optimisers at the scheduled rate, and update counts and averages."""
         recipe = self.recipe
         self.lr_factor = rate_factor(schedule_step(recipe, self.progress.step, self._used), recipe.optim)
         set_rate(self.state.optimizers, self.lr_factor)
@@ -212,7 +216,7 @@ class Run:
         self.progress.seconds = self._before + time.monotonic() - self._began
 
     def record(self, line: dict[str, Any], words: str, measured: bool = False) -> None:
-        """Write a step's line of metrics, and tell `words` to those who look at the output alone."""
+        """Write a step's line of metrics, and show `words` in the progress; `measured` lines are always shown."""
         if self._metrics is not None and self._line is not None:
             self._metrics.write(line)
             done = self.progress.step
@@ -226,12 +230,12 @@ class Run:
             try:
                 self._checkpoints.save(self.progress.step, self.state.tensors(), self.state.facts(), score)
             except OSError as error:
-                logger.warning("%s; training goes on", error)
+                logger.warning("%s; training continues", error)
         else:
             self._settle()
 
     def finish(self) -> bool:
-        """Save the last state. Whether the run is done, and was not stopped by a signal.
+        """Save the last state; whether the run ended without a signal, so that it can be exported.
 
         Raises:
             OSError: it could not be saved.
@@ -243,11 +247,11 @@ class Run:
         if self._metrics is not None:
             self._metrics.close()
         if self.progress.stopped and self.group.leads:
-            say_stopped(self._stop, self.progress.step)
+            log_stopped(self._stop, self.progress.step)
         return not self.progress.stopped
 
     def close(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         if self._line is not None:
             self._line.close()
 
@@ -255,7 +259,7 @@ class Run:
         try:
             self._checkpoints.settle(wait)
         except OSError as error:
-            logger.warning("%s; training goes on", error)
+            logger.warning("%s; training continues", error)
 
 
 def find_fault(loss: float, norm: float, recent: Sequence[float], guard: config.Guard) -> str | None:
@@ -268,7 +272,7 @@ def find_fault(loss: float, norm: float, recent: Sequence[float], guard: config.
 
 
 def schedule_step(recipe: Recipe, step: int, used: float) -> int:
-    """The step of the learning rate's schedule; where the time is bounded, it follows the `used` seconds."""
+    """Step of the learning rate schedule; with `train.minutes` it follows the `used` seconds."""
     optim, minutes = recipe.optim, recipe.train.minutes
     if minutes is None or optim.length is None:
         return step
@@ -293,7 +297,7 @@ def _agreed(group: Group, act: Callable[[], Any]) -> Any:
     return found
 
 
-def _say_where(done: int, steps: int, metrics: MetricsFile) -> None:
+def _log_start(done: int, steps: int, metrics: MetricsFile) -> None:
     if done >= steps:
         logger.info("the run has done %d steps already, train.steps is %d", done, steps)
     else:

@@ -1,4 +1,4 @@
-"""The weights of a denoiser's run: what they start from, and what they are after its latest checkpoint."""
+"""Reads the weights of a denoiser's run: the initial ones, and those of its latest checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from leanlens.weights.load import open_transformer
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is that of a run with at least one whole checkpoint."""
+    """Whether `folder` is the folder of a run with at least one complete checkpoint."""
     return (folder / "recipe.json").is_file() and latest_checkpoint(folder / CHECKPOINTS) is not None
 
 
@@ -36,7 +36,7 @@ def run_recipe(run: Path) -> TrainRecipe:
         raise ValueError(f"{run} is not the folder of a run with a checkpoint; give the run.dir of `leanlens train`")
     values = read_json(run / "recipe.json", finite=False)
     if (kind := kind_of_tables(values)) != "denoiser":
-        raise ValueError(f"{run} is the run of a recipe with [{kind}], which exports itself to {run / 'export'}")
+        raise ValueError(f"{run} is the run of a recipe with [{kind}], whose export is in {run / 'export'}")
     return checked(TrainRecipe, values, stored=True)
 
 
@@ -49,7 +49,7 @@ def load_start(denoiser: LensTransformer2DModel, init: Init) -> None:
     if init.start is None:
         return
     if init.std is not None and not is_run(Path(init.start)):
-        raise ValueError(f"init.std {init.std:g} is not accepted: init.from {init.start!r} is not the folder of a run")
+        raise ValueError(f"invalid init.std {init.std:g}: init.from {init.start!r} is not the folder of a run")
     with named("init.from"):
         weights = start_weights(init.start, init.std)
     own = denoiser.state_dict()
@@ -66,7 +66,7 @@ def start_weights(start: str, std: float | None = None) -> dict[str, Tensor]:
 
     Args:
         start: a run folder, a pipeline folder, a weight file or a preset.
-        std: with a run folder, which of its averages.
+        std: with a run folder, the relative width of the average.
 
     Raises:
         ValueError: no such run or model.
@@ -100,9 +100,9 @@ def run_weights(run: Path, std: float | None = None) -> dict[str, Tensor]:
 
 
 def whole_denoiser(recipe: TrainRecipe, trained: Mapping[str, Tensor]) -> LensTransformer2DModel:
-    """The denoiser with the weights that were `trained`, and all others as the run began with them.
+    """The denoiser with the `trained` weights, and the initial values of all others.
 
-    No output depends on those others, so that a start that is gone by now is a warning.
+    No output depends on the others, so a start that no longer exists is only a warning.
     """
     denoiser = build_denoiser(recipe.model, recipe.run.seed)
     try:

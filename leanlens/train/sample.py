@@ -1,7 +1,6 @@
-"""Pictures on the way: a grid of fixed prompts and seeds.
+"""Draws a grid of fixed prompts and seeds during training.
 
-Comes in: a pipeline whose denoiser is being trained, the `[sample]` table. Goes out: one PNG in `run.dir/samples`.
-Every process draws, because a sharded model computes on all of them; the leading one writes.
+Every process draws, because a sharded model needs all of them; the leading one writes the file.
 """
 
 import math
@@ -21,7 +20,7 @@ def draw_grid(pipeline: LensPipeline, sample: Sample, side: int, path: Path, lea
     """Draw every prompt once and write the pictures as one grid to `path`; a full disk is a warning.
 
     Args:
-        side: height and width in pixels where the recipe names none.
+        side: height and width in pixels if the recipe names none.
     """
     pipeline.set_progress_bar_config(disable=True)
     drawn: Any = pipeline(

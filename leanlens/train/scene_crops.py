@@ -1,4 +1,4 @@
-"""Crops of synthetic scenes that lie in the memory of the device, where reading pictures would keep it waiting.
+"""Cuts training crops from synthetic scenes in the device's memory, so that it never waits for pictures to be read.
 
 Shapes: N pictures (N, H, W, 3) uint8, B crops of side S.
 """
@@ -19,15 +19,15 @@ from leanlens.train.autoencoder_config import AutoencoderRecipe, CropScenes
 from leanlens.train.crops import BUSY_CHOICES, MEASURED, OTHER_STEPS, Pictures
 
 SIDE = 256  # of a scene, pixels
-SEEDS = (77, 78)  # of any scenes, and of those that have patterns behind them
-TRIED = 10  # scenes for each with a pattern, which one in six has
+SEEDS = (77, 78)  # of all scenes, and of those with patterned backgrounds
+TRIED = 10  # scenes tried for each one with a pattern; one in six has it
 
 
 def pictures_of_scenes(recipe: AutoencoderRecipe, scenes: CropScenes, device: torch.device) -> Pictures:
     """Crops of scenes, drawn by every core onto the device.
 
     Raises:
-        ValueError: the library of drawings is not here.
+        ValueError: the library of drawings is missing.
     """
     pixels = draw_scenes(scenes, device)
     logger.info("drew %d scenes", len(pixels))
@@ -35,7 +35,7 @@ def pictures_of_scenes(recipe: AutoencoderRecipe, scenes: CropScenes, device: to
 
 
 def draw_scenes(scenes: CropScenes, device: torch.device) -> Tensor:
-    """Pictures of free scenes, of which at least the share `scenes.patterns` has a pattern for a background."""
+    """(N, H, W, 3) uint8: scenes, of which at least the share `scenes.patterns` has a patterned background."""
     with_patterns = round(scenes.patterns * scenes.num)
     parts = list(_drawn(scenes, scenes.num - with_patterns, SEEDS[0], ()))
     parts += islice(_drawn(scenes, TRIED * with_patterns, SEEDS[1], PATTERNS), with_patterns)
@@ -57,14 +57,14 @@ def scaled(pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SceneCrops:
-    """Crops of pictures on the device, each the busiest of a few; those of a step depend on its number alone."""
+    """Crops of pictures on the device, each the busiest of a few; they depend on seed and step alone."""
 
     pixels: Tensor
     recipe: AutoencoderRecipe
 
     @property
     def pictures(self) -> Pictures:
-        """As the training loop takes them."""
+        """The crops in the form that the autoencoder's task needs."""
         return Pictures(
             batches=self.batches,
             fixed=lambda steps: [self.crops(OTHER_STEPS + step) for step in range(steps)],
@@ -72,7 +72,7 @@ class SceneCrops:
         )
 
     def batches(self, first: int) -> Iterator[Tensor]:
-        """Those of step `first`, `first` + 1, ..."""
+        """Crops of step `first`, `first` + 1, ..."""
         return map(self.crops, count(first))
 
     def crops(self, step: int) -> Tensor:

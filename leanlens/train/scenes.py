@@ -1,4 +1,4 @@
-"""Draws the synthetic scenes of a recipe: as shards of captioned pictures, or encoded as latents and tokens."""
+"""Draws the synthetic scenes of a recipe, as shards of captioned pictures or encoded as latents and tokens."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from leanlens.train.config import Scenes, TrainRecipe
 
 
 def scene_shards(scenes: Scenes, recipe: TrainRecipe, group: Group, name: str) -> str:
-    """The folder of shards in the run's folder, of which the leading process draws what is missing.
+    """The folder of shards below the run's folder; the leading process draws missing ones.
 
     Args:
         name: "train" or "validation", which is held out.
@@ -28,19 +28,19 @@ def scene_shards(scenes: Scenes, recipe: TrainRecipe, group: Group, name: str) -
     rules = rules_of(scenes)
     easier = "".join(f"-{rule}{value}" for rule, value in vars(rules).items() if value)
     folder = recipe.run.dir / "data" / f"{name}-{number}-{scenes.seed}-{scenes.size}{easier}"
-    if group.leads:  # goes on where a kill stopped it, and does nothing where all is there
+    if group.leads:  # continues after a kill, and does nothing if all shards exist
         build(folder, number, scenes.seed, split, canvas_of(scenes, recipe), sources=scenes.sources, rules=rules)
     wait_for_all()
     return str(folder)
 
 
 def rules_of(scenes: Scenes) -> Rules:
-    """What the scenes of a recipe keep to."""
+    """The rules of the scenes of a recipe."""
     return Rules(scenes.least, scenes.most, scenes.grid, scenes.step, scenes.tidy, scenes.facts_first)
 
 
 def canvas_of(scenes: Scenes, recipe: TrainRecipe) -> Size:
-    """The sizes that the scenes of a recipe are drawn in."""
+    """The sizes of the scenes of a recipe."""
     if scenes.canvas == "free":
         return scenes.size
     largest = max(recipe.data.buckets, key=lambda bucket: bucket.base)
@@ -48,10 +48,10 @@ def canvas_of(scenes: Scenes, recipe: TrainRecipe) -> Size:
 
 
 def encoded_scenes(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) -> dict[str, Tensor]:
-    """The scenes of a recipe, encoded; the leading process puts them into `data.cache` or the run's folder once.
+    """The encoded scenes of a recipe; the leading process writes them to `data.cache` or the run's folder once.
 
     Raises:
-        ValueError: the library of drawings is not here.
+        ValueError: the library of drawings is missing.
     """
     scenes, encoder = _scenes(recipe), _encoder(recipe, pipeline)
     icons = library(scenes.sources)
@@ -65,12 +65,12 @@ def encoded_scenes(recipe: TrainRecipe, pipeline: LensPipeline, group: Group) ->
 
 
 def encode_scenes(recipe: TrainRecipe, pipeline: LensPipeline, folder: Path, processes: int | None = None) -> int:
-    """Encode the scenes of a recipe into a folder, a part at a time, on from the parts that are there.
+    """Encode the scenes of a recipe into a folder, part by part; continues after the parts that exist.
 
-    Another process may train on the parts that are there already (`data.encoded`).
+    Another process may train on the existing parts meanwhile (`data.encoded`).
 
     Args:
-        processes: that draw; None takes every core.
+        processes: number of drawing processes; None uses every core.
 
     Returns:
         The number of scenes.
@@ -104,7 +104,7 @@ def _encoder(recipe: TrainRecipe, pipeline: LensPipeline) -> ChunkEncoder:
 
 
 def _key(recipe: TrainRecipe, encoder: ChunkEncoder, icons: Library) -> str:
-    """What encoded scenes depend on, as one name."""
+    """Key of everything that the encoded scenes depend on."""
     scenes = _scenes(recipe)
     return content_key(
         library=icons.fingerprint,

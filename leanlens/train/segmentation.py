@@ -1,7 +1,7 @@
-"""Trains the network of `score/segmentation` on scenes: where one thing ends and the next begins.
+"""Trains the network of `leanlens.score.segmentation` on augmented scenes, to separate the things of a picture.
 
-Scenes are augmented: warped, blurred, scaled, recompressed, recoloured. They are those of the split "train", so that
-held-out ones measure the network. `segmentation.safetensors` in the folder is the network in float16.
+Scenes are warped, blurred, scaled, recompressed and recoloured. They are of the split "train"; held-out scenes measure
+the network. `segmentation.safetensors` in the folder is the network in float16.
 
 Shapes: N pictures (N, H, W, 3) uint8 with their outlines (N, H, W) uint8; B of them in a step; answers at h = H / 2,
 w = W / 2.
@@ -32,23 +32,23 @@ from leanlens.score.segmentation import STRIDE, UNIT, SegmentationNetwork, group
 from leanlens.train.scene_crops import scaled
 
 SIZES = ((256, 256), (320, 192), (192, 320))  # (width, height)
-SEEDS = {"train": 2**41, "test": 2**42}  # the first scenes: none that a denoiser learns from, none that it is asked
+SEEDS = {"train": 2**41, "test": 2**42}  # of the first scene: far from the seeds of denoiser training and of evaluation
 HELD_OUT = 240
 CHUNK = 120
 BATCH = 8
 RATE = 2e-3
 WARMUP = 100
 SAVE_SECONDS = 240
-SCALES = (0.8, 1.25)  # of the picture that is read: above 1 things become smaller
+SCALES = (0.8, 1.25)  # of the sampled area: above 1 things become smaller
 MOVED = 0.08  # of the sides, at most
-BENDS, BENT = ((4, 0.03), (10, 0.015), (24, 0.006)), 0.75  # cells of each field, the most it moves; how often
+BENDS, BENT = ((4, 0.03), (10, 0.015), (24, 0.006)), 0.75  # (cells, largest shift) of each field; its probability
 
 
 def train_segmentation(folder: Path, minutes: float, num: int, sources: str) -> None:
-    """Draw `num` scenes into the folder, once, and train on them; goes on where it was stopped.
+    """Draw `num` scenes into the folder, once, and train on them; a stopped training is continued.
 
     Args:
-        minutes: of training in all, drawing not counted.
+        minutes: total training time, without drawing.
         sources: library of drawings.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def train_segmentation(folder: Path, minutes: float, num: int, sources: str) -> 
 
 
 def draw(icons: Library, path: Path, num: int, split: str) -> dict[str, Tensor]:
-    """Pictures and outlines of each size, `WxH.pixels` and `WxH.things`; drawn by every core, kept in a file."""
+    """Pictures and outlines of each size, `WxH.pixels` and `WxH.things`; drawn on every core and kept in a file."""
     if not path.exists():
         jobs = [(str(icons.folder), SEEDS[split] + at, min(CHUNK, num - at), split) for at in range(0, num, CHUNK)]
         rows: dict[str, list[np.ndarray]] = {}
@@ -90,7 +90,7 @@ def _opened(folder: str) -> Library:
 
 
 def learn(scenes: dict[str, Tensor], held_out: dict[str, Tensor], folder: Path, seconds: float) -> None:
-    """Lower `loss_of` until `seconds` of learning are over, in however many goes."""
+    """Minimise `loss_of` for `seconds` of training, over any number of processes one after another."""
     torch.manual_seed(0)
     network = SegmentationNetwork().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02, betas=(0.9, 0.99))
@@ -130,7 +130,7 @@ def learn(scenes: dict[str, Tensor], held_out: dict[str, Tensor], folder: Path, 
 
 def save(network: SegmentationNetwork, optimizer: torch.optim.Optimizer, step: int, used: float, loss: float,
          held_out: dict[str, Tensor], folder: Path) -> None:  # fmt: skip
-    """The state of the run, the network in float16, and how it does on held-out scenes."""
+    """Write the state of the run, the network in float16, and a line with its results on held-out scenes."""
     with whole_file(folder / "state.pt") as temporary:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "used": used}
         torch.save(state, temporary)
@@ -146,8 +146,8 @@ def save(network: SegmentationNetwork, optimizer: torch.optim.Optimizer, step: i
 
 @torch.no_grad()
 def measure(network: SegmentationNetwork, held_out: dict[str, Tensor]) -> dict[str, float]:
-    """Of the things of held-out scenes: how many have a mask that shares half of the joint area with them, and how
-    many masks have such a thing."""
+    """`found`: share of the things in held-out scenes with a mask of IoU above 0.5; `of_answers`: share of the masks
+    with such a thing."""
     network.eval()
     right = there = answered = 0
     for name in sorted({name.split(".")[0] for name in held_out}):
@@ -167,7 +167,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def augmented(pixels: Tensor, things: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures as a model may draw them, (B, 3, H, W) in -1..1, and the outlines that go with them, (B, H, W)."""
+    """Augmented pictures (B, 3, H, W) in -1..1 and their outlines (B, H, W)."""
     x, things = scaled(pixels), things[:, None].float()
     if rng.random() < 0.5:
         x, things = x.flip(-1), things.flip(-1)
@@ -178,7 +178,7 @@ def augmented(pixels: Tensor, things: Tensor, rng: np.random.Generator) -> tuple
 
 
 def _offsets(count: int, height: int, width: int, rng: np.random.Generator) -> Tensor:
-    """(B, H, W, 2): larger or smaller, moved, and mostly bent by smooth random fields, in parts of the sides."""
+    """(B, H, W, 2): random scaling, shift and, mostly, smooth distortion, as fractions of the sides."""
     y, x = torch.meshgrid(torch.linspace(-0.5, 0.5, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
     larger = torch.from_numpy(rng.uniform(*SCALES, (count, 1, 1, 1)) - 1).float()
     moved = torch.from_numpy(rng.uniform(-MOVED, MOVED, (count, 1, 1, 2))).float()
@@ -187,7 +187,7 @@ def _offsets(count: int, height: int, width: int, rng: np.random.Generator) -> T
 
 
 def _spoilt(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """(3, H, W) with other colours, blotched, blurred, or a lossy copy of itself."""
+    """(3, H, W) with random changes: colours, blotches, blur, lossy compression."""
     if rng.random() < 0.3:
         x = x[torch.from_numpy(rng.permutation(3))]
     if rng.random() < 0.5:
@@ -206,7 +206,7 @@ def _spoilt(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def targets_of(things: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Outlines (B, H, W) -> presence (B, h, w), distances in pixels (B, 4, h, w), what each pixel counts (B, h, w)."""
+    """Outlines (B, H, W) -> presence (B, h, w), distances in pixels (B, 4, h, w), pixel weights (B, h, w)."""
     small = things[:, ::STRIDE, ::STRIDE]
     present, weights = (small > 0).float(), torch.ones(small.shape)
     distances = torch.zeros(len(small), 4, *small.shape[1:])
@@ -221,12 +221,12 @@ def targets_of(things: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
             sides = torch.stack(torch.broadcast_tensors(x - x0, y - y0, x1 - x, y1 - y)).clamp_min(0.5)
             distances[row] = torch.where(own, sides, distances[row])
-            weights[row][own] = (2000 / max(30, int(own.sum()))) ** 0.5  # small things count more than their pixels
+            weights[row][own] = (2000 / max(30, int(own.sum()))) ** 0.5  # small things weigh more
     return present, distances, weights
 
 
 def loss_of(logits: Tensor, distances: Tensor, present: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of presence, and 1 - the overlap of boxes with their log-distance for the pixels of things."""
+    """Cross-entropy of presence and, on pixels of things, 1 - IoU of boxes plus the smooth L1 error of distances."""
     presence = functional.binary_cross_entropy_with_logits(logits, present, weights)
     own = present > 0
     if not own.any():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a request to save and stop, and the exit code that says so."""
+"""Turns Ctrl-C and SIGTERM into a request to save and stop, and into an exit code."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ REPEAT_SECONDS_TORCHRUN = 5.0  # the terminal sends one to every process, and to
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while nothing had been trained yet that could be saved."""
+    """A signal arrived before the first step, when there was nothing to save."""
 
 
 class StopRequest:
@@ -28,14 +28,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = ""
-        self.saves = False  # once the steps begin: a signal is noted, and what is trained is saved
+        self.saves = False  # True once training has started: a signal is noted, and the state is saved
         self._since = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.signal)
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Take a signal: the first one is remembered, a later Ctrl-C stops at once."""
+        """Handle a signal: the first one is remembered, a later Ctrl-C stops at once."""
         now = time.monotonic()
         within = REPEAT_SECONDS_TORCHRUN if "TORCHELASTIC_RUN_ID" in os.environ else REPEAT_SECONDS
         if self and number == signal.SIGINT and now - self._since > within:
@@ -45,17 +45,17 @@ class StopRequest:
         self.signal, self._since = signal.Signals(number).name, now
         if not self.saves:
             raise Interrupted
-        if leads_here():  # not by the logger, which this signal may have interrupted
+        if leads_here():  # not with the logger, which this signal may have interrupted
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             os.write(2, f"{self.signal}: saving after this step{again}\n".encode())
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within: Ctrl-C (SIGINT) and SIGTERM ask to stop instead of ending the process."""
+    """Context in which Ctrl-C (SIGINT) and SIGTERM request a stop instead of ending the process."""
     request = StopRequest()
     before: dict[int, Any] = {}
-    with suppress(ValueError):  # only the main thread may set handlers; elsewhere signals are somebody else's matter
+    with suppress(ValueError):  # only the main thread may set handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, request.note)
     try:
@@ -65,14 +65,14 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(taken, handler)
 
 
-def say_stopped(request: StopRequest, step: int) -> None:
-    """One line about where a signal stopped a run."""
+def log_stopped(request: StopRequest, step: int) -> None:
+    """Log where a signal stopped a run."""
     by = request.signal or "a signal to another process"
     logger.info("stopped by %s after step %d, which is saved; the same command continues the run", by, step)
 
 
 def this_command() -> str:
-    """The command line that this process was started with, as a shell reads it."""
+    """The command line of this process, quoted for a shell."""
     program, *words = sys.argv
     if Path(program).name == "__main__.py":
         launched = ["-m", Path(program).parent.name]
@@ -87,7 +87,7 @@ def this_command() -> str:
 
 
 def exit_code(stopped: bool, leads: bool = True) -> int:
-    """0 for a run that is done; where a signal stopped it, 75, and a line says how to go on."""
+    """0 for a finished run; 75 for one that a signal stopped, after a line with the command that continues it."""
     if stopped and leads:
-        print(f"to go on: {this_command()}", file=sys.stderr, flush=True)
+        print(f"to continue: {this_command()}", file=sys.stderr, flush=True)
     return STOPPED if stopped else 0

@@ -1,4 +1,4 @@
-"""Averages as files, from which averages of other lengths are rebuilt after the run.
+"""Writes snapshots of the averaged weights, and rebuilds averages of other widths from them.
 
 Files: `run/ema/step-00001000-0.05.safetensors`, one for each snapshot and tracked width, float32, with the number of
 samples seen in its metadata as `images`.

@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint holds, and how a run is set back to it, bit for bit."""
+"""The state of a run: what a checkpoint holds, and how it is restored to the same bits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class StepSums:
 
     Attributes:
         loss: the value that was minimised.
-        samples: how many were learnt from.
+        samples: their number.
         image_tokens, text_tokens: of them; text tokens with padding.
         flops: of the model, forward and backward. encoder_flops: of the frozen encoders.
         values: further numbers for the line of metrics.
@@ -54,7 +54,7 @@ class Progress:
         step: optimiser steps made.
         samples, image_tokens, text_tokens, flops, encoder_flops: as in `StepSums`, with repetition.
         seconds: of training, checkpoints and sampling included, while a process was alive.
-        recent: the last losses, newest last.
+        recent: the latest losses, newest last.
         stopped: whether a signal ended this process before the run's last step; not part of the state.
     """
 
@@ -76,18 +76,18 @@ class Progress:
         self.recent = [*self.recent, sums.loss][-window:]
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The values that a checkpoint stores."""
         return {name: value for name, value in asdict(self).items() if name != "stopped"}
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> Self:
-        """The progress that a checkpoint keeps; those of earlier versions count `images`."""
+        """The progress in a checkpoint; those of earlier versions call the samples `images`."""
         return cls(**{"samples" if name == "images" else name: value for name, value in facts.items()})
 
 
 @dataclass
 class RunState:
-    """Everything that changes during a run. Weights that are not trained are no part of it."""
+    """Everything that changes during a run. Frozen weights are not part of it."""
 
     model: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
@@ -96,7 +96,7 @@ class RunState:
     progress: Progress = field(default_factory=Progress)
 
     def tensors(self) -> dict[str, Any]:
-        """What a checkpoint keeps in full precision, by the names of the weights."""
+        """The tensors that a checkpoint stores, in full precision, by the names of the weights."""
         return {
             "model": trained_weights(self.model),
             "optimizer": get_optimizer_state_dict(self.model, list(self.optimizers)),
@@ -104,14 +104,14 @@ class RunState:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What it keeps as plain values; the place in the data, which is the same for all processes, among them."""
+        """The plain values that a checkpoint stores: progress and the position in the data, equal on all processes."""
         return {"progress": self.progress.facts(), "stream": self.stream.state_dict()}
 
     def restore(self, checkpoint: Path, rewind: bool = True) -> None:
-        """Set everything back to a checkpoint; without `rewind` the data goes on from where it is.
+        """Restore a checkpoint; without `rewind` the data continues from its current position.
 
         Raises:
-            ValueError: the checkpoint is of another model or of other data.
+            ValueError: the checkpoint belongs to another model or other data.
         """
         facts = read_facts(checkpoint)
         tensors = self.tensors()
@@ -123,10 +123,10 @@ class RunState:
 
     @torch.no_grad()
     def restore_file(self, path: Path) -> None:
-        """Set everything back to the `state.safetensors` that autoencoder and language runs of earlier versions have.
+        """Restore the `state.safetensors` of an autoencoder or language run of an earlier version.
 
         Raises:
-            ValueError: the file is of another model.
+            ValueError: the file belongs to another model.
         """
         tensors = self.tensors()
         with safe_open(path, "pt") as file:

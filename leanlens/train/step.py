@@ -1,4 +1,4 @@
-"""The gradients of one step of the denoiser, and its loss on held-out data."""
+"""Computes the gradients of one step of the denoiser, and its loss on held-out data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ from leanlens.train.state import StepSums
 
 @dataclass
 class TrainingData:
-    """What a run learns from, as the loop sees it.
+    """The data of a denoiser run.
 
     Attributes:
         stream: endless iterable of this process's micro-batches, each with `bucket` (height, width) and `captions`. Its
-            `state_dict()` is the same on every process; `load_state_dict()` counts for the next iterator.
+            `state_dict()` is the same on every process; `load_state_dict()` takes effect with the next iterator.
         encode: micro-batch -> encoded batch (`latents` (B, L, C), `grid`, `text` features) on the model's device.
         validation: held-out micro-batches, the same on every process.
         cost: FLOP that `encode` spent on a micro-batch.
@@ -52,7 +52,7 @@ def accumulate_gradients(
     recipe: TrainRecipe,
     group: Group,
 ) -> StepSums:
-    """Add the gradients of the step's loss to those of the weights, from this process's micro-batches `micro`.
+    """Add the gradients of the step's loss, over this process's micro-batches `micro`, to those of the weights.
 
     Returns:
         Sums over all processes, with the mean loss of each resolution (`loss_512`) among their values.
@@ -61,6 +61,7 @@ def accumulate_gradients(
     bases, sizes = sorted(set(recipe.data.bases.values())), sizes_of(model)
     totals = torch.zeros(5 + 2 * len(bases), dtype=torch.float64)
     seen: list[tuple[int, float, Tensor]] = []
+    # Weights come from the counts of all processes, so that sums of gradients need no division afterwards.
     firsts, weights = cut(counts, group.rank, recipe.train.average)
     turns = list(range(len(micro)))
     for row in [turns] if recipe.train.pack else [[turn] for turn in turns]:
@@ -70,14 +71,14 @@ def accumulate_gradients(
                 losses = losses_of(model, encoded, recipe, step, [firsts[turn] for turn in row])
             weighted = [part.sum() * weights[turn] for part, turn in zip(losses, row, strict=True)]
             torch.stack(weighted).sum().backward()
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as error:  # the estimate before the run was too low
             raise ValueError(_too_large([micro[turn] for turn in row])) from error
         for turn, part, batch in zip(row, losses, encoded, strict=True):
             place = bases.index(recipe.data.bases[tuple(micro[turn].bucket)])
             seen.append((place, weights[turn], part.detach()))
             work = [*_work(sizes, batch, recipe.train.pack), data.cost(micro[turn], batch)]
             totals[1:5] += torch.tensor(work, dtype=torch.float64)
-    for base, weight, part in seen:  # only now, so that the device never waits for a number to be read
+    for base, weight, part in seen:  # after all backward passes: reading a number earlier would stall the device
         total = float(part.sum())
         totals[0] += weight * total
         totals[5 + 2 * base] += total
@@ -114,7 +115,7 @@ def losses_of(
 
 
 def _work(sizes: DenoiserSizes, encoded: Any, packed: bool) -> tuple[int, int, float]:
-    """Image tokens, text tokens and FLOP of training on a batch; unpacked, padding is computed too."""
+    """Image tokens, text tokens and FLOP of training on a batch; without packing, padding is computed too."""
     number, image_tokens = encoded.latents.shape[:2]
     mask = encoded.text.mask
     if not packed:
@@ -126,7 +127,7 @@ def _work(sizes: DenoiserSizes, encoded: Any, packed: bool) -> tuple[int, int, f
 
 
 def cut(counts: Sequence[Sequence[int]], rank: int, average: str) -> tuple[list[int], list[float]]:
-    """How this process's micro-batches lie in the whole step.
+    """The position of this process's micro-batches in the whole step.
 
     Args:
         counts: samples of each micro-batch, by process. Micro-batch j of process r is number j * processes + r.
@@ -145,8 +146,8 @@ def cut(counts: Sequence[Sequence[int]], rank: int, average: str) -> tuple[list[
 def validation_losses(model: nn.Module, data: TrainingData, recipe: TrainRecipe, group: Group) -> dict[str, float]:
     """Mean loss over the held-out micro-batches, all together and by resolution.
 
-    Levels are spread evenly and noise is fixed, so that two measurements differ by the weights alone. Every process
-    computes all of them: a sharded model needs all, and the figure is the same for any number.
+    Levels are spread evenly and noise is fixed, so that two measurements differ only by the weights. Every process
+    computes all micro-batches: a sharded model needs all processes, and the result is the same for any number of them.
     """
     found: dict[int, list[Tensor]] = {}
     for number, batch in enumerate(data.validation):

@@ -366,18 +366,18 @@ def test_a_source_that_became_unreadable_is_an_error(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"autoencoder": {"block_out_channels": [8, 8]}}, r"block_out_channels \[8, 8\] is not accepted; give four"),
+        ({"autoencoder": {"block_out_channels": [8, 8]}}, r"block_out_channels \[8, 8\]: expected four"),
         ({"autoencoder": {"block_out_channels": [2, 8, 8, 8]}}, "four numbers of at least 4"),
         ({"autoencoder": {"norm_num_groups": 3}}, "multiples of autoencoder.norm_num_groups 3"),
         ({"autoencoder": {"decoder_block_out_channels": [8]}}, "decoder_block_out_channels"),
         ({"crops": {"side": 40}}, "'crops.side' is 40"),
-        ({"optim": {"matrices": "muon"}}, "optim.matrices 'muon' is not accepted"),
+        ({"optim": {"matrices": "muon"}}, "invalid optim.matrices 'muon' for an autoencoder"),
         ({"train": {"part": "decoder"}}, "train.part 'decoder' needs start"),
         (
             {"start": "here", "train": {"part": "decoder"}, "losses": {"semantic": 0.1}},
             "losses.semantic 0.1 is not acc",
         ),
-        ({"losses": {"latent_noise": 0.1}}, "losses.latent_noise 0.1 is not accepted with train.part 'all'"),
+        ({"losses": {"latent_noise": 0.1}}, "invalid losses.latent_noise 0.1 with train.part 'all'"),
         ({"losses": {"semantics": 1.0}}, "nearest known key is 'losses.semantic'"),
     ],
 )

@@ -36,7 +36,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(tmp_path, caplog):
     caplog.clear()
     assert run(tmp_path).step == 4  # trained again from the older one
     assert f"checkpoint {newest} is damaged: {tensors_of(newest).name} is not what was written" in caplog.text
-    assert f"the run goes on from {older}" in caplog.text
+    assert f"the run continues from {older}" in caplog.text
     assert (tmp_path / "checkpoints" / f"{newest.name}.damaged").is_dir()
     assert all(weight.equal(expected[name]) for name, weight in run_weights(tmp_path).items())
 

@@ -87,7 +87,7 @@ def test_refusals(run, tmp_path):
 
 @pytest.mark.parametrize("std", [0.9, -1, 0.289, float("nan")])
 def test_a_width_that_no_average_has_is_refused(run, tmp_path, std):
-    with pytest.raises(ValueError, match=r"std \S+ is not accepted; give a width from 0 .* to below 0.289"):
+    with pytest.raises(ValueError, match=r"invalid std \S+: expected a width from 0 .* to below 0.289"):
         export_run(run, tmp_path / "out", std)
 
 
@@ -115,7 +115,5 @@ def test_a_start_that_is_gone_leaves_only_what_no_output_depends_on_random(run, 
 def test_the_run_of_another_kind_is_named(tmp_path):
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     (tmp_path / "recipe.json").write_text('{"autoencoder": {}}')
-    with pytest.raises(
-        ValueError, match=r"is the run of a recipe with \[autoencoder\], which exports itself to .*export"
-    ):
+    with pytest.raises(ValueError, match=r"is the run of a recipe with \[autoencoder\], whose export is in .*export"):
         export_run(tmp_path, tmp_path / "out")

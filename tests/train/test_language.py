@@ -116,18 +116,18 @@ def test_kinds_of_captions(captioned):
     source = open_source(captioned)
     assert {kinds for _, _, kinds in captions_of([source], ("brief", "dense"))} == {("brief", "dense")}
     assert {kinds for _, _, kinds in captions_of([source], ("dense",))} == {("dense",)}
-    with pytest.raises(ValueError, match="sources hold no caption of the kinds text"):
+    with pytest.raises(ValueError, match="sources: no caption of the kinds text"):
         captions_of([source], ("text",))
 
 
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        ({"language": {"features": [0, 3]}}, r"features \[0, 3\] is not accepted; give rising numbers from 0 to 2"),
-        ({"language": {"features": [1, 0]}}, r"language.features \[1, 0\] is not accepted"),
-        ({"language": {"kv_heads": 3}}, "language.heads 2 is not accepted; give a multiple of language.kv_heads 3"),
-        ({"language": {"experts_per_token": 3}}, "language.experts_per_token 3 is not accepted"),
-        ({"optim": {"matrices": "muon"}}, "optim.matrices 'muon' is not accepted; experts need 'adamw'"),
+        ({"language": {"features": [0, 3]}}, r"features \[0, 3\]: expected rising numbers from 0 to 2"),
+        ({"language": {"features": [1, 0]}}, r"invalid language.features \[1, 0\]"),
+        ({"language": {"kv_heads": 3}}, "invalid language.heads 2: expected a multiple of language.kv_heads 3"),
+        ({"language": {"experts_per_token": 3}}, "invalid language.experts_per_token 3"),
+        ({"optim": {"matrices": "muon"}}, "invalid optim.matrices 'muon' for a language model: expected 'adamw'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(recipe, tables, said):

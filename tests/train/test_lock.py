@@ -64,5 +64,5 @@ def test_looking_at_a_free_folder_makes_nothing(tmp_path):
 def test_a_folder_that_takes_no_files(folder):
     if not Path(folder).parents[-2].is_dir():
         pytest.skip("no such file system")
-    with pytest.raises(ValueError, match=rf"run\.dir {folder} is not accepted: .* cannot be written to"):
+    with pytest.raises(ValueError, match=rf"invalid run\.dir {folder}: .* cannot be written to"):
         require_folder(Path(folder))

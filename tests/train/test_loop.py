@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_training_goes_on_until_the_en
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"needs 0\.\d+ GB and the disk has 0.00 GB free; the run can be continued from"):
         run(tmp_path, train={"steps": 6})
-    assert "training goes on" in caplog.text  # after step 4
+    assert "training continues" in caplog.text  # after step 4
     assert latest_checkpoint(tmp_path / "checkpoints") == before
 
 
@@ -171,7 +171,7 @@ def test_stage_two_starts_from_stage_one(tmp_path):
 
 def test_wrong_recipes_are_refused_before_a_step(tmp_path):
     recipe = tiny_recipe(tmp_path)
-    with pytest.raises(ValueError, match=r"train.micro_batches 2 cannot be shared out over 3 processes"):
+    with pytest.raises(ValueError, match=r"invalid train.micro_batches 2 for 3 processes"):
         train_denoiser(recipe, Group(0, 3, torch.device("cpu")), tiny_data(recipe))
     with pytest.raises(ValueError, match=r"model.enc_hidden_dim 64 does not fit the parts 'toy'; they have 48"):
         run(tmp_path / "a", model={"enc_hidden_dim": 64})
@@ -194,7 +194,7 @@ def test_a_full_disk_costs_snapshots_and_grids_and_not_the_run(tmp_path, monkeyp
     assert not [path for name in ("ema", "samples") for path in (tmp_path / name).iterdir()]
     for name in ("ema/step-00000002-0.05.safetensors", "ema/step-00000004-0.1.safetensors", "samples/step-00000004"):
         assert name in caplog.text
-    assert "No space left on device (os error 28); training goes on" in caplog.text
+    assert "No space left on device (os error 28); training continues" in caplog.text
 
 
 def test_the_output_alone_tells_how_far_a_run_is(tmp_path, caplog):

@@ -55,14 +55,14 @@ def trained(wanted, broken=(), signalled=None):
         stream = Numbered(lambda first: iter(itertools.count(first)))
         run.start(both, build_optimizers(both, wanted.optim), stream)
         batches = iter(stream)
-        while run.goes_on():
+        while run.should_continue():
             number = next(batches)
             both.zero_grad()
             loss = (model(torch.tensor([[math.sin(number)]])) - 1).square().mean() * (
                 math.nan if number in broken else 1
             )
             loss.backward()
-            if run.goes_back(loss.item(), clip_gradients(both, 1.0)):
+            if run.restored_after_fault(loss.item(), clip_gradients(both, 1.0)):
                 continue
             run.update(StepSums(loss.item(), 1))
             run.record({"step": run.progress.step, "loss": loss.item(), "batch": number}, "")

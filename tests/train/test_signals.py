@@ -124,7 +124,7 @@ def test_a_signal_saves_says_how_to_go_on_and_ends_with_75(tmp_path, pictures, n
     assert process.returncode == 75, said
     assert f"stopped by {number.name} after step" in said
     assert "Traceback" not in said
-    assert f"to go on: python -m leanlens train {words[1]}" in said
+    assert f"to continue: python -m leanlens train {words[1]}" in said
     done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert f"step-{done:08d}" in [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     script = 'set -e; "$@"; echo not stopped >&2'
@@ -176,6 +176,6 @@ def test_torchrun_says_one_error_and_saves_once(tmp_path, pictures):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=240)
     assert said.count("stopped by SIGINT after step") == 1, said
-    assert "to go on: torchrun --nproc-per-node 2 -m leanlens train" in said
+    assert "to continue: torchrun --nproc-per-node 2 -m leanlens train" in said
     done = len((folder / "metrics.jsonl").read_text().splitlines())
     assert f"step-{done:08d}" in [path.name for path in (folder / "checkpoints").iterdir()]
