@@ -1,12 +1,12 @@
-"""Each way to offload and quantise: peak memory of each stage, time, and what it does to the picture.
+"""Measures every offload and quantisation setting: peak memory per stage, time, and the change in the image.
 
     python benchmarks/memory.py --grid docs/images/memory_grid.png > benchmarks/results/memory_cpu.json
 
-Two models: the embedded one, whose pictures mean something, and random weights at the released width with few layers,
-whose sizes do. Every rung is a process of its own that opens the model from files, encodes, denoises and decodes; the
-peak is that of the process's resident memory (of the device's allocations too, where it is a GPU), less what it had
-after its imports. PSNR is against the same model with everything in bfloat16 on the device. Beside each measured peak
-stands what the planner says of the same sizes and settings.
+Two models are measured: the embedded one, for meaningful images, and random weights at the released width with few
+layers, for realistic sizes. Each setting runs in its own process, which opens the model from files, encodes, denoises
+and decodes. Peaks are of the process's resident memory (on a GPU also of the device's allocations), less what it was
+after the imports. PSNR is against the same model with everything in bfloat16 on the device. Each measured peak is
+reported with the planner's estimate for the same sizes and settings.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 STAGES = ("opening", "encoding", "denoising", "decoding")
 # Name -> load options; `dtype` is bfloat16 but for the first.
-RUNGS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {},
     "encoder let go": {"offload": "encoder"},
@@ -67,13 +67,13 @@ def main() -> None:
 
 
 def run_model(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All rungs of one model."""
+    """All settings of one model."""
     side, steps, cfg = {"nano": (128, 20, 5.0), "wide": (given.side, 4, 1.0), "toy": (128, 2, 2.0)}[name]
     model = "nano" if name == "nano" else str(folder / name)
     if name != "nano":
         write_model(Path(model), given.layers, wide=name == "wide")
     rows, pictures = {}, {}
-    for rung, words in RUNGS.items():
+    for setting, words in SETTINGS.items():
         if name == "nano" and words.get("encoder_on") == "disk":  # its text encoder is no GPT-OSS
             words = {key: word for key, word in words.items() if key != "encoder_on"}
         picture = folder / f"{name}-{len(pictures)}.png"
@@ -81,18 +81,18 @@ def run_model(name: str, given: argparse.Namespace, folder: Path) -> dict[str, A
         case |= {"dtype": "bfloat16", **words}
         run = subprocess.run([sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True)
         if run.returncode:
-            raise SystemExit(f"{name}, {rung}: {run.stderr.strip()}")
-        rows[rung] = {"words": words, **json.loads(run.stdout.splitlines()[-1])}
-        pictures[rung] = picture
-    for rung, picture in pictures.items():
-        rows[rung]["psnr_db"] = psnr(picture, pictures["bfloat16"])
+            raise SystemExit(f"{name}, {setting}: {run.stderr.strip()}")
+        rows[setting] = {"words": words, **json.loads(run.stdout.splitlines()[-1])}
+        pictures[setting] = picture
+    for setting, picture in pictures.items():
+        rows[setting]["psnr_db"] = psnr(picture, pictures["bfloat16"])
     if given.grid and name != "wide":
         draw_grid(pictures, given.grid)
     return {"side": side, "steps": steps, "guidance": cfg, "rungs": rows}
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """One rung, in this process."""
+    """One setting, in this process."""
     import torch
 
     from leanlens.models import vae as autoencoder

@@ -13,7 +13,14 @@ from leanlens.plan.rates import ASSUMPTIONS
 TARGET = Path(__file__).parent / "plan.md"
 MEMORY = Path(__file__).parent / "memory.md"
 RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "memory_cpu.json"
-RAM = 32.0  # GB beside every card
+RAM = 32.0  # GB of RAM in every machine with a GPU
+# Names of results in RESULT -> their names in the table.
+LABELS = {
+    "encoder let go": "encoder offloaded",
+    "parts take turns": "components offloaded, encoder from disk",
+    "modulation waits": "modulation offloaded, encoder from disk",
+    "blocks take turns": "blocks offloaded, encoder from disk",
+}
 DRAWINGS = (
     Drawing(1024, 1024, 4, 1.0),
     Drawing(1024, 1024, 20, 5.0),
@@ -22,8 +29,13 @@ DRAWINGS = (
 
 
 def page(text: str) -> str:
-    """`text` with every table in it made anew."""
-    tables = (("devices", devices()), ("assumptions", assumptions()), ("rungs", rungs()), ("measured", measured()))
+    """`text` with its tables regenerated."""
+    tables = (
+        ("devices", devices()),
+        ("assumptions", assumptions()),
+        ("settings", settings()),
+        ("measured", measured()),
+    )
     for name, table in tables:
         made = f"<!-- {name} -->\n{table}\n<!-- end of {name} -->"
         text = re.sub(f"<!-- {name} -->.*<!-- end of {name} -->", lambda _, made=made: made, text, flags=re.DOTALL)
@@ -31,22 +43,22 @@ def page(text: str) -> str:
 
 
 def devices() -> str:
-    """Every device: seconds of three drawings on it, and how the second is held and what it needs."""
+    """For every device: seconds of three images, and the load options and memory of the second."""
     rows = [
-        "| device | turbo 1024 | rl 1024 | rl 1440 | how, rl 1024 | GB, card and main |",
+        "| device | turbo 1024 | rl 1024 | rl 1440 | options, rl 1024 | GB, GPU and RAM |",
         "|---|---|---|---|---|---|",
     ]
     return "\n".join(rows + [_row(device) for device in DEVICES])
 
 
 def assumptions() -> str:
-    """Every figure that is assumed."""
+    """All assumed figures."""
     rows = [f"| {one.meaning} | {one.value:g} | {one.source} |" for one in ASSUMPTIONS.values()]
     return "\n".join(["| figure | value | source |", "|---|---|---|", *rows])
 
 
-def rungs() -> str:
-    """Peaks of each way to hold the released model, on a card that holds all of them."""
+def settings() -> str:
+    """Peak memory of the released model with each setting, on a GPU that fits all of them."""
     card, rows = find_device("H200"), ["| offload | encoder on device | on disk | on cpu |", "|---|---|---|---|"]
     for offload in OFFLOADS:
         cells = []
@@ -59,7 +71,7 @@ def rungs() -> str:
 
 
 def measured() -> str:
-    """What benchmarks/memory.py found: of each model and rung the peak, the planner's, seconds and PSNR."""
+    """Results of benchmarks/memory.py: for each model and setting the measured and planned peak, seconds and PSNR."""
     if not RESULT.is_file():
         return "No result is kept yet: `python benchmarks/memory.py > benchmarks/results/memory_cpu.json`."
     found = json.loads(RESULT.read_text(encoding="utf-8"))
@@ -69,14 +81,14 @@ def measured() -> str:
         result = found[model]
         parts.append(f"\n{model}, {result['side']} pixels, {result['steps']} steps, guidance {result['guidance']:g}:\n")
         parts += [
-            "| rung | peak | planned | seconds: open, encode, denoise, decode | PSNR, dB |",
+            "| setting | peak | planned | seconds: open, encode, denoise, decode | PSNR, dB |",
             "|---|---|---|---|---|",
         ]
-        for rung, row in result["rungs"].items():
+        for setting, row in result["rungs"].items():
             peak, planned = (1000 * max(row[key].values()) for key in ("peak_gb", "planned_gb"))
             seconds = ", ".join(f"{value:.2g}" for value in row["seconds"].values())
-            decibels = "the same bits" if row["psnr_db"] is None else f"{row['psnr_db']:g}"
-            parts.append(f"| {rung} | {peak:.0f} | {planned:.0f} | {seconds} | {decibels} |")
+            decibels = "identical" if row["psnr_db"] is None else f"{row['psnr_db']:g}"
+            parts.append(f"| {LABELS.get(setting, setting)} | {peak:.0f} | {planned:.0f} | {seconds} | {decibels} |")
     return "\n".join(parts)
 
 
@@ -92,11 +104,11 @@ def _row(device: Device) -> str:
 
 
 def _options(options: LoadOptions) -> str:
-    """The options that are not the plain ones."""
+    """The options that differ from the defaults."""
     words = [options.quant] if options.quant != "none" else []
     words += [options.offload] if options.offload != "none" else []
     words += [f"encoder {options.encoder_on}"] if options.encoder_on != "device" else []
-    return ", ".join(words) or "all stays"
+    return ", ".join(words) or "all resident"
 
 
 if __name__ == "__main__":

@@ -43,63 +43,67 @@ _OURS = "benchmarks/results/transformer_cpu.json"
 _NANO = "benchmarks/results/latency_nano.json"
 _MEASURED = "benchmarks/results/memory_cpu.json"
 ASSUMPTIONS: dict[str, Assumption] = {
-    "matmul": Assumption(0.66, "share of a GPU's 16-bit peak that matrix products reach", "650 of 989 TFLOP/s on H100"),
-    "matmul_amd": Assumption(0.50, "the same on AMD", "our guess; not measured"),
-    "matmul_single": Assumption(0.85, "share of a GPU's float32 peak", "our guess; not measured"),
-    "matmul_cpu": Assumption(0.7, "share of a processor's measured matmul rate in a block", f"{_OURS}: 0.70 and 0.71"),
-    "attention_hopper": Assumption(0.33, "attention, share of the 16-bit peak, Hopper on", f"{_FA2}: 321 of 989"),
-    "attention_ampere": Assumption(0.57, "the same on Ampere and Ada", f"{_FA2}: about 180 of 312 on A100"),
-    "attention_other": Assumption(0.30, "the same on AMD, Apple, Turing and Volta", "our guess; not measured"),
-    "convolution": Assumption(0.30, "convolutions on a GPU, share of the 16-bit peak", "estimate; not measured"),
-    "stream": Assumption(0.80, "share of the memory bandwidth that elementwise operators reach", "our guess"),
-    "passes": Assumption(
-        154, "times that a block reads or writes its 16-bit token matrix between products, eager", "counted"
+    "matmul": Assumption(0.66, "matrix products on a GPU, share of the 16-bit peak", "650 of 989 TFLOP/s on H100"),
+    "matmul_amd": Assumption(0.50, "the same on AMD", "assumed; not measured"),
+    "matmul_single": Assumption(0.85, "matrix products on a GPU, share of the float32 peak", "assumed; not measured"),
+    "matmul_cpu": Assumption(
+        0.7, "matrix products in a block on a CPU, share of the measured matmul rate", f"{_OURS}: 0.70 and 0.71"
     ),
-    "passes_compiled": Assumption(14, "the same where the blocks are compiled", "estimate; not measured"),
-    "launch": Assumption(4e-6, "seconds to launch one operator on a GPU", "usual on a current processor"),
-    "launches": Assumption(142, "operators in one block of the denoiser, eager", "counted"),
+    "attention_hopper": Assumption(
+        0.33, "attention, share of the 16-bit peak, Hopper and later", f"{_FA2}: 321 of 989"
+    ),
+    "attention_ampere": Assumption(0.57, "the same on Ampere and Ada", f"{_FA2}: about 180 of 312 on A100"),
+    "attention_other": Assumption(0.30, "the same on AMD, Apple, Turing and Volta", "assumed; not measured"),
+    "convolution": Assumption(0.30, "convolutions on a GPU, share of the 16-bit peak", "estimate; not measured"),
+    "stream": Assumption(0.80, "elementwise operators, share of the memory bandwidth", "assumed"),
+    "passes": Assumption(
+        154, "reads and writes of the 16-bit token matrix between products, per block, eager", "counted"
+    ),
+    "passes_compiled": Assumption(14, "the same, compiled", "estimate; not measured"),
+    "launch": Assumption(4e-6, "seconds to launch one operator on a GPU", "typical of current CPUs"),
+    "launches": Assumption(142, "operators per denoiser block, eager", "counted"),
     "launches_compiled": Assumption(20, "the same, compiled", "estimate"),
-    "launches_encoder": Assumption(60, "operators in one layer of the text encoder, MXFP4 kernels", "estimate"),
-    "launches_experts": Assumption(490, "the same where 32 experts are computed one after the other", "estimate"),
+    "launches_encoder": Assumption(60, "operators per text encoder layer, MXFP4 kernels", "estimate"),
+    "launches_experts": Assumption(490, "the same, with 32 experts computed one after the other", "estimate"),
     "start": Assumption(
         4.0, "seconds to start Python and import its libraries", "benchmarks/results/startup_nano.json"
     ),
-    "operator_cpu": Assumption(
-        16e-6, "seconds that an operator takes on a processor however small it is", f"{_NANO}: 1.44 s for 40 passes"
-    ),
+    "operator_cpu": Assumption(16e-6, "seconds per operator on a CPU, minimum", f"{_NANO}: 1.44 s for 40 passes"),
     "convolution_cpu": Assumption(
-        0.38, "convolutions on a processor, share of the rate of its matrix products", f"{_NANO}: 0.113 s"
+        0.38, "convolutions on a CPU, share of the rate of matrix products", f"{_NANO}: 0.113 s"
     ),
     "compiling_gpu": Assumption(10, "seconds to compile the blocks on a GPU", "diffusers on FLUX.1: 9.6 s"),
-    "compiling_cpu": Assumption(8, "the same on a processor", f"{_OURS}: 6.3 s for two blocks"),
-    "compiled_cpu": Assumption(1.5, "how much faster compiled blocks are on a processor", f"{_OURS}: 1.51 and 2.13"),
-    "host": Assumption(20e9, "bytes a second from pinned main memory to a card", "PCIe 4.0 x16; our guess"),
-    "disk": Assumption(2e9, "bytes a second that are read from a disk", "an NVMe disk; our guess"),
-    "unpack": Assumption(30, "bytes that a GPU moves to decode one quantised weight at its use", "counted"),
-    "unpack_int8": Assumption(1.1e9, "INT8 weights that one core decodes in a second", "measured on an EPYC core"),
-    "unpack_cpu": Assumption(1.5e8, "weights in another format, MXFP4 too", "measured: 1.3e8 to 2.7e8"),
-    "context": Assumption(0.5e9, "bytes that CUDA or ROCm takes for itself", "usual for torch with cuBLAS and cuDNN"),
-    "driver": Assumption(0.983, "share of a card's memory that torch can have", "23.65 of 24 GiB on an RTX 4090"),
-    "apple": Assumption(0.75, "share of unified memory that the GPU may have", "Metal's recommended working set"),
+    "compiling_cpu": Assumption(8, "the same on a CPU", f"{_OURS}: 6.3 s for two blocks"),
+    "compiled_cpu": Assumption(1.5, "speedup of compiled blocks on a CPU", f"{_OURS}: 1.51 and 2.13"),
+    "host": Assumption(20e9, "bytes per second from pinned RAM to a GPU", "PCIe 4.0 x16; assumed"),
+    "disk": Assumption(2e9, "bytes per second read from disk", "an NVMe disk; assumed"),
+    "unpack": Assumption(30, "bytes that a GPU moves to decode one quantised weight on use", "counted"),
+    "unpack_int8": Assumption(1.1e9, "INT8 weights decoded per second and core", "measured on an EPYC core"),
+    "unpack_cpu": Assumption(1.5e8, "the same for other formats, MXFP4 included", "measured: 1.3e8 to 2.7e8"),
+    "context": Assumption(
+        0.5e9, "bytes of GPU memory that CUDA or ROCm uses itself", "typical of torch with cuBLAS and cuDNN"
+    ),
+    "driver": Assumption(0.983, "share of a GPU's memory that torch can use", "23.65 of 24 GiB on an RTX 4090"),
+    "apple": Assumption(0.75, "share of unified memory that the GPU can use", "Metal's recommended working set"),
     "scratch_gpu": Assumption(
         1.0,
-        "scratch of the widest convolution, as a multiple of its input, on a GPU",
+        "working memory of the widest convolution on a GPU, as a multiple of its input",
         "fits a user's report on an RTX 4090: 24 GB at 1024, 27 GB at 1440",
     ),
     "scratch_cpu": Assumption(
         2.0,
-        "the same on a processor",
-        f"{_MEASURED}: 0 to 2.4 at the released width, with what is not given back",
+        "the same on a CPU",
+        f"{_MEASURED}: 0 to 2.4 at the released width, including memory not returned to the system",
     ),
     "process": Assumption(
         0.6e9,
-        "bytes of Python and its libraries, on a processor",
-        f"{_MEASURED}: 0.53 to 0.56, and more as they work",
+        "bytes of Python and its libraries, on a CPU",
+        f"{_MEASURED}: 0.53 to 0.56 GB, more at work",
     ),
-    "process_gpu": Assumption(3.0e9, "the same with the libraries of CUDA or ROCm", "usual for torch"),
-    "system": Assumption(2.0e9, "bytes of main memory left to the rest of the machine", "our choice"),
-    "backward": Assumption(2.5, "attention: time of a backward pass over a forward", "5 products to 2"),
-    "overlap": Assumption(0.8, "share of a training step that exchange between devices hides behind", "our guess"),
+    "process_gpu": Assumption(3.0e9, "the same with the libraries of CUDA or ROCm", "typical of torch"),
+    "system": Assumption(2.0e9, "bytes of RAM left for the rest of the system", "our choice"),
+    "backward": Assumption(2.5, "attention, time of a backward pass relative to a forward pass", "5 products to 2"),
+    "overlap": Assumption(0.8, "share of a training step that can overlap with communication", "assumed"),
 }
 
 

@@ -105,13 +105,13 @@ def test_memory_of_every_stage_on_a_processor(words, tmp_path):
 
 
 def test_the_peak_of_a_whole_process_is_planned_within_a_tenth_of_every_measured_one():
-    """On a processor, at nano's and at the released width: `benchmarks/memory.py` measured it rung by rung."""
+    """On a processor, at nano's and at the released width: `benchmarks/memory.py` measured every setting."""
     measured = json.loads((RESULTS / "memory_cpu.json").read_text())
     for case in ("nano", "wide"):
         assert len(measured[case]["rungs"]) >= 14
-        for name, rung in measured[case]["rungs"].items():
-            whole = rung["libraries_gb"] + max(rung["peak_gb"].values())
-            said = assumed("process") / 1e9 + max(rung["planned_gb"].values())
+        for name, setting in measured[case]["rungs"].items():
+            whole = setting["libraries_gb"] + max(setting["peak_gb"].values())
+            said = assumed("process") / 1e9 + max(setting["planned_gb"].values())
             assert said == pytest.approx(whole, rel=0.1), (case, name)
 
 
