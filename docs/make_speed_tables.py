@@ -1,6 +1,6 @@
-"""Write the tables of docs/speed.md from benchmarks/results: `python docs/make_speed_tables.py`.
+"""Writes the tables of docs/speed.md from benchmarks/results: `python docs/make_speed_tables.py`.
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; results that are not there leave a sentence that says so.
+A table is between `<!-- NAME -->` and `<!-- end -->`. Without a result file, a sentence replaces it.
 """
 
 import json
@@ -14,6 +14,16 @@ TARGET = Path(__file__).with_name("speed.md")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+# Names of stages in the results -> their names in the tables.
+_STAGES = {
+    "loop": "denoise",
+    "picture": "image",
+    "open": "load",
+    "draw": "generate",
+    "words and file": "options and file",
+}
+
+
 def table(head: list[str], rows: list[list[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
@@ -23,7 +33,7 @@ def origin(found: dict[str, Any]) -> str:
     """The command, the machine and its load, the commit."""
     machine = found["machine"]
     name = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
-    load = f", load {machine['load_before']} before" if not machine.get("gpu") else ""
+    load = f", load {machine['load_before']} at the start" if not machine.get("gpu") else ""
     return f"\n\n`{found['command']}` on {name}{load}; commit {machine['commit']}."
 
 
@@ -35,28 +45,31 @@ def blocks_table(found: dict[str, Any]) -> str:
         share, faster = f"{case['share_of_floor']:.0%}", f"{eager / case['ms_per_block']:.2f}"
         rows.append([kind, way, f"{case['ms_per_block']:.0f}", share, faster, case["relative_error_to_eager"]])
     floors = ", ".join(f"{name} {value:.0f}" for name, value in found["floor_ms_per_block"].items())
-    head = ["dtype", "way", "ms a block", "of the floor", "times as fast as eager", "relative error to eager"]
-    return table(head, rows) + f"\n\nFloors, ms a block: {floors}." + origin(found)
+    head = ["dtype", "form", "ms per block", "share of the floor", "speedup over eager", "relative error to eager"]
+    return table(head, rows) + f"\n\nFloors, ms per block: {floors}." + origin(found)
 
 
 def latency_table(found: dict[str, Any]) -> str:
-    rows = [[stage, f"{time['best_s']:.3f}", f"{time['median_s']:.3f}"] for stage, time in found["stages"].items()]
+    rows = [
+        [_STAGES.get(stage, stage), f"{time['best_s']:.3f}", f"{time['median_s']:.3f}"]
+        for stage, time in found["stages"].items()
+    ]
     return table(["stage", "best, s", "median, s"], rows) + origin(found)
 
 
 def startup_table(found: dict[str, Any]) -> str:
-    rows = [[stage, f"{seconds:.2f}"] for stage, seconds in found["best"].items()]
+    rows = [[_STAGES.get(stage, stage), f"{seconds:.2f}"] for stage, seconds in found["best"].items()]
     return table(["stage", "s"], [*rows, ["`leanlens --help`", f"{found['help_s']:.2f}"]]) + origin(found)
 
 
 def busy_table(found: dict[str, Any]) -> str:
-    ways = {"by itself": "as torch sets them up", "by load": "as leanlens does"}
+    ways = {"by itself": "torch's default", "by load": "leanlens"}
     rows = [
         [case["loops"], ways[case["threads"]], *(f"{case['drawing'][name]:.1f}" for name in ("first", "next", "worst")),
          f"{case['training']['step']:.2f}"]
         for case in found["cases"]
     ]  # fmt: skip
-    head = ["endless loops beside it", "threads", "first drawing, s", "next, s", "worst of all, s", "training step, s"]
+    head = ["competing busy loops", "threads", "first image, s", "next, s", "slowest, s", "training step, s"]
     return table(head, rows) + origin(found)
 
 
@@ -66,13 +79,13 @@ def prices_table(found: dict[str, Any]) -> str:
         for name, mode in found["modes"].items()
         if name != "plain"
     ]
-    return table(["mode", "times as fast", "PSNR, dB", "worst picture, dB"], rows) + origin(found)
+    return table(["mode", "speedup", "PSNR, dB", "worst image, dB"], rows) + origin(found)
 
 
 def gpu_table(found: dict[str, Any]) -> str:
     sections = ("ceilings", "loop", "decoding", "encoding", "training", "tuning", "fp8")
     rows = [[section, title, _said(value)] for section in sections for title, value in found.get(section, {}).items()]
-    return table(["section", "case", "found"], rows) + origin(found)
+    return table(["section", "case", "result"], rows) + origin(found)
 
 
 def _said(value: Any) -> str:
@@ -81,7 +94,7 @@ def _said(value: Any) -> str:
     return str(value)
 
 
-# Name of a table -> its result file and what makes it.
+# Name of a table -> its result file and the function that formats it.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "blocks": ("transformer_cpu.json", blocks_table),
     "latency": ("latency_nano.json", latency_table),
@@ -93,7 +106,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def page() -> str:
-    """The page with its tables made anew."""
+    """The page with its tables regenerated."""
 
     def fill(match: re.Match[str]) -> str:
         file, make = TABLES[match[1]]
