@@ -36,10 +36,10 @@ PROMPTS = (
     "a rocket in flat style against a navy blue background",
 )
 COLUMNS = (
-    ("lens", "as Lens: our workflows", False, False),
+    ("lens", "Lens (our workflows)", False, False),
     ("levels", "the template's noise levels", True, False),
     ("guidance", "the template's guidance", False, True),
-    ("template", "both: the template", True, True),
+    ("template", "the template (both)", True, True),
 )  # file, title, its levels, its guidance
 
 
@@ -112,7 +112,7 @@ def write_table() -> None:
         cells = [f'<img src="images/comfyui/{seed}-{name}.png" width="160" alt="{prompt}">' for name, *_ in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
     shares = [f"{difference(name):.1f}" for name, *_ in COLUMNS[1:]]
-    lines.append("| | " + " | ".join(f"differs by {share} of 255 on average" for share in shares) + " |")
+    lines.append("| | " + " | ".join(f"mean difference {share} of 255" for share in shares) + " |")
     head, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
     tail = rest.split(MARKS[1])[1]
     with whole_file(PAGE) as path:
