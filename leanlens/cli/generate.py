@@ -1,47 +1,32 @@
-"""`leanlens generate`: a prompt, or a file of them, to picture files."""
+"""Implements `leanlens generate`, which draws a prompt, or each of a file of prompts, into image files."""
 
+import functools
 import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from leanlens.cli import options as opt
 from leanlens.cli.auto import features_folder, options_sentence, settle
 from leanlens.cli.defaults import gives_way
 from leanlens.cli.imports import unneeded_left_out
-from leanlens.cli.options import (
-    IMAGE,
-    MODEL,
-    MODELS,
-    OUTPUT,
-    SOURCE,
-    SPEED,
-    Cfg,
-    Compile,
-    Device,
-    Dtype,
-    EncoderOn,
-    Features,
-    Marking,
-    Offload,
-    Quant,
-    Reason,
-    Steps,
-    TileVae,
-    flag,
-    option,
-)
 from leanlens.cli.prompts import checked_number, lora_choice, read_prompts
+from leanlens.cli.reason import RewritingLog, check_option, triggers_of
 from leanlens.cli.size import image_size, planned_size
 from leanlens.plan.options import AUTO, LoadOptions
+from leanlens.presets import preset_for
 
 if TYPE_CHECKING:
-    from leanlens.cli.preview import PreviewFile
+    from leanlens.dist import Group
+    from leanlens.pipeline.auto import ModelChoice
     from leanlens.pipeline.opened_model import OpenedModel
     from leanlens.pipeline.request import ImageRequest
 
@@ -58,203 +43,240 @@ _OPTIONS = {
 
 def generate(
     context: typer.Context,
-    prompt: Annotated[
-        str | None, typer.Argument(help="What to draw. Without it: --prompts, or one prompt a line on standard input.")
-    ] = None,
-    output: Annotated[
-        str | None,
-        option(
-            OUTPUT, "File to write (.png, .jpg, .webp). The name may contain {seed}, {index} and {prompt}.",
-            "-o", "--output",
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None, option(IMAGE, "Text file with one prompt a line; - reads standard input.")
-    ] = None,
-    seed: Annotated[
-        int | None,
-        option(
-            IMAGE, "Seed of the first image of each prompt; later images count up. Default, and -1: a random one for "
-            "each prompt.",
-        ),
-    ] = None,
-    number: Annotated[int, option(IMAGE, "Number of images for each prompt.", "-n", "--number")] = 1,
-    size: Annotated[
-        str | None, option(IMAGE, "Size in pixels, multiples of 16, such as 1024x768.", metavar="WxH")
-    ] = None,
-    aspect: Annotated[
-        str | None, option(IMAGE, "Aspect ratio instead of a size: 1:1, 16:9, 2:3 and so on.", metavar="W:H")
-    ] = None,
-    base: Annotated[
-        int | None, option(IMAGE, "With --aspect: side of the square of the same area. Default: the model's own.")
-    ] = None,
-    steps: Steps = None,
-    cfg: Cfg = None,
-    negative: Annotated[str, option(IMAGE, "What the image should not show.")] = "",
-    date: Annotated[str | None, option(IMAGE, "Date in the text template, YYYY-MM-DD or today.")] = None,
-    exact: Annotated[
-        bool, flag(IMAGE, "exact", "Run both guidance branches in one masked batch, as the released code does.")
-    ] = False,
-    image: Annotated[Path | None, option(SOURCE, "Image to start from.")] = None,
-    mask: Annotated[Path | None, option(SOURCE, "Mask of the same size as the image; white is repainted.")] = None,
-    strength: Annotated[
-        float | None,
-        option(SOURCE, "How far to move away from the image, above 0 and up to 1. Default: 0.6; with --mask, 1."),
-    ] = None,
-    reason: Reason = "default",
-    model: Annotated[str | None, option(MODEL, f"Model: {MODELS}. Default: nano.", "-m", "--model")] = None,
-    lora: Annotated[
-        list[str] | None, option(MODEL, "LoRA file to apply. Repeatable.", metavar="FILE[:SCALE]")
-    ] = None,
-    transformer: Annotated[Path | None, option(MODEL, "Transformer to use instead of the model's own.")] = None,
-    text_encoder: Annotated[Path | None, option(MODEL, "Text encoder to use instead of the model's own.")] = None,
-    vae: Annotated[Path | None, option(MODEL, "Autoencoder to use instead of the model's own.")] = None,
-    tokenizer: Annotated[Path | None, option(MODEL, "Tokenizer to use instead of the model's own.")] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quant: Quant = "auto",
-    offload: Offload = "auto",
-    encoder_on: EncoderOn = "auto",
-    tile_vae: TileVae = False,
-    features: Features = None,
-    compile: Compile = False,
-    attention: Annotated[
-        str | None, option(SPEED, "Attention kernel by its name in diffusers, or auto.", metavar="KERNEL")
-    ] = None,
-    fp8: Annotated[
-        bool, flag(SPEED, "fp8", "Multiply in float8: faster on recent GPUs, but a different image.")
-    ] = False,
-    cache: Annotated[
-        str | None,
-        option(
-            SPEED, "Step cache, such as taylor:2 or first-block:0.1: faster, but a different image.", metavar="WORD"
-        ),
-    ] = None,
-    guided_share: Annotated[
-        float, option(SPEED, "Share of the steps that use guidance; below 1 is faster, but a different image.")
-    ] = 1.0,
-    share: Annotated[
-        str | None,
-        option(
-            SPEED, "With torchrun: how several GPUs draw one image together, guidance or tensor.", metavar="WORD"
-        ),
-    ] = None,
-    preview: Annotated[
-        Path | None, option(OUTPUT, "Image file to rewrite after every step while drawing.", metavar="FILE")
-    ] = None,
-    marking: Marking = True,
-    as_json: Annotated[bool, flag(OUTPUT, "json", "Print one JSON line for each image.")] = False,
-) -> None:  # fmt: skip
+    prompt: opt.Prompt = None,
+    output: opt.OutputPattern = None,
+    prompts: opt.Prompts = None,
+    seed: opt.Seed = None,
+    number: opt.Number = 1,
+    size: opt.Size = None,
+    aspect: opt.Aspect = None,
+    base: opt.Base = None,
+    steps: opt.Steps = None,
+    cfg: opt.Cfg = None,
+    negative: opt.Negative = "",
+    date: opt.Date = None,
+    exact: opt.Exact = False,
+    image: opt.SourceImage = None,
+    mask: opt.SourceMask = None,
+    strength: opt.Strength = None,
+    reason: opt.Reason = "default",
+    model: opt.ModelName = None,
+    lora: opt.Loras = None,
+    transformer: opt.Transformer = None,
+    text_encoder: opt.TextEncoder = None,
+    vae: opt.Vae = None,
+    tokenizer: opt.Tokenizer = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    quant: opt.Quant = "auto",
+    offload: opt.Offload = "auto",
+    encoder_on: opt.EncoderOn = "auto",
+    tile_vae: opt.TileVae = False,
+    features: opt.Features = None,
+    compile: opt.Compile = False,
+    attention: opt.Attention = None,
+    fp8: opt.Fp8 = False,
+    cache: opt.Cache = None,
+    guided_share: opt.GuidedShare = 1.0,
+    share: opt.Share = None,
+    preview: opt.Preview = None,
+    marking: opt.Marking = True,
+    as_json: opt.JsonForEachImage = False,
+) -> None:
     """Draw images from text, or from text and an image.
 
     Each file carries every setting; `leanlens replay FILE` draws it again.
     """
-    # What stands on the command line goes before what a file says about the same thing.
     prompts = None if prompt is not None and gives_way(context, "prompts", ["prompt"]) else prompts
-    size = None if gives_way(context, "size", ["aspect", "base"]) else size
-    aspect = None if gives_way(context, "aspect", ["size"]) else aspect
-    base = None if gives_way(context, "base", ["size"]) else base
-
-    from leanlens.cli.reason import RewritingLog, check_option, triggers_of
-    from leanlens.pipeline.request import resolve_seed
-    from leanlens.reason import reason_request, reasoner_of_model
-
+    canvas = _canvas(context, size, aspect, base, image)
     check_option(reason)
     texts = read_prompts(prompt, prompts)
-    seeds = [resolve_seed(seed) for _ in texts]
-    group = None
-    if share is not None:
-        group, seeds = _joined(share, device, seeds)
-        device = str(group.device)
-        if share == "tensor":
-            offload, quant = _undivided("--offload", offload), _undivided("--quant", quant)
-    count = checked_number(number, len(texts))
-    jobs = [(text, first + index) for text, first in zip(texts, seeds, strict=True) for index in range(count)]
-
-    from leanlens.presets import preset_for
-
-    say = _say if group is None or group.leads else _keep_quiet
-    paths = output_paths(output, jobs, [path for path in (image, mask) if path], say)
-    if preview is not None:
-        _check_preview(preview, [*paths, *(path for path in (image, mask) if path)])
-    if model is None:
-        model = "nano"
-        say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
-    parts = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
-    given = {part: str(path) for part, path in parts.items() if path is not None}
     options = LoadOptions(quant, offload, encoder_on, tile_vae or None, device, dtype, compile or None)
+    options, group, seeds = _joined(share, options, _seeds(seed, texts))
+    say = _say if group is None or group.leads else _keep_quiet
+    jobs = _jobs(texts, seeds, number)
+    paths = _writable_paths(output, preview, jobs, [path for path in (image, mask) if path], say)
+    parts = _given_parts(transformer=transformer, text_encoder=text_encoder, vae=vae, tokenizer=tokenizer)
     drawing = {
-        **planned_size(size, aspect, base, image), "num_inference_steps": steps, "guidance_scale": cfg,
-        "num_images": number, "parts": given,
+        **canvas.planned(), "num_inference_steps": steps, "guidance_scale": cfg, "num_images": number, "parts": parts,
     }  # fmt: skip
-    features = features_folder(features)
-    settled = settle(model, options, say, **drawing) if model == AUTO else None
-    model = model if settled is None else settled.model
+    name, features = _model_or_nano(model, say), features_folder(features)
+    decide = functools.cache(partial(settle, name, options, say, **drawing))
+    name = decide().model if name == AUTO else name  # auto is decided first: requests have the chosen model's defaults
+    fields = _sampling(name, steps, cfg) | _fields(negative, lora, exact, date) | _source_fields(image, mask, strength)
+    requests_at = partial(_requests, jobs, fields, canvas)
+    _check_before_opening(requests_at, image, mask, fields["loras"], texts, say)
+
+    started = time.monotonic()
+    speed = {"attention": attention, "fp8": fp8, "cache": cache, "guided_share": guided_share}
+    opened = _opened(decide, parts, features, speed)
+    _share(opened, share, group)
+    requests = requests_at(int(opened.pipeline.vae.config.sample_size))
+    _say_opened(name, opened, decide().options, requests[0], time.monotonic() - started, say)
+    rewrite = _rewriter(name, reason, fields["loras"])
+    if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is unloaded
+        requests = [rewrite(request) for request in requests]
+    opened.prepare(requests)
+    _draw_all(opened, requests, paths, rewrite, RewritingLog(name, say).tell, preview, group, marking, as_json)
+    _leave(group)
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """The options that decide an image's size."""
+
+    size: str | None
+    aspect: str | None
+    base: int | None
+    image: Path | None
+
+    def planned(self) -> dict[str, int]:
+        """Height and width for the planner; empty for the model's own size."""
+        return planned_size(self.size, self.aspect, self.base, self.image)
+
+    def sides(self, own: int) -> dict[str, int]:
+        """Height and width of an image; `own` is the side of the model's default square."""
+        return image_size(self.size, self.aspect, self.base, own, self.image)
+
+
+def _canvas(
+    context: typer.Context, size: str | None, aspect: str | None, base: int | None, image: Path | None
+) -> _Canvas:
+    """The size as given: what is on the command line overrides a file's defaults for the same thing."""
+    return _Canvas(
+        None if gives_way(context, "size", ["aspect", "base"]) else size,
+        None if gives_way(context, "aspect", ["size"]) else aspect,
+        None if gives_way(context, "base", ["size"]) else base,
+        image,
+    )
+
+
+def _seeds(seed: int | None, texts: list[str]) -> list[int]:
+    """The first seed of each prompt."""
+    from leanlens.pipeline.request import resolve_seed
+
+    return [resolve_seed(seed) for _ in texts]
+
+
+def _jobs(texts: list[str], seeds: list[int], number: int) -> list[tuple[str, int]]:
+    """The prompt and the seed of each image."""
+    count = checked_number(number, len(texts))
+    return [(text, first + index) for text, first in zip(texts, seeds, strict=True) for index in range(count)]
+
+
+def _writable_paths(
+    output: str | None,
+    preview: Path | None,
+    jobs: list[tuple[str, int]],
+    sources: list[Path],
+    say: Callable[[str], None],
+) -> list[Path]:
+    """The file of each image; raises a ValueError if one, or the preview, cannot be written."""
+    paths = output_paths(output, jobs, sources, say)
+    if preview is not None:
+        _check_preview(preview, [*paths, *sources])
+    return paths
+
+
+def _model_or_nano(model: str | None, say: Callable[[str], None]) -> str:
+    if model is not None:
+        return model
+    say("No --model: drawing with the small embedded one, nano (illustrations). The full Lens: --model turbo")
+    return "nano"
+
+
+def _given_parts(**paths: Path | None) -> dict[str, str]:
+    return {part: str(path) for part, path in paths.items() if path is not None}
+
+
+def _sampling(model: str, steps: int | None, cfg: float | None) -> dict[str, Any]:
     preset = preset_for(model)
-    fields: dict[str, Any] = {
-        "negative_prompt": negative,
+    return {
         "num_inference_steps": preset.num_inference_steps if steps is None else steps,
         "guidance_scale": preset.guidance_scale if cfg is None else cfg,
-        "loras": [lora_choice(text) for text in lora or []],
-        "exact": exact,
-        **({"template_date": date} if date is not None else {}),
-        **_source_fields(image, mask, strength),
     }
-    # What is wrong is said before anything heavy is loaded. The model's own size is not known yet: 1024 stands for it.
-    provisional = image_size(size, aspect, base, 1024, image)
-    for text, one_seed in jobs:
-        _checked(prompt=text, seed=one_seed, **fields, **provisional)
+
+
+def _fields(negative: str, lora: list[str] | None, exact: bool, date: str | None) -> dict[str, Any]:
+    fields = {"negative_prompt": negative, "loras": [lora_choice(text) for text in lora or []], "exact": exact}
+    return fields if date is None else {**fields, "template_date": date}
+
+
+def _requests(jobs: list[tuple[str, int]], fields: dict[str, Any], canvas: _Canvas, own: int) -> "list[ImageRequest]":
+    """The request of each image, for a model whose default square has the side `own`."""
+    sides = canvas.sides(own)
+    return [_checked(prompt=text, seed=seed, **fields, **sides) for text, seed in jobs]
+
+
+def _check_before_opening(
+    requests_at: "Callable[[int], list[ImageRequest]]",
+    image: Path | None,
+    mask: Path | None,
+    loras: list[dict[str, Any]],
+    texts: list[str],
+    say: Callable[[str], None],
+) -> None:
+    """Report what is wrong before anything heavy is loaded."""
+    requests_at(1024)  # the model's own size is not known yet
     _check_sources(image, mask)
-    _check_loras(fields["loras"])
+    _check_loras(loras)
     if not all(texts):
         say("The prompt is empty; the model draws whatever it likes.")
 
-    started = time.monotonic()
+
+def _opened(
+    decide: "Callable[[], ModelChoice]", parts: dict[str, str], features: Path | None, speed: dict[str, Any]
+) -> "OpenedModel":
     with unneeded_left_out():
         from leanlens.pipeline import draw, metadata  # noqa: F401 - imported here, used by `_draw_all`
         from leanlens.pipeline.open import open_model
         from leanlens.pipeline.speed import Speed
 
-    speed = Speed(attention=attention, fp8=fp8, cache=cache, guided_share=guided_share)
-    settled = settled or settle(model, options, say, **drawing)
-    opened = open_model(settled.model, parts=given, options=settled.options, features=features, speed=speed)
-    if group is not None and share is not None:
+    checked = Speed(**speed)
+    choice = decide()
+    return open_model(choice.model, parts=parts, options=choice.options, features=features, speed=checked)
+
+
+def _share(opened: "OpenedModel", way: str | None, group: "Group | None") -> None:
+    if group is not None and way is not None:
         from leanlens.pipeline.share import share_drawing
 
-        share_drawing(opened.pipeline, share, group)
-    own = int(opened.pipeline.vae.config.sample_size)
-    size_of = image_size(size, aspect, base, own, image)
-    requests = [_checked(prompt=text, seed=one_seed, **fields, **size_of) for text, one_seed in jobs]
-    say(
-        f"{_opened_sentence(model, opened, requests[0])}{options_sentence(settled.options)}; "
-        f"opened in {time.monotonic() - started:.1f} s"
-    )
-    # A folder of one's own may be taken for a preset; at the size that it states itself there is nothing to warn of.
-    fits = size_of["width"] * size_of["height"] == own * own
-    if not fits and (advice := preset.advice_on(size_of["width"], size_of["height"])):
-        say(f"warning: {advice}")
-    reasoner, triggers = reasoner_of_model(settled.model, reason), triggers_of([one["path"] for one in fields["loras"]])
-    if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is unloaded
-        requests = [reason_request(reasoner, request, triggers) for request in requests]
-    opened.prepare(requests)
-    leads = group is None or group.leads
-    shown = None if preview is None or not leads else _preview(opened, preview)
-    _draw_all(
-        opened, requests, paths, lambda request: reason_request(reasoner, request, triggers),
-        RewritingLog(model, say).tell, shown, leads, marking, as_json,
-    )  # fmt: skip
+        share_drawing(opened.pipeline, way, group)
+
+
+def _leave(group: "Group | None") -> None:
     if group is not None:
         from leanlens.dist import leave
 
         leave()
 
 
-def _opened_sentence(model: str, opened: "OpenedModel", request: "ImageRequest") -> str:
-    """What draws, where, and with which settings."""
-    return (
+def _say_opened(
+    model: str,
+    opened: "OpenedModel",
+    options: LoadOptions,
+    request: "ImageRequest",
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Report what draws, where and with which settings, and warn of a size that the model was not trained for."""
+    say(
         f"{model} on {opened.device.type} in {str(opened.dtype).removeprefix('torch.')}, "
         f"{request.width}x{request.height}, {request.num_inference_steps} steps, guidance {request.guidance_scale:g}"
+        f"{options_sentence(options)}; opened in {seconds:.1f} s"
     )
+    # The preset of a user's folder is a guess; the size that the folder states itself is always right for it.
+    fits = request.width * request.height == int(opened.pipeline.vae.config.sample_size) ** 2
+    if not fits and (advice := preset_for(model).advice_on(request.width, request.height)):
+        say(f"warning: {advice}")
+
+
+def _rewriter(model: str, reason: str, loras: list[dict[str, Any]]) -> "Callable[[ImageRequest], ImageRequest]":
+    """What rewrites the prompt of a request."""
+    from leanlens.reason import reason_request, reasoner_of_model
+
+    reasoner, triggers = reasoner_of_model(model, reason), triggers_of([one["path"] for one in loras])
+    return lambda request: reason_request(reasoner, request, triggers)
 
 
 def _draw_all(
@@ -263,8 +285,8 @@ def _draw_all(
     paths: list[Path],
     rewrite: "Callable[[ImageRequest], ImageRequest]",
     tell: Callable[[Any], None],
-    shown: "PreviewFile | None",
-    leads: bool,
+    preview: Path | None,
+    group: "Group | None",
     marking: bool,
     as_json: bool,
 ) -> None:
@@ -272,6 +294,8 @@ def _draw_all(
     from leanlens.pipeline.draw import draw_together
     from leanlens.pipeline.metadata import save_picture
 
+    leads = group is None or group.leads
+    shown = None if preview is None or not leads else _preview(opened, preview)
     for request, path in zip(requests, paths, strict=True):
         began = time.monotonic()
         request = rewrite(request)
@@ -293,19 +317,25 @@ def _draw_all(
             print(f"{path}  seed {request.seed}  {time.monotonic() - began:.1f} s", flush=True)
 
 
-def _joined(share: str, device: str, seeds: list[int]) -> tuple[Any, list[int]]:
-    """The group of processes that a launcher started, and the leading process's seeds."""
+def _joined(share: str | None, options: LoadOptions, seeds: list[int]) -> "tuple[LoadOptions, Group | None, list[int]]":
+    """Join the processes that a launcher started: the options and the leading process's seeds for all of them."""
+    if share is None:
+        return options, None, seeds
     from leanlens.dist import gathered, join
     from leanlens.pipeline.share import WAYS
 
     if share not in WAYS:
-        raise ValueError(f"--share {share!r} is not accepted; use one of {', '.join(WAYS)}")
+        raise ValueError(f"invalid --share {share!r}: expected one of {', '.join(WAYS)}")
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise ValueError(
             f"--share {share} needs several processes; start them with torchrun --nproc-per-node 2 -m leanlens generate"
         )
-    group = join(device)
-    return group, gathered(seeds)[0]
+    group = join(options.device)
+    options = replace(options, device=str(group.device))
+    if share == "tensor":
+        offload, quant = _undivided("--offload", options.offload), _undivided("--quant", options.quant)
+        options = replace(options, offload=offload, quant=quant)
+    return options, group, gathered(seeds)[0]
 
 
 def _undivided(option: str, word: str) -> str:

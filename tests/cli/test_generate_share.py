@@ -24,7 +24,7 @@ def call(*words, processes=1):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--share", "pixels"], "--share 'pixels' is not accepted; use one of guidance, tensor"),
+        (["--share", "pixels"], "invalid --share 'pixels': expected one of guidance, tensor"),
         (["--share", "guidance"], "--share guidance needs several processes; start them with torchrun"),
     ],
 )
