@@ -44,6 +44,8 @@ THROUGH = {
     "scenes/shapes": "tests/scenes/test_icons.py",
     "score/detection": "tests/score/test_scene.py",
     "train/best_effort": "tests/train/test_loop.py",
+    "train/channel_weights": "tests/runs/test_nano_scripts.py",
+    "train/frozen_models": "tests/train/test_loop.py opens those of every run",
     "train/parallel": "tests/invariants",
     "train/sample": "tests/train/test_loop.py",
     "train/state": "tests/train/test_checkpoint.py",
