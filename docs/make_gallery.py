@@ -1,8 +1,8 @@
-"""Draw docs/gallery.md: what people asked for in their own words, and what the embedded model drew, failures included.
+"""Generates docs/gallery.md: prompts that people wrote, and the embedded model's images, failures included.
 
     python docs/make_gallery.py [NUM]
 
-Picture number i has seed i; nothing is chosen or drawn again. The prompts are the first NUM (100 without it) of
+Image i has seed i; nothing is selected or generated twice. The prompts are the first NUM (100 without it) of
 leanlens/evaluate/prompts/people.jsonl.
 """
 
@@ -28,14 +28,14 @@ SHAPES = ("1:1", "1:1", "1:1", "4:3", "1:1", "3:4", "1:1", "16:9")  # of the pic
 HEAD = """\
 # Gallery
 
-The embedded model's answers to prompts that people wrote in their own words, each [rewritten](reason.md) by the
-default, with {steps} steps and guidance {guidance:g}. Picture number i has seed i; nothing is chosen, nothing is drawn
-again, and what it got wrong is here too. [What it knows](nano.md) is {concepts} things in five drawing styles; a prompt
-that names others shows what it makes of them.
+Images from the embedded model for prompts that people wrote in their own words, each [rewritten](reason.md) by the
+default reasoner, with {steps} steps and guidance {guidance:g}. Image i has seed i. Nothing was selected or generated
+twice, and failures are included. [The model knows](nano.md) {concepts} things in five drawing styles; prompts that name
+others show how it handles them.
 
 ```sh
-python docs/make_gallery.py                        # this page
-leanlens generate "{prompt}" --seed 0     # its first picture
+python docs/make_gallery.py                        # regenerates this page
+leanlens generate "{prompt}" --seed 0     # the first image
 ```
 
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def write_page(prompts: list[str]) -> None:
-    """The table of pictures, each over its prompt and its seed."""
+    """Writes the table of images, each above its prompt and seed."""
     preset = PRESETS["nano"]
     concepts = len(tomllib.loads(PARTS["common"].read_text(encoding="utf-8"))["concepts"])
     text = HEAD.format(
