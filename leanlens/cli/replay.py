@@ -1,13 +1,18 @@
-"""`leanlens replay`: a picture that leanlens saved, drawn again from the settings it carries."""
+"""Implements `leanlens replay`, which draws an image again from the settings that it carries, and compares."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from leanlens.cli.imports import unneeded_left_out
+
+if TYPE_CHECKING:
+    from leanlens.pipeline.draw import DrawnPicture
+    from leanlens.pipeline.opened_model import OpenedModel
+    from leanlens.pipeline.request import ImageRequest
 
 
 def replay(
@@ -31,17 +36,37 @@ def replay(
 
     Exit code 0 if it is identical, 1 if it differs. On the same machine and versions it is identical.
     """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from leanlens.pipeline.metadata import FORMATS, picture_format, read_record, save_picture
+    from leanlens.pipeline.metadata import read_record, save_picture
     from leanlens.pipeline.request import ImageRequest
 
     if not picture.is_file():
         raise ValueError(f"picture {picture} does not exist; give a file that leanlens saved")
     record = read_record(picture)
     _require_form(picture, record)
+    target = _target(picture, output)
+    if lora and len(lora) != len(record["request"]["loras"]):
+        raise ValueError(f"--lora names {len(lora)} files; {picture} was drawn with {len(record['request']['loras'])}")
+    _ask_to_open(picture, _files_named(record, model, image, mask, lora), trust)
+    request = ImageRequest.checked(**_with_files(record["request"], image, mask, lora))
+
+    opened = _open_recorded(picture, record, model, device, dtype)
+    drawn = _draw(opened, request, record)
+    if drawn.record["inputs"] != record["inputs"]:
+        raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
+    for name in ("marking", "safety"):  # what the file says about the picture, as it did before
+        drawn.record.pop(name)
+        drawn.record.update({name: record[name]} if name in record else {})
+    save_picture(drawn.image, target, drawn.record)
+    if not _compare(picture, target, record["run"], drawn.record["run"]):
+        raise typer.Exit(1)
+
+
+def _target(picture: Path, output: Path | None) -> Path:
+    """The file to write: `output`, or one beside the picture in the picture's own format."""
+    from PIL import Image
+
+    from leanlens.pipeline.metadata import FORMATS, picture_format
+
     with Image.open(picture) as given:
         held = given.format
     suffix = picture.suffix  # unless the file is named as what it is not
@@ -49,17 +74,18 @@ def replay(
         suffix = next(name for name, format in FORMATS.items() if format == held)
     target = output or picture.with_name(f"{picture.stem}-replay{suffix}")
     picture_format(target)
-    if lora and len(lora) != len(record["request"]["loras"]):
-        raise ValueError(f"--lora names {len(lora)} files; {picture} was drawn with {len(record['request']['loras'])}")
-    _ask_to_open(picture, _files_named(record, model, image, mask, lora), trust)
-    request = ImageRequest.checked(**_with_files(record["request"], image, mask, lora))
+    return target
 
+
+def _open_recorded(
+    picture: Path, record: dict[str, Any], model: str | None, device: str | None, dtype: str | None
+) -> "OpenedModel":
+    """Open the model that drew the picture; raises a ValueError if its weights are others."""
     with unneeded_left_out():
-        from leanlens.pipeline.draw import draw
+        from leanlens.pipeline import draw  # noqa: F401 - imported here, used by `_draw`
         from leanlens.pipeline.open import open_model
         from leanlens.pipeline.speed import Speed
         from leanlens.plan.options import LoadOptions
-    from leanlens.threads import check_threads
 
     run, recorded = record["run"], record["model"]
     parts = recorded.get("parts") if model is None else None
@@ -73,28 +99,39 @@ def replay(
             f"(fingerprint {opened.fingerprint[:12]}, recorded {recorded['fingerprint'][:12]}); "
             "give the same one with --model"
         )
+    return opened
+
+
+def _draw(opened: "OpenedModel", request: "ImageRequest", record: dict[str, Any]) -> "DrawnPicture":
+    """Draw with the recorded numbers of threads, since sums are taken in another order with other numbers."""
+    import torch
+
+    from leanlens.pipeline.draw import draw
+    from leanlens.threads import check_threads
+
+    run = record["run"]
     plan = run.get("step_threads") or ()
-    if opened.device.type == "cpu" and "threads" in run:  # sums are taken in another order with another number
+    if opened.device.type == "cpu" and "threads" in run:
         check_threads(run["threads"], plan)
         torch.set_num_threads(run["threads"])
-    drawn = draw(opened, request, thread_plan=plan, stop_after=record.get("stopped_after"))
-    if drawn.record["inputs"] != record["inputs"]:
-        raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
-    for name in ("marking", "safety"):  # what the file says about the picture, as it did before
-        drawn.record.pop(name)
-        drawn.record.update({name: record[name]} if name in record else {})
-    save_picture(drawn.image, target, drawn.record)
+    return draw(opened, request, thread_plan=plan, stop_after=record.get("stopped_after"))
+
+
+def _compare(picture: Path, target: Path, recorded: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Print whether two images are identical, and if they differ, how far and which conditions changed."""
+    import numpy as np
+    from PIL import Image
 
     with Image.open(picture) as before, Image.open(target) as after:
         difference = np.abs(np.asarray(before, dtype=int) - np.asarray(after, dtype=int))
     if not difference.any():
         print(f"{target}  identical")
-        return
-    changed = {name: (run.get(name), value) for name, value in drawn.record["run"].items() if run.get(name) != value}
+        return True
+    changed = {name: (recorded.get(name), value) for name, value in run.items() if recorded.get(name) != value}
     print(f"{target}  differs by up to {difference.max()} of 255 levels in {(difference > 0).mean():.1%} of values")
     for name, (old, new) in changed.items():
         print(f"  {name} was {old}, is {new}", file=sys.stderr)
-    raise typer.Exit(1)
+    return False
 
 
 def _require_form(picture: Path, record: dict[str, Any]) -> None:

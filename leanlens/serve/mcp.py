@@ -46,7 +46,13 @@ _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 def tool_server(service: ImageService) -> MCPServer:
     """The tools of a service."""
     server = MCPServer("leanlens", version=leanlens.__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    _add_drawing(server, service)
+    _add_models(server, service)
+    _add_jobs(server, service)
+    return server
 
+
+def _add_drawing(server: MCPServer, service: ImageService) -> None:
     @server.tool(structured_output=False, annotations=ToolAnnotations(destructive_hint=False, open_world_hint=False))
     async def draw(
         ctx: Context,
@@ -88,6 +94,8 @@ def tool_server(service: ImageService) -> MCPServer:
             job = await _run(service, parameters, ctx)
         return await run_in_threadpool(_drawn, service, job, _start_of_links(service, ctx))
 
+
+def _add_models(server: MCPServer, service: ImageService) -> None:
     @server.tool(annotations=_READS)
     async def list_models() -> dict[str, Any]:
         """List the models with their defaults, and the LoRAs that can be added to them."""
@@ -97,6 +105,8 @@ def tool_server(service: ImageService) -> MCPServer:
         ]
         return {"models": models, "loras": sorted(service.library.loras())}
 
+
+def _add_jobs(server: MCPServer, service: ImageService) -> None:
     @server.tool(annotations=_READS)
     async def job_status(
         ctx: Context, job: Annotated[str | None, Field(description="An id; without it, your latest jobs.")] = None
@@ -121,8 +131,6 @@ def tool_server(service: ImageService) -> MCPServer:
             raise ToolError("there is no such job, or it has ended")
         service.cancel(running)
         return {"job": job, "state": running.state}
-
-    return server
 
 
 def mount_tools(app: FastAPI, service: ImageService) -> Callable[[], AbstractAsyncContextManager[None]]:

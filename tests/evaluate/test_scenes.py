@@ -189,7 +189,7 @@ def test_the_command_compares(shelf, scorer, prompts, tmp_path, monkeypatch, cap
     common = {"seed": 0, "steps": 1, "cfg": 1.0, "size": 64, "sources": str(shelf.folder), "device": "cpu"}
     common |= {"dtype": "float32", "real": False, "reconstruction": False, "num": None, "prompts": str(prompts)}
     out, both = tmp_path / "out", ["off", "default"]
-    with pytest.raises(ValueError, match="reason 'default' is not accepted for toy"):
+    with pytest.raises(ValueError, match="invalid reason 'default' for toy"):
         command(out=out, model="toy", reason=both, beside=None, seeds=1, **common)
     monkeypatch.setattr("leanlens.reason.reasoner_of_model", lambda model, word: Loud() if word == "default" else None)
     with pytest.raises(ValueError, match="reason 'off' is given twice"):
