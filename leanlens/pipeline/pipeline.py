@@ -172,12 +172,11 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         check_steps(num_inference_steps)
         check_guidance(guidance_scale)
         check_guided_share(guided_share)
-        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        names = _tensor_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         if self.guidance_group is not None and generator is None:
             raise ValueError("generator is missing; both processes of guidance_group need one with the same seed")
         height, width = self._resolve_size(height, width, base_resolution, aspect_ratio)
-        self._check_output(output_type, callback_on_step_end_tensor_inputs, num_images_per_prompt)
+        self._check_output(output_type, names, num_images_per_prompt)
         self._interrupt = False
         self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
 
@@ -185,15 +184,16 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         if enable_reasoner and prompt_embeds is None:
             prompts = _texts(prompt)
             if source is None and reads_each_image(self.reasoner):
+                # Each image has a prompt of its own, so the rows of text are repeated here instead of below.
                 times, num_images_per_prompt = num_images_per_prompt, 1
                 prompts = [text for text in prompts for _ in range(times)]
                 negative_prompt = _repeated(negative_prompt, times)
-                if negative_prompt_embeds is not None:
-                    given = _given_features(negative_prompt_embeds, negative_prompt_mask, "negative_prompt")
-                    negative_prompt_embeds = given if len(given.mask) == 1 else given.repeat(times)
-                    negative_prompt_mask = None
+                negative_prompt_embeds, negative_prompt_mask = _repeated_features(
+                    negative_prompt_embeds, negative_prompt_mask, times
+                )
             reasoned = rewrite_prompts(self.reasoner, prompts, generator, (height, width), source is not None)
             prompt = [record.prompt for record in reasoned]
+
         with self._encoding():
             positive, negative = self._encode(
                 prompt, negative_prompt, prompt_embeds, prompt_mask, negative_prompt_embeds, negative_prompt_mask,
@@ -207,20 +207,17 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         side = autoencoder.token_pixels(self.vae)
         grid = (height // side, width // side)
         noise = draw_noise(self.transformer, positive.mask.shape[0], grid, generator, latents)
-        set_levels(self.scheduler, grid, num_inference_steps, 1.0 if source is None else source.strength)
-        start, keep = (noise, None) if source is None else begin_from(source, self.vae, self.scheduler, noise, grid)
+        start, keep = self._start(noise, grid, num_inference_steps, source)
 
-        self._num_timesteps, self._current_timestep = len(self.scheduler.timesteps), self.scheduler.timesteps[0]
-        names = callback_on_step_end_tensor_inputs
         with self.progress_bar(total=self._num_timesteps) as bar:
+            hook = self._step_hook(callback_on_step_end, names, (positive, negative), keep, bar)
             drawn = denoise(
                 self.transformer, self.scheduler, start, grid, positive, negative, guidance_scale,
-                self._step_hook(callback_on_step_end, names, (positive, negative), keep, bar), exact, attention_kwargs,
-                guided_share, self.guidance_group,
+                hook, exact, attention_kwargs, guided_share, self.guidance_group,
             )  # fmt: skip
         self._current_timestep = None
-        images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
 
+        images = drawn if output_type == "latent" else self._decode(drawn, grid, output_type, source)
         self.maybe_free_model_hooks()
         return LensPipelineOutput(images=images, reasoned=reasoned) if return_dict else (images,)
 
@@ -315,6 +312,15 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         device = compute_device(self.transformer)
         return positive.to(device, self.transformer.dtype), negative.to(device, self.transformer.dtype)
 
+    def _start(
+        self, noise: Tensor, grid: tuple[int, int], steps: int, source: SourcePicture | None
+    ) -> tuple[Tensor, Keep | None]:
+        """Set the noise levels; the latents at the first of them, and what keeps part of a picture in place."""
+        set_levels(self.scheduler, grid, steps, 1.0 if source is None else source.strength)
+        begun = (noise, None) if source is None else begin_from(source, self.vae, self.scheduler, noise, grid)
+        self._num_timesteps, self._current_timestep = len(self.scheduler.timesteps), self.scheduler.timesteps[0]
+        return begun
+
     def _step_hook(
         self,
         callback: Callable[..., Any] | None,
@@ -368,9 +374,22 @@ def _texts(prompt: Any) -> list[str]:
     return prompts
 
 
+def _tensor_inputs(callback: Any, names: Sequence[str]) -> Sequence[str]:
+    """Names of the tensors that a callback is given; those of diffusers name them themselves."""
+    return callback.tensor_inputs if isinstance(callback, PipelineCallback | MultiPipelineCallbacks) else names
+
+
 def _repeated(text: str | list[str] | None, times: int) -> str | list[str] | None:
     """A list with each text `times` times, copies next to each other; one text serves all as it is."""
     return text if text is None or isinstance(text, str) else [one for one in text for _ in range(times)]
+
+
+def _repeated_features(embeds: Any, mask: Tensor | None, times: int) -> tuple[Any, Tensor | None]:
+    """Features of negative prompts with each row `times` times; one row serves all as it is."""
+    if embeds is None:
+        return None, mask
+    given = _given_features(embeds, mask, "negative_prompt")
+    return (given if len(given.mask) == 1 else given.repeat(times)), None
 
 
 def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeatures:
