@@ -70,10 +70,12 @@ def script_lines() -> list:
         text = re.sub(r"\\\n\s*", " ", script.read_text(encoding="utf-8"))
         # NAME=${NAME:-value} and NAME=value; what only a run knows becomes the letter x
         known = dict(re.findall(r"^(?:local )?(\w+)=(?:\$\{\w+:-)?(\w+)\b", text, re.MULTILINE))
-        text = re.sub(r'\$\{\w+\[@\]\+"\$\{\w+\[@\]\}"\}|"\$\{\w+\[@\]\}"', "", text)  # arrays of further options
+        text = re.sub(r'\$\{\w+\[@\]\+"\$\{\w+\[@\]\}"\}|"\$\{\w+\[@\]\}"|(?<= )"\$@" ', "", text)  # further options
+        text = re.sub(r"\$\{\w+:\+([^{}]*)\}", r"\1", text)  # options that are given where a variable is set
         text = re.sub(r"\$\{?(\w+)\}?", lambda name, known=known: known.get(name[1], "x"), text)
         for line in re.findall(r'^[^#\n]*?(?:\blens|-m leanlens) (?!"\$@")([a-z].*)$', text, re.MULTILINE):
-            found.append(pytest.param("leanlens " + line.split(";")[0], id=f"{script.name}: {line[:60]}"))
+            alone = re.split(r';|\)"| \|\| | \d?>', line)[0]  # without what the shell does with it
+            found.append(pytest.param("leanlens " + alone, id=f"{script.name}: {line[:60]}"))
     return found
 
 
