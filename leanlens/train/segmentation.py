@@ -92,7 +92,8 @@ def _opened(folder: str) -> Library:
 def learn(scenes: dict[str, Tensor], held_out: dict[str, Tensor], folder: Path, seconds: float) -> None:
     """Minimise `loss_of` for `seconds` of training, over any number of processes one after another."""
     torch.manual_seed(0)
-    network = SegmentationNetwork().to(memory_format=torch.channels_last)
+    network = SegmentationNetwork()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02, betas=(0.9, 0.99))
     state, step, used = folder / "state.pt", 0, 0.0
     if state.exists():
@@ -171,7 +172,7 @@ def augmented(pixels: Tensor, things: Tensor, rng: np.random.Generator) -> tuple
     x, things = scaled(pixels), things[:, None].float()
     if rng.random() < 0.5:
         x, things = x.flip(-1), things.flip(-1)
-    offsets = _offsets(len(x), *x.shape[2:], rng)
+    offsets = _offsets(len(x), x.shape[2], x.shape[3], rng)
     x, things = warp(x, offsets, outside="border"), warp(things, offsets, mode="nearest")
     rows = [_spoilt(row, rng) for row in x]
     return torch.stack(rows).contiguous(memory_format=torch.channels_last), things[:, 0].to(torch.uint8)

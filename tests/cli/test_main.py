@@ -66,7 +66,7 @@ def test_alone_it_prints_its_help_and_no_error(leanlens):
 
 
 def test_train_lists_recipes_and_takes_their_names(leanlens):
-    assert "  smoke  " in leanlens("train").out
+    assert "  examples/smoke  " in leanlens("train").out
     run = leanlens("train", "smok")
     assert run.code == 2
     assert "the nearest name is 'smoke'" in run.err

@@ -56,7 +56,7 @@ def test_prompts_are_encoded_without_a_transformer(pipeline):
 
 def test_only_safetensors_are_saved_and_opened(pipeline, folder, tmp_path):
     for one in (pipeline, pipeline.transformer):
-        with pytest.raises(ValueError, match="safe_serialization False is not accepted"):
+        with pytest.raises(ValueError, match="safe_serialization False"):
             one.save_pretrained(tmp_path / "saved", safe_serialization=False)
     assert not (tmp_path / "saved").exists()
     for kind, part in (
@@ -64,7 +64,7 @@ def test_only_safetensors_are_saved_and_opened(pipeline, folder, tmp_path):
         (LensTransformer2DModel, "transformer"),
         (LensGptOssEncoder, "text_encoder"),
     ):
-        with pytest.raises(ValueError, match="use_safetensors False is not accepted"):
+        with pytest.raises(ValueError, match="use_safetensors False"):
             kind.from_pretrained(folder / part, use_safetensors=False)
     for kind, part, name in (
         (LensTransformer2DModel, "transformer", "diffusion_pytorch_model"),

@@ -97,10 +97,10 @@ def _counting(monkeypatch) -> list[str]:
     from PIL import Image
 
     from leanlens.serve import openai, sdapi
-    from leanlens.web import page
+    from leanlens.web import source
 
     seen: list[str] = []
-    for module in (openai, sdapi, page):
+    for module in (openai, sdapi, source):
         plain = module.open_upload
         monkeypatch.setattr(
             module, "open_upload", lambda *given, plain=plain: (seen.append("opened"), plain(*given))[1]

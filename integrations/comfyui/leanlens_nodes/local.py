@@ -165,7 +165,7 @@ class _Preview:
         watch.progress(index / count)
 
     def __call__(self, step: int, latents: Any) -> None:
-        from leanlens.serve.preview import Snapshot
+        from leanlens.serve.preview import LatentPreview
 
         scheduler = self.opened.pipeline.scheduler
         walked = len(scheduler.timesteps)
@@ -173,7 +173,7 @@ class _Preview:
         if self.before is not None:
             levels = (float(scheduler.sigmas[place - 1]), float(scheduler.sigmas[place]))
             colours = self.opened.preview_colours
-            snapshot = Snapshot(step, self.before, latents, levels, 0, self.grid, colours)
-            self.watch.look(snapshot.look())
+            preview = LatentPreview(step, self.before, latents, levels, 0, self.grid, colours)
+            self.watch.look(preview.to_image())
         self.before = latents
         self.watch.progress((self.index + step / walked) / self.count)
