@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,11 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def runnable() -> list:
-    return [
-        pytest.param(info.split()[0], text, id=f"{page.name}-{index}")
-        for page in PAGES
-        for index, (info, text) in enumerate(blocks(page))
-        if "run" in info.split()[1:]
-    ]
+    """Every page with blocks marked `run`, and these in order."""
+    found = {
+        page: [(info.split()[0], text) for info, text in blocks(page) if "run" in info.split()[1:]] for page in PAGES
+    }
+    return [pytest.param(marked, id=page.name) for page, marked in found.items() if marked]
 
 
 def command_lines() -> list:
@@ -54,13 +54,27 @@ def command_lines() -> list:
     return [pytest.param(line, id=f"{page}: {line[:60]}") for line, page in found.items()]
 
 
-@pytest.mark.parametrize(("language", "text"), runnable())
-def test_blocks_marked_run(language, text, tmp_path):
+@pytest.mark.parametrize("marked", runnable())
+def test_blocks_marked_run(marked, tmp_path):
+    """Each block in a folder of its own; blocks of Python that follow one another share a process, not their names."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment["PYTHONPATH"] = str(ROOT)
-    words = [sys.executable, "-c", text] if language == "python" else ["bash", "-e", "-c", text]
-    run = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert run.returncode == 0, run.stdout + run.stderr
+    for number, (language, texts) in enumerate(
+        (language, [text for _, text in group]) for language, group in groupby(marked, lambda block: block[0])
+    ):
+        folders = [tmp_path / f"{number}-{index}" for index in range(len(texts))]
+        for folder in folders:
+            folder.mkdir()
+        if language == "python":
+            steps = [
+                f"os.chdir({str(folder)!r}); exec({text!r}, {{}})" for folder, text in zip(folders, texts, strict=True)
+            ]
+            runs = [(folders[0], [sys.executable, "-c", "import os\n" + "\n".join(steps)])]
+        else:
+            runs = [(folder, ["bash", "-e", "-c", text]) for folder, text in zip(folders, texts, strict=True)]
+        for folder, words in runs:
+            run = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+            assert run.returncode == 0, run.stdout + run.stderr
 
 
 def script_lines() -> list:
