@@ -440,7 +440,7 @@ def _checked(**fields: Any) -> Any:
     except ValueError as error:
         message = str(error)
         for field, option in _OPTIONS.items():
-            message = re.sub(rf"^{field}\b", option, message)
+            message = re.sub(rf"^(invalid )?{field}\b", rf"\g<1>{option}", message)
         raise ValueError(message) from None
 
 

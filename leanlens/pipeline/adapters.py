@@ -150,12 +150,12 @@ class LensLoraMixin(LoraBaseMixin):
             ValueError: nothing to write, another format than safetensors, or a `save_directory` that is a file.
         """
         if not safe_serialization:
-            raise ValueError("safe_serialization False is not accepted: leanlens writes and reads safetensors only")
+            raise ValueError("invalid safe_serialization False: leanlens writes and reads safetensors only")
         if not transformer_lora_layers:
             raise ValueError("transformer_lora_layers is missing; give the tensors of an adapter by name")
         path = Path(save_directory) / _safetensors_name(weight_name or LORA_WEIGHT_NAME_SAFE)
         if Path(save_directory).is_file():
-            raise ValueError(f"save_directory {str(save_directory)!r} is a file; give a folder")
+            raise ValueError(f"invalid save_directory {str(save_directory)!r}: it is a file; expected a folder")
         if not is_main_process:
             return
         tensors = {
@@ -203,7 +203,9 @@ def _lora_of(
 ) -> Lora:
     """The LoRA that the arguments of diffusers name."""
     if use_safetensors is False:
-        raise ValueError("use_safetensors False is not accepted: other formats can run any program when opened")
+        raise ValueError(
+            "invalid use_safetensors False: files of other formats can run any program when they are opened"
+        )
     if unknown := [name for name in repository if name not in _OF_A_REPOSITORY]:
         raise ValueError(
             f"{unknown[0]} is not a known option; known are {', '.join(_OF_A_REPOSITORY)}, "
@@ -226,7 +228,7 @@ def _lora_of(
 def _safetensors_name(name: str) -> str:
     """`name`, a plain file name that ends as it should."""
     if PurePath(name).name != name or not name.endswith(".safetensors"):
-        raise ValueError(f"weight_name {name!r} is not accepted; give a file name that ends in .safetensors")
+        raise ValueError(f"invalid weight_name {name!r}: expected a file name that ends in .safetensors")
     return name
 
 

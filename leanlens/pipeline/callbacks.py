@@ -106,12 +106,12 @@ def _check_answer(answer: Any) -> None:
     if answer is None:
         return
     if not isinstance(answer, Mapping):
-        raise ValueError(f"callback_on_step_end gave a {type(answer).__name__}; a dict of tensors or None is accepted")
+        raise ValueError(f"callback_on_step_end gave a {type(answer).__name__}; expected a dict of tensors or None")
     for name, tensor in answer.items():
         if name not in ("latents", *EMBEDS) or not isinstance(tensor, Tensor):
             raise ValueError(
-                f"callback_on_step_end gave {name!r}, a {type(tensor).__name__}; tensors called latents, "
-                f"{', '.join(EMBEDS)} are accepted"
+                f"callback_on_step_end gave {name!r}, a {type(tensor).__name__}; expected tensors called latents, "
+                f"{', '.join(EMBEDS)}"
             )
 
 

@@ -132,7 +132,7 @@ def _check_group(group: Any, exact: bool) -> None:
         return
     processes = torch.distributed.get_world_size(group)
     if processes != 2:
-        raise ValueError(f"guidance_group has {processes} processes; 2 are accepted, one for each branch")
+        raise ValueError(f"guidance_group has {processes} processes; expected 2, one for each branch")
     if exact:
         raise ValueError("guidance_group cannot be combined with exact, which computes both branches in one batch")
 

@@ -98,8 +98,8 @@ def encoder_opener(
     if layout.component != "text_encoder":
         if options.encoder_on == "disk":
             raise ValueError(
-                f"encoder_on 'disk' is not accepted: {layout.path} is a {layout.title}, and only GPT-OSS is read so; "
-                "use device or cpu"
+                f"invalid encoder_on 'disk': {layout.path} is a {layout.title}, and only GPT-OSS is read "
+                "layer by layer; use device or cpu"
             )
         return partial(_language_model, layout.path, class_name, device, dtype, options)
     if options.encoder_on == "disk":

@@ -53,7 +53,7 @@ class OfficialFolderMixin:
                 "the parts it lacks, `leanlens weights assemble` makes a folder of them"
             )
         if kwargs.get("use_safetensors") is False:
-            raise ValueError("use_safetensors False is not accepted: leanlens reads safetensors only")
+            raise ValueError("invalid use_safetensors False: leanlens reads safetensors only")
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
         if words := {name: kwargs.pop(name) for name in LOAD_OPTIONS if name in kwargs}:
@@ -85,7 +85,7 @@ class OfficialFolderMixin:
             ValueError: `safe_serialization=False`, whose files leanlens does not open.
         """
         if not safe_serialization:
-            raise ValueError("safe_serialization False is not accepted: leanlens writes and reads safetensors only")
+            raise ValueError("invalid safe_serialization False: leanlens writes and reads safetensors only")
         saving: Any = super()
         saving.save_pretrained(save_directory, True, *args, **kwargs)
 

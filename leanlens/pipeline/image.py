@@ -171,20 +171,20 @@ def _as_pil(image: Any, argument: str) -> Image.Image:
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
-        raise ValueError(f"{argument} has shape {image.shape}; (H, W), (H, W, 3) or (H, W, 4) is accepted")
+        raise ValueError(f"{argument} has shape {image.shape}; expected (H, W), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(decode.to_levels(image, argument))
 
 
 def _require_pil(image: Any, argument: str) -> Image.Image:
     if not isinstance(image, Image.Image):
-        raise ValueError(f"{argument} is a {type(image).__name__}; a PIL picture, an array or a tensor is accepted")
+        raise ValueError(f"{argument} is a {type(image).__name__}; expected a PIL image, an array or a tensor")
     return image
 
 
 def _checked_tensor(image: Tensor, size: tuple[int, int] | None, argument: str) -> Tensor:
     tensor = image if image.ndim == 4 else image[None]
     if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.numel() == 0:
-        raise ValueError(f"{argument} has shape {tuple(image.shape)}; (3, H, W) or (B, 3, H, W) is accepted")
+        raise ValueError(f"{argument} has shape {tuple(image.shape)}; expected (3, H, W) or (B, 3, H, W)")
     if size and tuple(tensor.shape[2:]) != size:
         raise ValueError(
             f"{argument} is {tensor.shape[3]}x{tensor.shape[2]} but the picture is to be {size[1]}x{size[0]}"
@@ -192,6 +192,6 @@ def _checked_tensor(image: Tensor, size: tuple[int, int] | None, argument: str) 
     if tensor.dtype in (torch.uint8, torch.uint16):
         return tensor.float() / (127.5 if tensor.dtype == torch.uint8 else 32767.5) - 1
     if not tensor.is_floating_point():
-        raise ValueError(f"{argument} has dtype {image.dtype}; uint8, uint16 or floats in 0..1 are accepted")
+        raise ValueError(f"{argument} has dtype {image.dtype}; expected uint8, uint16 or floats in 0..1")
     decode.require_unit(float(tensor.min()), float(tensor.max()), argument)
     return tensor.float() * 2 - 1

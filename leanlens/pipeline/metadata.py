@@ -81,7 +81,7 @@ def xmp_packet(marking: str | None) -> str | None:
         ValueError: a marking that is not one of `MARKINGS`.
     """
     if marking is not None and marking not in MARKINGS:
-        raise ValueError(f"marking {marking!r} is not accepted; use {', '.join(MARKINGS)} or None")
+        raise ValueError(f"invalid marking {marking!r}: expected one of {', '.join(MARKINGS)}, or None")
     return None if marking is None else _PACKET.format(marking)
 
 
@@ -89,7 +89,7 @@ def picture_format(path: str | Path) -> str:
     """The format that the suffix of `path` asks for, or a ValueError with the accepted ones."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise ValueError(f"cannot write {path}: the suffix {suffix!r} is not accepted; use one of {', '.join(FORMATS)}")
+        raise ValueError(f"cannot write {path}: invalid suffix {suffix!r}: expected one of {', '.join(FORMATS)}")
     return FORMATS[suffix]
 
 

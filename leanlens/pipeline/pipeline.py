@@ -86,7 +86,7 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
     ):
         super().__init__()
         if text_template is not None and text_template not in TEMPLATES:
-            raise ValueError(f"text_template {text_template!r} is not known; use one of {', '.join(TEMPLATES)}")
+            raise ValueError(f"invalid text_template {text_template!r}: expected one of {', '.join(TEMPLATES)}")
         self.register_modules(
             scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
         )
@@ -279,13 +279,13 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
 
     def _check_output(self, output_type, tensor_inputs, images) -> None:
         if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type {output_type!r} is not accepted; use one of {', '.join(OUTPUT_TYPES)}")
+            raise ValueError(f"invalid output_type {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}")
         unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             known = ", ".join(self._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs {unknown} are not known; known are {known}")
+            raise ValueError(f"invalid callback_on_step_end_tensor_inputs {unknown}: expected some of {known}")
         if not isinstance(images, Integral) or images < 1:
-            raise ValueError(f"num_images_per_prompt {images!r} is not accepted; give a whole number from 1")
+            raise ValueError(f"invalid num_images_per_prompt {images!r}: expected an integer from 1")
 
     def _encode(
         self, prompt, negative_prompt, embeds, mask, negative_embeds, negative_mask, **options
@@ -370,7 +370,7 @@ def _texts(prompt: Any) -> list[str]:
         raise ValueError("prompt is missing; give it, or prompt_embeds")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(item, str) for item in prompts):
-        raise ValueError(f"prompt {prompt!r} is not accepted; give a string or a list of strings")
+        raise ValueError(f"invalid prompt {prompt!r}: expected a string or a list of strings")
     return prompts
 
 
@@ -404,7 +404,7 @@ def _given_features(embeds: Any, mask: Tensor | None, argument: str) -> TextFeat
         mask = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=layers[0].device)
     if mask.shape != layers[0].shape[:2]:
         raise ValueError(
-            f"{argument}_mask has shape {tuple(mask.shape)}; {tuple(layers[0].shape[:2])} is accepted, "
+            f"{argument}_mask has shape {tuple(mask.shape)}; expected {tuple(layers[0].shape[:2])}, "
             "one flag for each token"
         )
     return TextFeatures(layers, mask.bool())
@@ -429,5 +429,5 @@ def _one_for_each(text: str | list[str], count: int) -> list[str]:
     if len(text) != count:
         raise ValueError(f"negative_prompt holds {len(text)} texts for {count} prompts; give one, or one for each")
     if wrong := [one for one in text if not isinstance(one, str)]:
-        raise ValueError(f"negative_prompt holds {wrong[0]!r}; texts are accepted, of which one may be blank")
+        raise ValueError(f"negative_prompt holds {wrong[0]!r}; expected strings, which may be blank")
     return list(text)

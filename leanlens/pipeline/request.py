@@ -125,18 +125,18 @@ class ImageRequest(BaseModel):
         check_guidance(self.guidance_scale)
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(
-                f"seed {self.seed} is not accepted: give a whole number from 0 to {MAX_SEED}, or -1 for a random one"
+                f"invalid seed {self.seed}: expected an integer from 0 to {MAX_SEED}, or -1 for a random one"
             )
         if self.strength is not None:
             check_strength(self.strength)
         require_whole_tokens("height", self.height)
         require_whole_tokens("width", self.width)
         if self.image is None and (self.mask is not None or self.strength is not None):
-            raise ValueError("mask and strength need a picture to start from; give image too")
+            raise ValueError("mask and strength need an image to start from; give image too")
         if self.image is not None and self.strength is None:
             raise ValueError("strength is missing; give a number above 0 and up to 1 beside image")
         if self.latent_resize is not None and (self.image is None or self.mask is not None):
-            raise ValueError("latent_resize needs a picture to start from, and takes no mask; give image, and no mask")
+            raise ValueError("latent_resize needs an image to start from, and no mask; give image, and no mask")
         return self
 
 
@@ -156,25 +156,25 @@ def describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{name} is missing"
     if first["type"] == "finite_number":
-        return f"{name} {first['input']!r} is not accepted: give a finite number"
+        return f"invalid {name} {first['input']!r}: expected a finite number"
     if first["type"] == "string_too_long":
         return f"{name} has {len(first['input']):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are accepted"
-    return f"{name} {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"invalid {name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def check_steps(steps: int) -> None:
     """Raise a ValueError unless `steps` is a whole number from 1 to 1000."""
     if not isinstance(steps, Integral) or not 1 <= steps <= 1000:
-        raise ValueError(f"num_inference_steps {steps!r} is not accepted: give a whole number from 1 to 1000")
+        raise ValueError(f"invalid num_inference_steps {steps!r}: expected an integer from 1 to 1000")
 
 
 def check_guidance(scale: float) -> None:
     """Raise a ValueError unless `scale` is a number from 0 to 100."""
     if not math.isfinite(scale) or not 0 <= scale <= 100:
-        raise ValueError(f"guidance_scale {scale!r} is not accepted: give a number from 0 to 100 (1 is no guidance)")
+        raise ValueError(f"invalid guidance_scale {scale!r}: expected a number from 0 to 100 (1 turns guidance off)")
 
 
 def check_strength(strength: float) -> None:
     """Raise a ValueError unless `strength` is above 0 and up to 1."""
     if not 0 < strength <= 1:
-        raise ValueError(f"strength {strength!r} is not accepted: give a number above 0 and up to 1")
+        raise ValueError(f"invalid strength {strength!r}: expected a number above 0 and up to 1")

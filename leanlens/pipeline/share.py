@@ -27,14 +27,14 @@ def share_drawing(pipeline: Any, way: str, group: Group) -> None:
             share tensors on.
     """
     if way not in WAYS:
-        raise ValueError(f"share {way!r} is not accepted; use one of {', '.join(WAYS)}")
+        raise ValueError(f"invalid share {way!r}: expected one of {', '.join(WAYS)}")
     if group.world_size < 2:
         raise ValueError(
             f"share {way!r} needs several processes; start them with torchrun --nproc-per-node 2 -m leanlens generate"
         )
     if way == "guidance":
         if group.world_size != 2:
-            raise ValueError(f"share 'guidance' cannot be done by {group.world_size} processes; start 2, one a branch")
+            raise ValueError(f"share 'guidance' needs 2 processes, one for each branch; there are {group.world_size}")
         pipeline.guidance_group = torch.distributed.group.WORLD
         return
     heads = pipeline.transformer.config.num_attention_heads

@@ -134,7 +134,7 @@ def best_attention(device: torch.device) -> str:
 def check_guided_share(share: float) -> None:
     """Raise a ValueError unless `share` is above 0 and up to 1."""
     if not 0 < share <= 1:
-        raise ValueError(f"guided_share {share} is not accepted; give a number above 0 and up to 1")
+        raise ValueError(f"invalid guided_share {share}: expected a number above 0 and up to 1")
 
 
 def read_cache(text: str) -> tuple[str, float]:
@@ -147,11 +147,11 @@ def read_cache(text: str) -> tuple[str, float]:
     name = match[1] if match else text
     if match is None or name not in CACHES:
         known = ", ".join(f"{known}:{what.upper()}" for known, (what, _) in CACHES.items())
-        raise ValueError(f"cache {text[:60]!r} is not accepted; use one of {known}")
+        raise ValueError(f"invalid cache {text[:60]!r}: expected one of {known}")
     what, usual = CACHES[name]
     number = usual if match[2] is None else float(match[2])
     if what == "interval" and (number != int(number) or number < 2):
-        raise ValueError(f"cache {text!r} is not accepted; the interval is a whole number from 2")
+        raise ValueError(f"invalid cache {text!r}: expected an integer from 2 as its interval")
     return name, number
 
 

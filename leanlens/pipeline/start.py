@@ -38,7 +38,7 @@ def draw_noise(
     device, dtype = compute_device(transformer), transformer.dtype
     if given is not None:
         if tuple(given.shape) != shape:
-            raise ValueError(f"latents has shape {tuple(given.shape)}; {shape} is accepted for this size and batch")
+            raise ValueError(f"latents has shape {tuple(given.shape)}; expected {shape} for this size and batch")
         return given.to(device, dtype)
     if isinstance(generator, list | tuple):
         generator = list(generator)
@@ -46,7 +46,7 @@ def draw_noise(
             raise ValueError(f"generator holds {len(generator)} generators for {batch} pictures; give one for each")
     for one in generator if isinstance(generator, list) else [generator]:
         if one is not None and not isinstance(one, torch.Generator):
-            raise ValueError(f"generator {one!r} is not accepted; give a torch.Generator, or a list of them")
+            raise ValueError(f"invalid generator {one!r}: expected a torch.Generator, or a list of them")
     return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
 
 

@@ -24,4 +24,4 @@ def resolve_date(date: str) -> str:
             raise ValueError
         return datetime.date.fromisoformat(date).isoformat()
     except ValueError:
-        raise ValueError(f"template_date {date!r} is not accepted; give YYYY-MM-DD, or today") from None
+        raise ValueError(f"invalid template_date {date!r}: expected YYYY-MM-DD, or today") from None

@@ -120,7 +120,7 @@ def template_named(name: str, date: str = DEFAULT_DATE) -> Template:
         ValueError: an unknown name, or a date that is not YYYY-MM-DD.
     """
     if name not in TEMPLATES:
-        raise ValueError(f"text template {name!r} is not known; use one of {', '.join(TEMPLATES)}")
+        raise ValueError(f"invalid text template {name!r}: expected one of {', '.join(TEMPLATES)}")
     date = resolve_date(date)
     return HarmonyTemplate(date) if name == "harmony" else PlainTemplate(date)
 
@@ -149,7 +149,7 @@ def tokenize(
     prefix = len(tokenizer(prefix_text, add_special_tokens=False)["input_ids"]) if prefix_text else 0
     if max_sequence_length <= prefix:
         raise ValueError(
-            f"max_sequence_length {max_sequence_length} is not accepted: the template alone takes {prefix} tokens; "
+            f"invalid max_sequence_length {max_sequence_length}: the template alone takes {prefix} tokens; "
             f"give more than that ({MAX_SEQUENCE_LENGTH} is usual)"
         )
     pad = tokenizer.pad_token_id

@@ -127,7 +127,7 @@ def choose(
         if fitting := [choice for choice in found if choice.fits]:
             return min(fitting, key=lambda choice: _rank(choice, drawing.pictures))
     if not found:
-        raise ValueError(f"device {pins.device!r} is not accepted; {machine.device.name} has none of that kind")
+        raise ValueError(f"invalid device {pins.device!r}: {machine.device.name} has none of that kind")
     return min(found, key=lambda choice: choice.excess)
 
 

@@ -222,9 +222,9 @@ def cpu(cores: int, instructions: str = "AVX2", memory: float = 32) -> Device:
         ValueError: an unknown set of instructions, or no core.
     """
     if instructions not in _CORE:
-        raise ValueError(f"instructions {instructions!r} are not known; use one of {', '.join(_CORE)}")
+        raise ValueError(f"invalid instructions {instructions!r}: expected one of {', '.join(_CORE)}")
     if cores < 1:
-        raise ValueError(f"cores {cores} is not accepted; give a whole number from 1")
+        raise ValueError(f"invalid cores {cores}: expected an integer from 1")
     half, single, attention = (rate * cores for rate in _CORE[instructions])
     return Device(
         f"CPU {cores} core{'s' * (cores > 1)} {instructions}",
@@ -286,7 +286,7 @@ def device_of_driver(name: str, total_bytes: int) -> Device | None:
 def card_of(memory: float) -> Device:
     """A card of which only the memory, GiB, is known; its rates are 0, so that nothing is said of its speed."""
     if memory <= 0:
-        raise ValueError(f"vram {memory:g} is not accepted; give the card's memory in GB, above 0")
+        raise ValueError(f"invalid vram {memory:g}: expected the card's memory in GB, above 0")
     return Device(f"a card of {memory:g} GB", "nvidia", memory, 0, 0, 0, 0, 8.0)
 
 

@@ -179,7 +179,7 @@ def element_bytes(dtype: str) -> int:
         ValueError: an unknown dtype.
     """
     if dtype not in ELEMENT_BYTES:
-        raise ValueError(f"dtype {dtype!r} is not accepted; use one of {', '.join(ELEMENT_BYTES)}")
+        raise ValueError(f"invalid dtype {dtype!r}: expected one of {', '.join(ELEMENT_BYTES)}")
     return ELEMENT_BYTES[dtype]
 
 

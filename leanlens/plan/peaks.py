@@ -45,7 +45,7 @@ class Drawing:
     def __post_init__(self) -> None:
         for name in ("steps", "pictures"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is not accepted; give a whole number from 1")
+                raise ValueError(f"invalid {name} {getattr(self, name)}: expected an integer from 1")
 
     @property
     def tokens(self) -> int:

@@ -171,11 +171,9 @@ def plan_training(
         ValueError: a number of devices that the micro-batches cannot be shared out over, or a price below 0.
     """
     if count < 1 or run.micro_batches % count:
-        raise ValueError(
-            f"count {count} is not accepted: train.micro_batches {run.micro_batches} must be a multiple of it"
-        )
+        raise ValueError(f"invalid count {count}: train.micro_batches {run.micro_batches} must be a multiple of it")
     if price_per_hour is not None and price_per_hour < 0:
-        raise ValueError(f"price_per_hour {price_per_hour:g} is not accepted; give 0 or more")
+        raise ValueError(f"invalid price_per_hour {price_per_hour:g}: expected 0 or more")
     base = (assumed("process") if device.kind == "cpu" else assumed("context")) + run.state + run.frozen
     activations = max(run.together * batch.pictures * batch.activations for batch in run.batches)
     limit = usable_bytes(device, device.memory * GIB)

@@ -1,5 +1,6 @@
 """Why a request gets no image: one exception for every API, which each turns into its own status and error body."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,10 +75,7 @@ def with_client_names(names: Mapping[str, str]) -> Iterator[None]:
         theirs = names.get(error.field or "")
         if theirs is None:
             raise
-        message = error.message
-        for start in ("", "invalid "):
-            if message.startswith(f"{start}{error.field} "):
-                message = start + theirs + message.removeprefix(f"{start}{error.field}")
+        message = re.sub(rf"^(invalid )?{re.escape(str(error.field))} ", rf"\g<1>{theirs} ", error.message)
         raise APIError(error.kind, message, theirs, error.retry_after) from None
 
 

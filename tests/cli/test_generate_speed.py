@@ -25,8 +25,8 @@ def test_options_are_recorded_and_replayed(leanlens, words, recorded):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--guided-share", 0), "guided_share 0.0 is not accepted"),
-        (("--cache", "magic"), "cache 'magic' is not accepted; use one of first-block"),
+        (("--guided-share", 0), "invalid guided_share 0.0"),
+        (("--cache", "magic"), "invalid cache 'magic': expected one of first-block"),
         (("--fp8",), "multiples of 16"),
         (("--attention", "nothing"), "must be one of"),
     ],

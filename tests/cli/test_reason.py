@@ -185,7 +185,7 @@ def test_a_model_without_a_style_of_captions_draws_prompts_as_they_are(leanlens)
         (["reason", "a", "--model", "/nowhere/x"], "--model '/nowhere/x' is not on this machine"),
         (["reason", "a", "--model", "turbo"], "--model 'turbo' is not on this machine"),
         (["reason", "a", "--size", "33x32"], "width 33"),
-        (["reason", "a", "--seed", "-2"], "seed -2 is not accepted"),
+        (["reason", "a", "--seed", "-2"], "invalid seed -2"),
         (["reason", "a", "-n", "0"], "--number 0 is not accepted"),
         (["reason", "a", "--prompts", "p.txt"], "give either a prompt or --prompts"),
         (["reason", "a", "--lora", "none.safetensors"], "none.safetensors"),

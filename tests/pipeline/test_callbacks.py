@@ -133,9 +133,9 @@ def test_texts_that_do_not_fit_are_refused(pipeline):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (torch.zeros(1), "gave a Tensor; a dict of tensors or None is accepted"),
+        (torch.zeros(1), "gave a Tensor; expected a dict of tensors or None"),
         (False, "gave a bool"),
-        ({"latent": torch.zeros(1)}, "gave 'latent', a Tensor; tensors called latents, prompt_embeds"),
+        ({"latent": torch.zeros(1)}, "gave 'latent', a Tensor; expected tensors called latents, prompt_embeds"),
         ({"latents": None}, "gave 'latents', a NoneType"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_picture_is_enlarged_between_its_latents(opened, tmp_path):
     assert latent.record["request"]["latent_resize"] == "nearest-exact"
     assert ImageRequest.checked(**latent.record["request"]).latent_resize == "nearest-exact"
     for wrong in ({"latent_resize": "bilinear"}, {**start, "mask": "m.png", "latent_resize": "bilinear"}):
-        with pytest.raises(ValueError, match="latent_resize needs a picture"):
+        with pytest.raises(ValueError, match="latent_resize needs an image"):
             ImageRequest.checked(**{**GOOD, **wrong})
-    with pytest.raises(ValueError, match="latent_resize 'cubic' is not accepted"):
+    with pytest.raises(ValueError, match="invalid latent_resize 'cubic'"):
         ImageRequest.checked(**start, latent_resize="cubic")

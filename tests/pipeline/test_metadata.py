@@ -60,7 +60,7 @@ def test_exif_comment_as_other_programs_read_it(tmp_path):
 
 
 def test_what_cannot_be_read_or_written_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"suffix '.gif' is not accepted; use one of .png"):
+    with pytest.raises(ValueError, match=r"invalid suffix '.gif': expected one of .png"):
         save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.gif", RECORD)
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
     with pytest.raises(ValueError, match="carries no leanlens settings"):
@@ -122,7 +122,9 @@ def test_the_packet_is_well_formed_and_left_out_where_it_is_not_wanted(tmp_path,
 
 
 def test_a_marking_that_is_not_in_the_vocabulary_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"marking 'a\"/>' is not accepted; use trainedAlgorithmicMedia, composite"):
+    with pytest.raises(
+        ValueError, match=r"invalid marking 'a\"/>': expected one of trainedAlgorithmicMedia, composite"
+    ):
         save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", {**RECORD, "marking": 'a"/>'})
     assert not list(tmp_path.iterdir())
 

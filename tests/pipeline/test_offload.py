@@ -330,7 +330,7 @@ def test_words_that_do_not_go_together():
     for words in ({"offload": "block"}, {"quant": "int8"}):
         with pytest.raises(ValueError, match="fp8 products cannot be combined with"):
             open_model("toy", "cpu", "float32", options=LoadOptions(**words), speed=Speed(fp8=True))
-    with pytest.raises(ValueError, match="only GPT-OSS is read so"):
+    with pytest.raises(ValueError, match="only GPT-OSS is read layer by layer"):
         open_model("nano", "cpu", "float32", options=LoadOptions(offload="encoder", encoder_on="disk"))
 
 

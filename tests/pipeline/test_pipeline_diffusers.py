@@ -122,11 +122,11 @@ def test_generators_one_for_each(pipeline):
     both = drawn(pipeline, prompt=["a", "b"], generator=(torch.Generator().manual_seed(1), torch.Generator()))
     first = drawn(pipeline, generator=[torch.Generator().manual_seed(1)])
     torch.testing.assert_close(both[:1], first, rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match="generator 42 is not accepted"):
+    with pytest.raises(ValueError, match="invalid generator 42"):
         drawn(pipeline, generator=42)
     with pytest.raises(ValueError, match="generator holds 1 generators for 2 pictures"):
         drawn(pipeline, prompt=["a", "b"], generator=(torch.Generator(),))
-    with pytest.raises(ValueError, match="negative_prompt holds None; texts are accepted"):
+    with pytest.raises(ValueError, match="negative_prompt holds None; expected strings"):
         drawn(pipeline, prompt=["a", "b"], negative_prompt=["x", None])
 
 

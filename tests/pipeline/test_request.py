@@ -23,15 +23,15 @@ def test_today_becomes_a_date():
         ({"width": 100}, "width 100: expected a positive multiple of 16"),
         (
             {"num_inference_steps": 0},
-            "num_inference_steps 0 is not accepted: give a whole number from 1 to 1000",
+            "invalid num_inference_steps 0: expected an integer from 1 to 1000",
         ),
-        ({"guidance_scale": -1}, "guidance_scale -1.0 is not accepted"),
-        ({"seed": -5}, "seed -5 is not accepted"),
-        ({"strength": 0.5}, "mask and strength need a picture"),
+        ({"guidance_scale": -1}, "invalid guidance_scale -1.0"),
+        ({"seed": -5}, "invalid seed -5"),
+        ({"strength": 0.5}, "mask and strength need an image"),
         ({"image": "a.png"}, "strength is missing"),
         ({"steps": 3}, "steps is not a known setting; known are prompt"),
         ({"template_date": "x"}, "YYYY-MM-DD"),
-        ({"loras": [{"path": "x", "scale": 1e9}]}, "loras.0.scale 1000000000.0 is not accepted"),
+        ({"loras": [{"path": "x", "scale": 1e9}]}, "invalid loras.0.scale 1000000000.0"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(fields, message):

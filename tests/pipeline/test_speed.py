@@ -86,12 +86,12 @@ def test_convolutions_have_their_own_order(plain):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"guided_share": 0.0}, "guided_share 0.0 is not accepted"),
-        ({"guided_share": 1.5}, "guided_share 1.5 is not accepted"),
-        ({"cache": "magic"}, "cache 'magic' is not accepted; use one of first-block:THRESHOLD"),
-        ({"cache": "taylor:1"}, "whole number from 2"),
-        ({"cache": "taylor:2.5"}, "whole number from 2"),
-        ({"cache": "first-block:x"}, "is not accepted"),
+        ({"guided_share": 0.0}, "invalid guided_share 0.0"),
+        ({"guided_share": 1.5}, "invalid guided_share 1.5"),
+        ({"cache": "magic"}, "invalid cache 'magic': expected one of first-block:THRESHOLD"),
+        ({"cache": "taylor:1"}, "expected an integer from 2"),
+        ({"cache": "taylor:2.5"}, "expected an integer from 2"),
+        ({"cache": "first-block:x"}, "invalid cache"),
     ],
 )
 def test_wrong_words(words, message):

@@ -106,8 +106,8 @@ def test_transparent_and_rotated_pictures(img2img):
     [
         ({"image": None}, "image is missing"),
         ({"image": "cat.png"}, "image is a str"),
-        ({"strength": 0}, "strength 0 is not accepted"),
-        ({"strength": 1.5}, "strength 1.5 is not accepted"),
+        ({"strength": 0}, "invalid strength 0"),
+        ({"strength": 1.5}, "invalid strength 1.5"),
         ({"mask_image": None}, "mask_image is missing"),
         ({"mask_image": Image.new("L", (10, 10), 255)}, "the mask is 10x10 but the picture is 96x64"),
         ({"mask_image": Image.new("L", (96, 64), 0)}, "black everywhere"),
