@@ -132,7 +132,10 @@ def test_every_module_says_what_it_is():
     assert not silent
 
 
-PLAIN = ("batches", "cli", "evaluate", "flow", "models", "pictures", "reason", "scenes", "score", "train", "weights")
+PLAIN = (
+    "batches", "cli", "evaluate", "flow", "models", "pictures", "reason", "scenes", "score", "serve", "train", "web",
+    "weights",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("phrase", ["Comes in:", "Goes out:", "Knows nothing"])

@@ -1,4 +1,4 @@
-"""`leanlens doctor`: what a bug report needs, and which commands will work here."""
+"""Implements `leanlens doctor`, which prints versions, the machine, and which commands will work."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def doctor(
     as_json: AsJson = False,
     share: Annotated[
         bool,
-        flag(OUTPUT, "share", "Draw with nano, alone and beside a busy loop, and print one line to paste."),
+        flag(OUTPUT, "share", "Draw with nano, alone and beside a busy loop, and print one line for a bug report."),
     ] = False,
 ) -> None:
     """Print versions, the machine, and which commands will work on it."""
@@ -99,7 +99,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _kernels() -> str:
-    """Whether a GPU can keep the text encoder as it is released."""
+    """Whether a GPU can keep the text encoder in its released MXFP4 form."""
     from leanlens.install import KERNELS
     from leanlens.plan.options import kernels_missing
 
@@ -110,7 +110,7 @@ def _kernels() -> str:
 
 
 def _commands() -> dict[str, str]:
-    """Which commands will work, and for those that will not, why."""
+    """Which commands will work, and why others will not."""
     from importlib import util
 
     from leanlens.hub import locate, models_folder
@@ -127,7 +127,7 @@ def _commands() -> dict[str, str]:
         except ValueError as error:
             rows[label] = f"no: {error}"
     rows["generate --lora"] = "yes" if util.find_spec("peft") else "no: pip install peft"
-    rows["replay"] = "yes, for pictures that leanlens saved"
+    rows["replay"] = "yes, for images that leanlens saved"
     rows["weights"] = "yes"
     return rows
 
@@ -139,7 +139,7 @@ def _memory() -> str:
     return f"{memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} GiB available"
 
 
-# What a command needs beyond the core -> the extra that brings it.
+# command -> packages that it needs beyond the core, and the extra that installs them.
 _NEEDS = {
     "serve": (
         ("fastapi", "uvicorn", "python_multipart", "mcp", "prometheus_client", "sse_starlette"),
@@ -158,7 +158,7 @@ _NEEDS = {
 
 
 def _extras() -> dict[str, str]:
-    """Which commands have all they need, and the line that installs what is missing."""
+    """Which commands have their packages, and the command that installs missing ones."""
     from importlib import util
 
     from leanlens.install import install_extra
@@ -171,7 +171,7 @@ def _extras() -> dict[str, str]:
 
 
 def _defaults(root: Any) -> dict[str, str]:
-    """Where defaults of options come from, and what each sets; what is wrong with a file."""
+    """The files and variables that set defaults of options, what each sets, and errors in them."""
     from leanlens.cli.defaults import folder_file, read_defaults, unknown_variables, user_file
 
     rows = {str(path): "read" if path.is_file() else "not there" for path in (folder_file(), user_file())}

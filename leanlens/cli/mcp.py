@@ -1,4 +1,4 @@
-"""`leanlens mcp`: drawing as tools of an assistant that starts this command itself."""
+"""Implements `leanlens mcp`, which offers drawing as tools to the assistant that starts it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,13 +37,13 @@ def mcp(
 ) -> None:  # fmt: skip
     """Offer tools to an assistant over standard input and output (Model Context Protocol).
 
-    Enter this command where the assistant keeps its list of servers. A running `leanlens serve` offers the same tools
-    over HTTP at /mcp.
+    Add this command to the list of servers in the settings of the assistant. A running `leanlens serve` offers the same
+    tools over HTTP at /mcp.
     """
     from leanlens.cli.serve import _fetch, _require_packages
     from leanlens.serve.settings import ServerSettings
 
-    _require_packages()  # the packages of the server, or a sentence that says how to get them
+    _require_packages()  # raises an error that says how to install them
     settings = ServerSettings.checked(
         models=tuple(model or ["nano"]),
         lora_folders=tuple(loras or ()),

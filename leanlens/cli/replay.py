@@ -20,16 +20,15 @@ def replay(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write. Default: beside the image.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Where the same model is, if it has moved.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="Path of the same model, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option(help="Device to use instead of the recorded one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Precision to use instead of the recorded one.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image that it was drawn from.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Mask that it was drawn with.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image that the drawing started from.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask of the drawing.")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="LoRA file, in the recorded order; may be repeated.")] = None,
     trust: Annotated[
-        bool, typer.Option("--trust/--no-trust", help="Open the local files that the image names: it is your own.")
+        bool,
+        typer.Option("--trust/--no-trust", help="Open the local files that the image names. Only for your own images."),
     ] = False,
 ) -> None:
     """Draw an image again from its settings, and compare.
@@ -53,7 +52,7 @@ def replay(
     drawn = _draw(opened, request, record)
     if drawn.record["inputs"] != record["inputs"]:
         raise ValueError(f"a picture or LoRA file that {picture} was drawn from has changed since")
-    for name in ("marking", "safety"):  # what the file says about the picture, as it did before
+    for name in ("marking", "safety"):  # these fields of the file stay as they were
         drawn.record.pop(name)
         drawn.record.update({name: record[name]} if name in record else {})
     save_picture(drawn.image, target, drawn.record)
@@ -69,7 +68,7 @@ def _target(picture: Path, output: Path | None) -> Path:
 
     with Image.open(picture) as given:
         held = given.format
-    suffix = picture.suffix  # unless the file is named as what it is not
+    suffix = picture.suffix  # unless the name does not match the format
     if FORMATS.get(suffix.lower()) != held:
         suffix = next(name for name, format in FORMATS.items() if format == held)
     target = output or picture.with_name(f"{picture.stem}-replay{suffix}")
@@ -135,10 +134,10 @@ def _compare(picture: Path, target: Path, recorded: dict[str, Any], run: dict[st
 
 
 def _require_form(picture: Path, record: dict[str, Any]) -> None:
-    """Check that the settings have the form that leanlens writes: whoever made the picture may have written others.
+    """Check that the settings have the form that leanlens writes, since anyone may have written the file.
 
     Raises:
-        ValueError: they do not; the sentence names the first field.
+        ValueError: they do not; the message names the first wrong field.
     """
     from pydantic import BaseModel, ValidationError
 
@@ -187,14 +186,14 @@ def _require_form(picture: Path, record: dict[str, Any]) -> None:
 
 
 def _files_named(record: dict[str, Any], model: str | None, image: Any, mask: Any, lora: Any) -> dict[str, str]:
-    """What the settings would have opened beyond what is installed here and what the user named: option -> name."""
+    """Files that only the settings name, and that would be opened: option -> name."""
     from leanlens.hub import is_here
 
     request, recorded, named = record["request"], record["model"], {}
     if model is None:
         name = str(recorded["name"])
         if not is_here(name):
-            if not Path(name).expanduser().exists():  # a picture never makes this machine download anything
+            if not Path(name).expanduser().exists():  # an image never causes a download
                 raise ValueError(f"the model {name[:120]!r} of the picture is not here; give it with --model")
             named["--model"] = name
         named |= {f"its {part}": str(path) for part, path in (recorded.get("parts") or {}).items()}
@@ -209,7 +208,7 @@ def _files_named(record: dict[str, Any], model: str | None, image: Any, mask: An
 
 
 def _ask_to_open(picture: Path, named: dict[str, str], trust: bool) -> None:
-    """Nothing that only the picture names is opened unasked: it may come from a stranger."""
+    """Ask before opening files that only the image names, since it may come from a stranger."""
     if trust or not named:
         return
     listed = "; ".join(f"{what}: {name[:120]!r}" for what, name in named.items())

@@ -66,7 +66,7 @@ def encode(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that draw. Default: one for each core.")] = None,
 ) -> None:
-    """Draw and encode the scenes of a recipe, for training with data.encoded; run again, it goes on."""
+    """Draw and encode the scenes of a recipe, for training with data.encoded. Run the command again to resume."""
     from leanlens.config import find_recipe, read_recipe
     from leanlens.dist import join
     from leanlens.train.config import TrainRecipe

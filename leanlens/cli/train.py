@@ -1,4 +1,4 @@
-"""`leanlens train` and `leanlens export`: a recipe to a run, and a run to a pipeline folder."""
+"""Implements `leanlens train`, which trains a recipe, and `leanlens export`, which writes a run's pipeline folder."""
 
 import os
 import sys
@@ -13,20 +13,18 @@ from leanlens.cli.options import Changes
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A TOML recipe, or the name of one. Without it: list the names.")
+        Path | None, typer.Argument(help="A TOML recipe, or the name of one. Default: list the names.")
     ] = None,
     changes: Changes = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run/--no-dry-run", help="Open and check everything, print what the run would be, and stop."
-        ),
+        typer.Option("--dry-run/--no-dry-run", help="Open and check everything, print the plan of the run, and stop."),
     ] = False,
 ) -> None:
-    """Train a denoiser, an autoencoder or a small language model, as the recipe says, or continue a run.
+    """Train a denoiser, an autoencoder or a small language model, from a recipe, or continue a run.
 
     A run.dir that holds a checkpoint is continued. Several processes: torchrun --nproc-per-node 8 -m leanlens train ...
-    Ctrl-C and SIGTERM save the run and end it with exit code 75; a run that is done ends with 0.
+    Ctrl-C and SIGTERM save the run and end it with exit code 75; a finished run ends with 0.
     """
     if recipe is None:
         print(_listed())
@@ -63,7 +61,7 @@ def _train(recipe: Path, changes: list[str], dry_run: bool) -> int:
 
 
 def _print_lines(lines: Iterator[str], group: Any) -> int:
-    """Each line as soon as it is known, once for all processes; an error comes after the lines before it."""
+    """Print each line as soon as it is known, on the leading process only; an error comes after the lines before it."""
     for line in lines:
         if group.leads:
             print(line, flush=True)
@@ -71,7 +69,7 @@ def _print_lines(lines: Iterator[str], group: Any) -> int:
 
 
 def _listed() -> str:
-    """The recipes by name, each with what the first line of its file says that it is for."""
+    """The recipes by name, each with the first sentence of its file."""
     from leanlens.config import recipe_names
 
     rows = ["Recipes (leanlens train NAME, or the path of your own):"]
@@ -86,7 +84,7 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Pipeline folder to make.")],
     std: Annotated[
         float | None,
-        typer.Option(help="Width of the averaged weights; 0 exports the last weights. Default: the recipe's."),
+        typer.Option(help="Relative width of the averaged weights; 0 exports the last weights. Default: the recipe's."),
     ] = None,
 ) -> None:
     """Export the latest checkpoint of a run as a pipeline folder."""
@@ -130,12 +128,12 @@ def _train_language(recipe: Path, changes: list[str], dry_run: bool) -> int:
 
 
 def _join_alone(what: str, recipe: Any) -> Any:
-    """The group of one process that a run of one has."""
+    """The group of a run that takes one process only."""
     from leanlens import dist
 
     group = dist.join(recipe.run.device)
     if group.world_size > 1:
-        raise ValueError(f"{what} is trained by one process, not {group.world_size}; run without torchrun")
+        raise ValueError(f"{what} is trained by one process, not {group.world_size}: run it without torchrun")
     return group
 
 
@@ -147,7 +145,7 @@ def _report_alone(recipe: Any, samples: str, progress: Any) -> int:
 
 
 def _one_error(act: Callable[[], int]) -> int:
-    """What `act` returns. Of several processes that fail only the first raises its error; the others say nothing."""
+    """The result of `act`. If several processes fail, only the first raises its error."""
     from leanlens.dist import is_first_to_fail, leads_here, leave
     from leanlens.train.signals import Interrupted, exit_code
 
@@ -159,7 +157,7 @@ def _one_error(act: Callable[[], int]) -> int:
         return exit_code(True, leads_here())
     except KeyboardInterrupt:
         print("stopped at once; what came after the last save is lost", file=sys.stderr, flush=True)
-        os._exit(130)  # not after a checkpoint that is being written
+        os._exit(130)  # without waiting for a checkpoint that is being written
     except Exception:
         if is_first_to_fail():
             raise

@@ -13,22 +13,22 @@ from leanlens.score.features import Gallery, PictureNetwork
 from leanlens.score.regions import Region, cut_out, find_regions, look_closer, overlap
 from leanlens.score.segmentation import segment
 
-# Probability from which a region counts as a thing at all: where the scorer says yes to as many things that a person
-# would not name as it says no to others (benchmarks/by_eye.py, the scenes of seed 0).
+# Certainty from which a region counts as a thing. At this value the scorer accepts as many things that a person would
+# not name as it misses things that a person would (benchmarks/by_eye.py, the scenes of seed 0).
 LEAST = 0.35
-# How much less probable a detection is than it looks, by how its region was found: sums of things look like things too.
+# Subtracted from the probability, by how the region was found: cuts and unions of things often look like things, too.
 DOUBT = {"segmentation": 0.0, "whole": 0.0, "inner": 0.0, "outer": 0.0, "cut": 0.05, "joined": 0.1}
-PRIOR = 1.0  # nats by which a region looks more like what is looked for than it does
-APART = 0.5  # the overlap with a more certain detection from which one is dropped
-NESTED = 0.62  # of the area of another thing: one that lies inside or before it is no larger
+PRIOR = 1.0  # nats added to the log probability of wanted concepts
+APART = 0.5  # overlap with a more certain detection from which a detection is dropped
+NESTED = 0.62  # largest share of another thing's area for a thing inside or in front of it
 APART_BY_THEMSELVES = {
     "segmentation",
     "inner",
     "outer",
-}  # these leave out what is inside or in front
-CLOSER_AREA = 0.02  # of the picture: what hangs together and is as large is looked at more closely
-CLOSER_MOST = 4  # of them
-MOST_REGIONS = 48  # of a first look: a picture of noise has thousands
+}  # ways of finding a region that exclude things inside or in front of it
+CLOSER_AREA = 0.02  # share of the picture: connected regions of at least this area are split further
+CLOSER_MAX = 4  # regions that are split further
+MAX_REGIONS = 48  # proposals before splitting: a picture of noise has thousands
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Detection:
     """A region classified as a thing.
 
     Attributes:
-        concept: what it looks like most.
-        probability: of that, where PRIOR favours what is looked for.
+        concept: the most probable concept.
+        probability: of that concept, with PRIOR for wanted concepts.
         by_concept: (C,) probability of every concept, without PRIOR.
-        style_odds: (C, S) log probability of every drawing, less a constant.
+        style_odds: (C, S) log probability of every drawing, up to a constant.
     """
 
     region: Region
@@ -50,12 +50,12 @@ class Detection:
 
     @property
     def certainty(self) -> float:
-        """The probability less the doubt about the region."""
+        """The probability, minus DOUBT for how the region was found."""
         return self.probability - DOUBT[self.region.found_by]
 
     @property
     def is_certain(self) -> bool:
-        """Whether it counts as that thing."""
+        """Whether it counts as a thing."""
         return self.certainty >= LEAST
 
 
@@ -66,15 +66,15 @@ def detect_things(
     network: PictureNetwork,
     wanted: Sequence[Collection[str]],
 ) -> list[list[Detection]]:
-    """Things in each image, most certain first; regions that look like nothing known come last.
+    """The detections of each image, most certain first.
 
-    Regions go through the network by how certain they can be at most. One that a more certain detection is bound to
-    replace does not go through it.
+    Regions are classified in the order of their highest possible certainty. A region that a more certain detection
+    would replace in any case is skipped, which saves most of the crops and changes no result.
 
     Args:
         images: (H, W, 3) uint8.
-        masks: (H, W) bool, what stands out from the backdrop of each, as `stands_out` gives it.
-        wanted: concepts to favour; a region that could be one of these or another concept counts as the wanted one.
+        masks: (H, W) bool, the foreground of each image, from `stands_out`.
+        wanted: concepts to favour: an ambiguous region counts as a wanted concept.
     """
     proposed = [_propose(*each) for each in zip(images, masks, strict=True)]
     found: list[list[Detection]] = [[] for _ in images]
@@ -90,18 +90,18 @@ def detect_things(
 
 
 def _propose(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
-    """Regions of an image that may be things, several of them around the same pixels."""
-    hanging = find_regions(pixels, mask)
+    """Regions of an image that may be things; several may cover the same pixels."""
+    connected = find_regions(pixels, mask)
     segments = [cut_out(pixels, one, None, "segmentation") for one in segment(pixels)]
-    regions = [*filter(None, segments), *hanging][:MOST_REGIONS]
-    large = [region for region in hanging if region.area >= CLOSER_AREA * mask.size][:CLOSER_MOST]
+    regions = [*filter(None, segments), *connected][:MAX_REGIONS]
+    large = [region for region in connected if region.area >= CLOSER_AREA * mask.size][:CLOSER_MAX]
     return regions + [part for region in large for part in look_closer(pixels, mask, region)]
 
 
 def _classify(
     regions: list[list[Region]], gallery: Gallery, network: PictureNetwork, wanted: Sequence[Collection[str]]
 ) -> list[list[Detection]]:
-    """The regions of several images as detections; equal crops go through the network once."""
+    """Classify the regions of several images; equal crops go through the network once."""
     crops, rows = dict[bytes, Image.Image](), []
     for region in itertools.chain(*regions):
         crop = _crop(region)
@@ -135,7 +135,7 @@ def _crop(region: Region) -> Image.Image:
 
 
 def _keep_distinct(seen: list[Detection]) -> list[Detection]:
-    """The most certain detections that are not parts, or sums, of a more certain one."""
+    """Drop every detection that overlaps a more certain one, unless one thing may lie inside or before the other."""
     kept: list[Detection] = []
     for one in sorted(seen, key=lambda detection: -detection.certainty):
         if all(overlap(one.region, other.region) < APART or _may_nest(one, other) for other in kept):
@@ -144,7 +144,7 @@ def _keep_distinct(seen: list[Detection]) -> list[Detection]:
 
 
 def _may_nest(one: Detection, other: Detection) -> bool:
-    """One thing inside or before another: clearly smaller, clearly something else, and found as such."""
+    """Whether both may be things although they overlap: another concept, clearly smaller, and found separately."""
     return one.concept != other.concept and _can_nest(one.region, other.region)
 
 
@@ -154,5 +154,5 @@ def _can_nest(one: Region, other: Region) -> bool:
 
 
 def _gives_way(region: Region, surer: Region) -> bool:
-    """Whether a region is dropped beside that of a more certain detection, whatever it looks like."""
+    """Whether a region is dropped for a more certain detection, whatever its own concept would be."""
     return overlap(region, surer) >= APART and not _can_nest(region, surer)

@@ -1,6 +1,6 @@
 """EfficientNet-Lite without its classifier, batch normalisation folded into the convolutions.
 
-The answers are those of the network it is made from, to rounding, in half the time.
+Its outputs equal those of the original network to rounding, in half the time.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-FEW, FIRST = 4, 5  # images at once in the first blocks, whose answers are large, so that they stay in the cache
+FEW, FIRST = 4, 5  # images at once in the first blocks, whose outputs are large, so that they fit the cache
 
 
 class FoldedEfficientNet(nn.Module):
@@ -18,7 +18,7 @@ class FoldedEfficientNet(nn.Module):
 
     Args:
         network: an `EfficientNet` of efficientnet-lite-pytorch with its weights.
-        side: cells along a side of the second answer.
+        side: cells along a side of the second output.
     """
 
     def __init__(self, network: Any, side: int):
@@ -46,7 +46,7 @@ class FoldedEfficientNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Expansion, depthwise convolution and projection, added to what came in where the shapes allow it."""
+    """Expansion, depthwise convolution and projection, with a residual connection if the shapes allow it."""
 
     def __init__(self, block: Any):
         super().__init__()
@@ -76,7 +76,7 @@ def _folded(conv: Any, norm: Any) -> nn.Conv2d:
     )
     near, far, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
     if (near, far) != (top, bottom):
-        raise ValueError(f"padding {(near, far, top, bottom)} is not accepted; it must be the same in both directions")
+        raise ValueError(f"invalid padding {(near, far, top, bottom)}: expected the same in both directions")
     padded = functional.pad(weight, (far - near, 0, far - near, 0))
     out, _, *kernel = padded.shape
     folded = nn.Conv2d(conv.in_channels, out, (kernel[0], kernel[1]), conv.stride, far, groups=conv.groups)

@@ -3,7 +3,7 @@
 The network (EfficientNet-Lite2, ImageNet) is part of two packages in the extra `eval`; it was trained on neither our
 models' images nor our icons. The classifier is fitted on `augmentation` crops of the icons.
 
-N crops, R renderings that are learnt from, F = 1760 features, C concepts, S styles.
+N crops, R renderings of the training set, F = 1760 features, C concepts, S styles.
 """
 
 import sys
@@ -32,16 +32,16 @@ from leanlens.score.efficientnet import FoldedEfficientNet
 from leanlens.store import Store, content_key
 
 SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 costs four times as much
-EARLIER = 8  # cells along a side of the earlier features, which tell shapes apart that the last ones take together
+EARLIER = 8  # cells along a side of the earlier features, which separate shapes that the last features do not
 FEATURES = 1280 + 4 * 120
 BATCH = 32
 SIGN = "sign"  # the concept of signs and labels
-RENDERINGS = 100  # of each concept, in all its drawings together
-FEWEST, MOST = 8, 24  # of each drawing
+RENDERINGS = 100  # renderings of each concept, over all its drawings
+FEWEST, MOST = 8, 24  # renderings of each drawing
 BOARDS = 24  # signs, each rendered MOST times
-NOTHINGS = 0.25  # crops of no thing beside each rendering of a thing
+NOTHINGS = 0.25  # crops without a thing for each rendering of one
 EPOCHS, STEP, RATE, DECAY, SMOOTHING = 12, 256, 2e-3, 1e-2, 0.05  # of the fit: AdamW, rows a step
-RECIPE = 5  # part of the cache's key: raise it when what is learnt from, or how, changes
+RECIPE = 5  # part of the cache's key: raise it when the training set or the fit changes
 
 
 class PictureNetwork:
@@ -68,9 +68,9 @@ class PictureNetwork:
         return sha256(self.weights)
 
     def embed(self, crops: Iterable[Image.Image]) -> np.ndarray:
-        """N RGB crops of any size -> (N, F) float32: the last features on average, the earlier ones of each quarter.
+        """N RGB crops of any size -> (N, F) float32: means of the last features, and of earlier ones in quarters.
 
-        A crop is fitted into a grey square.
+        Each crop is fitted into a grey square.
         """
         found = [self._embed(batch) for batch in _batches(crops)]
         return np.concatenate(found) if found else np.zeros((0, FEATURES), np.float32)
@@ -86,7 +86,7 @@ class PictureNetwork:
 
 @cache
 def picture_network() -> PictureNetwork:
-    """The one network of this process."""
+    """The network, shared by the whole process."""
     return PictureNetwork()
 
 
@@ -97,7 +97,7 @@ def _batches(crops: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
 
 
 def fit_square(crop: Image.Image) -> Image.Image:
-    """The crop at SIDE x SIDE: its longest side is 0.9 of it, grey around."""
+    """The crop in a grey square of SIDE x SIDE, its longest side 0.9 of that."""
     scale = 0.9 * SIDE / max(crop.size)
     size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
     square = Image.new("RGB", (SIDE, SIDE), GREY)
@@ -107,13 +107,13 @@ def fit_square(crop: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Gallery:
-    """How features look like what a library can draw.
+    """A linear classifier of features for the concepts and drawings of a library.
 
     Attributes:
-        concepts: C names, in the order of what `concept_odds` answers.
+        concepts: C names, in the order of the columns of `concept_odds`.
         styles: S names.
-        drawings: (D, 2) the concept and the style of each drawing; shapes and signs have no style and are not there.
-        concept_weights: (F + 1, C + 1), the last row added, the last column for no thing at all.
+        drawings: (D, 2) concept and style of each drawing; shapes and signs have no style and are not listed.
+        concept_weights: (F + 1, C + 1); the last row is the bias, the last column stands for no thing.
         drawing_weights: (F + 1, D).
     """
 
@@ -124,7 +124,7 @@ class Gallery:
     drawing_weights: np.ndarray
 
     def concept_odds(self, features: np.ndarray) -> np.ndarray:
-        """(N, F) -> (N, C + 1) log probabilities, less a constant for each row; the last one is that of no thing."""
+        """(N, F) -> (N, C + 1) log probabilities, up to a constant for each row; the last column is no thing."""
         odds: np.ndarray = features @ self.concept_weights[:-1] + self.concept_weights[-1]
         return odds
 
@@ -138,7 +138,7 @@ class Gallery:
 
 
 def open_gallery(library: Library, network: PictureNetwork, folder: Path | None = None) -> Gallery:
-    """The gallery of a library: learnt once, then found by content in `folder` (beside the library's own cache)."""
+    """The gallery of a library: fitted once, then read by its content key from `folder` (default: the library's)."""
     store = Store(folder or cache_folder() / "features")
     drawings = [(concept, style) for style in sorted(library.bitmaps) for concept in sorted(library.bitmaps[style])]
     concepts = tuple(sorted({concept for concept, _ in drawings} | {SIGN}))
@@ -176,7 +176,7 @@ def open_gallery(library: Library, network: PictureNetwork, folder: Path | None 
 def _learn(
     library: Library, network: PictureNetwork, drawings: list[tuple[str, str]], concepts: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The weights of a gallery."""
+    """Fit the weights of a gallery."""
     labels: list[tuple[int, int]] = []
     crops = tqdm(
         _renderings(library, drawings, concepts, labels),
@@ -201,7 +201,7 @@ def _turns_of(concept: str, often: Counter[str]) -> int:
 
 
 def _num_renderings(drawings: list[tuple[str, str]]) -> int:
-    """How many crops `_renderings` yields, signs and no things among them."""
+    """How many crops `_renderings` yields, including signs and crops without a thing."""
     often = Counter(concept for concept, _ in drawings)
     things = [sum(turn < _turns_of(concept, often) for concept, _ in drawings) for turn in range(MOST)]
     return sum(num + BOARDS + round(NOTHINGS * num) for num in things)
@@ -213,8 +213,8 @@ def _renderings(
     concepts: tuple[str, ...],
     labels: list[tuple[int, int]],
 ) -> Iterator[Image.Image]:
-    """Drawings, signs and no things in turn; appends the concept of each, and the number of its drawing among those
-    that have a style, -1 for the others."""
+    """Yield crops of drawings, signs and no things; append the concept of each, and the number of its drawing among
+    those with a style, or -1."""
     numbers = {drawing: number for number, drawing in enumerate(one for one in drawings if one[1] != SHAPES)}
     often = Counter(concept for concept, _ in drawings)
     signs = augmentation.sign_bitmaps(library, BOARDS)

@@ -1,6 +1,6 @@
 """Region proposals: estimates an image's background from its rim and finds the regions that stand out from it.
 
-The kinds of background are those of scenes; any other is taken for the nearest of them.
+It knows the kinds of background that scenes have; any other is taken for the nearest of them.
 """
 
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-RIM = 0.07  # of the short side: where almost nothing but background is
+RIM = 0.07  # width of the rim, share of the short side: almost only background lies there
 TOLERANCE = 40.0  # redmean distance at which a pixel still has the background's colour
-STANDS_OUT = 62.0  # redmean distance from which it is something else
-LEAST_AREA = 0.0025  # of the picture: smaller regions are specks
-LEAST_SIDE = 0.05  # of the short side
-MOST_CUTS = 5
-COMPLEXITY = {"plain": 0.0, "gradient": 0.02, "ground": 0.02, "pattern": 0.04}  # share of the rim it must explain more
+STANDS_OUT = 62.0  # redmean distance from which a pixel is foreground
+MIN_AREA = 0.0025  # share of the picture: smaller regions are specks
+MIN_SIDE = 0.05  # share of the short side
+MAX_CUTS = 5
+COMPLEXITY = {"plain": 0.0, "gradient": 0.02, "ground": 0.02, "pattern": 0.04}  # more of the rim that it must explain
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Backdrop:
         colors: RGB 0 to 255; top then bottom, or left then right, for a gradient; ground then sky; the more frequent
             one first for patterns.
         expected: (K, H, W, 3) float32, the K colours that each pixel may have.
-        inliers: share of the rim it explains, 0 to 1.
+        inliers: share of the rim that has these colours, 0 to 1.
     """
 
     kind: str
@@ -41,10 +41,10 @@ class Region:
 
     Attributes:
         box: x0, y0, x1, y1 in pixels.
-        mask: (y1 - y0, x1 - x0) bool, what belongs to it, holes filled.
+        mask: (y1 - y0, x1 - x0) bool, its pixels, holes filled.
         pixels: (y1 - y0, x1 - x0, 3) uint8.
-        found_by: how it was found: "whole", "joined" across gaps, "cut", "inner" or "outer", or "segmentation"
-            where the segmentation network found it.
+        found_by: how it was found: "whole", "joined" across gaps, "cut", "inner", "outer", or "segmentation" by the
+            segmentation network.
     """
 
     box: tuple[int, int, int, int]
@@ -58,7 +58,7 @@ class Region:
 
 
 def redmean(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far apart colours look, 0 to about 765, over the last axis; both 0 to 255."""
+    """Perceived distance of colours, 0 to about 765, over the last axis; both 0 to 255."""
     one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
     mean = (one[..., 0] + other[..., 0]) / 2
     red, green, blue = ((one[..., at] - other[..., at]) ** 2 for at in range(3))  # faster than over the last axis
@@ -76,7 +76,7 @@ class _Rim:
 
 
 def estimate_backdrop(pixels: np.ndarray) -> Backdrop:
-    """The backdrop that explains most of the rim, simple kinds first."""
+    """The backdrop that explains most of the rim, with a preference for simple kinds."""
     height, width = pixels.shape[:2]
     band = max(3, round(RIM * min(height, width)))
     inside = np.ones((height, width), bool)
@@ -110,8 +110,8 @@ def _fit_plain(pixels: np.ndarray, rim: _Rim) -> Backdrop:
 
 
 def _fit_gradient(pixels: np.ndarray, rim: _Rim, axis: int) -> Backdrop:
-    """Linear along the rows (axis 0, top to bottom) or the columns, fitted three times, each without the outliers of
-    the one before."""
+    """Fit a gradient along the rows (axis 0, top to bottom) or the columns; three fits, each without the outliers of
+    the last."""
     steps, index = pixels.shape[axis], (rim.rows, rim.columns)[axis]
     ramp = np.linspace(0, 1, steps)
     where, kept = ramp[index], np.ones(len(index), bool)
@@ -143,7 +143,7 @@ def _fit_ground(pixels: np.ndarray, rim: _Rim) -> Backdrop:
 
 
 def _fit_pattern(pixels: np.ndarray, rim: _Rim) -> Backdrop | None:
-    """Two colours that alternate all around; None where the second does not show on three sides at least."""
+    """Two colours that alternate around the rim; None if the second is on fewer than three sides."""
     first = _mode(rim.colors)
     rest = rim.colors[redmean(rim.colors, first) > TOLERANCE / 2]
     if len(rest) < 0.03 * len(rim.colors):
@@ -164,7 +164,7 @@ def _fit_pattern(pixels: np.ndarray, rim: _Rim) -> Backdrop | None:
 
 
 def _kind_of_pattern(is_second: np.ndarray, band: int, shares: list[float]) -> str:
-    """Stripes are of one colour along the rim's rows or columns; dots cover little; checks are what is left."""
+    """Stripes have one colour along the rim's rows or columns, dots cover little, and the rest are checks."""
     left, top = is_second[:, :band].mean(axis=1), is_second[:band].mean(axis=0)
     even = [float(np.maximum(line, 1 - line).mean()) for line in (left, top)]
     changes = [int((np.diff(line > 0.5) != 0).sum()) for line in (left, top)]
@@ -177,7 +177,7 @@ def _kind_of_pattern(is_second: np.ndarray, band: int, shares: list[float]) -> s
 
 
 def _mode(pixels: np.ndarray) -> np.ndarray:
-    """The most frequent colour: the median of the fullest cell of 16 levels a channel and of its neighbours."""
+    """The most frequent colour: the median over the fullest cell (16 levels a channel) and its neighbours."""
     cells = (pixels // 16).astype(int)
     codes = cells[:, 0] * 256 + cells[:, 1] * 16 + cells[:, 2]
     fullest = pixels[codes == np.bincount(codes).argmax()].mean(axis=0)
@@ -185,17 +185,17 @@ def _mode(pixels: np.ndarray) -> np.ndarray:
 
 
 def stands_out(pixels: np.ndarray, backdrop: Backdrop) -> np.ndarray:
-    """(H, W) bool: what does not have the backdrop's colour, holes filled, specks dropped."""
+    """(H, W) bool: the pixels without the backdrop's colour, holes filled, specks dropped."""
     off = np.min([redmean(pixels, one) for one in backdrop.expected], axis=0) > STANDS_OUT
     filled = ndimage.binary_fill_holes(off)
     labels, count = ndimage.label(filled, structure=np.ones((3, 3)))
     sizes = ndimage.sum_labels(filled, labels, range(1, count + 1))
-    kept = 1 + np.flatnonzero(sizes >= max(4, LEAST_AREA / 8 * filled.size))
+    kept = 1 + np.flatnonzero(sizes >= max(4, MIN_AREA / 8 * filled.size))
     return np.isin(labels, kept)
 
 
 def find_regions(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
-    """What hangs together, at once and across gaps of 1, 2.5 and 5 % of the short side; large ones first."""
+    """Connected regions, as they are and across gaps of 1, 2.5 and 5 % of the short side; large ones first."""
     short = min(mask.shape)
     found: list[Region] = []
     for gap in (0.0, 0.01, 0.025, 0.05):
@@ -212,7 +212,7 @@ def find_regions(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
 def cut_out(
     pixels: np.ndarray, mask: np.ndarray, window: tuple[slice, ...] | None = None, found_by: str = "whole"
 ) -> Region | None:
-    """The region of a mask of the whole picture, inside `window`; None where it is too small to be a thing."""
+    """The region of a mask of the whole picture, inside `window`; None if it is too small to be a thing."""
     limited = mask if window is None else mask[window]
     top, left = (0, 0) if window is None else (window[0].start or 0, window[1].start or 0)
     rows, columns = np.flatnonzero(limited.any(axis=1)), np.flatnonzero(limited.any(axis=0))
@@ -220,14 +220,14 @@ def cut_out(
         return None
     limited = limited[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()  # not a view of the whole picture
     y0, y1, x0, x1 = top + rows[0], top + rows[-1] + 1, left + columns[0], left + columns[-1] + 1
-    if max(y1 - y0, x1 - x0) < LEAST_SIDE * min(mask.shape) or limited.sum() < LEAST_AREA * mask.size:
+    if max(y1 - y0, x1 - x0) < MIN_SIDE * min(mask.shape) or limited.sum() < MIN_AREA * mask.size:
         return None
     inside = np.s_[y0:y1, x0:x1]
     return Region((int(x0), int(y0), int(x1), int(y1)), limited, pixels[inside], found_by)
 
 
 def overlap(one: Region, other: Region) -> float:
-    """Shared area of the boxes, in parts of the smaller one."""
+    """Shared area of the boxes, as a share of the smaller one."""
     a, b = one.box, other.box
     shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
     return shared / max(1, min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
@@ -241,13 +241,13 @@ def _is_same(one: Region, other: Region) -> bool:
 
 
 def look_closer(pixels: np.ndarray, mask: np.ndarray, region: Region) -> list[Region]:
-    """Parts of a region that may be things of their own: one on another, or inside another."""
+    """Parts of a region that may be separate things: one on another, or one inside another."""
     own = _own(mask, region)
     return [*_cuts(pixels, own, region), *_inner(pixels, region)]
 
 
 def _cuts(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
-    """Above and below the rows where the region's width changes most."""
+    """The parts above and below the rows where the region's width changes most."""
     x0, y0, x1, y1 = region.box
     widths = region.mask.sum(axis=1)
     reach = max(2, (y1 - y0) // 40)
@@ -255,7 +255,7 @@ def _cuts(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
         return []
     jump = np.abs(widths[reach:] - widths[:-reach]).astype(float)
     found = []
-    for _ in range(MOST_CUTS):
+    for _ in range(MAX_CUTS):
         steepest = np.flatnonzero(jump == jump.max())  # a sharp edge is as steep for `reach` rows
         first, last = int(steepest[0]), int(steepest[0])
         while last + 1 < len(jump) and jump[last + 1] == jump[first] and last - first < reach - 1:
@@ -269,7 +269,7 @@ def _cuts(pixels: np.ndarray, own: np.ndarray, region: Region) -> list[Region]:
 
 
 def _own(mask: np.ndarray, region: Region) -> np.ndarray:
-    """The region's mask at the picture's size."""
+    """The region's mask in the size of the picture."""
     x0, y0, x1, y1 = region.box
     own = np.zeros_like(mask)
     own[y0:y1, x0:x1] = region.mask
@@ -277,7 +277,7 @@ def _own(mask: np.ndarray, region: Region) -> np.ndarray:
 
 
 def _inner(pixels: np.ndarray, region: Region) -> list[Region]:
-    """What stands out inside a region of one colour all around, and the region with it painted over."""
+    """The things inside a region with a rim of one colour, and the region with them painted over."""
     eroded = ndimage.binary_erosion(region.mask, iterations=2)
     ring = eroded & ~ndimage.binary_erosion(eroded, iterations=3)
     if ring.sum() < 12:

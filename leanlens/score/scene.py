@@ -1,7 +1,7 @@
 """Scores how well an image shows what the ground truth of a scene states, one value per criterion.
 
 A value is the share of the criterion's facts that hold. Truths have the form of `Scene.truth()`; any part may be
-missing, and what it would state is then not judged. No code that draws scenes takes part in judging them.
+missing, and its criteria are then not judged. The judging shares no code with the drawing of scenes.
 
 | criterion | applies to | asks |
 |---|---|---|
@@ -39,9 +39,9 @@ CRITERIA = (
     "text",
 )  # fmt: skip
 KNOWN_STYLES = tuple(style.name for style in STYLES)
-STYLE_MARGIN = 0.02  # of probability; two sets draw some concepts alike
+STYLE_MARGIN = 0.02  # of probability; two icon sets draw some concepts alike
 TOGETHER = 32  # images judged at once
-LEAST_EXPLAINED = 0.6  # of the rim, by the estimated background
+MIN_EXPLAINED = 0.6  # share of the rim that the estimated background explains
 
 Box = tuple[float, float, float, float]
 
@@ -50,10 +50,10 @@ class SceneScorer:
     """Judges pictures against truths; follows `protocol.Scorer`.
 
     Args:
-        library: what things are compared with; a thing or a style that it does not have is not judged.
-        gallery: its features, where they are at hand.
-        read: the recogniser of texts; None as an answer leaves `text` unjudged.
-        folder: where the gallery is cached.
+        library: drawings that things are compared with; a thing or style that it lacks is not judged.
+        gallery: its fitted classifier; None opens or fits it.
+        read: recognises texts; if it returns None, `text` is not judged.
+        folder: cache of the gallery.
     """
 
     name: str = "scene"
@@ -73,14 +73,14 @@ class SceneScorer:
     def __call__(
         self, images: list[Image.Image], prompts: list[str], truths: list[dict[str, Any]] | None = None
     ) -> list[Score]:
-        """See `protocol.Scorer`; the truths are needed here.
+        """See `protocol.Scorer`; this scorer needs the truths.
 
         Raises:
             ValueError: truths are missing, or one names a colour, a background or a style that scenes do not have.
         """
         require_same_length(images, prompts, truths)
         if truths is None:
-            raise ValueError("truths is None; the scene scorer needs the truth of each picture")
+            raise ValueError("truths is missing: the scene scorer needs the truth of each image")
         scores: list[Score] = []
         for start in range(0, len(images), TOGETHER):
             chosen = slice(start, start + TOGETHER)
@@ -88,7 +88,7 @@ class SceneScorer:
         return scores
 
     def judge(self, image: Image.Image, truth: dict[str, Any]) -> Score:
-        """The score of one image; several at once through `__call__` take less time each."""
+        """The score of one image; `__call__` with several takes less time per image."""
         (score,) = self([image], [""], [truth])
         return score
 
@@ -144,7 +144,7 @@ class SceneScorer:
         return score
 
     def _take_leftovers(self, things: "list[_Thing]", seen: list[Detection]) -> None:
-        """A thing that was not seen gets the region that is no other thing's and looks most like it, for its colour."""
+        """Give a thing without a detection the most similar region that no other thing has, to judge its colour."""
         used = {id(one) for thing in things for one in thing.seen}
         for thing in things:
             rest = [one for one in seen if id(one) not in used]
@@ -157,7 +157,7 @@ class SceneScorer:
     def _judge_style(self, things: "list[_Thing]", style: str | None) -> float | None:
         """Nearest style, over all things there that have more than one."""
         if style is not None and style not in KNOWN_STYLES:
-            raise ValueError(f"style {style!r} is not accepted; use one of {', '.join(KNOWN_STYLES)}")
+            raise ValueError(f"invalid style {style!r}: expected one of {', '.join(KNOWN_STYLES)}")
         if style is None or style not in self.gallery.styles:
             return None
         styled = [
@@ -177,7 +177,7 @@ class SceneScorer:
 
 
 class _Thing:
-    """A stated thing and the detections that are taken for it."""
+    """A stated thing and the detections assigned to it."""
 
     def __init__(self, stated: dict[str, Any]):
         self.id: str = stated.get("id", stated["concept"])
@@ -189,13 +189,13 @@ class _Thing:
         self.likeliest: Detection | None = None
 
     def has_color(self) -> bool:
-        """Whether most of the regions taken for it have its colour; the most certain ones, as many as stated."""
+        """Whether most of its detections have its colour; only the most certain ones, up to the stated count."""
         regions = [one.region for one in self.seen[: self.count] or filter(None, [self.likeliest])]
         right = [has_color(_visible(region), str(self.color)) for region in regions]
         return bool(right) and 2 * sum(right) > len(right)
 
     def box(self) -> Box | None:
-        """Around what was seen of it, the most certain ones, as many as stated."""
+        """The box around its most certain detections, up to the stated count; None without any."""
         if not self.seen:
             return None
         boxes = np.array([one.region.box for one in self.seen[: self.count]])
@@ -205,7 +205,7 @@ class _Thing:
 
 
 def _attribute(things: list[_Thing], seen: list[Detection]) -> None:
-    """Give every thing the detections of its concept; the same concept twice is told apart by colour."""
+    """Assign to every thing the detections of its concept; two things of one concept are told apart by colour."""
     for thing in things:
         thing.seen = []
     for one in filter(lambda detection: detection.is_certain, seen):
@@ -227,13 +227,13 @@ def _share(facts: Any) -> float | None:
 
 
 def is_background(found: Backdrop, stated: dict[str, Any]) -> bool:
-    """Whether an estimated background is of the stated kind and colours; which end of a gradient, or which colour of a
-    pattern, comes first is not stated by a truth."""
+    """Whether an estimated background has the stated kind and colours. The direction of a gradient and the order of a
+    pattern's colours do not matter, since a truth does not state them."""
     kind, names = stated["kind"], stated["colors"]
-    if found.kind != kind or found.inliers < LEAST_EXPLAINED:
+    if found.kind != kind or found.inliers < MIN_EXPLAINED:
         return False
     if len(found.colors) != len(names):
-        raise ValueError(f"background {stated} is not accepted; a {kind} one has {len(found.colors)} colors")
+        raise ValueError(f"invalid background {stated}: expected {len(found.colors)} colors for kind {kind}")
     orders = [found.colors] if kind in ("plain", "ground") else [found.colors, found.colors[::-1]]
     return any(
         all(is_background_color(color, names[at], kind, at) for at, color in enumerate(order)) for order in orders
@@ -241,7 +241,7 @@ def is_background(found: Backdrop, stated: dict[str, Any]) -> bool:
 
 
 def holds(a: Box | None, word: str, b: Box | None) -> bool:
-    """Whether a relation holds between two boxes; not, where one of them is missing.
+    """Whether a relation holds between two boxes; False if one of them is missing.
 
     Raises:
         ValueError: an unknown word.
@@ -256,7 +256,7 @@ def holds(a: Box | None, word: str, b: Box | None) -> bool:
         "in front of": lambda a, b: _covered(a, b) > 0.3 and a[3] >= b[3] - 0.15 * (b[3] - b[1]),
     }
     if word not in tests:
-        raise ValueError(f"relation {word!r} is not accepted; use one of {', '.join(tests)}")
+        raise ValueError(f"invalid relation {word!r}: expected one of {', '.join(tests)}")
     return a is not None and b is not None and tests[word](a, b)
 
 
@@ -265,10 +265,10 @@ def _middle(box: Box) -> tuple[float, float]:
 
 
 def _across(a: Box, b: Box) -> float:
-    """The part of a's width that lies over b."""
+    """Share of the width of a that lies over b."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) / (a[2] - a[0])
 
 
 def _covered(a: Box, b: Box) -> float:
-    """The part of a's area that lies inside b."""
+    """Share of the area of a that lies inside b."""
     return _across(a, b) * max(0.0, min(a[3], b[3]) - max(a[1], b[1])) / (a[3] - a[1])

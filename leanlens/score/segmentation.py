@@ -1,9 +1,9 @@
 """Instance segmentation by a small network that predicts, for every pixel, the box of the thing it belongs to.
 
-It has no classes: it was trained on scenes of icons (`runs/scene_outlines.py`) without their names. Pixels whose boxes
+It has no classes: `leanlens.train.segmentation` trains it on scenes of icons without their names. Pixels whose boxes
 agree form one mask, so a ball inside a ring, or a cup on a table, is two things although they touch.
 
-B pictures of H x W pixels; answers are made at h x w = H / 2 x W / 2.
+B pictures of H x W pixels; predictions have h x w = H / 2 x W / 2.
 
 Source: a box from every pixel as in FCOS (arXiv 1904.01355); blocks as in ConvNeXt (arXiv 2201.03545).
 """
@@ -25,19 +25,19 @@ WEIGHTS = Path(__file__).parent / "segmentation.safetensors"
 CHANNELS = (24, 40, 64, 96, 128)  # at a half, a quarter, ... of the resolution
 BLOCKS = (1, 2, 2, 2)  # at a quarter and below
 STRIDE = 2
-AREA = 256 * 256  # of the pictures it learnt from, pixels: others are brought to it
+AREA = 256 * 256  # pixels of its training pictures: others are scaled to about this area
 MULTIPLE = 32
-UNIT = 64.0  # pixels to which a distance of 1 stands
+UNIT = 64.0  # pixels for a predicted distance of 1
 PRESENT = 0.5  # probability from which a pixel belongs to a thing
-AGREE = 0.6  # overlap of boxes from which pixels speak of the same thing
-FEWEST = 0.0016  # of the picture: things of fewer pixels are specks
-MOST = 24  # things of a picture
+AGREE = 0.6  # IoU from which the boxes of two pixels mean the same thing
+FEWEST = 0.0016  # share of the picture: smaller things are specks
+MOST = 24  # things in a picture
 VOTERS = 1500  # pixels that vote, at most
-CELLS = 2**16  # of a table computed at once: what stays in the processor's cache
+CELLS = 2**16  # of a table that is computed at once: it fits the processor's cache
 
 
 class Block(nn.Module):
-    """Depthwise 7 x 7, then twice as many channels and back, added to what came in."""
+    """Depthwise 7 x 7, then twice as many channels and back, with a residual connection."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -54,7 +54,7 @@ class Block(nn.Module):
 class SegmentationNetwork(nn.Module):
     """Pictures (B, 3, H, W) in -1..1 -> presence (B, h, w), logits, and distances (B, 4, h, w) in pixels.
 
-    The distances are those from a pixel to the left, upper, right and lower side of the box around what can be seen
+    The distances are those from a pixel to the left, upper, right and lower side of the box around the visible part
     of its thing. H and W are multiples of 32.
     """
 
@@ -92,7 +92,7 @@ class SegmentationNetwork(nn.Module):
 
 @cache
 def segmentation_network() -> SegmentationNetwork:
-    """The one network of this process."""
+    """The network, shared by the whole process."""
     network: Any = SegmentationNetwork()
     network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
     return _without_norms(network.eval()).to(memory_format=torch.channels_last)
@@ -124,7 +124,7 @@ def segment(pixels: np.ndarray, network: SegmentationNetwork | None = None) -> l
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:
-    """The image at about the AREA that the network knows, its sides multiples of MULTIPLE."""
+    """The image scaled to about AREA, with sides that are multiples of MULTIPLE."""
     height, width = pixels.shape[:2]
     scale = (AREA / (height * width)) ** 0.5
     h, w = (max(MULTIPLE, MULTIPLE * round(side * scale / MULTIPLE)) for side in (height, width))
@@ -160,7 +160,7 @@ def group_pixels(presence: np.ndarray, distances: np.ndarray) -> list[np.ndarray
 def agreed_boxes(votes: np.ndarray, fewest: float) -> np.ndarray:
     """Boxes (N, 4) that at least `fewest` of the votes (V, 4) agree on, those with the most votes first."""
     near = box_iou(votes, votes) > AGREE
-    support = np.count_nonzero(near, axis=1)  # of the votes that no box has yet
+    support = np.count_nonzero(near, axis=1)  # by votes that belong to no box yet
     free, found = np.ones(len(votes), bool), list[np.ndarray]()
     while free.any() and len(found) < MOST:
         leader = int(np.where(free, support, -1).argmax())

@@ -28,7 +28,7 @@ class Estimates:
         """The plan of `count` images, pixels given, with a model by what `open_model` takes for it.
 
         Raises:
-            ValueError: a model that the planner does not know, or a size or number that is not accepted.
+            ValueError: a model that the planner does not know, or an invalid size or number.
         """
         return self._plan(source, width, height, steps, guidance, count)
 

@@ -1,6 +1,6 @@
 """The thread of one device: takes batches from the queue, has them drawn, and hands images over.
 
-A failed batch is reported to its clients, and the worker goes on.
+A failed batch is reported to its clients, and the worker continues.
 """
 
 import threading
@@ -116,7 +116,7 @@ class Worker:
                 try:
                     with self._busy:
                         self._serve([task for task in batch if not task.is_final])
-                except Exception:  # a bug here: its clients are told, and the worker goes on
+                except Exception:  # a bug here: report it to the clients and continue
                     logger.exception("a batch could not be answered")
                     self._end(batch, APIError("failed", "the server made a mistake; its log says which"))
                 REQUEST.set(None)

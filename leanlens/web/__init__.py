@@ -1,1 +1,1 @@
-"""The web page of the server. It is mounted on the app that `leanlens.serve` makes."""
+"""The web page of the server, mounted on the app that `leanlens.serve` makes."""

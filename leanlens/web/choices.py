@@ -1,4 +1,4 @@
-"""Reads what a person decided on how a prompt is read: a field of the form that the browser keeps, as JSON."""
+"""Reads the edits of how a prompt is understood, which the browser keeps in a field of the form as JSON."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -9,13 +9,13 @@ _MOST = 60_000  # characters
 
 
 class Choices(BaseModel):
-    """Edited and locked facts, key -> value; "" takes a fact away.
+    """Edited and locked facts, key -> value; "" removes a fact.
 
     Attributes:
-        prompt: that the edits were made for; they hold for no other.
-        edits: of that prompt.
-        locks: of every prompt.
-        seed: whose choices the page shows, where the form names no seed.
+        prompt: the prompt of the edits; they apply to no other.
+        edits: facts of that prompt.
+        locks: facts of every prompt.
+        seed: the seed of the choices that the page shows, if the form has no seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,12 +26,12 @@ class Choices(BaseModel):
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
 
     def fixed(self, prompt: str) -> dict[str, str]:
-        """What is to be so in this prompt."""
+        """The facts that are set for this prompt."""
         same = self.prompt.split() == prompt.split()
         return {**self.locks, **(self.edits if same else {})}
 
     def written(self) -> str:
-        """As `read_choices` takes it; the seed is chosen anew."""
+        """The JSON that `read_choices` reads; without the seed, which is chosen anew."""
         return self.model_dump_json(exclude={"seed"})
 
 

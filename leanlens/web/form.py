@@ -15,7 +15,7 @@ from leanlens.serve.parameters import GenerationParameters
 from leanlens.serve.service import ImageService
 from leanlens.web.choices import Choices, read_choices
 
-OWN = "auto"  # the aspect of a form that leaves the size to the model, or to the picture that is started from
+OWN = "auto"  # the aspect that leaves the size to the model, or to the image to start from
 ASPECTS = (OWN, *BUCKETS[1024])
 MAX_CELLS = 64
 _SIZE = re.compile(r"\s*(\d{1,5})\s*[x×*]\s*(\d{1,5})\s*", re.ASCII)
@@ -29,12 +29,12 @@ class Form:
         prompt, negative_prompt, model, loras: as in `GenerationParameters`; a LoRA is a name, or name:scale.
         aspect: one of `ASPECTS`.
         base: side of the square of the wanted area, pixels.
-        size: WIDTHxHEIGHT, which then stands above aspect and base.
+        size: WIDTHxHEIGHT, which overrides aspect and base.
         steps, guidance, count: numbers.
-        seed: text, since a browser's numbers end at 2**53; blank or -1 for a random one.
-        strength: text, since a browser's number field turns what was left blank into 0.
-        reason: whether the prompt is rewritten, where the model has a reasoner; None leaves the page's switch as it is.
-        choices: what was decided on how the prompt is read, as `leanlens.web.choices` has it.
+        seed: as text, since numbers of a browser are exact only up to 2**53; blank or -1 for a random one.
+        strength: as text, since a browser's number field turns a blank into 0.
+        reason: whether the prompt is rewritten, if the model has a reasoner; None leaves the page's switch as it is.
+        choices: edits of how the prompt is understood, as JSON of `leanlens.web.choices`.
     """
 
     prompt: str = ""
@@ -56,7 +56,7 @@ class Form:
 def parameters_from(
     form: Form, service: ImageService, source: Callable[[GenerationParameters], None] | None = None
 ) -> GenerationParameters:
-    """What the service is asked for; `source` puts in the picture to start from, as in `GenerationParameters`.
+    """Generation parameters of a form; `source` sets the image to start from, as in `GenerationParameters`.
 
     Raises:
         APIError: a field that cannot be read.
@@ -91,13 +91,13 @@ def with_seed(form: Form, service: ImageService, has_image: bool = False) -> For
 
 
 def _choices(form: Form, service: ImageService, has_image: bool) -> Choices:
-    """What was decided on how the prompt is read; nothing where it is drawn as it is written."""
+    """The edits of how the prompt is understood; None if the prompt is drawn as it is."""
     is_rewritten = form.reason is not False and not has_image and has_reasoner(service, form.model)
     return read_choices(form.choices or "") if is_rewritten else Choices()
 
 
 def has_reasoner(service: ImageService, model: str | None) -> bool:
-    """Whether prompts for a model are rewritten unless one says no; False for one that is not on this machine yet.
+    """Whether prompts for a model are rewritten by default; False for a model that is not on this machine yet.
 
     Raises:
         APIError: a model that is not offered.
@@ -108,15 +108,15 @@ def has_reasoner(service: ImageService, model: str | None) -> bool:
 
 
 def size_of(form: Form, service: ImageService, has_image: bool = False) -> tuple[int | None, int | None]:
-    """(width, height) in pixels, or (None, None) where the form leaves them open.
+    """(width, height) in pixels, or (None, None) if the form does not set them.
 
     Raises:
-        APIError: no size, or a base that is not accepted.
+        APIError: an invalid size or base.
     """
     if (form.size or "").strip():
         match = _SIZE.fullmatch(form.size)
         if match is None:
-            raise APIError("invalid", f"size {form.size[:40]!r} is not accepted; give WIDTHxHEIGHT", "size")
+            raise APIError("invalid", f"invalid size {form.size[:40]!r}: expected WIDTHxHEIGHT", "size")
         return int(match[1]), int(match[2])
     if form.aspect == OWN and (has_image or form.base is None):
         return None, None
@@ -132,10 +132,10 @@ def size_of(form: Form, service: ImageService, has_image: bool = False) -> tuple
 
 
 def form_from(record: dict[str, Any], service: ImageService) -> tuple[Form, list[str]]:
-    """The form that draws a picture again, and what of its settings this server cannot offer.
+    """The form that draws an image again, and notes on settings that this server cannot offer.
 
     The record may come from a file that someone dropped, so no path in it is opened: models and LoRAs are looked up
-    among those offered, and a picture that it was started from has to be given again.
+    among those offered, and the image to start from has to be uploaded again.
 
     Raises:
         APIError: a record of another form.
@@ -184,7 +184,7 @@ def _was_reasoned(request: dict[str, Any]) -> bool | None:
 
 
 def _is_drawn_as(form: Form, service: ImageService, caption: str) -> bool:
-    """Whether this form's prompt becomes that caption here."""
+    """Whether this server would rewrite the form's prompt to that caption."""
     try:
         return service.reason(parameters_from(form, service))[0].prompt == caption
     except APIError:
@@ -225,7 +225,7 @@ def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values:
     Args:
         form: the rest of the settings.
         x, y: keys of `SETTINGS`; None varies nothing that way.
-        x_values, y_values: one value a line; what is not text may also be separated by commas.
+        x_values, y_values: one value per line; values that are not text may also be separated by commas.
 
     Raises:
         APIError: no values, too many, one that cannot be read, or the same setting twice.
@@ -233,7 +233,7 @@ def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values:
     if x is None and y is None:
         raise APIError("missing", "choose a setting that varies along X or Y", "x")
     if x == y:
-        raise APIError("invalid", f"X and Y both vary {x}; choose two settings, or leave one empty", "y")
+        raise APIError("invalid", f"invalid Y: X varies {x}, too; expected another setting or none", "y")
     columns, rows = _axis("X", x, x_values), _axis("Y", y, y_values)
     if len(columns) * len(rows) > MAX_CELLS:
         raise APIError("invalid", f"the grid has {len(columns) * len(rows)} pictures; at most {MAX_CELLS} are accepted")
@@ -243,7 +243,7 @@ def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values:
 
 
 def _axis(name: str, setting: str | None, text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Headings, each with the change it stands for."""
+    """Headings, each with its change of the form."""
     if setting is None:
         return [("", {})]
     if setting not in SETTINGS:
@@ -282,7 +282,7 @@ def _seed(text: str, choices: Choices | None = None) -> int | None:
         return None if choices is None else choices.seed
     if re.fullmatch(r"\d{1,19}", text, re.ASCII) is None:
         raise APIError(
-            "invalid", f"seed {text[:40]!r} is not accepted; give a whole number from 0, or -1 for a random one", "seed"
+            "invalid", f"invalid seed {text[:40]!r}: expected a whole number from 0, or -1 for a random one", "seed"
         )
     return int(text)
 
@@ -293,7 +293,7 @@ def _strength(text: str) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise APIError(
-            "invalid", f"strength {text[:40]!r} is not accepted; give a number from 0 to 1, or nothing", "strength"
+            "invalid", f"invalid strength {text[:40]!r}: expected a number from 0 to 1, or nothing", "strength"
         ) from None
 
 
@@ -304,7 +304,7 @@ def _lora(text: str) -> tuple[str, float]:
     try:
         return name, float(scale)
     except ValueError:
-        return text, 1.0  # a colon in the name; whether it is offered is the library's to say
+        return text, 1.0  # a colon in the name; the library decides whether it is offered
 
 
 def _offered_model(record: dict[str, Any], service: ImageService, notes: list[str]) -> str:

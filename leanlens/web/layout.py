@@ -26,7 +26,7 @@ from leanlens.web.scripts import (
 from leanlens.web.show import show_note, show_welcome
 from leanlens.web.source import editor_source, move_upload, upload_path
 
-# Programs have the other APIs; how many draw at once is the service's to say.
+# Programs use the other APIs; the service limits how many images are drawn at once.
 _QUIET: Any = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 _HEAD = "<h1>leanlens<small>images from words</small></h1>"
 
@@ -80,9 +80,9 @@ def layout(page: Page) -> gr.Blocks:
             ([history.click], page.keep, seen, kept, "keep"),
         ]
         for said, function, given, answered, name in events:
-            # "multiple": what is pressed while something is drawn is drawn after it.
+            # "multiple": a press during a drawing starts another after it.
             gr.on(said, function, given, answered, api_name=name, trigger_mode="multiple", **_QUIET)
-        # Outside the queue, in which it would wait for what it is to stop.
+        # Outside the queue, where it would wait for the drawing that it stops.
         stop.click(page.stop, api_name="stop", queue=False, **_QUIET)
     for part in blocks.blocks.values():  # a field of any kind may hold what looks like a file
         move: Any = part.async_move_resource_to_block_cache
@@ -91,7 +91,7 @@ def layout(page: Page) -> gr.Blocks:
 
 
 def _keep_form(blocks: gr.Blocks, page: Page, fields: dict[str, Any]) -> None:
-    """Have the browser keep the fields, restore them when the page opens, and tell them to the page's scripts."""
+    """Let the browser keep the fields, restore them when the page opens, and pass them to the page's scripts."""
     values = list(fields.values())
     places = {name: place for place, name in enumerate(fields)}
     restored = restore(list(page.service.library.models()), places["model"], places["reason"])
@@ -103,7 +103,7 @@ def _keep_form(blocks: gr.Blocks, page: Page, fields: dict[str, Any]) -> None:
 
 
 def _prompt(page: Page) -> tuple[Any, ...]:
-    """The prompt, the buttons under it, what is understood of it, and the planner's line."""
+    """The prompt, the buttons below it, how it is understood, and the planner's line."""
     prompt = gr.Textbox(
         label="Prompt", lines=3, max_lines=12, max_length=page.service.settings.max_prompt, autofocus=True,
         placeholder="What should the image show?", info="Shift+Enter draws.", elem_id="prompt",
@@ -125,7 +125,7 @@ def _fields(page: Page, prompt: Any, reason: Any, choices: Any, line: Any) -> di
     with gr.Row():
         models = list(service.library.models())
         model = gr.Dropdown(models, value=service.library.default, label="Model", min_width=140, scale=2)
-        # Without bounds of its own: a field that has some says so twice, and the service says it once.
+        # No bounds here: the service reports them, and a field with bounds would report them a second time.
         count = gr.Number(1, label="Images", precision=0, min_width=90, info=f"up to {settings.max_count}")
     larger = larger_models_line(page.estimates.larger_models())
     gr.HTML(show_note(larger), padding=False, elem_id="better", visible=bool(larger))
@@ -146,7 +146,7 @@ def _fields(page: Page, prompt: Any, reason: Any, choices: Any, line: Any) -> di
             sorted(service.library.loras()), multiselect=True, allow_custom_value=True, value=[], label="LoRAs",
             info="name:0.8 sets the strength", visible=bool(service.library.loras()), elem_id="loras",
         )  # fmt: skip
-        # Text, as the seed is: a number field that is left blank says 0 as soon as it is seen.
+        # Text, like the seed: a blank number field becomes 0 as soon as it is shown.
         strength = gr.Textbox(label="Strength", placeholder="0.6, or 1 with a mask", max_length=20,
                               info="0 to 1: how far to depart from the source image")  # fmt: skip
     parts = (
@@ -156,7 +156,7 @@ def _fields(page: Page, prompt: Any, reason: Any, choices: Any, line: Any) -> di
     fields = dict(zip(Form().__dict__, parts, strict=True))
     _fill(model.input(page.choose_model, model, [steps_field, guidance_field, base], api_name="model", js=BEGIN,
                       **_QUIET))  # fmt: skip
-    # Without a trigger it is shown when the page opens, and whenever one of them changes.
+    # Without a trigger it runs when the page opens and whenever one of the inputs changes.
     gr.on(None, page.predict, [fields[name] for name in PLANNED], line, api_name="predict",
           trigger_mode="always_last", **_QUIET)  # fmt: skip
     return fields
@@ -169,7 +169,7 @@ def _source(page: Page) -> Any:
             label="Source image and mask", sources=("upload", "clipboard"), image_mode="RGBA", format="png",
             transforms=(), layers=False, brush=gr.Brush(colors=["#e11d48"], color_mode="fixed"), buttons=[],
         )  # fmt: skip
-        # Without a listener to its changes it sends what is painted with a drawing, not ahead of one.
+        # Without a change listener, a painted mask is sent together with a drawing, not before.
         editor.accept_blobs = None
         editor.preprocess = editor_source
         return editor
@@ -197,5 +197,5 @@ def _drop() -> Any:
 
 
 def _fill(event: Any) -> None:
-    """Have a press on Draw wait for an event that fills in the form."""
+    """Let a press on Draw wait for an event that fills in the form."""
     event.then(None, js=END, queue=False)

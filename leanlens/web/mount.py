@@ -1,7 +1,7 @@
 """Mounts the web page on the server's app, behind the routes of the APIs.
 
-It loads nothing from elsewhere: fonts are the system's, Gradio's analytics are off, and the browser is told to refuse
-what comes from another origin.
+The page loads nothing from other hosts: fonts are the system's, Gradio's analytics are off, and the browser is told to
+block other origins.
 """
 
 import os
@@ -26,8 +26,8 @@ _ICON = Path(__file__).with_name("icon.svg")
 
 
 def mount_page(app: FastAPI, service: ImageService) -> None:
-    """Put the page behind the routes that `app` has; what begins like one of those never reaches it."""
-    # What is dropped on the page lies beside the pictures, not in a folder that all users of the machine share.
+    """Mount the page after the routes of `app`; paths that begin like one of those never reach it."""
+    # Uploads of the page lie beside the images, not in a folder that all users of the machine share.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(service.archive.folder / "page"))
     log_briefly()
     apis = {path.split("/")[1] for path in (*app.openapi()["paths"], app.openapi_url or "/")}
@@ -58,7 +58,7 @@ def mount_page(app: FastAPI, service: ImageService) -> None:
 
 
 class _PageMount(Mount):
-    """A mount that leaves the other APIs alone: their unknown routes and wrong methods are theirs to answer."""
+    """A mount that leaves unknown routes and wrong methods of the other APIs to those APIs."""
 
     def __init__(self, path: str, app: ASGIApp, name: str, apis: set[str]):
         super().__init__(path, app=app, name=name)

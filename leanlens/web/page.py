@@ -1,4 +1,4 @@
-"""What the page does: draws, follows, stops, shows the history, fills in the form. Gradio calls it; see `layout`."""
+"""Handles the events of the page: draw, follow, stop, show the history, fill in the form. `layout` connects them."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,13 +34,13 @@ from leanlens.web.source import source_reader
 Answers = AsyncGenerator[tuple[Any, Any, Any]]
 """The stage, the history and the button under it, again and again while something is drawn."""
 
-HISTORY = 24  # pictures, and how many more at a time
-PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # what the planner asks of a form
+HISTORY = 24  # images, and how many more at a time
+PLANNED = ("model", "aspect", "base", "size", "steps", "guidance", "count")  # fields of a form that the planner needs
 
 
 @dataclass(eq=False)
 class _Order:
-    """What one press of Draw asks for: the jobs, as far as they have begun, how they are shown, whether it is over."""
+    """One press of Draw: the jobs started so far, how they are shown, and whether it has ended."""
 
     prompt: str
     show: Callable[[Sequence[Job]], str]
@@ -49,12 +49,12 @@ class _Order:
 
     @property
     def is_seen(self) -> bool:
-        """Whether there is a picture of it, finished or as far as it came."""
+        """Whether there is an image of it, finished or a preview."""
         return any(task.picture or task.preview for job in self.jobs for task in job.tasks)
 
 
 class Page:
-    """The page's parts and what they do; one for all who look at it.
+    """The handlers of the page's events, one object for all visitors.
 
     Args:
         service: draws.
@@ -69,7 +69,7 @@ class Page:
     # ---------------------------------------------------------------------------------------- what it does
 
     async def draw(self, request: gr.Request, limit: float, favourites: bool, source: Any, *fields: Any) -> Answers:
-        """Draw what the form says, after what this tab draws already; yields the stage, and at the end the history."""
+        """Draw the form, after the drawings that this tab has queued; yields the stage, and finally the history."""
         try:
             opened = source_reader(source, self.service)
             parameters = await run_in_threadpool(parameters_from, Form(*fields), self.service, opened)
@@ -120,12 +120,12 @@ class Page:
         except APIError as error:
             failure = error
         finally:
-            await steps.aclose()  # a browser that went away stops its pictures now
+            await steps.aclose()  # a browser that disconnects stops its drawing now
             order.ended = True
             is_over = all(one.ended for one in orders)
             if is_over:
                 self._orders.pop(session, None)
-        # While another is open, the stage is its own, and what is finished stands in the history.
+        # While another drawing is open, the stage belongs to it, and finished images are in the history.
         stage: Any = gr.skip()
         if is_over:
             shown = next((one for one in reversed(orders) if one.is_seen), orders[-1])
@@ -136,30 +136,30 @@ class Page:
         yield stage, *await run_in_threadpool(self.history, limit, favourites, request)
 
     def _refused(self, error: APIError, request: gr.Request) -> tuple[Any, Any, Any]:
-        """Why nothing is drawn: on the stage, or beside it where something else is being drawn there."""
+        """Show an error: on the stage, or beside it while another drawing is shown there."""
         if not self._orders.get(request.session_hash or ""):
             return show_error(error), gr.skip(), gr.skip()
         gr.Warning(escaped(error.message))
         return gr.skip(), gr.skip(), gr.skip()
 
     def stop(self, request: gr.Request) -> None:
-        """Stop what this browser tab draws, at the next step, and what it has queued."""
+        """Stop the drawing of this browser tab after the current step, and drop those it has queued."""
         for order in reversed(self._orders.get(request.session_hash or "", ())):
             for job in order.jobs:
                 self.service.cancel(job)
 
     def history(self, limit: float, favourites: bool, request: gr.Request) -> tuple[str, Any]:
-        """The newest pictures of whoever asks, or only favourites; and the button for more, where there are more."""
+        """The owner's newest images, or only favourites; and a button for more, if there are more."""
         text, more = show_history(self.service, _owner(request), int(limit), favourites)
         return text, gr.Button(visible=more)
 
     def older(self, limit: float, favourites: bool, request: gr.Request) -> tuple[Any, ...]:
-        """More of them."""
+        """The next images of the history."""
         limit = min(int(limit) + HISTORY, 1000)
         return limit, *self.history(limit, favourites, request)
 
     def keep(self, limit: float, favourites: bool, request: gr.Request, event: gr.EventData) -> tuple[str, Any]:
-        """A picture of the history made a favourite, or none, or deleted."""
+        """Mark or unmark an image of the history as a favourite, or delete it."""
         action, _, name = _pressed(event).partition(":")
         if action in ("favour", "unfavour"):
             self.service.archive.favour(_owner(request), name, action == "favour")
@@ -175,7 +175,7 @@ class Page:
         return SUGGESTIONS[int(name)] if name in map(str, range(len(SUGGESTIONS))) else gr.skip()
 
     def take(self, event: gr.EventData) -> list[Any]:
-        """A picture of the history and its settings: what the stage shows, then the form's fields."""
+        """Show an image of the history and its settings: the stage, then the form's fields."""
         action, _, name = _pressed(event).partition(":")
         if action != "use":
             return [gr.skip()] * (1 + len(Form().__dict__))
@@ -185,7 +185,7 @@ class Page:
         return self._recovered(path, lambda text, record: show_kept(name, record, text))
 
     def recover(self, path: str | None) -> list[Any]:
-        """The settings of a dropped picture: a note, then the form's fields."""
+        """Recover the settings of a dropped image: a note, then the form's fields."""
         if path is None:
             return [gr.skip()] * (1 + len(Form().__dict__))
         try:
@@ -208,12 +208,12 @@ class Page:
         return [show_error(error), *[gr.skip()] * len(Form().__dict__)]
 
     def choose_model(self, model: str) -> tuple[int, float, int]:
-        """Steps, guidance and base size of a model."""
+        """Default steps, guidance and base size of a model."""
         defaults = self.service.library.defaults(self.service.library.find_model(model))
         return defaults.num_inference_steps, defaults.guidance_scale, defaults.side
 
     def predict(self, *fields: Any) -> str:
-        """The planner's line for the fields of `PLANNED`; nothing where it cannot tell."""
+        """The planner's line for the fields of `PLANNED`; blank if there is no estimate."""
         form = Form(**dict(zip(PLANNED, fields, strict=True)))
         try:
             model = self.service.library.find_model(form.model)
@@ -230,12 +230,12 @@ class Page:
 
 
 def _pressed(event: gr.EventData) -> str:
-    """The name of the button that was pressed inside a piece of HTML."""
+    """The name of the button that was pressed in a piece of HTML."""
     return str(event._data.get("name", "")) if isinstance(event._data, dict) else ""
 
 
 def _owner(request: gr.Request) -> str:
-    """Who asks, as the middleware has found out."""
+    """The owner that the middleware found."""
     return str(request.state.owner)
 
 

@@ -1,4 +1,4 @@
-"""Says how a prompt is understood before it is drawn: facts as chips, the caption, unknown words."""
+"""Shows how a prompt is understood before it is drawn: facts as chips, the caption, unknown words."""
 
 from typing import Any
 
@@ -35,10 +35,10 @@ def suggestions() -> Any:
 
 
 def reading(service: ImageService) -> tuple[Any, Any]:
-    """The switch and, below it, what is understood of the prompt.
+    """The switch and, below it, how the prompt is understood.
 
     Returns:
-        The switch, and the hidden field of what was decided: the last two fields of `Form`.
+        The switch, and the hidden field of the choices: the last two fields of `Form`.
     """
     import gradio as gr
 
@@ -73,11 +73,11 @@ class Asked(BaseModel):
 
 
 def read_prompt(asked: Any, service: ImageService) -> dict[str, Any]:
-    """What is understood of a prompt, for the page's script.
+    """How a prompt is understood, for the page's script.
 
     Returns:
-        state "read", "alone", "absent" or "refused"; a sentence where there is something to say; of a prompt that is
-        read its facts, the words that are not known, the language, the caption and the seed.
+        state "read", "alone", "absent" or "refused"; a sentence, if there is something to report; and for a prompt that
+        is read its facts, unknown words, language, caption and seed.
 
     Raises:
         ValueError: fields that the page does not send.
@@ -115,7 +115,7 @@ def shown(reasoned: Reasoned, model: str, seed: int) -> dict[str, Any]:
 
 
 def suggest(text: Any) -> dict[str, Any]:
-    """Known things that begin as the end of `text` does: how much of it they replace, and their names."""
+    """Names of known things that complete the end of `text`, and how many of its characters they replace."""
     words = text[-80:].split(" ") if isinstance(text, str) else []
     for count in range(min(_WORDS, len(words)), 0, -1):
         typed = " ".join(words[-count:])
@@ -127,13 +127,13 @@ def suggest(text: Any) -> dict[str, Any]:
 
 
 def _complete(typed: str, whole: bool) -> list[str]:
-    """Names for the last words of a prompt; where they are several, only names that hold them as they are typed."""
+    """Names for the last words of a prompt; for several words only names that contain them as typed."""
     names = complete(typed, SUGGESTED + 1)
     return [name for name in names if name != typed.lower() and (whole or typed.lower() in name)][:SUGGESTED]
 
 
 def known_values() -> dict[str, list[list[str]]]:
-    """Kind of a fact -> the values that an editor offers, each with its colour as CSS has it, or nothing."""
+    """Kind of a fact -> the values that its editor offers, each with a CSS colour or a blank."""
     named = {
         "number": [str(number) for number in range(1, 7)],
         "size": list(SIZES),
@@ -150,6 +150,6 @@ def _swatches(colors: dict[str, tuple[int, int, int]]) -> list[list[str]]:
 
 
 def sentence(text: str) -> str:
-    """Text as a sentence: a capital at its beginning and a full stop at its end."""
+    """Text as a sentence, with a capital first letter and a full stop."""
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,7 +1,7 @@
 """Lets the page's own requests through to Gradio and answers 404 to all others.
 
 Gradio has sixty routes, among them some that fetch addresses, record processes or write the page's code, and each
-version adds more, so what is let through is listed.
+version adds more, so the allowed routes are listed.
 """
 
 import logging
@@ -71,7 +71,7 @@ class PageRoutes:
         except Exception as error:
             note_mistake(error)
             is_wrong = True
-        if is_wrong and not is_begun:  # Gradio trusts its page: what else is sent meets a mistake of any class
+        if is_wrong and not is_begun:  # Gradio trusts its page: any other request may fail with any error
             await PlainTextResponse("the page did not send this request", 400)(scope, receive, send)
 
     def is_used(self, method: str, path: str) -> bool:
@@ -83,7 +83,7 @@ class PageRoutes:
         return not path.startswith(_FILE) or self._is_upload(path.removeprefix(_FILE))
 
     def _is_upload(self, name: str) -> bool:
-        """A file below the folder of uploads, however often its name is quoted; no address."""
+        """Whether it is a file below the folder of uploads, however often its name is quoted, and not a URL."""
         try:
             return all(Path(one).resolve().is_relative_to(self.uploads) for one in (name, unquote(name)))
         except (OSError, ValueError):
@@ -91,7 +91,7 @@ class PageRoutes:
 
 
 def note_mistake(error: BaseException | None) -> None:
-    """One line for what a client's wrong request made of Gradio; the whole story for a mistake in leanlens."""
+    """Log one line for an error that a client's wrong request causes in Gradio; a traceback for a bug in leanlens."""
     frames = traceback.extract_tb(error.__traceback__) if error is not None else []
     last = frames[-1] if frames else None
     if last is not None and Path(last.filename).is_relative_to(_OWN) and not isinstance(error, ValueError):
@@ -102,18 +102,18 @@ def note_mistake(error: BaseException | None) -> None:
 
 
 class _Brief:
-    """Stands in for `traceback` where Gradio prints whatever an event of a client has caused."""
+    """Replaces `traceback` in Gradio's modules, which print the traceback of every failed event."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(traceback, name)
 
     def print_exc(self, *_: Any, **__: Any) -> None:
-        """Into the log, as `note_mistake` does."""
+        """Log the error with `note_mistake`."""
         note_mistake(sys.exc_info()[1])
 
 
 def log_briefly() -> None:
-    """Have Gradio's modules log mistakes as `note_mistake` does, instead of printing their traces."""
+    """Let Gradio's modules log errors with `note_mistake` instead of printing tracebacks."""
     import gradio.queueing
     import gradio.routes
 

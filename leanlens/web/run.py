@@ -19,7 +19,7 @@ _UPDATE_EVERY = 1.0  # seconds without events after which the page is updated an
 async def run(
     service: ImageService, parameter_sets: Sequence[GenerationParameters], owner: str, jobs: list[Job]
 ) -> AsyncGenerator[None]:
-    """Prepare and start a job for each set, in `jobs`; yield whenever something happened, the last time at the end.
+    """Prepare and start a job for each set of parameters, in `jobs`; yield after events, and once more at the end.
 
     Jobs that have not ended when the iteration stops are cancelled. Each set has the server's time limit.
 

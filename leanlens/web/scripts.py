@@ -27,7 +27,7 @@ SOURCE_CLEARED = "() => leanlensWaiting.sourceChanged(false)"
 
 
 def press(fields: int) -> str:
-    """What is drawn is what is shown: the script that completes the arguments of a drawing, whose last are `fields`."""
+    """The script that adds the fields as shown to the arguments of a drawing; `fields` are the last of these."""
     return f"(...values) => leanlensWaiting.press({fields}, values)"
 
 
@@ -40,7 +40,7 @@ def restore(models: Sequence[str], model: int, reason: int) -> str:
     """The script that gives the fields back after a reload.
 
     Args:
-        models: those that are offered.
+        models: names of the offered models.
         model, reason: the places of the model's name and of the switch for rewriting.
     """
     places = json.dumps({"models": list(models), "model": model, "reason": reason})

@@ -17,7 +17,7 @@ from leanlens.serve.service import ImageService
 from leanlens.serve.tasks import Job, Task
 from leanlens.web.form import Grid
 
-# The page's HTML goes through a template language, in which these would mean something.
+# The page's HTML is a template in which these characters have a meaning.
 _MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "${}`"}
 
 SUGGESTIONS = (
@@ -30,12 +30,12 @@ SUGGESTIONS = (
 
 
 def escaped(text: object) -> str:
-    """Text that is text and nothing else, between tags and in quoted attributes."""
+    """Text escaped for use between tags and in quoted attributes."""
     return html.escape(str(text)).translate(_MARKS)
 
 
 def show_error(error: APIError) -> str:
-    """Why there is no picture."""
+    """An error instead of an image."""
     return _wrapped(f'<p class="wrong" role="alert">{escaped(_sentence(error.message))}</p>')
 
 
@@ -45,7 +45,7 @@ def show_note(text: str) -> str:
 
 
 def show_welcome() -> str:
-    """What stands where pictures will, before the first."""
+    """The text in place of images, before the first."""
     buttons = "".join(
         f'<button type="button" data-name="{index}">{escaped(prompt)}</button>'
         for index, prompt in enumerate(SUGGESTIONS)
@@ -54,7 +54,7 @@ def show_welcome() -> str:
 
 
 def show_queue(prompts: Sequence[str]) -> str:
-    """What this tab draws after what it shows; nothing for nothing."""
+    """The drawings that this tab has queued; blank without any."""
     if not prompts:
         return ""
     items = "".join(f"<li>{escaped(prompt[:100] or 'an empty prompt')}</li>" for prompt in prompts)
@@ -63,7 +63,7 @@ def show_queue(prompts: Sequence[str]) -> str:
 
 
 def show_kept(name: str, record: dict[str, Any], text: str) -> str:
-    """A picture of the archive with a sentence above it; `record` is its own, and has been read before."""
+    """An image of the archive below a sentence; `record` is the record inside it."""
     request = record["request"]
     sides = (int(request["width"]), int(request["height"]))
     figure = _finished(name, asked_prompt(request), str(request["prompt"]), sides, int(request["seed"]))
@@ -71,7 +71,7 @@ def show_kept(name: str, record: dict[str, Any], text: str) -> str:
 
 
 def show_jobs(jobs: Sequence[Job]) -> str:
-    """How far jobs are, with a look at each of their pictures."""
+    """The progress of jobs, with each image or its preview."""
     tasks = [task for job in jobs for task in job.tasks]
     kind = "leanlens-pictures one" if len(tasks) == 1 else "leanlens-pictures"
     figures = "".join(_figure(task) for task in tasks)
@@ -94,7 +94,7 @@ def show_grid(grid: Grid, jobs: Sequence[Job]) -> str:
 
 
 def show_history(service: ImageService, owner: str, limit: int, favourites: bool = False) -> tuple[str, bool]:
-    """An owner's newest pictures, each with what can be done with it; and whether there are more."""
+    """An owner's newest images, each with its buttons; and whether there are more."""
     kept = service.archive.kept(owner, limit + 1, favourites)
     figures = [_kept(service, picture) for picture in kept[:limit]]
     if not any(figures):
@@ -126,14 +126,14 @@ def _kept(service: ImageService, picture: KeptPicture) -> str:
 
 
 def _button(name: str, text: str, title: str = "", question: str = "") -> str:
-    """A button that is told to the server by `name`, after a yes to `question` where there is one."""
+    """A button that sends `name` to the server, after a yes to `question` if there is one."""
     told = f' title="{escaped(title)}" aria-label="{escaped(title)}"' if title else ""
     asked = f' data-confirm="{escaped(question)}"' if question else ""
     return f'<button type="button" data-name="{escaped(name)}"{told}{asked}>{text}</button>'
 
 
 def _figure(task: Task) -> str:
-    """One picture: finished, half-drawn, waiting, or why not."""
+    """One image: finished, in progress, waiting, or failed."""
     request = task.request
     if task.picture is not None:
         sides = (request.width, request.height)
@@ -149,7 +149,7 @@ def _figure(task: Task) -> str:
 
 
 def _ending(task: Task) -> str:
-    """Why a picture is not finished."""
+    """Why an image is not finished."""
     assert task.error is not None
     if task.error.kind != "cancelled":
         return task.error.message
@@ -157,7 +157,7 @@ def _ending(task: Task) -> str:
 
 
 def _look(task: Task) -> str:
-    """The last look at a picture that is not finished."""
+    """The latest preview of an unfinished image."""
     assert task.preview is not None
     look = base64.b64encode(preview_bytes(task.preview, None, "png")).decode("ascii")
     style = _measures((task.request.width, task.request.height))
@@ -181,7 +181,7 @@ def _link(name: str, prompt: str, sides: tuple[int, int]) -> str:
 
 
 def _measures(sides: tuple[int, int]) -> str:
-    """What the style sheet has to know to show a picture as large as fits, and a small one no more than threefold."""
+    """CSS variables with which the style sheet shows an image as large as fits, but at most three times its size."""
     return f"--ratio: {sides[0] / sides[1]:.4f}; --wide: {sides[0]}"
 
 

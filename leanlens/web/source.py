@@ -17,16 +17,16 @@ Source = tuple[bytes, list[bytes]] | APIError | None
 
 
 async def move_upload(move: Callable[[Any], Awaitable[str | None]], place: Any) -> str | None:
-    """Gradio's own way with a file that a client names, for uploads only.
+    """Gradio's handling of a file that a client names, restricted to uploads.
 
-    By itself it fetches addresses, and as long as it is mounted rather than launched it also takes any file of this
-    machine into the folder it serves.
+    Gradio's own function fetches URLs, and in a mounted app it also copies any file of this machine into the folder
+    that it serves.
     """
     return None if place is None else await move(str(_upload(str(place))))
 
 
 def upload_path(payload: Any) -> str | None:
-    """The path of an uploaded file as it is, for our own bounded reader."""
+    """The path of an uploaded file, unread, for our own bounded reader."""
     return None if payload is None else str(_upload(payload.path))
 
 
@@ -38,12 +38,12 @@ def _upload(path: str) -> Path:
     """
     found = Path(path).resolve()
     if not found.is_relative_to(Path(os.environ["GRADIO_TEMP_DIR"]).resolve()):
-        raise ValueError("a picture has to be uploaded; no other file and no address is opened")
+        raise ValueError("an image must be uploaded; other files and URLs are not opened")
     return found
 
 
 def editor_source(payload: Any) -> Source:
-    """The editor's image and what was painted over it, as encoded bytes; None without an image.
+    """The editor's image and its painted layer, as encoded bytes; None without an image.
 
     With an `id` in place of both, the editor shows an image that the page could not read from it.
     """
@@ -59,7 +59,7 @@ def _bytes(part: Any) -> bytes:
 
 
 def source_reader(source: Source, service: ImageService) -> Callable[[GenerationParameters], None] | None:
-    """What puts the editor's image and mask into generation parameters; decoded once and shared by all."""
+    """A function that sets image and mask of generation parameters from the editor; decodes once, shared by all."""
     if source is None:
         return None
     if isinstance(source, APIError):
@@ -76,7 +76,7 @@ def source_reader(source: Source, service: ImageService) -> Callable[[Generation
 
 
 def _opened(source: tuple[bytes, list[bytes]], service: ImageService) -> tuple[Image.Image, Image.Image | None]:
-    """The picture, and where it was painted over as a mask; without paint there is none."""
+    """The image, and the painted area as a mask; None without paint."""
     background, layers = source
     image = open_upload(background, service.settings).convert("RGBA")
     white = Image.new("RGBA", image.size, "white")

@@ -7,17 +7,17 @@ from typing import Any
 from leanlens.web.form import ASPECTS, OWN
 
 _HERE = Path(__file__).parent
-_SHAPE = 15.0  # side of the square that a shape of the aspect picker has the area of, pixels
+_SHAPE = 15.0  # side of the square with the area of each rectangle in the aspect picker, pixels
 
 
 def style_sheet() -> str:
-    """The page's own CSS, with a little rectangle for each aspect in place of a radio button's dot."""
+    """The page's CSS, with a small rectangle for each aspect instead of the dot of its radio button."""
     sheets = [(_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "reading.css")]
     return "\n".join([*sheets, *(_shape(aspect) for aspect in ASPECTS), ""])
 
 
 def theme() -> Any:
-    """Gradio's plain theme in one quiet colour whose white text and whose captions can be read."""
+    """Gradio's plain theme in one quiet colour, with readable white text and captions."""
     import gradio as gr
 
     return gr.themes.Default(
@@ -38,7 +38,7 @@ def theme() -> Any:
 
 
 def _shape(aspect: str) -> str:
-    """The rule that draws one aspect."""
+    """The CSS rule of the rectangle of one aspect."""
     width, height = (1, 1) if aspect == OWN else (int(side) for side in aspect.split(":"))
     across = _SHAPE * math.sqrt(width / height)
     sides = f"width: {across:.1f}px; height: {_SHAPE * _SHAPE / across:.1f}px"
