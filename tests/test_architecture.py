@@ -133,8 +133,8 @@ def test_every_module_says_what_it_is():
 
 
 PLAIN = (
-    "batches", "cli", "evaluate", "flow", "models", "pictures", "reason", "scenes", "score", "serve", "train", "web",
-    "weights",
+    "batches", "cli", "evaluate", "flow", "models", "pictures", "pipeline", "plan", "reason", "scenes", "score", "serve",
+    "train", "web", "weights",
 )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
-"""The LoRA calls of a pipeline, with the names and arguments that diffusers' pipelines have.
+"""Gives a pipeline diffusers' LoRA methods, with the same names and arguments.
 
-Comes in: files, folders, repositories or state dicts of any trainer. Goes out: adapters on the transformer, and files.
-Reading and applying are `weights/lora.py`; scales, fusing and switching come from diffusers.
+LoRA files are read and applied by `weights/lora.py`; scaling, fusing and switching adapters come from diffusers.
 """
 
 import json

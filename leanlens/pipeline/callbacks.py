@@ -1,9 +1,6 @@
-"""What a callback sees of the running drawing, and what it may change.
+"""Passes the state of a running call to a callback, and takes back what the callback changes.
 
-Comes in: latents and text features after a step. Goes out: the same, or those that the callback gives back. Knows
-nothing of loops.
-
-Shapes: B pictures, N selected layers, S text tokens, E text width.
+Shapes: B images, N selected layers, S text tokens, E text width.
 """
 
 from collections.abc import Callable, Mapping, Sequence

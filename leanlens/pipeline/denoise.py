@@ -1,18 +1,15 @@
-"""The loop: from noise to latents.
+"""Runs the denoising loop, from noise to latents.
 
-Comes in: a transformer, a scheduler with its noise levels set, noise, text features. Goes out: latents. Knows nothing
-of prompts, pixels or files.
+There are two ways to compute the velocity. The plain way runs the conditional and the unconditional branch separately,
+on text of its true length and without an attention mask; images whose texts differ in length are packed into one row,
+in which each attends only to itself. It skips the unconditional branch at guidance 1, and computes once what is the
+same in every step (`models/modulation_cache.py`). A compiled transformer keeps the mask, because every other set of
+lengths would need another graph. The `exact` way is that of the released code: both branches are padded to one length
+and run in one masked batch, at any guidance. In float32 the two agree up to rounding; in bfloat16 the last bits differ.
 
-Two ways to the same velocity. The plain one runs the conditional and the unconditional branch each by itself, on text
-of its true length and without an attention mask: pictures whose texts differ in length are packed into one row, in
-which each attends to itself. It leaves the unconditional branch out at guidance 1, and computes once what every step
-would compute again (`models/modulation_cache.py`). A compiled transformer keeps the mask, because each set of lengths
-would be another graph to it. `exact` does what the released code did: both branches padded to one length in one masked
-batch, always. In float32 they agree to rounding; in bfloat16 the last bits differ.
+The loop itself neither reads from the device nor copies to it, so the host runs ahead of an accelerator.
 
-Within the loop nothing is read from the device or sent to it, so the host runs ahead of an accelerator.
-
-Shapes: B pictures, L image tokens, C channels, S text tokens, N steps.
+Shapes: B images, L image tokens, C channels, S text tokens, N steps.
 """
 
 from collections.abc import Callable
@@ -29,13 +26,13 @@ from leanlens.pipeline.features import TextFeatures, join
 
 @dataclass(frozen=True)
 class Stop:
-    """What a step hook returns to end the loop with `latents` (B, L, C)."""
+    """Returned by a step hook to end the loop with `latents` (B, L, C)."""
 
     latents: Tensor
 
 
 class Changed(NamedTuple):
-    """What a step's hook may have changed for the steps after it."""
+    """Returned by a step hook to change what the following steps use."""
 
     latents: Tensor
     positive: TextFeatures
@@ -43,7 +40,7 @@ class Changed(NamedTuple):
     guidance_scale: float
 
 
-# (step index, timestep, latents after the step) -> latents to go on with, or more than them; Stop or None end here.
+# (step index, timestep, latents after the step) -> latents to continue with, or `Changed`. Stop and None end the loop.
 StepHook = Callable[[int, Tensor, Tensor], Tensor | Changed | Stop | None]
 Velocity = Callable[[Tensor, int], Tensor]  # (latents, step index) -> velocity
 
@@ -66,29 +63,29 @@ def denoise(
 
     Args:
         transformer: a `LensTransformer2DModel`.
-        scheduler: its `timesteps` are the ones to walk; its begin index is set.
-        latents: noise, or a noised picture, at the first of these levels.
+        scheduler: has the `timesteps` of this call, and its begin index is set.
+        latents: noise, or a noised image, at the first of these levels.
         grid: (h, w) with h * w = L.
-        positive, negative: text of the two branches, B rows each.
-        guidance_scale: 1 leaves the unconditional branch out, unless `exact`.
-        after_step: called after every step; what it changes holds for the steps that follow.
-        exact: both branches in one masked batch, as the released code has it.
+        positive, negative: text features of the two branches, B rows each.
+        guidance_scale: 1 skips the unconditional branch, unless `exact`.
+        after_step: called after every step; its changes apply to the steps that follow.
+        exact: run both branches in one masked batch, as the released code does.
         attention_kwargs: passed to the transformer.
-        guided_share: share of the steps, from the first on, that are guided; the rest leave the unconditional branch
-            out. Below 1 the picture is another one.
+        guided_share: share of the steps, counted from the first, that use guidance; the others skip the unconditional
+            branch. Below 1 the image is a different one.
         guidance_group: a `torch.distributed` group of two processes that call this with equal arguments: the first
-            computes the conditional branch, the second the unconditional one. None computes both here.
+            computes the conditional branch, the second the unconditional one. With None both are computed here.
 
     Returns:
         (B, L, C), the dtype of `latents`.
 
     Raises:
-        ValueError: a guidance group that is not one of two processes, or one beside `exact`.
-        FloatingPointError: latents that are not finite, with the step and the likely cause.
+        ValueError: a guidance group that does not have two processes, or one together with `exact`.
+        FloatingPointError: latents are not finite; the message names the step and the likely cause.
     """
     given = (positive, negative)
     if transformer.is_cache_enabled:
-        transformer._reset_stateful_cache()  # of a drawing that was broken off
+        transformer._reset_stateful_cache()  # a call that was interrupted leaves states that this one must not reuse
     times = _model_times(scheduler.timesteps, latents)
     scales = _scales(guidance_scale, len(times), guided_share)
     _check_group(guidance_group, exact)
@@ -97,13 +94,14 @@ def denoise(
         rest = (transformer, grid, positive.trimmed(), negative.trimmed(), scales, times, attention_kwargs)
         return _exact_branches(*rest) if exact else _plain_branches(*rest, guidance_group)
 
+    # Text is prepared once, not in each step: trimming and packing read the mask, which makes the host wait.
     velocity_at = branches(*given)
     watch = _FiniteWatch(latents, len(times))
     with torch.no_grad():
         for index, timestep in enumerate(scheduler.timesteps):
             velocity = velocity_at(latents, index)
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-            watch.look(index, latents)
+            watch.look(index, latents)  # before a hook changes them, so that the step is not blamed for it
             if after_step is not None:
                 changed = after_step(index, timestep, latents)
                 if changed is None:
@@ -112,17 +110,19 @@ def denoise(
                     latents = changed.latents
                     break
                 if isinstance(changed, Changed):
+                    # In place, because the velocity's closure holds this list.
                     scales[:] = _scales(changed.guidance_scale, len(times), guided_share)
+                    # Compared by identity: comparing values would wait for the device.
                     if changed.positive is not given[0] or changed.negative is not given[1]:
                         given = (changed.positive, changed.negative)
                         velocity_at = branches(*given)
                 latents = changed.latents if isinstance(changed, Changed) else changed
-    watch.report()
+    watch.report()  # the only wait for the device, after the last step has been queued
     return latents
 
 
 def _scales(guidance_scale: float, steps: int, guided_share: float) -> list[float]:
-    """The guidance of each step; the first is always guided."""
+    """The guidance scale of each step; at least the first is guided."""
     guided = max(1, round(steps * guided_share))
     return [guidance_scale] * guided + [1.0] * (steps - guided)
 
@@ -138,7 +138,7 @@ def _check_group(group: Any, exact: bool) -> None:
 
 
 def _plain_branches(transformer, grid, positive, negative, scales, times, attention_kwargs, group) -> Velocity:
-    texts = {id(text): _as_it_goes_in(text, transformer) for text in (positive, negative)}
+    texts = {id(text): _text_input(text, transformer) for text in (positive, negative)}
     level_at = _levels(times, transformer)
     modulation_cache = ModulationCache(times)
     sides = (("cond", positive), ("uncond", negative))
@@ -147,7 +147,7 @@ def _plain_branches(transformer, grid, positive, negative, scales, times, attent
         layers, mask, lengths = texts[id(text)]
         grids = [(1, *grid)] * len(lengths or [None])
         rows = latents if lengths is None else latents.flatten(0, 1)[None]  # (B, L, C) or (1, B L, C)
-        with transformer.cache_context(name):
+        with transformer.cache_context(name):  # step caches keep a state for each branch
             velocity = transformer(
                 rows, layers, mask, level_at(modulation_cache.step), grids,
                 attention_kwargs=attention_kwargs, text_lengths=lengths, modulation_cache=modulation_cache,
@@ -169,9 +169,9 @@ def _plain_branches(transformer, grid, positive, negative, scales, times, attent
     return velocity
 
 
-def _as_it_goes_in(text: TextFeatures, transformer: Any) -> tuple[list[Tensor], Tensor | None, list[int] | None]:
-    """Features with a mask, with lengths (packed, then (1, sum of S, E)), or with neither where nothing is padded."""
-    if is_compiled(transformer):  # a graph tells rows that lie close together from those cut out of longer ones
+def _text_input(text: TextFeatures, transformer: Any) -> tuple[list[Tensor], Tensor | None, list[int] | None]:
+    """The transformer's input: layers with a mask, or with lengths (packed, (1, sum of S, E)), or, unpadded, neither."""
+    if is_compiled(transformer):  # views of longer rows would be another input, and so another graph
         layers = [layer.clone(memory_format=torch.contiguous_format) for layer in text.layers]
         return layers, None if bool(text.mask.all()) else text.mask.clone(memory_format=torch.contiguous_format), None
     if bool(text.mask.all()):
@@ -180,7 +180,7 @@ def _as_it_goes_in(text: TextFeatures, transformer: Any) -> tuple[list[Tensor], 
 
 
 def is_compiled(transformer: Any) -> bool:
-    """Whether calls run in graphs: its blocks', its own (`model.compile()`), or those of a wrapper around it."""
+    """Whether calls run in compiled graphs: of the blocks, of the whole model, or of a wrapper around it."""
     return (
         transformer.blocks_are_compiled
         or transformer._compiled_call_impl is not None
@@ -216,8 +216,8 @@ def _model_times(timesteps: Tensor, latents: Tensor) -> Tensor:
 def _levels(times: Tensor, transformer: Any) -> Callable[..., Tensor]:
     """(step, rows) -> the step's noise level, a scalar or (rows,).
 
-    A compiled transformer gets copies: a graph also sees the tensor that a view is cut from, so that it could be bound
-    to this number of steps.
+    A compiled transformer gets copies, since a graph also depends on the tensor behind a view: with views it would be
+    compiled again for every number of steps.
     """
     compiled = is_compiled(transformer)
 
@@ -229,10 +229,10 @@ def _levels(times: Tensor, transformer: Any) -> Callable[..., Tensor]:
 
 
 class _FiniteWatch:
-    """Notices the first step whose latents are not finite.
+    """Finds the first step whose latents are not finite.
 
-    On the CPU it looks after every step. On an accelerator a look would make the host wait, so the first bad step is
-    noted on the device and read once, after the loop.
+    On the CPU it checks after every step. On an accelerator that would make the host wait, so the first bad step is
+    recorded on the device and read once, after the loop.
     """
 
     def __init__(self, latents: Tensor, steps: int):

@@ -1,8 +1,7 @@
-"""A request on an opened model: the picture, and the record of everything that decided it.
+"""Draws a request with an opened model, and records everything that decided the image.
 
-Comes in: an `OpenedModel` and an `ImageRequest`. Goes out: a `DrawnPicture`. Every API draws through this file, so
-that the same request gives the same bytes at each of them. Drawn together with others, a picture may differ in the last
-bits, because sums over a larger batch are taken in another order.
+Every interface draws through this file, so the same request gives the same bytes everywhere. An image that is drawn in
+a batch with others may differ in the last bits, because sums over a larger batch are taken in another order.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,10 +1,9 @@
-"""Opening and saving pipeline folders in the official layout.
+"""Opens and saves pipeline folders in the official layout.
 
-Comes in: a folder, whoever wrote it. Goes out: a pipeline; and the other way round, with the official class names, so
-that any Lens program opens what we save. Knows nothing of drawing.
+Folders are saved with the official class names, so that any program for Lens opens them.
 
-Source: the `model_index.json` of the released folders. It names two classes as if they were part of diffusers and
-transformers; nothing is registered there, they are found where they are while a folder is opened.
+Source: the `model_index.json` of the released folders. It names two classes as if they belonged to diffusers and
+transformers. Nothing is registered there; while a folder is opened, these classes are taken from this package.
 """
 
 from typing import Any

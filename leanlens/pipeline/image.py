@@ -1,8 +1,6 @@
-"""Pixels as people hold them <-> pixels as the autoencoder does.
+"""Converts images between PIL, arrays and tensors, and the pixels of the autoencoder, which are in -1..1.
 
-Comes in: PIL pictures, arrays or tensors. Goes out: tensors in -1..1, and back. Knows nothing of latents.
-
-Shapes: B pictures, H x W pixels.
+Shapes: B images, H x W pixels.
 """
 
 from dataclasses import dataclass, replace

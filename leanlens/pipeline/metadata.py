@@ -1,17 +1,14 @@
-"""Settings <-> picture files.
-
-Comes in: a picture and the record of how it was drawn. Goes out: a PNG, JPEG or WebP file that carries the record, and
-the record of such a file. Knows nothing of models.
+"""Writes settings into image files, and reads them back.
 
 Two forms are written: JSON under the name `leanlens` (PNG text; EXIF ImageDescription in JPEG and WebP), which
 `leanlens replay` reads, and the `parameters` text of AUTOMATIC1111 (PNG text; EXIF UserComment), which galleries and
-other programs read. Nothing in either depends on the clock, so the same drawing gives the same file.
+other programs read. Neither depends on the clock, so the same image always gives the same file.
 
-All EXIF of a JPEG has to fit into 64 KB. Where it does not, the text is shortened and says so; JSON that is too long by
-itself goes whole into comment segments (COM), each `leanlens:NUMBER/COUNT:` and a part.
+All EXIF of a JPEG must fit into 64 KB. If it does not, the text is shortened and says so; JSON that is too long by
+itself is written whole into comment segments (COM), each `leanlens:NUMBER/COUNT:` and a part.
 
-Beside them stands an XMP packet that says what made the picture, in the words of IPTC's vocabulary Digital Source Type;
-a record whose `marking` is None leaves it out.
+An XMP packet says what made the image, in the terms of IPTC's vocabulary Digital Source Type; it is left out if the
+record's `marking` is None.
 
 Source: EXIF 2.32, 4.6.5 (UserComment: a character code of 8 bytes, then text); XMP specification part 3 (where PNG,
 JPEG and WebP keep the packet); IPTC Photo Metadata Standard 2023.1.

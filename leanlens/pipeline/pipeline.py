@@ -1,12 +1,12 @@
-"""From a prompt to a picture: the calls in order.
+"""Implements `LensPipeline`, from a prompt to an image, as a diffusers pipeline.
 
-Comes in: a prompt, or text features. Goes out: pictures, or latents. Each step is a file of this room: `tokens` and
-`features` (text), `start` (noise and its levels), `denoise` (the loop), `image` (pixels); `folder` opens and saves,
-`adapters` loads LoRAs, `callbacks` is what a callback sees, `variants` starts from a picture instead of noise.
+Each step is a file of this room: `tokens` and `features` (text), `start` (noise and its levels), `denoise` (the loop),
+`image` (pixels). `folder` opens and saves, `adapters` loads LoRAs, `callbacks` serves callbacks, and `variants` starts
+from an image instead of noise.
 
-Shapes: B pictures, L = H / 16 * W / 16 image tokens, C packed latent channels (128), S text tokens, E text width.
+Shapes: B images, L = H / 16 * W / 16 image tokens, C packed latent channels (128), S text tokens, E text width.
 
-Source: Lens, arXiv 2605.21573; call signature and every number are those of the released pipeline.
+Source: Lens, arXiv 2605.21573; the call's signature and every number are those of the released pipeline.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,6 @@
-"""The one validated form that every API fills in.
+"""Defines `ImageRequest`, the validated request that every interface fills in.
 
-Comes in: fields as a person, a client or a picture's metadata gives them. Goes out: an `ImageRequest` in which every
-choice is made, so that the same request gives the same picture wherever it came from. Knows nothing of models.
+A request leaves nothing open, so the same request gives the same image wherever it came from.
 """
 
 import math

@@ -1,8 +1,4 @@
-"""Prompts put to the reasoner that somebody gave a pipeline.
-
-Comes in: prompts, and a function from prompts to prompts or a reasoner of `leanlens.reason`. Goes out: a record for
-each prompt, or for each image where every image has its own reading. Knows no reasoner itself.
-"""
+"""Rewrites a call's prompts with the reasoner that a user gave the pipeline."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol

@@ -1,7 +1,6 @@
-"""Several processes draw each picture together, each on a device of its own.
+"""Lets several processes draw each image together, each on its own device.
 
-Comes in: an opened pipeline, and the processes that a launcher started. Goes out: the same pipeline, which computes its
-share from now on. All processes call it with equal arguments, and all get the picture.
+All processes call the pipeline with equal arguments, and all of them get the image.
 """
 
 from typing import Any

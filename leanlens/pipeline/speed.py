@@ -1,11 +1,8 @@
-"""How an opened pipeline is made fast: what is exact, and what is faster at a price.
+"""Makes an opened pipeline faster; `docs/speed.md` has the numbers.
 
-Comes in: a pipeline on its device, and a `Speed`. Goes out: the same pipeline, set up. What it gains and what it costs,
-with numbers, is on `docs/speed.md`.
-
-Exact, to rounding: attention kernels, compiled blocks, CUDA graphs, weights laid out for a processor, channels-last
-convolutions. Another picture: float8 products, step caches, guidance on a part of the steps; these are off unless asked
-for, and recorded in the picture's file.
+Some ways give the same image up to rounding: attention kernels, compiled blocks, CUDA graphs, weight layouts for
+processors, channels-last convolutions. Others change the image: float8 products, step caches, guidance on only a part
+of the steps. These are off unless they are asked for, and are recorded in the image's file.
 """
 
 import os

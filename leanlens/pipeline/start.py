@@ -1,9 +1,6 @@
-"""Where the loop begins: noise, the levels to walk, and a picture noised to one of them.
+"""Prepares the start of the denoising loop: noise, the noise levels, and an image noised to one of them.
 
-Comes in: sizes, seeds, a scheduler, perhaps a picture. Goes out: latents at the first level. Knows nothing of text or
-of the transformer beyond its channels.
-
-Shapes: B pictures, L = h * w image tokens, C packed latent channels.
+Shapes: B images, L = h * w image tokens, C packed latent channels.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
-"""The date inside the text template, and how many tokens a prompt may have: what a request says of its text.
+"""Defines what a request says about its text: the date in the template, and the limit of tokens.
 
-Comes in: a date as a person writes it. Goes out: the date as the template has it. Imports no torch, so that a request
-can be read without it.
+It does not import torch, so that a request can be read without it.
 """
 
 import datetime

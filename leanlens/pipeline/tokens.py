@@ -1,9 +1,6 @@
-"""Prompts to token ids: the conversation a prompt is wrapped in, and the official truncation.
+"""Turns prompts into token ids: wraps them in a conversation, and truncates them as the released code does.
 
-Comes in: prompts and a transformers tokenizer. Goes out: padded ids, their mask, and how many leading tokens belong to
-the wrapping and carry no feature. Knows nothing of encoders or features.
-
-Source: the Harmony conversation of the released Lens code, byte for byte; the length rules are its own.
+Source: the Harmony conversation and the length rules of the released Lens code, byte for byte.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,6 @@
-"""A complete pipeline of random weights: every real class, at toy size.
+"""Makes the `toy` model: a whole pipeline of random weights, with the real classes in a small size.
 
-Comes in: a seed. Goes out: a `LensPipeline` that draws coloured noise in a second. For trying commands, clients and
-tools without any download, and for tests. It has learnt nothing and never will.
+It draws coloured noise in a second, to try commands, clients and tools without a download, and for tests.
 """
 
 import threading

@@ -1,13 +1,12 @@
-"""Starting from a picture: img2img and inpainting.
+"""Implements image-to-image and inpainting.
 
-Comes in: a prompt and a picture (and a mask). Goes out: pictures. Both share every component with `LensPipeline`
-(`LensImg2ImgPipeline.from_pipe(pipe)`) and its loop; only the start differs.
+Both share every component with `LensPipeline` (`LensImg2ImgPipeline.from_pipe(pipe)`) and its loop; only the start
+differs. The released Lens has neither, but both follow from its flow: an image is noised to a level in the middle of
+the schedule and denoised from there (SDEdit, arXiv 2108.01073). For inpainting, the part to keep is restored at every
+level.
 
-The released Lens has neither; both follow from its flow: a picture is noised to a level in the middle of the schedule
-and walked down from there (SDEdit, arXiv 2108.01073); for inpainting the part to keep is put back at every level.
-
-Several pictures go together: a list, or a batch as an array (B, H, W, C) or a tensor (B, C, H, W), with one prompt for
-all or one for each. One picture or mask serves any number of prompts.
+Several images are given as a list, or as a batch: an array (B, H, W, C) or a tensor (B, C, H, W). There is one prompt
+for all of them or one for each. One image or mask serves any number of prompts.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,12 +1,9 @@
-"""The one count of floating-point operations; plans, training ledgers and reports all use it.
+"""Counts floating-point operations (FLOP), two for each multiply-add, for plans, training and reports alike.
 
-Comes in: sizes. Goes out: floating-point operations (FLOP), two for each multiply-add. Arithmetic only: no torch, no
-devices, no seconds.
-
-What is counted: matrix products, attention's two products over every pair of tokens that are really computed (padding
-included), and convolutions. Norms, activations, softmax and the optimiser's elementwise work are not, as in the peak
-rates of hardware that shares are taken of. Recomputation (activation checkpointing, fused attention) is work that the
-model does not need: it belongs to no figure here.
+Counted are matrix products, attention's two products over every pair of tokens that is really computed (padding
+included), and convolutions. Norms, activations, softmax and the optimiser's elementwise work are not counted, as in the
+peak rates of hardware that results are compared with. Recomputation (activation checkpointing, fused attention) is not
+counted either, since the model does not need it.
 
 Legend: D width, n image tokens, m text tokens, C packed latent channels, E channels of all text features joined.
 """

@@ -1,11 +1,8 @@
-"""Common cards and processors: memory, rates, power. One table, looked up by name.
+"""Lists the memory, rates and power of common cards and processors, looked up by name.
 
-Comes in: a name as people or drivers write it. Goes out: a `Device`. Arithmetic only; what machine this is, the command
-line finds out.
-
-Figures are the makers' specifications, never measured by us: dense rates, without sparsity, at the boost clock;
-16-bit products with 32-bit sums, which GeForce cards make at half the rate of workstation cards; memory as it is sold,
-where a "GB" is 2^30 bytes. The rates of processors are per core, measured (see `cpu`).
+The figures are the makers' specifications, not measured: dense rates, without sparsity, at the boost clock; 16-bit
+products with 32-bit sums, which GeForce cards make at half the rate of workstation cards; memory as it is sold, where a
+"GB" is 2^30 bytes. The rates of processors are per core, and measured (see `cpu`).
 """
 
 import difflib

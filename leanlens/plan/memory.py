@@ -1,12 +1,11 @@
-"""Bytes that drawing one picture needs, stage by stage.
+"""Computes the bytes that drawing one image needs, stage by stage.
 
-Comes in: sizes of a model, a picture's size, bytes for each number. Goes out: bytes. Arithmetic only: no torch, no
-devices, no seconds. A stage needs the weights that lie where it runs (`part_bytes`) and its own workspace (the other
-functions here); nothing of one stage outlives it but the text features and the latents, which are counted.
+A stage needs the weights that lie where it runs (`part_bytes`) and its own workspace (the other functions here).
+Only text features and latents outlive their stage, and they are counted.
 
 The workspaces were found by counting the tensors that are alive at once, operator by operator, in `models/` and in
-diffusers' decoder; `tests/plan/test_memory.py` counts again, at toy and at full width. What a library keeps for itself
-inside an operator is not in them, but in `rates.py` as far as it is known.
+diffusers' decoder; `tests/plan/test_memory.py` counts again, at toy and at full width. What a library allocates inside
+an operator is not included; `rates.py` has it as far as it is known.
 
 Legend: D width, n image tokens, m text tokens, T = n + m, E width of the text encoder, H x W pixels.
 """

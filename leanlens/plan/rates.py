@@ -1,7 +1,6 @@
-"""From operations and bytes to seconds: everything the planner assumes, and where each figure comes from.
+"""Turns operations and bytes into seconds.
 
-Comes in: a device, FLOP and bytes. Goes out: seconds. Arithmetic only. Every factor that is not counted stands in
-`ASSUMPTIONS`, once, with its source; the page of the planner prints the same table.
+Every factor that is not counted is in `ASSUMPTIONS`, with its source; the page of the planner prints the same table.
 
 A stage takes the time of its matrix products, of its attention and of the memory traffic of everything between them,
 one after the other, as unfused code runs; and never less than launching its operators takes.
