@@ -170,7 +170,7 @@ def _plain_branches(transformer, grid, positive, negative, scales, times, attent
 
 
 def _text_input(text: TextFeatures, transformer: Any) -> tuple[list[Tensor], Tensor | None, list[int] | None]:
-    """The transformer's input: layers with a mask, or with lengths (packed, (1, sum of S, E)), or, unpadded, neither."""
+    """The text as the transformer takes it: with a mask, with lengths (packed, (1, sum of S, E)), or unpadded."""
     if is_compiled(transformer):  # views of longer rows would be another input, and so another graph
         layers = [layer.clone(memory_format=torch.contiguous_format) for layer in text.layers]
         return layers, None if bool(text.mask.all()) else text.mask.clone(memory_format=torch.contiguous_format), None

@@ -115,10 +115,10 @@ def test_compiled_blocks_keep_the_mask(transformer, monkeypatch):
     """Each set of lengths would be another graph."""
     _, positive, _ = several()
     monkeypatch.setattr(transformer, "blocks_are_compiled", True)
-    layers, mask, lengths = loop._as_it_goes_in(positive, transformer)
+    layers, mask, lengths = loop._text_input(positive, transformer)
     assert (mask.shape, lengths) == ((3, 5), None)
     monkeypatch.setattr(transformer, "blocks_are_compiled", False)
-    layers, mask, lengths = loop._as_it_goes_in(positive, transformer)
+    layers, mask, lengths = loop._text_input(positive, transformer)
     assert (layers[0].shape, mask, lengths) == ((1, 7, 32), None, [5, 0, 2])
 
 
@@ -145,7 +145,7 @@ def test_the_loop_never_waits_for_the_device(transformer, scale, packed, monkeyp
     ghost = LensTransformer2DModel.from_config(transformer.config).to("meta")
     latents, positive, negative = inputs("meta")
     monkeypatch.setattr(  # before the loop
-        loop, "_as_it_goes_in", lambda text, _: (text.layers, None, [text.mask.shape[1]] if packed else None)
+        loop, "_text_input", lambda text, _: (text.layers, None, [text.mask.shape[1]] if packed else None)
     )
     asked, during = Asked(), []
 
