@@ -375,7 +375,7 @@ def test_a_source_that_became_unreadable_is_an_error(recipe, tmp_path):
         ({"train": {"part": "decoder"}}, "train.part 'decoder' needs start"),
         (
             {"start": "here", "train": {"part": "decoder"}, "losses": {"semantic": 0.1}},
-            "losses.semantic 0.1 is not acc",
+            "invalid losses.semantic 0.1 with train.part",
         ),
         ({"losses": {"latent_noise": 0.1}}, "invalid losses.latent_noise 0.1 with train.part 'all'"),
         ({"losses": {"semantics": 1.0}}, "nearest known key is 'losses.semantic'"),
@@ -500,7 +500,7 @@ def test_several_processes_are_refused(tmp_path, pictures, monkeypatch):
         f'run.dir = "{tmp_path / "run"}"\n[autoencoder]\n[crops]\nsources = ["{pictures}"]\n[train]\nsteps = 1\n'
     )
     found = CliRunner().invoke(app, ["train", str(path)])
-    assert str(found.exception) == "an autoencoder is trained by one process, not 2; run without torchrun"
+    assert str(found.exception) == "an autoencoder is trained by one process, not 2: run it without torchrun"
     assert not (tmp_path / "run").exists()
 
 

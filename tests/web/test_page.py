@@ -199,7 +199,7 @@ def test_an_error_leaves_what_is_being_drawn_on_the_stage(page, monkeypatch):
 
     refused, drawn = asyncio.run(both())
     assert refused == [(gr.skip(), gr.skip(), gr.skip())]
-    assert "give WIDTHxHEIGHT" in warned[0]
+    assert "expected WIDTHxHEIGHT" in warned[0]
     assert names(drawn[-1][0])
 
 
@@ -231,7 +231,7 @@ def test_the_button_for_more_is_there_where_there_is_more(page):
 def test_what_is_refused_is_said(page):
     for changed, words in (
         ({"size": "33x32"}, "width 33"),
-        ({"size": "big"}, "give WIDTHxHEIGHT"),
+        ({"size": "big"}, "expected WIDTHxHEIGHT"),
         ({"seed": "x"}, "seed &#x27;x&#x27;"),
         ({"steps": 151}, "from 1 to 150"),
         ({"loras": ["none.such:0.5"]}, "is not offered"),
@@ -330,7 +330,7 @@ def test_grids_that_cannot_be_drawn():
     form = Form(**SMALL)
     for arguments, words in (
         ((None, "", None, ""), "choose a setting"),
-        (("seed", "1", "seed", "2"), "two settings"),
+        (("seed", "1", "seed", "2"), "expected another setting"),
         (("seed", " \n", None, ""), "no values"),
         (("steps", "two", None, ""), "not a number"),
         (("steps", ",".join("1" * 9), "seed", ",".join("1" * 9)), "81 pictures"),
