@@ -125,7 +125,9 @@ def size_of(form: Form, service: ImageService, has_image: bool = False) -> tuple
     try:
         height, width = sizes_at(base)[aspect]
     except KeyError:
-        raise APIError("invalid", f"aspect {aspect!r} is not known; known are {', '.join(ASPECTS)}", "aspect") from None
+        raise APIError(
+            "invalid", f"invalid aspect {aspect!r}: expected one of {', '.join(ASPECTS)}", "aspect"
+        ) from None
     except ValueError as error:
         raise APIError("invalid", str(error), "size") from None
     return width, height
@@ -236,7 +238,7 @@ def grid_from(form: Form, x: str | None, x_values: str, y: str | None, y_values:
         raise APIError("invalid", f"invalid Y: X varies {x}, too; expected another setting or none", "y")
     columns, rows = _axis("X", x, x_values), _axis("Y", y, y_values)
     if len(columns) * len(rows) > MAX_CELLS:
-        raise APIError("invalid", f"the grid has {len(columns) * len(rows)} pictures; at most {MAX_CELLS} are accepted")
+        raise APIError("invalid", f"the grid has {len(columns) * len(rows)} images: expected at most {MAX_CELLS}")
     form = replace(form, count=1, seed=str(resolve_seed(_seed(form.seed))))
     forms = tuple(tuple(replace(form, **row, **column) for _, column in columns) for _, row in rows)
     return Grid(tuple(text for text, _ in columns), tuple(text for text, _ in rows), forms)
@@ -247,12 +249,12 @@ def _axis(name: str, setting: str | None, text: str) -> list[tuple[str, dict[str
     if setting is None:
         return [("", {})]
     if setting not in SETTINGS:
-        raise APIError("invalid", f"{name} {setting[:40]!r} is no setting; known are {', '.join(SETTINGS)}")
+        raise APIError("invalid", f"invalid {name} {setting[:40]!r}: expected one of {', '.join(SETTINGS)}")
     chosen = SETTINGS[setting]
     pieces = (text or "").splitlines() if chosen in _TEXTS else re.split(r"[,\n\r]", text or "")
     values = [piece.strip() for piece in pieces if piece.strip()]
     if not values:
-        raise APIError("missing", f"{name} has no values for {setting}; give one a line")
+        raise APIError("missing", f"{name} has no values for {setting}: expected one per line")
     return [(f"{setting} {value}", _change(chosen, value, setting)) for value in values]
 
 
@@ -264,7 +266,7 @@ def _change(chosen: str, text: str, setting: str) -> dict[str, Any]:
     try:
         value = readers.get(chosen, str)(text)
     except ValueError:
-        raise APIError("invalid", f"{setting} {text[:40]!r} is not a number that is accepted") from None
+        raise APIError("invalid", f"invalid {setting} {text[:40]!r}: expected a number") from None
     return {chosen: value, "size": ""} if chosen in ("aspect", "base") else {chosen: value}
 
 

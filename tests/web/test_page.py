@@ -332,9 +332,9 @@ def test_grids_that_cannot_be_drawn():
         ((None, "", None, ""), "choose a setting"),
         (("seed", "1", "seed", "2"), "expected another setting"),
         (("seed", " \n", None, ""), "no values"),
-        (("steps", "two", None, ""), "not a number"),
-        (("steps", ",".join("1" * 9), "seed", ",".join("1" * 9)), "81 pictures"),
-        (("colour", "red", None, ""), "no setting"),
+        (("steps", "two", None, ""), "expected a number"),
+        (("steps", ",".join("1" * 9), "seed", ",".join("1" * 9)), "81 images"),
+        (("colour", "red", None, ""), "expected one of"),
     ):
         with pytest.raises(APIError, match=words):
             grid_from(form, *arguments)
