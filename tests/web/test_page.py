@@ -236,7 +236,7 @@ def test_what_is_refused_is_said(page):
         ({"steps": 151}, "from 1 to 150"),
         ({"loras": ["none.such:0.5"]}, "is not offered"),
         ({"model": "other"}, "is not offered"),
-        ({"aspect": "7:5", "size": ""}, "is not known"),
+        ({"aspect": "7:5", "size": ""}, "expected one of auto, 1:2"),
         ({"aspect": "1:1", "base": 100, "size": ""}, "multiple of 16"),
     ):
         ((stage, _, _),) = collect(page.draw(Visitor(), 24, False, None, *fields(**changed)))
