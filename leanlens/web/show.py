@@ -26,7 +26,7 @@ SUGGESTIONS = (
     "a blue car on a pale pink background",
     "a penguin",
 )
-"""Prompts for whoever does not know yet what to ask for."""
+"""Example prompts to begin with."""
 
 
 def escaped(text: object) -> str:
