@@ -91,7 +91,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: str | Path) -> Iterator[Path]:
-    """Within: a folder to be filled. Afterwards it has taken the place of `path`, which goes only when it is whole."""
+    """Context with a folder to fill, which replaces `path` when it is complete."""
     path = Path(path)
     fresh, old = path.with_name(f".{path.name}-new"), path.with_name(f".{path.name}-old")
     for leftover in (fresh, old):

@@ -100,7 +100,7 @@ class ChunkEncoder:
 
 
 def rounded(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Within: the products of frozen models have this precision."""
+    """Context in which the matrix products of frozen models have this precision."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 

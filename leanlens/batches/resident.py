@@ -1,7 +1,8 @@
-"""An endless, seeded, resumable sequence of micro-batches whose pictures lie encoded in the memory of the device.
+"""An endless, seeded, resumable sequence of micro-batches of encoded pictures in the device's memory.
 
-A small model on a large device would wait for a stream that reads, decodes and encodes. The sequence is a pure function
-of seed, pictures and settings, and rank r of w takes the micro-batches r, r + w, r + 2 w, ..., as in `stream`.
+A small model on a large device would wait for a stream that reads, decodes and encodes pictures. The
+sequence is a pure function of seed, pictures and settings, and rank r of w takes the micro-batches r, r + w, r + 2 w,
+..., as in `stream`.
 
 Shapes: B pictures in a micro-batch, S text tokens, L image tokens, C packed latent channels, E text width.
 """
@@ -45,9 +46,9 @@ class ResidentBatch:
 
 
 class ResidentStream:
-    """Micro-batches without end, each of one size and full: in an epoch every picture comes once, but for a rest.
+    """Endless micro-batches, each full and of one size. An epoch uses every picture once, except a remainder.
 
-    All captions of a micro-batch are of one kind, so that brief ones are not padded to the length of dense ones.
+    All captions of a micro-batch are of one kind, so brief ones are not padded to the length of dense ones.
 
     Args:
         pictures: of each size.
@@ -96,7 +97,7 @@ class ResidentStream:
         return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[ResidentBatch]:
-        """Go on after the last micro-batch that was handed out, or after a loaded state."""
+        """Continue after the last micro-batch that was handed out, or from a loaded state."""
         drawn, plan = -1, list[ResidentBatch]()
         while True:
             epoch, place = divmod(self._consumed + self.rank, self.micro_batches_of_epoch)
@@ -107,14 +108,14 @@ class ResidentStream:
             yield plan[place]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence stands, the same on every rank that took as many micro-batches; plain JSON values."""
+        """The position in the sequence, equal on all ranks after equally many micro-batches; plain JSON values."""
         return {"consumed": self._consumed, "settings": self._settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken, with any number of ranks.
+        """Continue from a state, with any number of ranks.
 
         Raises:
-            ValueError: the state is of other pictures or settings, so that the sequence would not be continued.
+            ValueError: the state belongs to other pictures or settings.
         """
         require_same_settings(self._settings, state["settings"])
         self._consumed = state["consumed"]

