@@ -30,7 +30,7 @@ TRANSFORMER = "transformer"
 
 
 class LensLoraMixin(LoraBaseMixin):
-    """LoRAs of the transformer. `set_adapters`, `enable_lora`, `delete_adapters` and so on come from diffusers."""
+    """The LoRA methods of a pipeline; `set_adapters`, `delete_adapters` and others come from diffusers."""
 
     _lora_loadable_modules = [TRANSFORMER]  # noqa: RUF012 - read by diffusers as class attributes
     transformer_name = TRANSFORMER
@@ -46,16 +46,15 @@ class LensLoraMixin(LoraBaseMixin):
         low_cpu_mem_usage: bool = False,
         **where: Any,
     ) -> None:
-        """Add a LoRA in any trainer's layout to the transformer and make it the active one.
+        """Load a LoRA in any trainer's layout into the transformer, and make it the only active one.
 
-        As in diffusers, LoRAs loaded before stay loaded but no longer act; `set_adapters(names, scales)` makes several
-        act together.
+        As in diffusers, LoRAs that were loaded before become inactive; `set_adapters(names, scales)` activates several.
 
         Args:
             pretrained_model_name_or_path_or_dict: a file, an adapter folder, a repository id, or tensors by name.
-            adapter_name: its name; the default is `default_0`, then `default_1` and so on.
+            adapter_name: name of the adapter; the default is `default_0`, then `default_1` and so on.
             hotswap: replace the weights of the loaded adapter `adapter_name`. A compiled transformer stays compiled.
-            scale: how strongly it acts; 1 is as trained.
+            scale: weight of the LoRA; 1 is as trained.
             low_cpu_mem_usage: as in diffusers; the result is the same.
             where: `weight_name`, `subfolder`; for a repository also `revision`, `token`, `cache_dir`,
                 `force_download`, `local_files_only`.
@@ -75,7 +74,7 @@ class LensLoraMixin(LoraBaseMixin):
 
     @property
     def _is_offloaded_by_diffusers(self) -> bool:
-        """Whether diffusers has to renew its offload hooks, so that they know the layers of a LoRA.
+        """Whether diffusers must renew its offload hooks so that they cover the layers of a LoRA.
 
         Handed a pipeline whose hooks are leanlens' own (offload "model"), it would replace them with different ones.
         """
@@ -134,10 +133,10 @@ class LensLoraMixin(LoraBaseMixin):
         safe_serialization: bool = True,
         transformer_lora_adapter_metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write LoRA layers as diffusers' pipelines do, whole or not at all.
+        """Save LoRA layers as diffusers' pipelines do; the file is written atomically.
 
         Args:
-            save_directory: a folder, made where it is missing.
+            save_directory: a folder; it is created if it is missing.
             transformer_lora_layers: as `peft.get_peft_model_state_dict(pipeline.transformer)` gives them.
             is_main_process: False writes nothing.
             weight_name: file name; without it `pytorch_lora_weights.safetensors`.
@@ -176,7 +175,7 @@ class LensLoraMixin(LoraBaseMixin):
         adapter_names: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add the active adapters, or those named, to the weights; `unfuse_lora` takes them out again."""
+        """Add the active adapters, or the named ones, to the weights; `unfuse_lora` subtracts them again."""
         super().fuse_lora(components or [TRANSFORMER], lora_scale, safe_fusing, adapter_names, **kwargs)
 
     def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
@@ -184,7 +183,7 @@ class LensLoraMixin(LoraBaseMixin):
         super().unfuse_lora(components or [TRANSFORMER], **kwargs)
 
     def unload_lora_weights(self) -> None:
-        """Take every LoRA out again; what was fused stays in the weights, as in diffusers."""
+        """Remove every LoRA; as in diffusers, what was fused stays in the weights."""
         remove_loras(self.transformer)
 
 

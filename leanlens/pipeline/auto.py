@@ -25,13 +25,13 @@ class ImagePlan:
     """What images of one prompt need on a machine.
 
     Attributes:
-        model: as it was asked for.
-        machine: where they are drawn.
+        model: the name that was given.
+        machine: the machine that was planned for.
         drawing: size, steps, guidance and number of images.
-        sizes: of the model.
-        choice: the load options that fit, or that miss by least, with peaks and seconds.
-        download_bytes: what is still to be downloaded; None where it is not known.
-        disk_bytes: what the model takes on disk; None where it is not known.
+        sizes: sizes of the model.
+        choice: the load options that fit, or that come closest, with peaks and seconds.
+        download_bytes: bytes to download first; None if unknown.
+        disk_bytes: size of the model on disk; None if unknown.
     """
 
     model: str
@@ -44,17 +44,17 @@ class ImagePlan:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits into the memory of the machine."""
+        """Whether the images fit into the machine's memory."""
         return self.choice.fits
 
     @property
     def options(self) -> LoadOptions:
-        """The load options of the choice."""
+        """The chosen load options."""
         return self.choice.options
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Seconds of each image with the model open; None where a rate is not known."""
+        """Seconds for each image once the model is open; None if unknown."""
         return self.choice.seconds_per_picture(self.drawing.pictures)
 
     @property
@@ -72,8 +72,8 @@ class ModelChoice:
     """A model and the options to open it with.
 
     Attributes:
-        options: "auto" device and dtype are left for `open_model` to resolve.
-        plan: what they were planned by; None where nothing was open.
+        options: device and dtype may still be "auto", which `open_model` resolves.
+        plan: the plan they come from; None if nothing was left to plan.
     """
 
     model: str
@@ -96,16 +96,16 @@ def plan_image(
     """Predict what images need on a machine, how long they take, and the best load options; nothing is loaded.
 
     Args:
-        model: a preset's name, or the path of a model here in any known layout.
-        width, height: pixels, multiples of 16; without them the model's own square.
-        num_inference_steps, guidance_scale: the model's own by default.
+        model: a preset's name, or a local path in any known layout.
+        width, height: pixels, multiples of 16. Default: the model's own square.
+        num_inference_steps, guidance_scale: default: the model's own.
         num_images: images of one prompt, drawn one after the other.
-        options: load options that are decided already; the rest is chosen.
-        parts: paths of single components, for a model that does not bring them.
-        machine: where to draw, from `find_machine`; by default this machine.
+        options: load options that are fixed; the others are chosen.
+        parts: paths of components that the model lacks.
+        machine: from `find_machine`. Default: this machine.
 
     Raises:
-        ValueError: a model that is not here, or a size, number or option that is not accepted.
+        ValueError: an unknown model, or an invalid size, number or option.
     """
     preset = preset_for(model)
     sizes, packed = model_sizes(model, parts)
@@ -133,9 +133,9 @@ def choose_model(
     num_images: int = 1,
     parts: dict[str, str] | None = None,
 ) -> ModelChoice:
-    """Decide on this machine what `options` leave open.
+    """Choose what `options` leave open, for this machine.
 
-    Models that fit wherever Python does, and options that leave nothing open, are not planned.
+    Nothing is planned for models that fit any machine, or if the options leave nothing open.
 
     Args:
         model: a model as every command takes it, or "auto": the best released one that is on this machine and fits
@@ -167,7 +167,7 @@ def choose_model(
 
 
 def resolved(options: LoadOptions) -> LoadOptions:
-    """The options with the kind of device and the dtype that `open_model` would take on this machine."""
+    """The options with the device and dtype that `open_model` would choose on this machine."""
     from leanlens.pipeline.device import dtype_name, resolve_device, resolve_dtype
 
     device = resolve_device(options.device)
@@ -205,7 +205,7 @@ def _storage(name: str, parts: dict[str, str] | None) -> tuple[float | None, flo
 
 
 def find_machine(gpu: str | None = None, vram: float | None = None, ram: float | None = None) -> Machine:
-    """A machine by its description; without one, this machine.
+    """The described machine, or this one.
 
     Args:
         gpu: name of the GPU, laptop or chip, as people or drivers write it.
@@ -213,7 +213,7 @@ def find_machine(gpu: str | None = None, vram: float | None = None, ram: float |
         ram: main memory, GiB.
 
     Raises:
-        ValueError: an unknown card, or a memory that is not above 0.
+        ValueError: an unknown card, or memory that is not above 0.
     """
     if ram is not None and ram <= 0:
         raise ValueError(f"invalid ram {ram:g}: expected main memory in GB, above 0")

@@ -16,9 +16,9 @@ Texts = tuple[TextFeatures, TextFeatures]
 
 
 class DrawingStateMixin:
-    """What a pipeline tells of its running drawing, by diffusers' names.
+    """The state of a pipeline's running call, by diffusers' names.
 
-    A callback may write `_guidance_scale`, as those of diffusers do, and `interrupt`.
+    A callback may set `_guidance_scale`, as diffusers' own callbacks do, and `interrupt`.
     """
 
     _guidance_scale: float = 1.0
@@ -29,7 +29,7 @@ class DrawingStateMixin:
 
     @property
     def guidance_scale(self) -> float:
-        """That of the running drawing, or of the last one."""
+        """Guidance scale of the running or the last call."""
         return self._guidance_scale
 
     @property
@@ -39,22 +39,22 @@ class DrawingStateMixin:
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the running drawing, or of the last one; below strength 1 fewer than `num_inference_steps`."""
+        """Steps of the running or the last call; below strength 1 fewer than `num_inference_steps`."""
         return self._num_timesteps
 
     @property
     def current_timestep(self) -> Tensor | None:
-        """Where the running drawing is, in 0..1000; None while nothing is drawn."""
+        """Timestep of the running call, in 0..1000; None between calls."""
         return self._current_timestep
 
     @property
     def attention_kwargs(self) -> dict[str, Any] | None:
-        """Those of the running drawing, or of the last one."""
+        """Attention arguments of the running or the last call."""
         return self._attention_kwargs
 
     @property
     def joint_attention_kwargs(self) -> dict[str, Any] | None:
-        """`attention_kwargs`, by the name that some pipelines of diffusers have for it."""
+        """`attention_kwargs`, under the name that some pipelines of diffusers use."""
         return self._attention_kwargs
 
     @property
@@ -76,13 +76,13 @@ def call_back(
     names: Sequence[str],
     texts: Texts,
 ) -> tuple[Tensor, Texts]:
-    """Call it with the tensors it asks for.
+    """Call a callback with the tensors that it asks for.
 
     Returns:
-        The latents to go on with, and the texts: the same object where they were not changed.
+        The latents to continue with, and the text features, which are the same object if they are unchanged.
 
     Raises:
-        ValueError: an answer that is no mapping from known names to tensors, or a tensor of another shape than before.
+        ValueError: the result is not a mapping from known names to tensors, or a tensor has a wrong shape.
     """
     given = {"latents": latents, **_stacked(texts, names)}
     given = {name: given[name] for name in names}

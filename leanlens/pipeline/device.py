@@ -10,7 +10,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in options
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """`name` as a torch device; None or "auto" takes cuda, then mps, then cpu.
+    """The torch device called `name`; None or "auto" is the first of cuda, mps and cpu that is there.
 
     Raises:
         ValueError: a device this machine does not have.
@@ -53,7 +53,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def compute_device(module: Any) -> torch.device:
-    """The device a module computes on, which differs from where its weights lie while they are offloaded."""
+    """The device that a module computes on; offloaded weights may lie on another."""
     for part in module.modules():
         device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
         if device is not None:

@@ -26,10 +26,10 @@ from leanlens.threads import StepThreads, threads_of
 
 @dataclass(frozen=True)
 class DrawnPicture:
-    """`image`, and `record`: the request, the model, the inputs' checksums and what it was computed with.
+    """An image, and the record of its request, model, input checksums and computing conditions.
 
-    Beside them, what a file says about the picture: `marking` as the work of a model, and `safety`, the filters that
-    it passed. Whoever saves it may change these two; they decide no pixel.
+    The record also has `marking`, that a model made the image, and `safety`, the filters that it passed. A caller may
+    change these two before it saves the image; they decide no pixel.
     """
 
     image: Image.Image
@@ -47,14 +47,14 @@ def draw(
     thread_plan: Sequence[Sequence[int]] | None = None,
     stop_after: int | None = None,
 ) -> DrawnPicture:
-    """Draw one picture.
+    """Draw one image.
 
     Args:
         opened: the model.
         request: what to draw.
         on_step: called with the number of finished steps.
-        thread_plan: threads as another picture's record has them (`StepThreads`); None to choose by the load.
-        stop_after: end after this step, as a record says that a picture was ended.
+        thread_plan: numbers of threads from another image's record (`StepThreads`); None chooses them by the load.
+        stop_after: end after this step, as recorded for an image that was ended early.
 
     Raises:
         ValueError: an input file that is missing or does not fit, with its path.
@@ -68,7 +68,7 @@ def draw(
 
 
 def can_be_drawn_together(requests: Sequence[ImageRequest]) -> bool:
-    """Whether requests differ in nothing but prompts and seeds, and start from noise; one always can."""
+    """Whether requests can share a batch: one, or several from noise that differ only in prompts and seeds."""
     kinds = {
         (one.width, one.height, one.num_inference_steps, one.guidance_scale, one.loras, one.exact) for one in requests
     }
@@ -83,17 +83,17 @@ def draw_together(
     thread_plan: Sequence[Sequence[int]] | None = None,
     stop_after: int | None = None,
 ) -> list[DrawnPicture]:
-    """Draw several pictures in one batch, one for each request.
+    """Draw several requests in one batch, one image each.
 
     Args:
         opened: the model.
-        requests: what to draw; of one size, with the same steps, guidance and LoRAs.
-        watch: called after every step with the number of finished steps and the latents (B, L, C). If it gives True,
-            the drawing ends there, at the earliest after the second step; the pictures are what is to be expected of
-            the latents then, and their records say after which step. An exception it raises ends the drawing.
-        encode: text features of a request, for callers that keep them; without it, the opened model's own.
+        requests: requests of one size, with the same steps, guidance and LoRAs.
+        watch: called after every step with the number of finished steps and the latents (B, L, C). If it returns
+            True, drawing ends there, at the earliest after the second step: the images are estimated from the latents,
+            and their records name the step. An exception it raises ends drawing.
+        encode: returns the text features of a request. Default: the opened model's cache and encoder.
         thread_plan: as `draw` takes it.
-        stop_after: end after this step, as a record says that a picture was ended.
+        stop_after: end after this step, as recorded for an image that was ended early.
 
     Raises:
         ValueError: requests that cannot share a batch, or an input file that is missing or does not fit.

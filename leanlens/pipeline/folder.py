@@ -28,22 +28,22 @@ _LIBRARIES = {
 
 
 class OfficialFolderMixin:
-    """`from_pretrained` and `save_pretrained` of diffusers, with the official names in the files."""
+    """diffusers' `from_pretrained` and `save_pretrained`, with the official class names in the files."""
 
     _internal_dict: Any
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Open a pipeline folder in the official layout, whoever wrote it.
+        """Open a pipeline folder in the official layout.
 
         Args:
             pretrained_model_name_or_path: a folder, a preset name (`turbo`, `rl`, `base`, `nano`) or a repository id.
             kwargs: as diffusers has them: `torch_dtype`, `device_map`, any component by its name, and so on. Or, with
                 `torch_dtype` alone, `device` and the fields of `LoadOptions`, such as `offload="block"`: the parts
-                are then where they belong already, and `to` is not called.
+                are then placed already, and `to` must not be called.
 
         Raises:
-            ValueError: weights that are missing, unexpected, damaged or of another shape, before anything is loaded.
+            ValueError: weights are missing, unexpected, damaged or of a wrong shape; raised before anything is loaded.
         """
         layout = identify(locate(str(pretrained_model_name_or_path)))
         if layout.component != "pipeline":
@@ -81,7 +81,7 @@ class OfficialFolderMixin:
         """Save in the official layout, as diffusers does; safetensors only.
 
         Raises:
-            ValueError: `safe_serialization=False`, whose files leanlens does not open.
+            ValueError: `safe_serialization=False`.
         """
         if not safe_serialization:
             raise ValueError("invalid safe_serialization False: leanlens writes and reads safetensors only")
@@ -90,7 +90,7 @@ class OfficialFolderMixin:
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read `model_index.json`, with our classes found where they are instead of where the official files say."""
+        """Read `model_index.json`, with this package in place of the official libraries for its own classes."""
         loading: Any = super()
         loaded = loading.load_config(*args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -100,7 +100,7 @@ class OfficialFolderMixin:
         return loaded
 
     def to_json_string(self) -> str:
-        """`model_index.json` with the official class names, so that any Lens program opens what we save."""
+        """`model_index.json` with the official class names, so that any program for Lens opens the folder."""
         kept = self._internal_dict
         official = {
             name: [_LIBRARIES[entry[1]][0], entry[1]]

@@ -19,11 +19,11 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 @dataclass(frozen=True)
 class SourcePicture:
-    """What img2img and inpainting start from.
+    """The image that img2img or inpainting starts from.
 
     `pixels` (1 or B, 3, H, W) in -1..1; `repaint` (1 or B, 1, H, W) in 0..1, 1 where new content is wanted, or None for
-    everywhere; `strength` in 0..1, the share of the noise levels that is walked again. With `latent_resize`, `pixels`
-    may be of another size than the picture: their latents are brought to its size in that way (`vae.resize`).
+    everywhere; `strength` in 0..1, the share of the noise levels to denoise again. With `latent_resize`, `pixels` may
+    have another size than the image to draw: their latents are resized in this way (`vae.resize`).
     """
 
     pixels: Tensor
@@ -33,11 +33,11 @@ class SourcePicture:
 
     @property
     def rows(self) -> int:
-        """How many pictures it describes; 1 serves any number."""
+        """Number of images; 1 serves any number of prompts."""
         return max(len(self.pixels), 1 if self.repaint is None else len(self.repaint))
 
     def repeat(self, times: int) -> "SourcePicture":
-        """Each picture and each mask `times` times, next to each other; one of a kind stays one."""
+        """Repeat each image and each mask `times` times, copies next to each other; a single one stays single."""
         pixels, repaint = self.pixels, self.repaint
         if len(pixels) > 1:
             pixels = pixels.repeat_interleave(times, 0)
@@ -47,7 +47,7 @@ class SourcePicture:
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
-    """(B, 3, H, W), clamped to -1..1 -> (B, H, W, 3) uint8; (x + 1) * 127.5 is cut off, not rounded."""
+    """(B, 3, H, W), clamped to -1..1 -> (B, H, W, 3) uint8; (x + 1) * 127.5 is truncated, not rounded."""
     scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
     return scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
 
@@ -61,13 +61,13 @@ def from_pixels(pixels: Tensor, output_type: str) -> Any:
 
 
 def to_pixels(image: Any, size: tuple[int, int] | None = None, argument: str = "image") -> Tensor:
-    """A picture as (1, 3, H, W) float32 in -1..1.
+    """An image as (1, 3, H, W) float32 in -1..1.
 
     Args:
-        image: a PIL picture (any mode; transparency is laid on white; turned as EXIF asks), an array (H, W), (H, W, 3)
+        image: a PIL image (any mode; laid on white if transparent; turned upright by EXIF), an array (H, W), (H, W, 3)
             or (H, W, 4) of uint8, uint16 or floats in 0..1, or a tensor (3, H, W) or (B, 3, H, W) of the same.
-        size: (height, width) that a PIL picture or an array is scaled and centre-cropped to; a tensor must have it.
-        argument: what to call it in errors.
+        size: (height, width) to scale and centre-crop a PIL image or an array to; a tensor must have this size.
+        argument: name of the argument in error messages.
 
     Raises:
         ValueError: anything else.
@@ -82,16 +82,16 @@ def to_pixels(image: Any, size: tuple[int, int] | None = None, argument: str = "
 
 
 def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """A mask as (1, 1, H, W) float32 in 0..1, 1 (white) where the picture is to be repainted.
+    """A mask as (1, 1, H, W) float32 in 0..1, 1 (white) where the image is to be repainted.
 
     Args:
-        mask: a PIL picture of any mode, in which what is transparent is kept, or an array or tensor (H, W) of bool,
+        mask: a PIL image of any mode, of which transparent parts are kept, or an array or tensor (H, W) of bool,
             uint8, uint16 or floats in 0..1.
-        source_size: (height, width) of the picture it belongs to, which it must have.
-        size: (height, width) to bring it to, in the way `to_pixels` brings the picture.
+        source_size: (height, width) of its image; the mask must have the same size.
+        size: (height, width) to scale and crop it to, as `to_pixels` does with the image.
 
     Raises:
-        ValueError: a mask of another size, or one that asks for nothing to be repainted.
+        ValueError: a mask of another size, or one that is black everywhere.
     """
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu().numpy().squeeze()
@@ -109,10 +109,10 @@ def to_mask(mask: Any, source_size: tuple[int, int], size: tuple[int, int]) -> T
 
 
 def each_picture(images: Any, argument: str = "image") -> list[Any]:
-    """One picture, a list of them, or a batch as an array (B, H, W, C) or a tensor (B, C, H, W), as a list.
+    """A list of images, from one image, a list, or a batch: an array (B, H, W, C) or a tensor (B, C, H, W).
 
     Raises:
-        ValueError: nothing at all.
+        ValueError: no image is given.
     """
     if images is None:
         raise ValueError(f"{argument} is missing; give a PIL picture, an array, a tensor, or a list of them")
@@ -124,7 +124,7 @@ def each_picture(images: Any, argument: str = "image") -> list[Any]:
 
 
 def each_mask(masks: Any, height: int, argument: str = "mask_image") -> list[Any]:
-    """As `each_picture`; a batch may also be (B, H, W), where the pictures are `height` pixels high."""
+    """As `each_picture`; a batch may also be (B, H, W), if the images are `height` pixels high."""
     if masks is None:
         raise ValueError(f"{argument} is missing; give a mask of the same size as image, white where to repaint")
     parts = masks if isinstance(masks, list | tuple) else [masks]
@@ -135,10 +135,10 @@ def each_mask(masks: Any, height: int, argument: str = "mask_image") -> list[Any
 
 
 def open_picture(path: str | Path, argument: str = "image") -> Image.Image:
-    """Read a picture file whole: L, LA, RGB or RGBA, 8-bit, upright.
+    """Read an image file completely: L, LA, RGB or RGBA, 8-bit, upright.
 
     Raises:
-        ValueError: no file, no picture, a damaged one, or one with more pixels than Pillow holds safe to unpack.
+        ValueError: the file is missing, not an image, damaged, or has more pixels than is safe to decode.
     """
 
     def refuse_too_many(picture: Image.Image) -> None:
@@ -154,7 +154,7 @@ def open_picture(path: str | Path, argument: str = "image") -> Image.Image:
 
 
 def picture_size(image: Any, argument: str = "image") -> tuple[int, int]:
-    """(height, width) of a picture in any of the accepted forms, as it is seen, or a ValueError."""
+    """(height, width) of an upright image in any accepted form, or a ValueError."""
     if isinstance(image, Tensor):
         return image.shape[-2], image.shape[-1]
     if isinstance(image, np.ndarray):

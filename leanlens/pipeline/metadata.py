@@ -47,7 +47,7 @@ _PACKET = (
 
 
 def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any], quality: int = 95) -> Path:
-    """Write `picture` with `record` to `path`, whole or not at all; `quality` 0 to 100 counts for JPEG and WebP.
+    """Write `picture` with `record` to `path` atomically; `quality`, 0 to 100, applies to JPEG and WebP.
 
     Raises:
         ValueError: a suffix that is not .png, .jpg, .jpeg or .webp, a path that cannot be written, or a marking that
@@ -72,7 +72,7 @@ def save_picture(picture: Image.Image, path: str | Path, record: dict[str, Any],
 
 
 def xmp_packet(marking: str | None) -> str | None:
-    """The XMP packet that marks a picture; None for one that is not marked.
+    """The XMP packet that marks an image as made by a model, or None.
 
     Raises:
         ValueError: a marking that is not one of `MARKINGS`.
@@ -83,7 +83,7 @@ def xmp_packet(marking: str | None) -> str | None:
 
 
 def picture_format(path: str | Path) -> str:
-    """The format that the suffix of `path` asks for, or a ValueError with the accepted ones."""
+    """The image format of a path's suffix, or a ValueError that lists the suffixes."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"cannot write {path}: invalid suffix {suffix!r}: expected one of {', '.join(FORMATS)}")
@@ -94,7 +94,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """The record that `save_picture` wrote.
 
     Raises:
-        ValueError: not a picture, or one without a record.
+        ValueError: the file is not an image, or has no record.
     """
     try:
         with Image.open(path) as picture:
@@ -145,7 +145,7 @@ def parameters_text(record: dict[str, Any]) -> str:
 
 
 def reasoner_settings(request: dict[str, Any]) -> dict[str, str]:
-    """What a person wrote and which reasoner made a caption of it, by names of that text; nothing for other prompts."""
+    """The original prompt and the reasoner that rewrote it, by names of that text; nothing for other prompts."""
     record = request.get("reasoner")
     if not record or record["prompt"] == record["original"]:
         return {}

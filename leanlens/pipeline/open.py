@@ -45,17 +45,16 @@ def open_model(
 
     Args:
         name: a preset, a pipeline folder, a transformer file or folder in any known layout, or a repository id.
-        device, dtype, compile: those of `options`, where they are given. Without a C++ compiler on a processor the
-            model stays uncompiled, with a warning.
-        parts: paths of single components (`transformer`, `text_encoder`, `vae`, `tokenizer`), for a `name` that does
-            not hold them.
-        options: how the parts are loaded; what is open stays on the device (`LoadOptions`).
-        features: a folder where text features are kept, so that a prompt is encoded once and for all.
-        speed: attention kernels, CUDA graphs, and what is faster at a price; None takes nothing of it.
+        device, dtype, compile: override those of `options`. On a processor without a C++ compiler, the model is not
+            compiled, and a warning says so.
+        parts: paths of components (`transformer`, `text_encoder`, `vae`, `tokenizer`) that `name` lacks.
+        options: how the parts are loaded; parts whose placement is open stay on the device.
+        features: a folder that caches text features, so that each prompt is encoded only once.
+        speed: attention kernels, CUDA graphs and other ways to be faster. Default: none.
 
     Raises:
-        ValueError: a name, device or dtype that cannot be used, weights that are missing or damaged, or words of
-            `options` that do not go together with the rest.
+        ValueError: an invalid name, device or dtype, weights that are missing or damaged, or options that cannot be
+            combined.
     """
     options, speed = options or LoadOptions(), speed or Speed()
     options = replace(

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class OpenedModel:
-    """A pipeline, and what it was opened from and how.
+    """A pipeline, what it was opened from, and how.
 
     Attributes:
         pipeline: ready to draw.
-        name: as it was asked for.
-        parts: paths that were given for single components, by component name.
+        name: the name that was given.
+        parts: paths of components that were given separately, by component name.
         fingerprint: of its weight files (`files.fingerprint`).
-        device, dtype: where and in what the transformer computes.
+        device, dtype: the device and the dtype of the transformer's computations.
         compiled: whether its blocks are compiled.
-        options: how its parts are held.
-        feature_cache: text features of earlier prompts; only the last one's where nothing else was asked for.
-        feature_key: what those depend on beyond the prompt.
-        speed: how it was made fast.
-        load: what a small model's threads are chosen by, call by call; None where their number is fixed.
+        options: how its parts are loaded.
+        feature_cache: text features of earlier prompts; by default only of the last one.
+        feature_key: what these depend on besides the prompt.
+        speed: the speed settings it was opened with.
+        load: the measured load by which a small model's threads are chosen in each call; None if they are fixed.
     """
 
     pipeline: "LensPipeline"
@@ -52,11 +52,11 @@ class OpenedModel:
     _loras: tuple[LoraChoice, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """What to write down so that the same model can be opened again."""
+        """The record by which the same model can be opened again."""
         return {"name": self.name, "parts": self.parts, "fingerprint": self.fingerprint}
 
     def conditions(self) -> dict[str, Any]:
-        """What else can change the last bits of a picture."""
+        """The other conditions that can change the last bits of an image."""
         import diffusers
         import transformers
 
@@ -74,12 +74,12 @@ class OpenedModel:
         }
 
     def step_threads(self, plan: Sequence[Sequence[int]] | None = None) -> StepThreads:
-        """Threads of the transformer's calls in one drawing: as `plan` has them, or chosen by the load."""
+        """Threads of the transformer's calls for one image: those of `plan`, or chosen by the load."""
         load = self.load if plan is None else None
         return StepThreads(torch.get_num_threads(), load, plan or ())
 
     def features(self, request: ImageRequest) -> tuple[TextFeatures, TextFeatures]:
-        """Text features of a request's prompt and negative prompt, encoded or from `feature_cache`."""
+        """Text features of a request's prompt and negative prompt, from `feature_cache` or newly encoded."""
         positive, negative = self.feature_cache.find(
             prompt_key(_text_of(request), self.feature_key), lambda: self._encode(request)
         )
@@ -108,7 +108,7 @@ class OpenedModel:
         )
 
     def use_loras(self, loras: tuple[LoraChoice, ...]) -> None:
-        """Have exactly these adapters on the transformer."""
+        """Activate exactly these adapters on the transformer."""
         if loras == self._loras:
             return
         if loras and self.options.offload == "disk":

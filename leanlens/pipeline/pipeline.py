@@ -44,11 +44,11 @@ from leanlens.resolution import resolve_size
 
 @dataclass
 class LensPipelineOutput(BaseOutput):
-    """What a call gives.
+    """The result of a call.
 
     Attributes:
-        images: PIL pictures, an array, a tensor, or packed latents, as `output_type` asks for.
-        reasoned: with `enable_reasoner`, what became of each prompt; of a reasoner that reads each image by itself,
+        images: PIL images, an array, a tensor or packed latents, depending on `output_type`.
+        reasoned: with `enable_reasoner`, the record of each prompt; if the reasoner rewrites it anew for each image,
             one for each image.
     """
 
@@ -130,17 +130,17 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         guided_share: float = 1.0,
         source: SourcePicture | None = None,
     ) -> LensPipelineOutput | tuple[Any]:
-        """Draw.
+        """Draw images.
 
         Args:
-            prompt: what to draw; a list gives one picture for each.
-            negative_prompt: what to keep away from. Blank means no text at all, which is how Lens was trained.
+            prompt: what to draw; a list draws each.
+            negative_prompt: what the images should not show. Blank means no text at all, as Lens was trained.
             height, width: pixels, multiples of 16; both or neither.
             base_resolution, aspect_ratio: instead of a size, a bucket such as 1024 and "16:9" (width to height).
                 Without any of the four: a square of the size the autoencoder was trained for, 1024 for Lens.
-            num_inference_steps: noise levels to walk; 20 for Lens, 4 for Turbo, 50 for Base.
-            guidance_scale: 5 for Lens and Base; 1 for Turbo, which leaves the unconditional branch out.
-            num_images_per_prompt: pictures for each prompt.
+            num_inference_steps: denoising steps; 20 for Lens, 4 for Turbo, 50 for Base.
+            guidance_scale: 5 for Lens and Base; 1 for Turbo, which skips the unconditional branch.
+            num_images_per_prompt: number of images for each prompt.
             generator: one for the whole batch, or a list with one for each picture, which makes every picture
                 independent of what is drawn beside it.
             latents: noise to start from instead, packed (B, L, C).
@@ -162,12 +162,12 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
             template_date: the date inside the text template, YYYY-MM-DD or "today". The released code takes today.
             exact: compute both branches in one masked batch at any guidance, as the released code does.
             attention_kwargs: `{"scale": s}` scales LoRA adapters.
-            guided_share: share of the steps, from the first on, that are guided; below 1 it is another picture, sooner.
-            source: a picture to start from; `variants` fills it in.
+            guided_share: share of the steps, counted from the first, that use guidance; below 1 the image differs.
+            source: an image to start from; set by `variants`.
 
         Raises:
-            ValueError: one sentence that names the argument, its value and what is accepted.
-            FloatingPointError: latents that are not finite, with the step and the likely cause.
+            ValueError: one sentence that names the argument, its value and what was expected.
+            FloatingPointError: latents are not finite; the message names the step and the likely cause.
         """
         check_steps(num_inference_steps)
         check_guidance(guidance_scale)
@@ -222,10 +222,10 @@ class LensPipeline(OfficialFolderMixin, LensLoraMixin, DrawingStateMixin, Diffus
         return LensPipelineOutput(images=images, reasoned=reasoned) if return_dict else (images,)
 
     def load_text_side(self) -> TextSide:
-        """What turns prompts into features; loads the text encoder where it is not kept in memory.
+        """The encoder of prompts; loads the text encoder if it is not kept in memory.
 
         Raises:
-            ValueError: a pipeline without text encoder, tokenizer or transformer.
+            ValueError: the pipeline has no text encoder, tokenizer or transformer.
         """
         if self.encoder_loader is not None:
             self.encoder_loader.load(self)

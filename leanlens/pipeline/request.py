@@ -30,7 +30,7 @@ LatentResize = Literal["nearest", "nearest-exact", "bilinear", "bilinear-antiali
 
 
 class LoraChoice(BaseModel):
-    """A LoRA file and how strongly it acts; 1 is as it was trained."""
+    """A LoRA file and its scale; 1 is as trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,9 +39,9 @@ class LoraChoice(BaseModel):
 
 
 class ImageRequest(BaseModel):
-    """Everything that decides a picture, given a model.
+    """Everything that decides an image, given a model.
 
-    `ImageRequest.checked(...)` builds one and turns whatever is wrong into a one-sentence `ValueError`.
+    `ImageRequest.checked(...)` builds one, and raises a `ValueError` of one sentence for invalid values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,42 +49,42 @@ class ImageRequest(BaseModel):
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
     """What to draw."""
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)] = ""
-    """What to keep away from; blank means zero text tokens, not an encoded empty string."""
+    """What the image should not show; blank means zero text tokens, not an encoded empty string."""
     width: int
     """Pixels, a multiple of 16."""
     height: int
     """Pixels, a multiple of 16."""
     num_inference_steps: int
-    """Noise levels to walk."""
+    """Number of denoising steps."""
     guidance_scale: float
-    """1 means no guidance."""
+    """1 turns guidance off."""
     seed: int
-    """Of this one picture; picture i of several has the seed of the first plus i. -1 becomes a random one."""
+    """Seed of this image; of several, image i has the first seed plus i. -1 becomes a random seed."""
     image: str | None = None
-    """Path of a picture to start from."""
+    """Path of an image to start from."""
     mask: str | None = None
     """Path of a mask of the same size as `image`; white is repainted."""
     strength: float | None = None
-    """Share of the noise levels to walk again from `image`."""
+    """Share of the denoising steps to run on `image`."""
     latent_resize: LatentResize | None = None
-    """Bring `image` to width and height between its latents, interpolated so, instead of between its pixels."""
+    """Resize the latents of `image` in this way, instead of its pixels."""
     loras: tuple[LoraChoice, ...] = ()
-    """Adapters, in the order they are applied."""
+    """LoRAs, in the order in which they are applied."""
     template_date: str = DEFAULT_DATE
-    """The date inside the text template, YYYY-MM-DD."""
+    """The date in the text template, YYYY-MM-DD."""
     max_sequence_length: int = Field(MAX_SEQUENCE_LENGTH, ge=1, le=4096)
-    """Text tokens, the template's included."""
+    """Limit of text tokens, including those of the template."""
     exact: bool = False
-    """Compute both guidance branches in one masked batch, as the released code does."""
+    """Run both guidance branches in one masked batch, as the released code does."""
     reasoner: Reasoned | None = None
-    """How the prompt came about, where a reasoner wrote it; decides no pixel."""
+    """How a reasoner wrote the prompt, or None; decides no pixel."""
 
     @classmethod
     def checked(cls, **fields: Any) -> "ImageRequest":
         """Build one.
 
         Raises:
-            ValueError: one sentence that names the field, its value and what is accepted.
+            ValueError: one sentence that names the field, its value and what was expected.
         """
         try:
             return cls(**fields)
@@ -93,14 +93,14 @@ class ImageRequest(BaseModel):
 
     @property
     def asked(self) -> str:
-        """The prompt as it was given, before any reasoner."""
+        """The original prompt, before any reasoner."""
         return self.prompt if self.reasoner is None else self.reasoner.original
 
     @model_serializer(mode="wrap")
     def _without_what_is_rarely_asked(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Records of pictures without a latent resize, or a reasoner, stay as they were before there was one.
+        """Leave `latent_resize` and `reasoner` out where they are None, as in records of earlier versions.
 
-        The time that a reasoner took is left out, so that the same drawing gives the same file.
+        A reasoner's time is left out too, so that the same image gives the same file.
         """
         rare = ("latent_resize", "reasoner")
         written = {name: value for name, value in write(self).items() if name not in rare or value is not None}
@@ -140,12 +140,12 @@ class ImageRequest(BaseModel):
 
 
 def resolve_seed(seed: int | None) -> int:
-    """The seed itself; a random one below 2^32 for None and for -1, at every API."""
+    """The seed itself, or a random one below 2^32 for None and -1."""
     return random.randrange(2**32) if seed is None or seed == RANDOM_SEED else seed
 
 
 def describe(error: ValidationError) -> str:
-    """The first complaint of pydantic as one sentence."""
+    """The first error of pydantic as one sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":  # our own sentence
@@ -162,7 +162,7 @@ def describe(error: ValidationError) -> str:
 
 
 def check_steps(steps: int) -> None:
-    """Raise a ValueError unless `steps` is a whole number from 1 to 1000."""
+    """Raise a ValueError unless `steps` is an integer from 1 to 1000."""
     if not isinstance(steps, Integral) or not 1 <= steps <= 1000:
         raise ValueError(f"invalid num_inference_steps {steps!r}: expected an integer from 1 to 1000")
 

@@ -11,7 +11,7 @@ _SEEDS = 2**64
 
 
 class PromptReasoner(Protocol):
-    """What `leanlens.reason` makes; `source` is its name and version."""
+    """The protocol of the reasoners in `leanlens.reason`; `source` is a name and version."""
 
     source: str
 
@@ -22,7 +22,7 @@ PromptRewriter = Callable[[list[str]], list[str]] | PromptReasoner
 
 
 def reads_each_image(reasoner: PromptRewriter | None) -> bool:
-    """Whether it gives every image its own reading of the prompt; a function gives one to all images of a prompt."""
+    """Whether it rewrites the prompt anew for each image; a function rewrites it once for all images of a prompt."""
     return isinstance(getattr(reasoner, "source", None), str)
 
 
@@ -33,18 +33,18 @@ def rewrite_prompts(
     size: tuple[int, int],
     starts_from_an_image: bool,
 ) -> list[Reasoned]:
-    """A record for each prompt.
+    """Rewrite prompts; returns a record for each.
 
     Args:
-        reasoner: what the pipeline was given.
-        prompts: one for each image, where `reads_each_image`.
+        reasoner: the pipeline's reasoner, or a function from prompts to prompts.
+        prompts: one for each image if `reads_each_image`.
         generator: as the pipeline's call has it; what a prompt leaves open is chosen by its initial seed, which counts
             up where one generator serves all images, and by 0, 1 and so on without one.
         size: height and width, pixels.
         starts_from_an_image: a reasoner leaves such prompts alone, a function does not.
 
     Raises:
-        ValueError: there is no reasoner, or a function gives something else than a text for each prompt.
+        ValueError: there is no reasoner, or a function does not return a string for each prompt.
     """
     if reasoner is None:
         raise ValueError(

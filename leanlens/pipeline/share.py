@@ -13,13 +13,13 @@ WAYS = ("guidance", "tensor")
 
 
 def share_drawing(pipeline: Any, way: str, group: Group) -> None:
-    """Have `pipeline` compute its share of every picture.
+    """Make `pipeline` compute only this process's share of every image.
 
     Args:
         pipeline: a `LensPipeline` whose transformer is on the group's device.
-        way: "guidance": two processes with the whole network compute a branch of guidance each. "tensor": each holds a
-            share of the heads and of the MLPs' channels.
-        group: of two processes, for "tensor" of as many as share the heads evenly.
+        way: "guidance": each of two processes computes one guidance branch with the whole network. "tensor": each
+            process has a share of the heads and of the MLPs' channels.
+        group: two processes, or for "tensor" a number that divides the heads.
 
     Raises:
         ValueError: another word, a number of processes that does not go with it, or a device that diffusers does not

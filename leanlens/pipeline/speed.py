@@ -27,7 +27,7 @@ GRAPHS = 32  # of one block: with and without text, one picture and several, pad
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast, and at which price.
+    """Settings that make drawing faster.
 
     Attributes:
         attention: attention kernel by its name in diffusers ("_native_cudnn", "flash", "_flash_3", ...), "auto" for the
@@ -37,10 +37,10 @@ class Speed:
         decoder: with compiled blocks, compile the autoencoder's decoder too, anew for every size of picture.
         fp8: products of attention and MLPs in float8 (`models/fp8.py`).
         cache: a step cache, "first-block:THRESHOLD", "taylor:INTERVAL" or "taylor-lite:INTERVAL".
-        guided_share: share of the steps, from the first on, that are guided.
+        guided_share: share of the steps, counted from the first, that use guidance.
 
     Raises:
-        ValueError: a value that is not accepted.
+        ValueError: an invalid value.
     """
 
     attention: str | None = None
@@ -56,20 +56,20 @@ class Speed:
             read_cache(self.cache)
 
     def conditions(self) -> dict[str, Any]:
-        """What of it can change a picture; what is left at its default is left out."""
+        """The settings that can change an image; defaults are left out."""
         return {name: value for name, value in vars(self).items() if value != getattr(Speed, name)}
 
     @classmethod
     def of_record(cls, run: Mapping[str, Any]) -> "Speed":
-        """What a picture's record names, so that it can be drawn again."""
+        """The settings in an image's record, so that it can be drawn again."""
         return cls(**{name: run[name] for name in vars(cls()) if name in run})
 
 
 def apply_speed(pipeline: Any, device: torch.device, speed: Speed, compiled: bool) -> None:
-    """Set a pipeline up.
+    """Apply speed settings to a pipeline.
 
     Raises:
-        ValueError: what this device, these weights or this combination does not allow.
+        ValueError: a setting that this device or these weights do not support, or that cannot be combined.
     """
     transformer = pipeline.transformer
     if compiled and speed.cache is not None:
@@ -138,7 +138,7 @@ def read_cache(text: str) -> tuple[str, float]:
     """A cache's name and its number.
 
     Raises:
-        ValueError: another name, or a number it does not take.
+        ValueError: an unknown name, or an invalid number.
     """
     match = re.fullmatch(r"([a-z-]+)(?::(\d+(?:\.\d+)?|\.\d+))?", text)
     name = match[1] if match else text
@@ -153,7 +153,7 @@ def read_cache(text: str) -> tuple[str, float]:
 
 
 def cache_config(text: str) -> Any:
-    """The configuration that diffusers takes."""
+    """The configuration of a step cache for diffusers."""
     from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 
     name, number = read_cache(text)

@@ -26,10 +26,10 @@ def draw_noise(
     generator: torch.Generator | list[torch.Generator] | None,
     given: Tensor | None,
 ) -> Tensor:
-    """Standard normal noise (B, L, C) in packed order, in the transformer's dtype and on its device; or `given`.
+    """Standard normal noise (B, L, C) in packed order, in the transformer's dtype and on its device, or `given`.
 
     Raises:
-        ValueError: `given` of another shape, or generators that are none, or not one for each picture.
+        ValueError: `given` has a wrong shape, or there is not one generator for each image.
     """
     shape = (batch, grid[0] * grid[1], transformer.config.in_channels)
     device, dtype = compute_device(transformer), transformer.dtype
@@ -48,7 +48,7 @@ def draw_noise(
 
 
 def set_levels(scheduler: Any, grid: tuple[int, int], steps: int, strength: float = 1.0) -> None:
-    """Set the scheduler's levels; below strength 1 only the last `strength` share of them, at least one, is walked."""
+    """Set the scheduler's noise levels; below strength 1 only the last share of them, at least one, is used."""
     scheduler.set_timesteps(sigmas=linear_sigmas(steps), mu=shift_mu(scheduler.config, grid[0] * grid[1], steps))
     skipped = steps - max(1, min(steps, round(steps * strength)))
     scheduler.timesteps = scheduler.timesteps[skipped:]
@@ -58,12 +58,12 @@ def set_levels(scheduler: Any, grid: tuple[int, int], steps: int, strength: floa
 def begin_from(
     source: SourcePicture, vae: Any, scheduler: Any, noise: Tensor, grid: tuple[int, int]
 ) -> tuple[Tensor, Keep | None]:
-    """A picture noised to the first level, and what keeps its untouched part in place after every step.
+    """The image noised to the first level, and a function that restores its untouched part after every step.
 
-    `grid` is (h, w) of the picture to draw; a source with `latent_resize` is brought to it between its latents.
+    `grid` is (h, w) of the image to draw; with `latent_resize` the source's latents are resized to it.
 
-    A token is repainted if any of its pixels is to be; the others are set, after each step, to the picture noised to
-    that step's level.
+    A token is repainted if any of its pixels is. After each step the others are set to the source noised to that
+    step's level.
     """
     clean = autoencoder.encode(vae, source.pixels.to(compute_device(vae)))
     if source.latent_resize is not None:

@@ -41,7 +41,7 @@ class HarmonyTemplate:
     date: str = DEFAULT_DATE
 
     def prefix(self) -> str:
-        """Everything before the prompt; 97 tokens of the GPT-OSS tokenizer for any date."""
+        """The text before the prompt; 97 tokens of the GPT-OSS tokenizer for any date."""
         return (
             f"<|start|>system<|message|>{_SYSTEM.format(date=self.date)}<|end|>"
             f"<|start|>developer<|message|># Instructions\n\n{_INSTRUCTIONS}\n\n<|end|>"
@@ -49,7 +49,7 @@ class HarmonyTemplate:
         )
 
     def suffix(self) -> str:
-        """Everything after the prompt; 22 tokens, which are encoded and kept."""
+        """The text after the prompt; 22 tokens, which are encoded and kept."""
         return (
             f"<|end|><|start|>assistant<|channel|>analysis<|message|>{_THOUGHT}<|end|>"
             "<|start|>assistant<|channel|>final<|message|>"
@@ -85,8 +85,8 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     """A byte-level tokenizer of transformers with GPT-OSS's special tokens.
 
     Args:
-        texts: what its merges are learnt from, beside the conversation around a prompt.
-        vocabulary: tokens, special ones and the 256 bytes included.
+        texts: texts to learn merges from, besides the conversation around a prompt.
+        vocabulary: number of tokens, including special ones and the 256 bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -137,7 +137,7 @@ def tokenize(
     """Wrap, tokenize, truncate on the right and pad on the right to the longest.
 
     `max_sequence_length` counts the prefix. Truncation takes the end of the suffix first, then the end of the prompt;
-    a prompt that loses words is warned of with the words it lost.
+    a warning names the words that a prompt loses.
 
     Raises:
         ValueError: `max_sequence_length` leaves no room for a prompt, or the tokenizer cannot pad.

@@ -24,7 +24,7 @@ from leanlens.pipeline.template_date import DEFAULT_DATE, MAX_SEQUENCE_LENGTH
 
 
 class LensImg2ImgPipeline(LensPipeline):
-    """A picture and a prompt to a picture."""
+    """Draws from an image and a prompt."""
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -64,8 +64,8 @@ class LensImg2ImgPipeline(LensPipeline):
             prompt: what to draw.
             image: a PIL picture, an array (H, W, 3), a tensor (3, H, W) in 0..1, a list of them or a batch. With one
                 prompt for several, each is drawn from with it.
-            strength: above 0 and up to 1, the share of the noise levels that is walked again; 1 keeps nothing.
-            height, width: size to scale and crop `image` to; without them, its own, cut to the grid of tokens.
+            strength: above 0 and up to 1, the share of the denoising steps to run; 1 keeps nothing of the image.
+            height, width: size to scale and crop `image` to. Default: its own, rounded down to whole tokens.
 
         The rest is as in `LensPipeline`; `latents` is the noise that is mixed in.
         """
@@ -95,7 +95,7 @@ class LensImg2ImgPipeline(LensPipeline):
 
 
 class LensInpaintPipeline(LensImg2ImgPipeline):
-    """A picture, a mask and a prompt to a picture that is new where the mask is white and untouched elsewhere."""
+    """Draws into an image where a mask is white, and leaves the rest untouched."""
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]

@@ -43,13 +43,13 @@ _TILE_LOSS = "decoded in tiles: pixels near their seams differ"
 
 @dataclass(frozen=True)
 class Machine:
-    """One device to draw on, and what is around it.
+    """A device to draw on, and the machine around it.
 
     Attributes:
-        device: the card, or the processor where there is none.
-        ram: main memory, GiB; None where it is not known, which is then not checked. The device's own where unified.
-        processor: the processor beside a card; None where its speed is not known.
-        mxfp4: whether the packages that MXFP4 kernels need are there (on a card that can).
+        device: the card, or the processor if there is no card.
+        ram: main memory, GiB; None if unknown, and then not checked. With unified memory, that of the device.
+        processor: the processor of a machine with a card; None if its speed is unknown.
+        mxfp4: whether the packages for MXFP4 kernels are installed, and the card supports them.
     """
 
     device: Device
@@ -60,16 +60,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Choice:
-    """Load options with what they cost on a machine.
+    """Load options, and what they cost on a machine.
 
     Attributes:
-        options: decided, device and dtype included.
+        options: complete load options, including device and dtype.
         mxfp4: the text encoder stays in MXFP4; otherwise it is decoded to the dtype.
         tiled: the image is decoded in tiles, which changes pixels near their seams.
-        vram, ram: peak of each stage, bytes; `vram` of the card, or of the share that a unified GPU may have.
-        vram_limit, ram_limit: what there is of each, bytes; None where it is not known or not used.
-        seconds: encoding, denoising, decoding of one picture, and compiling, once; empty where a rate is not known.
-        loss: what is lost in quality.
+        vram, ram: peak of each stage, bytes; `vram` is that of the card, or of a unified GPU's share.
+        vram_limit, ram_limit: available memory, bytes; None if unknown or unused.
+        seconds: for encoding, denoising and decoding an image, and for compiling once; empty if a rate is unknown.
+        loss: the loss in quality.
         tight: the stages that do not fit.
     """
 
@@ -86,24 +86,24 @@ class Choice:
 
     @property
     def encoder(self) -> str:
-        """What the text encoder is held in: mxfp4, or the dtype that it is decoded to."""
+        """Format of the text encoder in memory: mxfp4, or the dtype that it is decoded to."""
         return "mxfp4" if self.mxfp4 else self.options.dtype
 
     @property
     def fits(self) -> bool:
-        """Whether no stage needs more than there is."""
+        """Whether every stage fits."""
         return not self.tight
 
     @property
     def excess(self) -> float:
-        """Bytes that are missing at the worst moment."""
+        """Bytes that are missing in the worst stage."""
         over = [0.0]
         over += [max(self.vram.values()) - self.vram_limit] if self.vram_limit is not None else []
         over += [max(self.ram.values()) - self.ram_limit] if self.ram_limit is not None else []
         return max(over)
 
     def seconds_per_picture(self, pictures: int = 1) -> float | None:
-        """Of each of `pictures` of one prompt, which is encoded once; opening and compiling left out."""
+        """Seconds for each of `pictures` of one prompt, which is encoded once; without opening and compiling."""
         if not self.seconds:
             return None
         return self.seconds["encoding"] / pictures + self.seconds["denoising"] + self.seconds["decoding"]
@@ -112,14 +112,14 @@ class Choice:
 def choose(
     machine: Machine, model: ModelSizes, packed: bool, drawing: Drawing, pins: LoadOptions = LoadOptions()
 ) -> Choice:
-    """The best combination that fits, or, if none does, the one that misses by least.
+    """The best combination that fits, or if none does, the one that comes closest.
 
     Args:
         packed: the model's files hold the text encoder in MXFP4, in a folder that opens as it is.
-        pins: options that are decided already.
+        pins: load options that are fixed.
 
     Raises:
-        ValueError: a device that the machine lacks.
+        ValueError: the machine does not have the device.
     """
     found: list[Choice] = []
     for harmless in (True, False):
@@ -139,10 +139,10 @@ def choices(
     pins: LoadOptions = LoadOptions(),
     harmless: bool = True,
 ) -> Iterator[Choice]:
-    """Every combination that is not ruled out by a pin, fitting or not.
+    """Every combination that the fixed options allow, whether it fits or not.
 
     Args:
-        harmless: those without loss, and whatever is pinned; False gives the others.
+        harmless: only those without loss, apart from fixed options; False gives the others.
     """
     for device in _devices(machine, pins.device):
         kernels = device.kind == "nvidia" and device.capability >= MXFP4_CAPABILITY and machine.mxfp4
@@ -188,7 +188,7 @@ def _is_harmless(dtype: str, quant: str, tile: bool, pins: LoadOptions) -> bool:
 def weigh(
     machine: Machine, device: Device, model: ModelSizes, drawing: Drawing, options: LoadOptions, mxfp4: bool = False
 ) -> Choice:
-    """What decided `options` cost on `device` of the machine; `mxfp4` says that the text encoder stays in MXFP4."""
+    """What `options` cost on `device` of the machine; with `mxfp4` the text encoder stays in MXFP4."""
     vram, ram = peaks(device, model, drawing, options, mxfp4)
     ram_total = device.memory if device.unified and device.kind != "cpu" else machine.ram
     limits = (
@@ -215,7 +215,7 @@ def _loss(options: LoadOptions) -> str:
 
 
 def torch_device(device: Device) -> str:
-    """What torch calls a device of this kind."""
+    """torch's name for this kind of device."""
     return {"nvidia": "cuda", "amd": "cuda", "apple": "mps", "cpu": "cpu"}[device.kind]
 
 

@@ -17,7 +17,7 @@ MAX_TEXT_TOKENS = 256  # of a long one, which memory has to hold
 
 @dataclass(frozen=True)
 class DenoiserSizes:
-    """What decides the cost of the denoiser; the defaults are the released Lens.
+    """Sizes that decide the cost of the denoiser; the defaults are the released Lens.
 
     Attributes:
         layers: number of blocks.
@@ -33,7 +33,7 @@ class DenoiserSizes:
 
     @property
     def hidden(self) -> int:
-        """Width inside the gated MLP."""
+        """Hidden width of the gated MLP."""
         return int(self.width / 3 * 8)
 
     @property
@@ -44,7 +44,7 @@ class DenoiserSizes:
 
 
 def denoiser_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) -> int:
-    """One forward pass of one sample."""
+    """FLOP of one forward pass of one sample."""
     d, tokens = sizes.width, image_tokens + text_tokens
     linear = 2 * (4 * d**2 + 3 * d * sizes.hidden) * tokens
     attention = 4 * tokens**2 * d
@@ -55,10 +55,10 @@ def denoiser_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) ->
 
 
 def training_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) -> int:
-    """Forward and backward of one sample.
+    """FLOP of the forward and backward pass of one sample.
 
-    The backward pass costs two forwards, less three things that need no gradient: the latents that come in, the noise
-    levels, and the last block's text output, which nothing reads (its product with the weights, its gated MLP).
+    The backward pass costs two forward passes, except for what needs no gradient: the input latents, the noise levels,
+    and the last block's text output, which nothing reads (its product with the weights, its gated MLP).
     """
     d = sizes.width
     unread = 2 * (d**2 + 3 * d * sizes.hidden) * text_tokens
@@ -67,10 +67,10 @@ def training_flops(sizes: DenoiserSizes, image_tokens: int, text_tokens: int) ->
 
 
 def text_encoder_flops(active_parameters: int, tokens: int, layers: int, width: int) -> int:
-    """One forward pass over one text: every active weight once per token, and attention over all pairs of tokens.
+    """FLOP of one forward pass over a text: every active weight once per token, and attention over all pairs of tokens.
 
     Args:
-        active_parameters: weights that a token meets, embedding and head left out; 3.03e9 for GPT-OSS-20B.
+        active_parameters: weights that a token is multiplied with, without embedding and head; 3.03e9 for GPT-OSS-20B.
         width: heads * head_dim.
     """
     return 2 * active_parameters * tokens + 4 * layers * tokens**2 * width
@@ -83,7 +83,7 @@ def autoencoder_flops(
     layers_per_block: int = 2,
     latent_channels: int = 32,
 ) -> int:
-    """Encoding one picture of `height` x `width` pixels with the FLUX.2 autoencoder; the defaults are the released one.
+    """FLOP of encoding an image with the FLUX.2 autoencoder; the defaults are the released one.
 
     Counts a 3 x 3 convolution as 18 * channels in * channels out for each pixel of its output.
     """
@@ -110,7 +110,7 @@ def decoding_flops(
     layers_per_block: int = 2,
     latent_channels: int = 32,
 ) -> int:
-    """Decoding one picture of `height` x `width` pixels with the FLUX.2 autoencoder; counted as `autoencoder_flops`."""
+    """FLOP of decoding an image with the FLUX.2 autoencoder; counted like `autoencoder_flops`."""
     pixels, before = height * width // 4 ** (len(channels) - 1), channels[-1]
     total = pixels * (2 * latent_channels**2 + 18 * latent_channels * before)
     total += 2 * pixels * 2 * 18 * before * before  # two residual blocks in the middle

@@ -15,19 +15,19 @@ _PCIE = 25.0  # GB/s in each direction, fourth generation, sixteen lanes
 
 @dataclass(frozen=True)
 class Device:
-    """What decides how fast a device computes and how much it holds.
+    """The specifications of a device.
 
     Attributes:
-        name: as it is sold; cards of one name and several memories carry theirs.
+        name: product name; with the memory where a card is sold with several.
         kind: nvidia, amd, apple or cpu.
-        memory: GiB; of Apple's and other unified devices, of the whole machine.
+        memory: GiB; of a unified device, the memory of the whole machine.
         bandwidth: of that memory, GB/s.
-        half: dense 16-bit products with 32-bit sums, TFLOP/s; 0 where there is no such arithmetic.
+        half: dense 16-bit products with 32-bit sums, TFLOP/s; 0 if the device has none.
         single: float32, TFLOP/s, without TF32, as torch computes it by default.
         watts: the maker's limit for the card or chip.
         capability: CUDA's compute capability; 0 elsewhere.
-        peer: to another device of the same machine, GB/s in each direction; that of PCIe where there is nothing faster.
-        bfloat16: whether 16-bit products may be bfloat16 at that rate.
+        peer: link to another device of the same machine, GB/s in each direction; PCIe if there is nothing faster.
+        bfloat16: whether `half` is also the rate of bfloat16.
         unified: the device computes in the machine's main memory.
         attention: of a processor, TFLOP/s of attention; 0 elsewhere, where it is a share of `half`.
         cores: of a processor; 0 elsewhere.
@@ -213,10 +213,10 @@ _CORE_WATTS, _CORE_BANDWIDTH = 6, 5.0  # for each core; a channel of memory serv
 
 
 def cpu(cores: int, instructions: str = "AVX2", memory: float = 32) -> Device:
-    """A processor of `cores` physical cores beside `memory` GiB.
+    """A processor with `cores` physical cores and `memory` GiB.
 
     Raises:
-        ValueError: an unknown set of instructions, or no core.
+        ValueError: an unknown instruction set, or no cores.
     """
     if instructions not in _CORE:
         raise ValueError(f"invalid instructions {instructions!r}: expected one of {', '.join(_CORE)}")
@@ -234,7 +234,7 @@ def find_device(name: str) -> Device:
     """The device of that name: "RTX 3060 12GB", "rtx3060", "NVIDIA H200", "CPU 8 cores AVX2".
 
     Raises:
-        ValueError: no such device, with the nearest names; or several, with all of them.
+        ValueError: no such device, or several; the message lists the nearest names, or all of them.
     """
     if match := re.fullmatch(r"cpu\s+(\d+)\s*cores?(?:\s+(.+))?", name.strip(), re.IGNORECASE):
         wanted = next((key for key in _CORE if key.lower() == (match[2] or "AVX2").lower()), match[2])
@@ -261,9 +261,9 @@ def find_device(name: str) -> Device:
 
 
 def device_of_driver(name: str, total_bytes: int) -> Device | None:
-    """The device that a driver calls `name` ("NVIDIA A100-SXM4-80GB"), or None where the table lacks it.
+    """The device that a driver calls `name` ("NVIDIA A100-SXM4-80GB"), or None if it is not in the table.
 
-    Several memories of one name are told apart by `total_bytes`, which is a little less than the memory sold.
+    Cards of one name are told apart by `total_bytes`, which is a little less than the nominal memory.
     """
     said = set(_words(name))
     fitting = [
@@ -281,7 +281,7 @@ def device_of_driver(name: str, total_bytes: int) -> Device | None:
 
 
 def card_of(memory: float) -> Device:
-    """A card of which only the memory, GiB, is known; its rates are 0, so that nothing is said of its speed."""
+    """A card of which only the memory, GiB, is known; its rates are 0, so no times are predicted."""
     if memory <= 0:
         raise ValueError(f"invalid vram {memory:g}: expected the card's memory in GB, above 0")
     return Device(f"a card of {memory:g} GB", "nvidia", memory, 0, 0, 0, 0, 8.0)

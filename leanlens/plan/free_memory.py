@@ -20,10 +20,10 @@ from leanlens.plan.rates import assumed
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """What is free where a model computes.
+    """The free memory of a model's device.
 
     Attributes:
-        free: bytes.
+        free: free bytes.
         dtype: bfloat16, float16 or float32.
         kind: cpu, cuda, mps or xpu.
     """
@@ -34,7 +34,7 @@ class FreeMemory:
 
 
 def working_bytes(model: ModelSizes, memory: FreeMemory, height: int, width: int, pictures: int = 1) -> float:
-    """What drawing `pictures` together needs at its peak beside the weights; prompts are encoded one by one.
+    """Peak bytes of drawing `pictures` in one batch, without the weights; prompts are encoded one by one.
 
     Raises:
         ValueError: an unknown dtype.
@@ -49,7 +49,7 @@ def working_bytes(model: ModelSizes, memory: FreeMemory, height: int, width: int
 
 
 def largest_batch(model: ModelSizes, memory: FreeMemory, height: int, width: int, most: int) -> int:
-    """How many pictures of this size fit together, at most `most`; 0 if not even one does."""
+    """How many images of this size fit into one batch, at most `most`; 0 if not even one does."""
     fitting = (
         count for count in range(most, 0, -1) if working_bytes(model, memory, height, width, count) <= memory.free
     )
@@ -57,7 +57,7 @@ def largest_batch(model: ModelSizes, memory: FreeMemory, height: int, width: int
 
 
 def largest_size(model: ModelSizes, memory: FreeMemory, height: int, width: int) -> tuple[int, int] | None:
-    """(height, width) of the largest picture of about this shape that fits, in multiples of 16; None if none does."""
+    """(height, width) of the largest image of about this shape that fits, in multiples of 16, or None."""
     low, high = 0, max(height, width) // 16  # the longer side in tokens; what needs more never needs less memory
     while low < high:
         middle = (low + high + 1) // 2

@@ -26,18 +26,18 @@ TILE_ABOVE_TOKENS = 8450
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """The language model in front; the defaults are GPT-OSS-20B without its head and last norm.
+    """Sizes of the text encoder; the defaults are GPT-OSS-20B without its head and last norm.
 
     Attributes:
         parameters: all weights.
-        packed: those of them that MXFP4 holds in 4.25 bits.
-        active: weights that one token meets, the embedding left out.
+        packed: weights in MXFP4, 4.25 bits each.
+        active: weights that a token is multiplied with, without the embedding.
         largest: elements of the largest single tensor.
         width: E.
-        heads: of attention.
+        heads: number of attention heads.
         attention_width: heads * channels of one head.
         selected: layers whose features are kept.
-        experts: in a layer.
+        experts: number of experts in a layer.
     """
 
     parameters: int = 20_335_620_864
@@ -54,10 +54,10 @@ class EncoderSizes:
 
 @dataclass(frozen=True)
 class AutoencoderSizes:
-    """The autoencoder; the defaults are that of FLUX.2.
+    """Sizes of the autoencoder; the defaults are those of FLUX.2.
 
     Attributes:
-        channels: of each level, the finest first.
+        channels: channels of each level, the finest first.
         tile: side of a tile, pixels.
     """
 
@@ -70,10 +70,10 @@ class AutoencoderSizes:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A whole pipeline; the defaults are the released Lens.
+    """Sizes of a whole pipeline; the defaults are the released Lens.
 
     Attributes:
-        denoiser_file, encoder_file: bytes that are read of the files of both, each time a part is opened or streamed.
+        denoiser_file, encoder_file: bytes to read each time the part is opened or streamed.
     """
 
     denoiser: DenoiserSizes = field(default_factory=DenoiserSizes)
@@ -86,13 +86,13 @@ class ModelSizes:
 
     @property
     def packed_weights(self) -> int:
-        """Weights of the denoiser that a quantised one holds packed: those of attention and gated MLPs."""
+        """Weights of the denoiser that are packed when it is quantised: those of attention and gated MLPs."""
         d = self.denoiser.width
         return self.denoiser.layers * (2 * 4 * d * d + 2 * 3 * d * self.denoiser.hidden)
 
     @property
     def modulation(self) -> int:
-        """Weights of the denoiser that do nothing but turn a noise level into modulation."""
+        """Weights of the denoiser that turn a noise level into modulation."""
         d = self.denoiser.width
         return self.denoiser.layers * 2 * (6 * d * d + 6 * d)
 
@@ -108,12 +108,12 @@ class ModelSizes:
 
 
 def part_bytes(model: ModelSizes, dtype: str, packed: bool, quant: str = "none") -> dict[str, float]:
-    """Weights of each part.
+    """Bytes of the weights of each part.
 
     Args:
-        dtype: bfloat16, float16 or float32; of every part.
+        dtype: bfloat16, float16 or float32, for every part.
         packed: the text encoder keeps its experts in MXFP4; the rest of it has `dtype`.
-        quant: in what the denoiser's attention and gated MLPs are held.
+        quant: quantisation of the denoiser's attention and gated MLPs.
 
     Raises:
         ValueError: an unknown dtype.
@@ -129,7 +129,7 @@ def part_bytes(model: ModelSizes, dtype: str, packed: bool, quant: str = "none")
 
 
 def without_modulation_bytes(model: ModelSizes, denoiser: float, element: int, steps: int) -> float:
-    """Of a denoiser whose modulation waits elsewhere: the rest, one such layer, and the rows of all noise levels.
+    """Bytes of a denoiser whose modulation is offloaded: the rest, one such layer, and its output for all noise levels.
 
     Args:
         denoiser: bytes of the whole.
@@ -141,7 +141,7 @@ def without_modulation_bytes(model: ModelSizes, denoiser: float, element: int, s
 
 
 def two_blocks_bytes(model: ModelSizes, denoiser: float, element: int) -> float:
-    """Of a denoiser whose blocks come one by one: two of them, and what lies around them.
+    """Bytes of a denoiser whose blocks are loaded one by one: two of them, and the weights outside the blocks.
 
     Args:
         denoiser: bytes of the whole.
@@ -151,9 +151,9 @@ def two_blocks_bytes(model: ModelSizes, denoiser: float, element: int) -> float:
 
 
 def streamed_bytes(model: ModelSizes, element: int) -> dict[str, float]:
-    """The largest layer of encoder and denoiser, where one layer after the other is read, with what decoding it takes.
+    """Bytes of the largest layer of encoder and denoiser, if they are read layer by layer, and of decoding it.
 
-    A layer of the text encoder's experts is decoded one by one, in float32, two thirds of an expert at a time.
+    Experts are decoded one by one, in float32, two thirds of an expert at a time.
     """
     d, experts = model.denoiser.width, model.encoder.packed / model.encoder.layers
     widest = d * max(6 * d, model.denoiser.text_channels, model.denoiser.hidden)
@@ -164,7 +164,7 @@ def streamed_bytes(model: ModelSizes, element: int) -> dict[str, float]:
 
 
 def unpacking_bytes(model: ModelSizes, quant: str, element: int) -> float:
-    """Of the widest quantised layer while its weight is decoded: twice in float32, once as it is used."""
+    """Bytes for decoding the widest quantised layer: twice in float32, once in the dtype it is used in."""
     if quant == "none":
         return 0.0
     d = model.denoiser.width
@@ -183,10 +183,10 @@ def element_bytes(dtype: str) -> int:
 
 
 def encoding_bytes(sizes: EncoderSizes, tokens: int, element: int) -> int:
-    """Workspace of the text encoder for one prompt of `tokens`, those of the template too.
+    """Workspace of the text encoder for one prompt of `tokens`, including those of the template.
 
-    GPT-OSS has a learned sink beside the keys of every head, which fused attention does not know: the scores of all
-    heads are alive four times over. Beside them are the features that are kept, the residual stream and two masks.
+    GPT-OSS has a learned sink in every head, which fused attention does not support, so the scores of all heads exist
+    four times at once. To these come the selected features, the residual stream and two masks.
     """
     scores = 4 * sizes.heads * tokens * (tokens + 1) * element
     return scores + (sizes.selected + 1) * tokens * sizes.width * element + 2 * tokens**2
@@ -195,9 +195,9 @@ def encoding_bytes(sizes: EncoderSizes, tokens: int, element: int) -> int:
 def denoising_bytes(
     sizes: DenoiserSizes, heads: int, image_tokens: int, text_tokens: int, element: int, fused: bool = True
 ) -> int:
-    """Workspace of the denoiser for one picture; its two guidance branches run one after the other.
+    """Workspace of the denoiser for one image; its two guidance branches run one after the other.
 
-    The most is alive at one of three places of a block: where keys are rotated, in float32 whatever the dtype; where
+    The peak is at one of three places in a block: where keys are rotated, in float32 whatever the dtype; where
     both streams are joined for attention; where the gated MLP multiplies its halves.
 
     Args:
@@ -223,7 +223,7 @@ def decoding_bytes(
     fused: bool = True,
     tiled: bool = False,
 ) -> float:
-    """Workspace of the decoder for one picture, in tiles where it is larger than any official size.
+    """Workspace of the decoder for one image, in tiles if it is larger than any official size.
 
     The widest level is that of the first block at full size, which still has the channels of the level below: its
     input, normalised and activated, is alive three times; where a
@@ -253,12 +253,12 @@ def decoding_bytes(
 
 
 def is_tiled(height: int, width: int) -> bool:
-    """Whether a picture of this size is decoded in tiles."""
+    """Whether an image of this size is decoded in tiles."""
     return height * width // 256 > TILE_ABOVE_TOKENS
 
 
 def tiled_share(sizes: AutoencoderSizes, height: int, width: int, tiled: bool = False) -> float:
-    """Pixels that are decoded for each pixel of the picture: 1 without tiles, more with their overlap."""
+    """Decoded pixels for each pixel of the image: 1 without tiles, more with overlapping tiles."""
     if not tiled and not is_tiled(height, width):
         return 1.0
     tile = sizes.tile // 2 if tiled else sizes.tile

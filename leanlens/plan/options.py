@@ -31,13 +31,13 @@ MXFP4_PACKAGES = ("kernels", "triton")
 
 
 def kernels_missing() -> list[str]:
-    """Which of the packages that MXFP4 kernels need are not installed."""
+    """The packages that MXFP4 kernels need and that are not installed."""
     return [name for name in MXFP4_PACKAGES if util.find_spec(name) is None]
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded. What is left at its default is open: the planner chooses it (`pipeline/auto.py`).
+    """How a model is loaded. Fields at their default are open: the planner chooses them (`pipeline/auto.py`).
 
     Attributes:
         quant: quantisation of the denoiser's attention and MLPs. "auto" keeps what the files have, but decodes a
@@ -51,7 +51,7 @@ class LoadOptions:
         compile: compile the transformer's blocks.
 
     Raises:
-        ValueError: an unknown word, or two that cannot be combined.
+        ValueError: an unknown value, or two that cannot be combined.
     """
 
     quant: str = AUTO
@@ -78,17 +78,17 @@ class LoadOptions:
 
     @property
     def is_open(self) -> bool:
-        """Whether the place of the denoiser or of the text encoder is left to the planner."""
+        """Whether the placement of the denoiser or of the text encoder is left to the planner."""
         return AUTO in (self.offload, self.encoder_on)
 
     @property
     def is_plain(self) -> bool:
-        """Whether everything stays on the device, and is decoded unless the files of a large denoiser are packed."""
+        """Whether everything stays on the device, decoded unless a large denoiser's files are packed."""
         stays = self.offload in (AUTO, "none") and self.encoder_on in (AUTO, "device")
         return stays and self.quant in (AUTO, "none") and not self.tile_vae
 
     def without_planning(self) -> "LoadOptions":
-        """The same options with everything that is open on the device, untiled and uncompiled."""
+        """The same options, with open fields set to: on the device, not tiled, not compiled."""
         return replace(
             self,
             offload="none" if self.offload == AUTO else self.offload,

@@ -33,7 +33,7 @@ Peaks = dict[str, float]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is to be drawn: `pictures` of one prompt, one after the other, as `leanlens generate -n` does."""
+    """The images to plan for: `pictures` of one prompt, drawn one after the other, as `leanlens generate -n` does."""
 
     height: int = 1024
     width: int = 1024
@@ -56,7 +56,7 @@ class Drawing:
 def peaks(
     device: Device, model: ModelSizes, drawing: Drawing, options: LoadOptions, mxfp4: bool = False
 ) -> tuple[Peaks, Peaks]:
-    """Of the card (or the share of a unified GPU; zeros on a processor), and of main memory.
+    """Peak bytes of each stage on the card (or a unified GPU's share; zeros on a processor) and in main memory.
 
     Args:
         mxfp4: the text encoder stays in MXFP4 in memory; otherwise it is decoded to the dtype.

@@ -30,7 +30,7 @@ from leanlens.plan.memory import (
 
 @dataclass(frozen=True)
 class Assumption:
-    """A figure, what it is, and who says so."""
+    """A figure, its meaning and its source."""
 
     value: float
     meaning: str
@@ -112,14 +112,14 @@ def assumed(name: str) -> float:
 
 
 def usable_bytes(device: Device, nominal: float) -> float:
-    """What torch can have of `nominal` bytes on the device: of the card's memory, or of unified or main memory."""
+    """How much torch can use of `nominal` bytes: of the card's memory, or of unified or main memory."""
     if device.kind == "cpu":
         return nominal - assumed("system")
     return nominal * assumed("apple" if device.unified else "driver")
 
 
 def matmul_rate(device: Device, dtype: str) -> float | None:
-    """FLOP/s of large matrix products; None where the device has no arithmetic of that kind."""
+    """FLOP/s of large matrix products; None if the device has no such arithmetic."""
     if dtype == "float32" or (dtype == "bfloat16" and not device.bfloat16 and device.kind != "cpu"):
         share = {"cpu": "matmul_cpu", "apple": "matmul"}.get(device.kind, "matmul_single")
         return device.single * 1e12 * assumed(share)
@@ -145,7 +145,7 @@ def attention_rate(device: Device, dtype: str) -> float | None:
 def forward_seconds(
     device: Device, dtype: str, sizes: DenoiserSizes, image_tokens: int, text_tokens: int, compiled: bool = False
 ) -> float | None:
-    """One forward pass of the denoiser over one sample; None where a rate is not known."""
+    """Seconds of one forward pass of the denoiser over one sample; None if a rate is unknown."""
     products, attention = matmul_rate(device, dtype), attention_rate(device, dtype)
     if not products or not attention:
         return None
@@ -170,7 +170,7 @@ def training_seconds(
     compiled: bool = False,
     recompute: bool = False,
 ) -> float | None:
-    """Forward and backward of one sample, with `recompute` one forward more; None where a rate is not known."""
+    """Seconds of the forward and backward pass of one sample, with `recompute` another forward; None if unknown."""
     products, attention = matmul_rate(device, dtype), attention_rate(device, dtype)
     forward = forward_seconds(device, dtype, sizes, image_tokens, text_tokens, compiled)
     if not products or not attention or forward is None:
@@ -186,7 +186,7 @@ def training_seconds(
 
 
 def encoding_seconds(device: Device, dtype: str, model: ModelSizes, text_tokens: int, packed: bool) -> float | None:
-    """Encoding one prompt: its products, or reading every expert once if that takes longer."""
+    """Seconds of encoding one prompt: its products, or reading every expert once if that takes longer."""
     sizes, rate = model.encoder, matmul_rate(device, dtype)
     if not rate:
         return None
@@ -199,7 +199,7 @@ def encoding_seconds(device: Device, dtype: str, model: ModelSizes, text_tokens:
 
 
 def unpacking_seconds(device: Device, weights: float, quant: str) -> float:
-    """Decoding this many quantised weights to plain ones."""
+    """Seconds of decoding this many quantised weights."""
     if device.kind == "cpu":
         return weights / assumed("unpack_int8" if quant == "int8" else "unpack_cpu") / device.cores
     return weights * assumed("unpack") / (device.bandwidth * 1e9 * assumed("stream"))
@@ -208,7 +208,7 @@ def unpacking_seconds(device: Device, weights: float, quant: str) -> float:
 def decoding_seconds(
     device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int, tiled: bool = False
 ) -> float | None:
-    """Decoding one picture."""
+    """Seconds of decoding one image."""
     rate = matmul_rate(device, dtype)
     if not rate:
         return None
@@ -217,7 +217,7 @@ def decoding_seconds(
 
 
 def latent_seconds(device: Device, dtype: str, sizes: AutoencoderSizes, height: int, width: int) -> float | None:
-    """Encoding one picture into latents, as training does."""
+    """Seconds of encoding one image into latents, as training does."""
     rate = matmul_rate(device, dtype)
     if not rate:
         return None
@@ -226,7 +226,7 @@ def latent_seconds(device: Device, dtype: str, sizes: AutoencoderSizes, height: 
 
 
 def caption_seconds(device: Device, dtype: str, sizes: EncoderSizes, text_tokens: int) -> float | None:
-    """Encoding one caption of many that are encoded together, as training does."""
+    """Seconds of encoding one caption in a large batch, as training does."""
     rate = matmul_rate(device, dtype)
     if not rate:
         return None

@@ -27,7 +27,7 @@ TRAINED_COPIES = 4  # of each weight, in float32: itself, its gradient, two mome
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """`pictures` of one resolution: `base` pixels squared; `activations` in bytes are kept of each for the backward."""
+    """`pictures` of one resolution, `base` pixels squared; each keeps `activations` bytes for the backward pass."""
 
     base: int
     pictures: int
@@ -41,19 +41,19 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run, as a recipe states it.
+    """A training run, as a recipe describes it.
 
     Attributes:
         model: sizes of all parts.
-        batches: one for each resolution; all are taken to be as frequent as each other.
+        batches: one for each resolution; all are assumed to be equally frequent.
         steps: optimiser steps.
-        micro_batches: in one step, over all devices.
-        precision: bfloat16 or float32, of the matrix products.
+        micro_batches: number in one step, over all devices.
+        precision: bfloat16 or float32, for the matrix products.
         state: bytes on each device between steps: weights, gradients, optimiser, averages.
         frozen: bytes of text encoder and autoencoder on each device.
-        together: micro-batches whose activations are alive at once.
-        cached: latents and features are kept on disk, so that encoding is not counted.
-        recompute: blocks are computed again in the backward pass.
+        together: micro-batches whose activations are in memory at once.
+        cached: latents and features are cached on disk, so encoding is not counted.
+        recompute: blocks are recomputed in the backward pass.
         compiled: blocks are compiled.
     """
 
@@ -73,17 +73,17 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What it comes to.
+    """Memory, time and cost of a training run.
 
     Attributes:
         state, activations, frozen: bytes on each device.
         peak, limit: bytes that one device needs and has.
         largest: base -> pictures of a micro-batch that would fit.
-        step_seconds, hours: None where a rate is not known.
-        utilisation: share of the peak rate that the model's own operations make up.
+        step_seconds, hours: None if a rate is unknown.
+        utilisation: the model's own operations as a share of the peak rate.
         images, flops: of the whole run; FLOP of the denoiser.
-        kilowatt_hours: of the devices at their limit; the machines around them and cooling not counted.
-        money: in the currency of the price; None without one.
+        kilowatt_hours: energy of the devices at their power limit, without the machines around them and cooling.
+        money: cost in the currency of the price; None without a price.
     """
 
     state: float
@@ -102,7 +102,7 @@ class TrainingPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether every resolution's micro-batch fits a device."""
+        """Whether the micro-batch of every resolution fits a device."""
         return self.peak <= self.limit
 
 
@@ -123,18 +123,18 @@ def state_bytes(parameters: int, averages: int, devices: int = 1) -> int:
 
 
 def checkpoint_bytes(parameters: int, averages: int) -> int:
-    """Bytes of a checkpoint: the same without gradients."""
+    """Bytes of a checkpoint: the state without gradients."""
     return 4 * (TRAINED_COPIES - 1 + averages) * parameters
 
 
 def activation_bytes(
     sizes: DenoiserSizes, image_tokens: int, precision: str, sharded: bool = False, recompute: bool = False
 ) -> int:
-    """Bytes that one picture with a long caption keeps for its backward pass.
+    """Bytes that one image with a long caption keeps for its backward pass.
 
     Args:
         precision: bfloat16 or float32, of the matrix products.
-        sharded: the weights lie on several devices.
+        sharded: the weights are sharded over several devices.
         recompute: blocks are computed again in the backward pass.
     """
     half = precision == "bfloat16"
@@ -144,12 +144,12 @@ def activation_bytes(
 
 
 def largest_batch(free: float, activations: float, together: int = 1) -> int:
-    """Most pictures of a micro-batch that fit into `free` bytes, with `together` micro-batches alive at once."""
+    """The largest micro-batch that fits into `free` bytes, with `together` micro-batches in memory at once."""
     return max(0, int(free // (together * activations)))
 
 
 def images_per_step(micro_batches: int, batches: Sequence[MicroBatch]) -> float:
-    """Pictures in one step, where every resolution is as frequent as the others."""
+    """Images in one step, if all resolutions are equally frequent."""
     return micro_batches * _mean(batches, lambda batch: batch.pictures)
 
 
@@ -168,7 +168,7 @@ def plan_training(
     """Plan `run` on `count` devices, each at `price_per_hour`.
 
     Raises:
-        ValueError: a number of devices that the micro-batches cannot be shared out over, or a price below 0.
+        ValueError: the micro-batches cannot be divided among the devices, or the price is below 0.
     """
     if count < 1 or run.micro_batches % count:
         raise ValueError(f"invalid count {count}: train.micro_batches {run.micro_batches} must be a multiple of it")
@@ -200,7 +200,7 @@ def plan_training(
 
 
 def step_seconds(run: TrainingRun, device: Device, count: int) -> float | None:
-    """One optimiser step on `count` devices; None where a rate is not known."""
+    """Seconds of one optimiser step on `count` devices; None if a rate is unknown."""
     if not device.single:
         return None
     parts = []
