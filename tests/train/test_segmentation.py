@@ -73,6 +73,7 @@ def test_steps_lower_the_loss(scenes):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.long
 def test_it_saves_and_goes_on(scenes, tmp_path):
     segmentation.learn(scenes, scenes, tmp_path, 2.0)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
