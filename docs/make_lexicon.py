@@ -5,7 +5,7 @@ say more than the concept ("red apple", "face of a dog"). What a person would ty
 are a part of the name and belong to nothing else, and the keywords that all emoji of one concept share. Loose keywords
 ("ripe", "pet") are left out, since a wrong thing is worse than none.
 
-Goes out: `<script>.txt`, one phrase a line with the concepts it stands for and the languages that say so, sorted;
+It writes `<script>.txt`, one phrase per line with the concepts it stands for and the languages that say so, sorted;
 `concepts.json`, the names that these lines count; `emoji.json`, each emoji in English words that the grammar reads.
 The packages are those of `leanlens scenes sources`, fetched with `npm pack` where they are missing.
 """

@@ -61,7 +61,7 @@ class Endpoint:
         input_price, output_price: of a million tokens, in any currency.
 
     Raises:
-        ValueError: a value that is not accepted.
+        ValueError: an invalid value.
     """
 
     url: str

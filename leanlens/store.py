@@ -94,7 +94,7 @@ class Store:
             ValueError: the folder is not writable, or a number is not finite.
         """
         if value is None:
-            raise TypeError("value None is not accepted: load_json gives it for a missing entry")
+            raise TypeError("invalid value None: load_json returns it for a missing entry")
         text = json.dumps({"key": key, "value": value}, allow_nan=False)
         with whole_file(self.path(key, ".json")) as path:
             path.write_text(text + "\n", encoding="utf-8")

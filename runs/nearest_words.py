@@ -1,8 +1,8 @@
-"""Makes `leanlens/reason/words.txt`: what each word that people may type means, or is near to. Live.
+"""Writes `leanlens/reason/words.txt`, which maps words to the known things that they mean or are near. Live.
 
-Comes in: the things of the library "common", nano's text encoder, WordNet 3.1, the annotations of Unicode CLDR, and
-`nearest_words.toml` beside this file. Goes out: one line for each thing, or, with `--measure`, how often the ways to
-find the nearest thing are right on the pairs of `tests/reason/nearest_pairs.toml`.
+It reads the library "common", nano's text encoder, WordNet 3.1, the annotations of Unicode CLDR, and
+`nearest_words.toml` in the same folder. With `--measure` it prints how often each way of finding the nearest thing is
+right on the pairs of `tests/reason/nearest_pairs.toml`.
 
     python runs/nearest_words.py [--measure]
 
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def save(rows: "list[Row]") -> None:
-    """Write the table, for whoever reads it from now on."""
+    """Write the table."""
     with whole_file(WORDS) as temporary:
         temporary.write_text(write_table(rows), encoding="utf-8")
     read_words.cache_clear()

@@ -19,7 +19,7 @@ def settle(model: str, options: LoadOptions, say: Callable[[str], None], **drawi
         drawing: size, steps, guidance, number of images and parts, as `choose_model` takes them.
 
     Raises:
-        ValueError: an option that is not accepted.
+        ValueError: an invalid option.
     """
     from leanlens.pipeline.auto import choose_model
 

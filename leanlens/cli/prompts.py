@@ -40,7 +40,7 @@ def lora_choice(text: str) -> dict[str, Any]:
     except ValueError:
         if Path(path).exists():
             raise ValueError(
-                f"--lora {text!r} is not accepted: {scale!r} is no number; give FILE or FILE:SCALE"
+                f"invalid --lora {text!r}: expected FILE or FILE:SCALE, and {scale!r} is no number"
             ) from None
         return {"path": text}
 
@@ -48,9 +48,7 @@ def lora_choice(text: str) -> dict[str, Any]:
 def checked_number(value: int, prompts: int) -> int:
     """Images for each prompt. Bounded, because every image is named and checked before the first one is drawn."""
     if not 1 <= value <= MOST_FOR_A_PROMPT:
-        raise ValueError(
-            f"--number {str(value)[:20]} is not accepted; give a whole number from 1 to {MOST_FOR_A_PROMPT}"
-        )
+        raise ValueError(f"invalid --number {str(value)[:20]}: expected a whole number from 1 to {MOST_FOR_A_PROMPT}")
     if value * prompts > MOST_IMAGES:
         raise ValueError(
             f"--number {value} for {prompts} prompts makes {value * prompts} images; at most {MOST_IMAGES} are accepted"

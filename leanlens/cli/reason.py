@@ -65,7 +65,7 @@ def reason(
     triggers = triggers_of([lora_choice(text)["path"] for text in lora or []])
     fixed = facts_of(fix or [])
     if reasoner is None and fixed:
-        raise ValueError(f"--fix {(fix or [''])[0]!r} is not accepted: {model} has no reasoner")
+        raise ValueError(f"invalid --fix {(fix or [''])[0]!r}: {model} has no reasoner")
     sides = image_size(size, None, None, own_side(model), None)
     for text in texts:
         first = resolve_seed(seed)
@@ -130,7 +130,7 @@ def facts_of(words: list[str], name: str = "--fix") -> dict[str, str]:
     for word in words:
         key, separator, value = word.partition("=")
         if not separator or not key.strip():
-            raise ValueError(f"{name} {word!r} is not accepted; give KEY=VALUE, such as 'color 1=blue'")
+            raise ValueError(f"invalid {name} {word!r}: expected KEY=VALUE, such as 'color 1=blue'")
         found[key.strip()] = value.strip()
     return found
 

@@ -187,7 +187,7 @@ def _users(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, separator, password = text.partition(":")
         if not (name and separator and password):
-            raise ValueError(f"--user {name!r} is not accepted; give NAME:PASSWORD")
+            raise ValueError(f"invalid --user {name!r}: expected NAME:PASSWORD")
         users[name] = password
     return users
 

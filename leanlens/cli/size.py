@@ -13,7 +13,7 @@ def image_size(size: str | None, aspect: str | None, base: int | None, own: int,
             raise ValueError("give either --size, or --aspect and --base")
         match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", size)
         if not match:
-            raise ValueError(f"--size {size!r} is not accepted; give width and height in pixels, such as 1024x768")
+            raise ValueError(f"invalid --size {size!r}: expected width and height in pixels, such as 1024x768")
         height, width = resolve_size(int(match[2]), int(match[1]))
     elif aspect is not None or base is not None:
         height, width = resolve_size(base_resolution=own if base is None else base, aspect_ratio=aspect)

@@ -130,9 +130,7 @@ def questions_from(
     if prompts in ("dense", "brief"):
         return held_out_questions(SCENES if num is None else num, seed, library, prompts, split, size)
     if prompts != "human" and not Path(prompts).is_file():
-        raise ValueError(
-            f"prompts {prompts!r} is not accepted; use {', '.join(PROMPTS)} or the path of a file of prompts"
-        )
+        raise ValueError(f"invalid prompts {prompts!r}: expected {', '.join(PROMPTS)} or the path of a file of prompts")
     if needs_truth:
         what = "human prompts" if prompts == "human" else f"the prompts of {prompts}"
         raise ValueError(f"{what} have no true pictures; leave real and reconstruction out")

@@ -59,7 +59,7 @@ def evaluate_scenes(
         kept: folder in which each picture is put once it is drawn, and found again by the next evaluation.
 
     Raises:
-        ValueError: an argument that is not accepted, or people's prompts with a row that needs true pictures.
+        ValueError: an invalid argument, or people's prompts with a row that needs true pictures.
     """
     reasoners = reasoners or {"off": None}
     size = size or int(opened.pipeline.vae.config.sample_size)
@@ -103,9 +103,9 @@ def evaluate_scenes(
 
 def _check(num: int | None, seeds: int, reasoners: Mapping[str, Reasoner | None]) -> None:
     if num is not None and num < 1:
-        raise ValueError(f"num {num} is not accepted; give a whole number from 1")
+        raise ValueError(f"invalid num {num}: expected a whole number from 1")
     if not 1 <= seeds <= MOST_SEEDS:
-        raise ValueError(f"seeds {seeds} is not accepted; give a whole number from 1 to {MOST_SEEDS}")
+        raise ValueError(f"invalid seeds {seeds}: expected a whole number from 1 to {MOST_SEEDS}")
     if len(reasoners) > 2:
         raise ValueError(f"reasoners has {len(reasoners)} entries; give one, or two to be compared")
 

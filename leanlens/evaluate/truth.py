@@ -31,8 +31,8 @@ def _one_of(*accepted: str) -> AfterValidator:
     def check(value: str) -> str:
         if value not in accepted:
             near = difflib.get_close_matches(value, accepted, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"is not accepted: {hint}use one of {', '.join(accepted)}")
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"expected one of {', '.join(accepted)}{hint}")
         return value
 
     return AfterValidator(check)
@@ -69,7 +69,9 @@ class StatedBackground(_Strict):
             raise ValueError(f"has {len(self.colors)} colors; a {self.kind} background has {len(accepted)}")
         for name, table in zip(self.colors, accepted, strict=True):
             if name not in table:
-                raise ValueError(f"color {name[:SHOWN]!r} is not accepted: {self.kind} has {', '.join(table)}")
+                raise ValueError(
+                    f"has the invalid color {name[:SHOWN]!r}: expected for {self.kind} one of {', '.join(table)}"
+                )
         return self
 
 
@@ -92,7 +94,7 @@ class StatedTruth(_Strict):
                 raise ValueError(f"has two objects with the id {name[:SHOWN]!r}; give each its own")
         for a, word, b in self.relations:
             if word not in RELATION_PHRASES:
-                raise ValueError(f"relation {word[:SHOWN]!r} is not accepted: use {', '.join(RELATION_PHRASES)}")
+                raise ValueError(f"has the invalid relation {word[:SHOWN]!r}: expected {', '.join(RELATION_PHRASES)}")
             for name in (a, b):
                 if name not in ids:
                     raise ValueError(f"relation names {name[:SHOWN]!r}, which is the id of no object")
@@ -145,8 +147,9 @@ def _describe(error: ValidationError) -> str:
     value = first["input"]
     shown = "" if isinstance(value, dict | list) else f" {str(value)[:SHOWN]!r}"
     if first["type"] == "value_error":
-        return f"{name}{shown} {first['ctx']['error']}"
-    return f"{name}{shown} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}"
+        error = str(first["ctx"]["error"])
+        return f"invalid {name}{shown}: {error}" if error.startswith("expected") else f"{name}{shown} {error}"
+    return f"invalid {name}{shown}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _fields_at(place: tuple[int | str, ...]) -> list[str]:

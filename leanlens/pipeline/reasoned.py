@@ -21,7 +21,7 @@ class Fact(BaseModel):
             "background", "style", "text 1". The number is that of the thing; relations and texts count up.
         value: in the words of the model: "apple", "3", "red", "left of", "navy blue", "flat", the quoted string.
         label: for people: "red apple left of blue teapot".
-        stated: the prompt says so, or whoever edited it; False for a choice that the seed made.
+        stated: the prompt or an edit states it; False for a choice by the seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,8 +55,8 @@ class Reasoned(BaseModel):
         original: the prompt as it was given.
         prompt: what is drawn; the same as `original` where it was left alone.
         facts: what the caption says, things first.
-        fixed: key -> value that whoever asked had decided beforehand, as far as it had an effect; "" for a fact that
-            was taken away. The same prompt, seed and size give the same caption again only with the same of these.
+        fixed: key -> value set by the caller, where it had an effect; "" for a removed fact. The same prompt, seed and
+            size give the same caption only with the same `fixed`.
         not_understood: words that nothing is known of.
         language: of the prompt, as a two-letter code.
         source: the reasoner and its version, such as "scenes 1".

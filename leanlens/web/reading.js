@@ -242,7 +242,7 @@ function words({kind, label, value}) {
   return kind === "relation" ? label || value : value;
 }
 
-/** A fact for whoever does not see the chip: its kind, its value, what it belongs to, and who decided it. */
+/** A fact for screen readers: its kind, its value, what it belongs to, and who set it. */
 function describe({key, kind, value, label, stated}) {
   const who = key in edits() ? "edited" : stated ? "" : "left to chance";
   const more = [label === value ? "" : label, who, isLocked(key) ? "locked" : ""];

@@ -1,8 +1,7 @@
-"""The server's page in a real browser, by what a person sees and presses.
+"""Drives the server's page in a real browser, by what a person sees and presses.
 
-Comes in: the address of a running server. Goes out: a page that can be filled in, drawn with and looked at. The browser
-is Debian's chromium (`apt-get install chromium`, or LEANLENS_CHROMIUM), without a screen and without what it would ask
-the network for by itself. `docs/make_screenshots.py` drives the same page with it.
+The browser is Debian's chromium (`apt-get install chromium`, or LEANLENS_CHROMIUM), headless and without its own
+network requests. `docs/make_screenshots.py` drives the same page with it.
 """
 
 import os

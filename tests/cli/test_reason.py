@@ -176,17 +176,17 @@ def test_a_model_without_a_style_of_captions_draws_prompts_as_they_are(leanlens)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["reason", "a", "--fix", "blue"], "--fix 'blue' is not accepted; give KEY=VALUE"),
+        (["reason", "a", "--fix", "blue"], "invalid --fix 'blue': expected KEY=VALUE"),
         (["reason", "a", "--fix", "hat 9=blue"], "hat 9"),
         (
             ["reason", "a", "--model", "toy", "--fix", "background=red"],
-            "--fix 'background=red' is not accepted: toy has",
+            "invalid --fix 'background=red': toy has",
         ),
         (["reason", "a", "--model", "/nowhere/x"], "--model '/nowhere/x' is not on this machine"),
         (["reason", "a", "--model", "turbo"], "--model 'turbo' is not on this machine"),
         (["reason", "a", "--size", "33x32"], "width 33"),
         (["reason", "a", "--seed", "-2"], "invalid seed -2"),
-        (["reason", "a", "-n", "0"], "--number 0 is not accepted"),
+        (["reason", "a", "-n", "0"], "invalid --number 0"),
         (["reason", "a", "--prompts", "p.txt"], "give either a prompt or --prompts"),
         (["reason", "a", "--lora", "none.safetensors"], "none.safetensors"),
         (["generate", "a", "--model", "toy", "--reason", "on"], "invalid --reason 'on': expected default or off"),

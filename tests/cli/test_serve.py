@@ -10,7 +10,7 @@ import pytest
         (["--model", "toy", "--device", "tpu"], "device 'tpu' cannot be used here"),
         (["--model", "toy", "--dtype", "int3"], "invalid dtype 'int3'"),
         (["--model", "toy", "--batch", "0"], "invalid max_batch 0"),
-        (["--model", "toy", "--user", "ann"], "--user 'ann' is not accepted; give NAME:PASSWORD"),
+        (["--model", "toy", "--user", "ann"], "invalid --user 'ann': expected NAME:PASSWORD"),
         (["--model", "toy", "--loras", "/nowhere"], "lora_folders /nowhere is not a folder"),
         (["--model", "toy", "--memory-limit", "-1"], "invalid memory_limit -1.0"),
         (["--model", "toy", "--safety", "some"], "invalid safety 'some'"),

@@ -1,7 +1,6 @@
-"""Hostile requests over all APIs, made up from a seed.
+"""Generates hostile requests to all APIs from a seed, as bytes to write into a socket.
 
-Comes in: a source of chance. Goes out: bytes to write into a socket, each a request that a stranger could send. Bodies
-are built here and not by a client library, which would refuse to send most of them.
+Bodies are built here and not by a client library, which would refuse to send most of them.
 """
 
 import base64

@@ -123,15 +123,13 @@ def test_what_was_drawn_is_found_again(toy, shelf, scorer, prompts, tmp_path, mo
 
 
 def test_wrong_arguments_are_one_sentence(toy, shelf, scorer):
-    with pytest.raises(ValueError, match="num 0 is not accepted"):
+    with pytest.raises(ValueError, match="invalid num 0"):
         evaluate_scenes(toy, 0, 0, shelf, scorer)
-    with pytest.raises(
-        ValueError, match="prompts 'poems' is not accepted; use dense, brief, human or the path of a file"
-    ):
+    with pytest.raises(ValueError, match="invalid prompts 'poems': expected dense, brief, human or the path of a file"):
         evaluate_scenes(toy, 1, 0, shelf, scorer, "poems")
     with pytest.raises(ValueError, match="human prompts have no true pictures"):
         evaluate_scenes(toy, 1, 0, shelf, scorer, "human", real=True)
-    with pytest.raises(ValueError, match="seeds 0 is not accepted"):
+    with pytest.raises(ValueError, match="invalid seeds 0"):
         evaluate_scenes(toy, 1, 0, shelf, scorer, seeds=0)
     with pytest.raises(ValueError, match="reasoners has 3 entries"):
         evaluate_scenes(toy, 1, 0, shelf, scorer, reasoners=dict.fromkeys(("a", "b", "c")))

@@ -1,6 +1,6 @@
-"""How many bytes of tensors are alive while something runs, and the most there were at once.
+"""Measures the bytes of live tensors while code runs under `LiveBytes`, and their peak.
 
-Comes in: code that runs under `LiveBytes`. Goes out: the peak. Counts what operators return, on any device and also for
+It counts what operators return, on any device and also for
 fake tensors, which have sizes and no memory; what an operator needs only inside itself (scratch of a convolution) is
 not seen.
 """

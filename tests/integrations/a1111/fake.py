@@ -1,6 +1,6 @@
 """As much of AUTOMATIC1111 as its script interface promises: enough to load a script and press Generate.
 
-Comes in: nothing. Goes out: the modules `gradio` and `modules.*`. Written from the interface's names and signatures.
+It provides the modules `gradio` and `modules.*`, written from the interface's names and signatures.
 """
 
 from pathlib import Path

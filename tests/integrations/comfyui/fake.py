@@ -1,7 +1,7 @@
 """As much of ComfyUI as its V3 schema promises to a node pack: enough to load one, read its schema and run its nodes.
 
-Comes in: a folder. Goes out: the modules `comfy`, `comfy_api.latest` and `folder_paths`, which stand in `sys.modules`
-while the returned object is used. Written from the published schema, not from ComfyUI's code.
+It puts the modules `comfy`, `comfy_api.latest` and `folder_paths` into `sys.modules` while it is in use. It is
+written from the published schema, not from ComfyUI's code.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """ComfyUI's stock nodes by their published formulas, small enough to run a shipped graph around a toy model.
 
-Comes in: a graph in the form that `/prompt` takes, a `LensPipeline` and noise. Goes out: what every node of the graph
-gives. Written from the formulas alone, with no code of leanlens's pipeline between prompt and latents: that is what it
-is compared with.
+It runs a graph in the format of `/prompt` with a `LensPipeline` and noise, and returns the output of every node. It is
+written from the formulas alone, with no code of leanlens's pipeline between prompt and latents, because it
+is compared with that.
 
 Shapes: B pictures, C channels, h x w tokens; ComfyUI keeps latents as (B, C, h, w).
 """

@@ -236,7 +236,7 @@ def test_the_reasoner_node_writes_what_the_command_line_draws(comfy):
     assert "two blue cats" in changed
     assert json.loads(record)["fixed"] == {"color 1": "blue", "background": "navy blue"}
     assert call(node, prompt="two red cats", seed=5, model="toy") == ("two red cats", "null")
-    for wrong, said in (({"fixed": "blue"}, "fixed 'blue' is not accepted"), ({"width": 64}, "give both"),
+    for wrong, said in (({"fixed": "blue"}, "invalid fixed 'blue'"), ({"width": 64}, "give both"),
                         ({"model": "turbo-of-nobody"}, "is not on this machine")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             call(node, prompt="a", seed=5, **wrong)
