@@ -147,8 +147,8 @@ def _describe(error: ValidationError) -> str:
     value = first["input"]
     shown = "" if isinstance(value, dict | list) else f" {str(value)[:SHOWN]!r}"
     if first["type"] == "value_error":
-        error = str(first["ctx"]["error"])
-        return f"invalid {name}{shown}: {error}" if error.startswith("expected") else f"{name}{shown} {error}"
+        said = str(first["ctx"]["error"])
+        return f"invalid {name}{shown}: {said}" if said.startswith("expected") else f"{name}{shown} {said}"
     return f"invalid {name}{shown}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
