@@ -51,7 +51,7 @@ def plan(
     Without --gpu and --vram it plans for this machine. Seconds are predicted, not measured; docs/plan.md says how.
     """
     if what not in ("image", "train", "finetune"):
-        raise ValueError(f"{what!r} cannot be planned; image, train and finetune can")
+        raise ValueError(f"invalid plan {what!r}: expected image, train or finetune")
     from leanlens.cli.plan_answer import image_answer
     from leanlens.cli.plan_text import plan_lines
     from leanlens.cli.plan_training import plan_run

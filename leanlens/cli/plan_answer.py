@@ -16,6 +16,8 @@ def image_answer(plan: "ImagePlan") -> dict[str, Any]:
     choice, options = plan.choice, plan.options
     first, each = plan.seconds_first_image, plan.seconds_per_image
     return {
+        "model": plan.model,
+        "request": _request(plan.drawing),
         "machine": plan.machine.device.name,
         "fits": plan.fits,
         "too_large": list(choice.tight),
@@ -58,6 +60,17 @@ def command_words(name: str, drawing: Drawing, options: LoadOptions) -> list[str
     words += ["--number", str(drawing.pictures)] if drawing.pictures > 1 else []
     words += ["--tile-vae"] if options.tile_vae else []
     return words + (["--compile"] if options.compile else [])
+
+
+def _request(drawing: Drawing) -> dict[str, Any]:
+    """What is planned, by the names of a pipeline's call."""
+    return {
+        "width": drawing.width,
+        "height": drawing.height,
+        "num_inference_steps": drawing.steps,
+        "guidance_scale": drawing.guidance,
+        "num_images": drawing.pictures,
+    }
 
 
 def _needs(mxfp4: bool) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 def plan_lines(answer: dict[str, Any]) -> list[str]:
     """The answer to read: one fact on each line."""
-    rows = {"machine": answer["machine"], "fits": "yes" if answer["fits"] else "no"}
+    rows = _request_rows(answer)
+    rows |= {"machine": answer["machine"], "fits": "yes" if answer["fits"] else "no"}
     rows |= _storage_row(answer)
     rows["peak"] = _peak(answer)
     for stage, value in answer["stages"].items():
@@ -48,6 +49,16 @@ def _number(value: float) -> str:
 
 def _word(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _request_rows(answer: dict[str, Any]) -> dict[str, str]:
+    """The model and the image that are planned; nothing for a training run, whose command names its recipe."""
+    if (asked := answer.get("request")) is None:
+        return {}
+    image = f"{asked['width']}x{asked['height']}, {asked['num_inference_steps']} steps"
+    image += f", guidance {asked['guidance_scale']:g}"
+    image += f", {asked['num_images']} images" if asked["num_images"] > 1 else ""
+    return {"model": answer["model"], "image": image}
 
 
 def _storage_row(answer: dict[str, Any]) -> dict[str, str]:

@@ -30,7 +30,8 @@ def model_sizes(name: str, given: dict[str, str] | None = None) -> tuple[ModelSi
     else:
         path = Path(name).expanduser()
     if not path.exists():
-        raise ValueError(f"model {name!r} is not here; give turbo, rl, base or a model folder of this machine")
+        presets = ", ".join(name for name, preset in PRESETS.items() if not preset.is_made)
+        raise ValueError(f"model {name!r} is not here; give {presets} or a model folder on this machine")
     layout = identify(path)
     given_parts: dict[str, Any] = dict(given or {})
     if layout.component != "pipeline" or given:

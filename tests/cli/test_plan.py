@@ -148,6 +148,8 @@ def test_a_card_of_which_only_the_memory_is_known_has_no_speed(leanlens):
 def test_this_machine(leanlens):
     answer = json.loads(leanlens("plan", "--json").out)
     assert answer["machine"]
+    assert answer["model"] == "turbo"
+    assert answer["request"]["num_inference_steps"] == 4
     assert answer["peak_ram_gb"] > 8
 
 
@@ -168,6 +170,9 @@ def test_the_text_is_for_people(leanlens):
     assert "download             none; 0.07 GB on disk" in nano
     assert "s with the model open (predicted)" in nano
     assert "s with opening the model (predicted)" in nano
+    assert nano.startswith("model                nano\nimage                256x256, 20 steps, guidance 2\nmachine ")
+    several = leanlens("plan", "-m", "nano", "--batch", 3, "--size", "128x256", "--steps", 4, "--cfg", 1.5).out
+    assert "image                128x256, 4 steps, guidance 1.5, 3 images" in several
     turbo = leanlens("plan", "--gpu", "RTX 4090 Laptop", "--ram", 32)
     assert "download             30.6 GB; 30.6 GB on disk" in turbo.out
     run = leanlens("plan", "train", "lens/stage1", "--gpu", "H200", "--count", 8, "--price-per-hour", 3).out
@@ -214,7 +219,7 @@ def test_a_run(leanlens):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["video"], "'video' cannot be planned"),
+        (["video"], "invalid plan 'video': expected image, train or finetune"),
         (["train"], "needs a recipe"),
         (["finetune", RECIPES / "lens" / "stage1.toml", "--gpu", "H200"], "starts from random weights"),
         (["--gpu", "RTX 4060 Ti"], "is several devices"),
@@ -222,7 +227,7 @@ def test_a_run(leanlens):
         (["--gpu", "H200", "--encoder-on", "moon"], "invalid encoder_on 'moon'"),
         (["--gpu", "H200", "--size", "1000x1000"], "1000"),
         (["--gpu", "H200", "--ram", "0"], "invalid ram 0"),
-        (["--gpu", "H200", "--model", "nowhere"], "'nowhere' is not here"),
+        (["--gpu", "H200", "--model", "nowhere"], "'nowhere' is not here; give nano, turbo, rl, base or a"),
     ],
 )
 def test_wrong_words(leanlens, words, said):
