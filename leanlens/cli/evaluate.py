@@ -46,8 +46,8 @@ def scenes(
 ) -> None:
     """Draw held-out or people's prompts and score them: objects, counts, colours, positions, style, text, background.
 
-    Needs the extra `eval`, and `ocr` to judge text. Drawn images are kept beside --out until all are done; run the
-    command again to resume.
+    Needs the extra `eval`, and `ocr` to judge text.
+    Drawn images are kept beside --out until all are done; run the command again to resume.
     """
     others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
     _require_new(out)

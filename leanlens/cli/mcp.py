@@ -37,8 +37,8 @@ def mcp(
 ) -> None:  # fmt: skip
     """Offer tools to an assistant over standard input and output (Model Context Protocol).
 
-    Add this command to the list of servers in the settings of the assistant. A running `leanlens serve` offers the same
-    tools over HTTP at /mcp.
+    Add this command to the list of servers in the settings of the assistant.
+    A running `leanlens serve` offers the same tools over HTTP at /mcp.
     """
     from leanlens.cli.serve import _fetch, _require_packages
     from leanlens.serve.settings import ServerSettings

@@ -63,7 +63,7 @@ def serve(
 ) -> None:
     """Serve images to browsers, to OpenAI and AUTOMATIC1111 clients, and to assistants.
 
-    The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1, the assistants' tools at /mcp;
+    The web page is at /. OpenAI's routes are under /v1, AUTOMATIC1111's under /sdapi/v1, the assistants' tools at /mcp.
     /health, /ready and /metrics report its state.
     """
     _check_start(log, host, port)
