@@ -11,7 +11,7 @@ out.png is your picture. Next:
   leanlens generate "a unicorn, 3D" -o unicorn.png
   leanlens generate "a penguin and a snowman on a snowy field" --aspect 16:9 -n 4
   leanlens model words nano          # the 250 things that this small model knows
-  leanlens serve                     # the same for ComfyUI, AUTOMATIC1111 and OpenAI clients
+  leanlens serve                     # a web page, and the same model for ComfyUI, AUTOMATIC1111 and OpenAI clients
   leanlens plan                      # what the full 4-billion-parameter Lens needs, and whether this machine has it"""
 
 

@@ -49,6 +49,7 @@ class Task(Generic[R, S]):
             own type with everything that a run needs, the model on its device. All other functions get it as `opened`.
         trainable: opened -> the module whose weights with `requires_grad` are trained; a checkpoint holds only these.
         batches: opened -> the training data.
+        optimizers: model, `[optim]` -> its optimisers.
         prepare: opened; called once, with the weights of the run's first or next step.
         loss: opened, batches, number of the step -> the step's sums. Adds the gradients to those of the weights.
         is_due: recipe, steps done -> whether to call `validate` after this step.
@@ -58,7 +59,6 @@ class Task(Generic[R, S]):
         export: opened, folder -> writes the folder completely. The averaged weights are in place; called on all
             processes.
         score: name of the measured figure that chooses the best checkpoint, lower is better; empty for none.
-        optimizers: model, `[optim]` -> its optimisers.
     """
 
     build: Callable[[R, Group, bool], S]
