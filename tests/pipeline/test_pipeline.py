@@ -234,11 +234,11 @@ def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):
         ({"output_type": "jpg"}, "invalid output_type 'jpg'"),
         ({"latents": torch.zeros(1, 3, 128)}, r"latents has shape \(1, 3, 128\)"),
         ({"prompt": None}, "prompt is missing; give it, or prompt_embeds"),
-        ({"prompt": []}, "give a string or a list of strings"),
+        ({"prompt": []}, "invalid prompt \[\]: expected a string or a list of strings"),
         ({"negative_prompt": ["a", "b"]}, "2 texts for 1 prompts"),
         ({"template_date": "May"}, "YYYY-MM-DD"),
         ({"max_sequence_length": 20}, "invalid max_sequence_length 20"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "known are latents"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "expected some of latents"),
     ],
 )
 def test_bad_input_is_named(toy, options, message):
