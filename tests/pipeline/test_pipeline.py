@@ -234,7 +234,7 @@ def test_not_finite_latents_stop_with_the_step(toy, monkeypatch):
         ({"output_type": "jpg"}, "invalid output_type 'jpg'"),
         ({"latents": torch.zeros(1, 3, 128)}, r"latents has shape \(1, 3, 128\)"),
         ({"prompt": None}, "prompt is missing; give it, or prompt_embeds"),
-        ({"prompt": []}, "invalid prompt \[\]: expected a string or a list of strings"),
+        ({"prompt": []}, r"invalid prompt \[\]: expected a string or a list of strings"),
         ({"negative_prompt": ["a", "b"]}, "2 texts for 1 prompts"),
         ({"template_date": "May"}, "YYYY-MM-DD"),
         ({"max_sequence_length": 20}, "invalid max_sequence_length 20"),
