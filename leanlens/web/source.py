@@ -19,7 +19,7 @@ Source = tuple[bytes, list[bytes]] | APIError | None
 async def move_upload(move: Callable[[Any], Awaitable[str | None]], place: Any) -> str | None:
     """Gradio's handling of a file that a client names, restricted to uploads.
 
-    Gradio itself also fetches URLs, and in a mounted app copies any file of this machine into the folder that it serves.
+    Gradio itself also fetches URLs, and in a mounted app copies any file of this machine into the folder it serves.
     """
     return None if place is None else await move(str(_upload(str(place))))
 
