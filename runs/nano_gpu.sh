@@ -387,7 +387,7 @@ take)
     take "$2" "$3"
     ;;
 *)
-    echo "nano_gpu: ${1:-nothing} is not known; pack, autoencoder, denoiser, 1, 2, 3 and take are" >&2
+    echo "nano_gpu: invalid call '${1:-}': expected pack, autoencoder, denoiser, 1, 2, 3 or take" >&2
     exit 2
     ;;
 esac

@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 import tarfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +79,8 @@ def make_pack(folder: Path, shelf: Library, pixels: int, parts: Path | None) -> 
 def open_pack(pack: Path, work: Path) -> None:
     """The library, and the networks where there are any, as the commands of this project read them."""
     if not (work / "library").exists():
+        if not (pack / "library.tar").is_file():
+            raise ValueError(f"{pack} has no library.tar; `runs/nano_gpu.sh pack` makes it")
         unpack_library(pack / "library.tar", work / "library")
     if (pack / "networks").is_dir() and not (work / "site").exists():
         with whole_folder(work / "site") as temporary:
@@ -240,4 +243,8 @@ def halve(export: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -109,7 +109,10 @@ def test_what_is_no_stage_is_refused_before_anything_is_done(tmp_path):
     assert "run the stage autoencoder first" in run.stderr
     run = call("runs/nano_gpu.sh", "4", WORK=str(tmp_path / "work"))
     assert run.returncode == 2
-    assert "4 is not known; pack, autoencoder, denoiser, 1, 2, 3 and take are" in run.stderr
+    assert "invalid call '4': expected pack, autoencoder, denoiser, 1, 2, 3 or take" in run.stderr
+    run = call("runs/nano_gpu.sh", "autoencoder", SCALE="tiny", PACK=str(tmp_path / "no"), WORK=str(tmp_path / "work"))
+    assert run.returncode == 2
+    assert f"error: {tmp_path / 'no'} has no library.tar; `runs/nano_gpu.sh pack` makes it" in run.stdout
 
 
 @needs_packages
