@@ -27,16 +27,16 @@ def option(panel: str, text: str, *names: str, **more: Any) -> Any:
 
 
 def flag(panel: str, name: str, text: str) -> Any:
-    """--name and --no-name, so that a default of either kind can be turned round."""
+    """--name and --no-name, so that a default of either kind can be turned around."""
     return option(panel, text, f"--{name}/--no-{name}")
 
 
 # ---------------------------------------------------------------------------------------------- the image
 
 Prompt = Annotated[
-    str | None, typer.Argument(help="What to draw. Without it: --prompts, or one prompt a line on standard input.")
+    str | None, typer.Argument(help="What to draw. Without it: --prompts, or one prompt per line on standard input.")
 ]
-Prompts = Annotated[Path | None, option(IMAGE, "Text file with one prompt a line; - reads standard input.")]
+Prompts = Annotated[Path | None, option(IMAGE, "Text file with one prompt per line; - reads standard input.")]
 Seed = Annotated[
     int | None,
     option(

@@ -8,7 +8,7 @@ MOST_FOR_A_PROMPT, MOST_IMAGES = 10_000, 1_000_000
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[str]:
-    """The prompt, or one a line of a file or of standard input."""
+    """The prompt, or one from each line of a file or of standard input."""
     from leanlens.files import decode_text, read_text
 
     if prompt is not None:

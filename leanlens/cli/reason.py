@@ -25,10 +25,10 @@ _SHOWN = 100  # characters of a prompt in a log line of another command
 def reason(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to draw. Without it: --prompts, or one prompt a line on standard input."),
+        typer.Argument(help="What to draw. Without it: --prompts, or one prompt per line on standard input."),
     ] = None,
     prompts: Annotated[
-        Path | None, option(IMAGE, "Text file with one prompt a line; - reads standard input.")
+        Path | None, option(IMAGE, "Text file with one prompt per line; - reads standard input.")
     ] = None,
     seed: Annotated[
         int | None,
