@@ -145,13 +145,14 @@ def resolve_seed(seed: int | None) -> int:
 
 
 def describe(error: ValidationError) -> str:
-    """The first error of pydantic as one sentence."""
-    first = error.errors()[0]
+    """One error of pydantic as a sentence: an unknown name if there is one, since it may be a missing name misspelt."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":  # our own sentence
         return str(first["ctx"]["error"])
     if first["type"] == "extra_forbidden":
-        return f"{name} is not a known setting; known are {', '.join(ImageRequest.model_fields)}"
+        fields = (ImageRequest if len(first["loc"]) == 1 else LoraChoice).model_fields
+        return f"{name} is not a known setting; known are {', '.join(fields)}"
     if first["type"] == "missing":
         return f"{name} is missing"
     if first["type"] == "finite_number":

@@ -124,6 +124,9 @@ class ServerSettings(BaseModel):
             name = ".".join(str(part) for part in first["loc"])
             if first["type"] == "value_error":
                 raise ValueError(f"{name} {first['ctx']['error']}") from None
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise ValueError(f"{name} is not a known setting; known are {known}") from None
             raise ValueError(
                 f"invalid {name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
             ) from None

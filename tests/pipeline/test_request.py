@@ -30,6 +30,7 @@ def test_today_becomes_a_date():
         ({"strength": 0.5}, "mask and strength need an image"),
         ({"image": "a.png"}, "strength is missing"),
         ({"steps": 3}, "steps is not a known setting; known are prompt"),
+        ({"loras": [{"path": "x", "weight": 1}]}, "loras.0.weight is not a known setting; known are path, scale"),
         ({"template_date": "x"}, "YYYY-MM-DD"),
         ({"loras": [{"path": "x", "scale": 1e9}]}, "invalid loras.0.scale 1000000000.0"),
     ],
@@ -39,6 +40,11 @@ def test_what_is_wrong_is_one_sentence(fields, message):
         ImageRequest.checked(**{**GOOD, **fields})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_misspelt_name_is_named_instead_of_the_one_that_is_missing():
+    with pytest.raises(ValueError, match=r"^widht is not a known setting; known are prompt, "):
+        ImageRequest.checked(prompt="a cat", widht=256)
 
 
 def test_minus_one_is_a_random_seed():

@@ -298,7 +298,7 @@ def test_a_page_is_mounted_with_the_desk(settings):
         ({"models": ()}, "models is empty"),
         ({"max_batch": 0}, "invalid max_batch 0"),
         ({"lora_folders": ("/nowhere",)}, "lora_folders /nowhere is not a folder"),
-        ({"unknown": 1}, "invalid unknown 1"),
+        ({"unknown": 1}, "^unknown is not a known setting; known are models, "),
         ({"api_keys": ("",)}, "api_keys holds an empty key"),
     ],
 )
