@@ -62,8 +62,9 @@ def read_run(what: str, path: Path, changes: list[str], device: Any, count: int)
     from leanlens.train.memory_check import recipe_micro_batches, recipe_parameters, recipe_state_bytes
     from leanlens.weights.sizes import model_sizes
 
-    if kind_of_recipe(path) != "denoiser":
-        raise ValueError(f"recipe {path} trains an autoencoder; a denoiser's recipe can be planned")
+    if (kind := kind_of_recipe(path)) != "denoiser":
+        trained = {"autoencoder": "an autoencoder", "language": "a language model"}[kind]
+        raise ValueError(f"recipe {path} trains {trained}; a denoiser's recipe can be planned")
     recipe = read_recipe(TrainRecipe, path, changes)
     if what == "finetune" and recipe.init.start is None:
         raise ValueError(

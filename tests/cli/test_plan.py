@@ -217,6 +217,15 @@ def test_a_run(leanlens):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "trained"), [("nano/cpu-autoencoder", "an autoencoder"), ("examples/language", "a language model")]
+)
+def test_what_another_recipe_trains_is_named(leanlens, recipe, trained):
+    run = leanlens("plan", "train", RECIPES / f"{recipe}.toml")
+    assert run.code == 2
+    assert f"trains {trained}; a denoiser's recipe can be planned" in run.err
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["video"], "invalid plan 'video': expected image, train or finetune"),
