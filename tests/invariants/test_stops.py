@@ -173,4 +173,9 @@ def test_a_compiled_autoencoder_is_the_eager_one(tmp_path, pictures):
     )
     for recipe in (eager, compiled):
         train(AUTOENCODER, recipe, CPU)
-    torch.testing.assert_close(state_of(eager.run.dir), state_of(compiled.run.dir), rtol=1e-3, atol=1e-5)
+    one, other = (
+        {name: value for name, value in state_of(recipe.run.dir).items() if isinstance(value, torch.Tensor)}
+        for recipe in (eager, compiled)
+    )
+    assert len(one) > 10
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
