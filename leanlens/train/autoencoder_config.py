@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from leanlens.config import Section, is_stored
+from leanlens.config import Section
 from leanlens.train.config import (
     Average,
     Count,
@@ -18,6 +18,7 @@ from leanlens.train.config import (
     Save,
     Share,
     StepCount,
+    require_rate_to_the_end,
     without_save_every,
 )
 
@@ -131,13 +132,16 @@ class AutoencoderRecipe(Section):
     optim: Optim = Optim(lr=5e-4, betas=(0.9, 0.95), warmup=100)
 
     @model_validator(mode="after")
-    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+    def _seed_fits(self) -> Self:
         if self.run.seed >= 2**32:  # a step's random numbers are named by seed and step together, in 64 bits
             raise ValueError(
                 f"invalid run.seed {self.run.seed} for an autoencoder: expected an integer from 0 to {2**32 - 1}"
             )
-        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
-            self.optim.require_rate(self.train.steps)
+        return self
+
+    @model_validator(mode="after")
+    def _learns_to_the_end(self, info: ValidationInfo) -> Self:
+        require_rate_to_the_end(self.train.steps, self.train.minutes, self.optim, info)
         return self
 
     @model_validator(mode="after")

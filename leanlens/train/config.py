@@ -499,8 +499,7 @@ class TrainRecipe(Section):
 
     @model_validator(mode="after")
     def _learns_to_the_end(self, info: ValidationInfo) -> Self:
-        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
-            self.optim.require_rate(self.train.steps)
+        require_rate_to_the_end(self.train.steps, self.train.minutes, self.optim, info)
         return self
 
     @model_validator(mode="after")
@@ -515,6 +514,16 @@ class TrainRecipe(Section):
                 f"train.channel_weights has {len(weights)} numbers; give {channels}, one for each of model.out_channels"
             )
         return self
+
+
+def require_rate_to_the_end(steps: int, minutes: float | None, optim: Optim, info: ValidationInfo) -> None:
+    """Check the schedule of a new recipe. With `minutes` it follows the clock; a stored recipe was checked before.
+
+    Raises:
+        ValueError: the learning rate is 0 before the last step.
+    """
+    if minutes is None and not is_stored(info):
+        optim.require_rate(steps)
 
 
 def without_save_every(values: Any, info: ValidationInfo) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from leanlens.config import Section, is_stored
+from leanlens.config import Section
 from leanlens.train.config import (
     Average,
     Count,
@@ -17,6 +17,7 @@ from leanlens.train.config import (
     Run,
     Save,
     StepCount,
+    require_rate_to_the_end,
     without_save_every,
 )
 
@@ -94,8 +95,7 @@ class LanguageRecipe(Section):
 
     @model_validator(mode="after")
     def _learns_to_the_end(self, info: ValidationInfo) -> Self:
-        if self.train.minutes is None and not is_stored(info):  # with minutes the schedule follows the clock
-            self.optim.require_rate(self.train.steps)
+        require_rate_to_the_end(self.train.steps, self.train.minutes, self.optim, info)
         return self
 
     @model_validator(mode="after")
