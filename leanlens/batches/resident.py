@@ -8,6 +8,7 @@ Shapes: B pictures in a micro-batch, S text tokens, L image tokens, C packed lat
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,8 @@ from leanlens.batches.encode import EncodedBatch
 from leanlens.batches.encoded import EncodedPictures, rounded
 from leanlens.batches.stream import require_same_settings
 from leanlens.models.text_encoder import layer_features
-from leanlens.pipeline.features import TextFeatures, TextSide
+from leanlens.pipeline.feature_cache import FeatureCache
+from leanlens.pipeline.features import TextFeatures, TextSide, join
 from leanlens.pipeline.tokens import template_named
 
 NO_CAPTION = -1
@@ -166,7 +168,7 @@ class ResidentEncoder:
         }
         self.side, self.prefix, self.device = text_side, prefix_tokens(text_side), device
         self.token_pixels, self.multiple, self.precision = token_pixels, text_multiple, precision
-        self._kept: dict[tuple[Bucket, int, int], Tensor] = {}
+        self._cache = FeatureCache(memory=math.inf)
 
     @torch.no_grad()
     def __call__(self, batch: ResidentBatch) -> EncodedBatch:
@@ -194,22 +196,21 @@ class ResidentEncoder:
             states = layer_features(self.side.encoder, self.side.layers, ids, mask.long())
         return [state[:, self.prefix :] for state in states]
 
-    def _recall(self, bucket: Bucket, rows: Sequence[int], kinds: Sequence[int], longest: int) -> Sequence[Tensor]:
-        """Features of captions, with zeros up to the longest; those that are met first are computed."""
+    def _recall(self, bucket: Bucket, rows: Sequence[int], kinds: Sequence[int], length: int) -> Sequence[Tensor]:
+        """Features of captions, (B, length, E) of each layer, with zeros after the last token."""
         found = [self._caption(bucket, row, kind) for row, kind in zip(rows, kinds, strict=True)]
-        whole = found[0].new_zeros(len(found), longest, found[0].shape[1])
-        for row, features in zip(whole, found, strict=True):
-            row[: len(features)] = features
-        return whole.float().chunk(len(self.side.layers), -1)
+        return [layer.float() for layer in join(found).padded(length).layers]
 
-    def _caption(self, bucket: Bucket, row: int, kind: int) -> Tensor:
-        """One caption's own tokens, the layers side by side: (S, K E) bfloat16."""
-        name = (bucket, row, kind)
-        if name not in self._kept:
+    def _caption(self, bucket: Bucket, row: int, kind: int) -> TextFeatures:
+        """One caption's own tokens, (1, S, E) bfloat16 of each layer; computed when it is first used."""
+
+        def encode() -> tuple[TextFeatures]:
             encoded = self.pictures[bucket]
             ids = encoded.tokens[row, kind, : int(encoded.lengths[row, kind])][None].long()
-            self._kept[name] = torch.cat(self._states(ids, torch.ones_like(ids)), -1)[0].to(torch.bfloat16)
-        return self._kept[name]
+            states = [state.to(torch.bfloat16) for state in self._states(ids, torch.ones_like(ids))]
+            return (TextFeatures(states, torch.ones(states[0].shape[:2], dtype=torch.bool)),)
+
+        return self._cache.find(f"{bucket} {row} {kind}", encode)[0]
 
 
 def prefix_tokens(side: TextSide) -> int:
