@@ -1,0 +1,1 @@
+"""Image models: what draws one column of a comparison, one file per kind of model."""

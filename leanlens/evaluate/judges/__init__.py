@@ -1,0 +1,1 @@
+"""Judges: images and what was asked for to judgements, one file per kind of judge."""

@@ -1,0 +1,1 @@
+"""Suites: prompts with their official protocol, one file per benchmark."""
