@@ -150,6 +150,19 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_like(path: str | Path, digest: str) -> str:
+    """The checksum of a file of the same kind as `digest`: its SHA-256 (64 digits), or git's id of it (40 digits)."""
+    if len(digest) == 64:
+        return sha256(path)
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def has_digest(path: str | Path, digest: str) -> bool:
+    """Whether there is a file with this checksum, of either kind that `digest_like` knows."""
+    return Path(path).is_file() and digest_like(path, digest) == digest
+
+
 def fingerprint(files: list[Path]) -> str:
     """64 hexadecimal digits that change when any of `files` does, without reading gigabytes.
 

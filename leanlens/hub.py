@@ -24,7 +24,18 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from leanlens.files import decode_text, read_json, read_text, read_toml, require_writable, sha256, sync, whole_file
+from leanlens.files import (
+    decode_text,
+    digest_like,
+    has_digest,
+    read_json,
+    read_text,
+    read_toml,
+    require_writable,
+    sha256,
+    sync,
+    whole_file,
+)
 from leanlens.log import logger
 from leanlens.presets import FOLDER_FILES, PRESETS, is_made
 
@@ -129,6 +140,29 @@ def fetch(name: str, to: str | Path | None = None, mirrors: Sequence[str] | None
             _fetch_from_first_available(mirrors, name, target, progress)
         lock.unlink(missing_ok=True)  # safe only now: a waiting process finds the finished model
     return target
+
+
+def fetch_file(address: str, path: str | Path, digest: str, progress: bool = True) -> Path:
+    """Download one file whose checksum is known, and resume where an earlier try stopped.
+
+    Args:
+        address: its http(s) address.
+        path: where it is written, whole; nothing is downloaded if a file of this checksum is there.
+        digest: its SHA-256, or the id that git gives its content.
+        progress: show a bar.
+
+    Raises:
+        ValueError: `path` cannot be written.
+        DownloadError: it could not be downloaded, or has another checksum.
+    """
+    path = Path(path)
+    require_writable(path)
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        if not has_digest(path, digest):
+            _download(address, path, digest, _remote_size(address), progress)
+        lock.unlink(missing_ok=True)
+    return path
 
 
 def mirrors_for(name: str) -> list[str]:
@@ -365,7 +399,7 @@ def _fetch_folder(address: str, partial: Path, patterns: tuple[str, ...], progre
         listed = read_sums(decode_text(response.read(), SUMS))
     sums = {path: digest for path, digest in listed.items() if _matches(path, patterns)}
     _require_files(sums, SUMS)
-    missing = {path: digest for path, digest in sums.items() if not _is_there(partial / path, digest)}
+    missing = {path: digest for path, digest in sums.items() if not has_digest(partial / path, digest)}
     sizes = {path: _remote_size(address + urllib.parse.quote(path)) for path in missing}
     ready = sum((partial / path).stat().st_size for path in sums if path not in missing)
     _require_space(partial, ready + sum(sizes.values()))
@@ -443,16 +477,13 @@ def _remote_size(address: str) -> int:
 
 
 def _checked(path: Path, digest: str | None) -> str:
-    """The SHA-256 of a file. If it is not the expected one, the file is removed and an error raised."""
-    found = sha256(path)
+    """The checksum of a file. If it is not the expected one, the file is removed and an error raised."""
+    found = sha256(path) if digest is None else digest_like(path, digest)
     if digest is not None and found != digest:
         path.unlink()
-        raise DownloadError(f"{path.name} has SHA-256 {found}, expected {digest}; the file was removed")
+        kind = "SHA-256" if len(digest) == 64 else "git id"
+        raise DownloadError(f"{path.name} has {kind} {found}, expected {digest}; the file was removed")
     return found
-
-
-def _is_there(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256(path) == digest
 
 
 def _finish(partial: Path, target: Path, sums: dict[str, str], origin: dict[str, str]) -> None:
