@@ -8,6 +8,7 @@ import typer
 
 from leanlens.cli import options as opt
 from leanlens.cli.auto import settle
+from leanlens.cli.evaluate_table import table
 from leanlens.files import read_json
 from leanlens.plan.options import LoadOptions
 
@@ -135,3 +136,6 @@ def _read_beside(path: Path) -> dict[str, Any]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+app.command()(table)

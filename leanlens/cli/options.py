@@ -199,6 +199,19 @@ ScorerName = Annotated[
     option(IMAGE, "Scorer: scene, one that an installed package adds, or MODULE:NAME of a class or function of yours."),
 ]
 
+ResultsToTabulate = Annotated[
+    Path | None, typer.Argument(help="Folder that `leanlens evaluate` wrote. Not needed with --published.")
+]
+ShownMetrics = Annotated[
+    list[str] | None, option(OUTPUT, "Metric to show. Repeatable; all of them without it.", "--metric", metavar="NAME")
+]
+PublishedSuite = Annotated[
+    str | None,
+    option(
+        OUTPUT, "Print the numbers that others published for a suite, such as geneval.", "--published", metavar="SUITE"
+    ),
+]
+
 # ---------------------------------------------------------------------------------------------- the server
 
 Host = Annotated[str, option(NETWORK, "Address to listen on; 0.0.0.0 is every address.")]

@@ -1,6 +1,9 @@
+import pytest
+
 from leanlens.evaluate.rates import compare, count_failures, count_rates
-from leanlens.evaluate.table import describe_failures, render_table
+from leanlens.evaluate.table import describe_failures, render_card, render_table
 from leanlens.score.protocol import Failed
+from tests.evaluate import comparison
 
 
 def test_the_table_has_a_column_for_each_row_of_results():
@@ -42,3 +45,56 @@ def test_failures_stand_in_the_cell_and_below():
     below = describe_failures({name: count_failures(row) for name, row in scores.items()})
     assert below == "nano: incomplete: 4 of 7 judgements failed (3 x timeout; 1 x empty)\n"
     assert describe_failures({"nano": count_failures([{"object": 1.0}])}) == ""
+
+
+def test_a_model_card_says_everything_that_a_reader_needs():
+    found = comparison.results(4)
+    found["items"][0]["images"]["lens"][0]["reasoned"] = {"original": "a", "prompt": "b", "source": "scenes 1"}
+    text = render_card(found)
+    assert text.splitlines()[:6] == [
+        "### GenEval",
+        "",
+        "| model | overall | count |",
+        "|---|---|---|",
+        "| lens | 90.0 (85.0 to 95.0) | 50.0 (45.0 to 55.0) |",
+        "| flux | 65.0 (60.0 to 70.0) | 50.0 (45.0 to 55.0) |",
+    ]
+    for line in (
+        "- flux less lens, overall: -25.0 points (-40.0 to -10.0), p = 0.02; better on 0, equal on 2 and worse on 2 "
+        "of 4 prompts",
+        "- Suite: GenEval, 4 prompts, 1 image each, seed 7; leanlens 1.0",
+        "- Judge: first (3, weights abababababab), second",
+        "- Rewriting, lens: 1 of 4 prompts rewritten by scenes 1",
+        "- Rewriting, flux: prompts drawn as written",
+        "- Intervals: 95 %, paired bootstrap over prompts; p after Holm",
+        "- Deviation from the official protocol: another detector",
+    ):
+        assert line in text.splitlines()
+
+
+def test_a_model_card_gives_an_incomplete_model_no_number():
+    found = comparison.fail(comparison.results(4), "flux", 3)
+    text = render_card(found, ["overall"])
+    assert "| flux | incomplete |" in text
+    assert "65.0" not in text
+    assert "less" not in text
+    assert "- Failed, flux: 3 of 12 judgements failed (3 x timeout)" in text
+    assert "- Incomplete, so not scored: flux" in text
+
+
+def test_a_model_card_shows_other_units_and_controls():
+    found = comparison.results(2)
+    found["models"]["flux"]["role"] = "control"
+    found["suite"]["deviations"] = []
+    for row in found["metrics"].values():
+        row[0] |= {"unit": "", "name": "FID | x", "value": 31.256, "low": None, "high": None}
+        row[1]["value"] = None
+    found["comparisons"][0]["metric"] = "FID | x"
+    text = render_card(found)
+    assert "| lens | 31.26 |  |" in text
+    assert "| model | FID \\| x | count |" in text
+    assert "| flux (control) |" in text
+    assert "-0.2 (-0.4 to -0.1)" in text
+    assert "Deviation from the official protocol: none" in text
+    with pytest.raises(ValueError, match="invalid metric 'x': expected one of FID"):
+        render_card(found, ["x"])
