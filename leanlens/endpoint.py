@@ -40,9 +40,10 @@ _IMAGE_TYPES = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif")
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 FAILURES = ("connection", "timeout", "rate limit", "server", "refused", "invalid", "empty", "truncated", "not JSON",
-            "not a choice")  # fmt: skip
+            "not a choice", "no logprobs")  # fmt: skip
 """What `Answer.failure` can be. `refused` is a request that the server or the model declines, `invalid` an answer that
-is no chat completion, `truncated` one that reached the limit of tokens before it could be read."""
+is no chat completion, `truncated` one that reached the limit of tokens before it could be read, `no logprobs` one
+without the log-probabilities that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Question:
         shape: a pydantic model that the answer must be a JSON object of.
         temperature, max_tokens, seed: as the interface has them.
         sample: number of this answer where one question is asked several times; part of the key, not sent.
+        logprobs: how many of the most probable tokens are told for each token of the answer; none for 0.
         extra: further fields of the request; one that is None is left out, such as {"max_tokens": None}.
     """
 
@@ -120,6 +122,7 @@ class Question:
     max_tokens: int = 1024
     seed: int | None = None
     sample: int = 0
+    logprobs: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -132,6 +135,8 @@ class Answer:
         detail: the reason of a failure in a few words; never holds the key.
         text: the answer as the model wrote it, also where it could not be read.
         value: the choice, or the `shape`; None without either, or with a failure.
+        logprobs: for each token of the answer, the most probable tokens there with their log-probabilities, that of the
+            answer among them; empty where none were asked for.
         finish_reason: as the interface gave it, such as "stop" or "length".
         prompt_tokens, completion_tokens: as the interface counted them, of all tries.
         cost: of these tokens; 0 for an answer from the cache.
@@ -144,6 +149,7 @@ class Answer:
     detail: str = ""
     text: str = ""
     value: Any = None
+    logprobs: tuple[tuple[tuple[str, float], ...], ...] = ()
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -252,6 +258,7 @@ def _body(endpoint: Endpoint, question: Question) -> dict[str, Any]:
         "temperature": question.temperature,
         "max_tokens": question.max_tokens,
         "seed": question.seed,
+        **({"logprobs": True, "top_logprobs": question.logprobs} if question.logprobs else {}),
         **question.extra,
     }
     return {name: value for name, value in body.items() if value is not None}
@@ -420,10 +427,13 @@ def _read_completion(content: bytes, clean: Callable[[str], str]) -> _Reply:
         text = _text_of(message.get("content"))
         usage = table.get("usage") or {}
         tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        logprobs = _logprobs_of(choice)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         begin = clean(content[: 2 * SHOWN].decode("utf-8", "replace"))
         return _Reply(Answer("invalid", f"no chat completion: {begin}"), True)
-    counted = Answer(text=text, finish_reason=finish, prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    counted = Answer(
+        text=text, logprobs=logprobs, finish_reason=finish, prompt_tokens=tokens[0], completion_tokens=tokens[1]
+    )
     if message.get("refusal") or finish == "content_filter":
         return _Reply(replace(counted, failure="refused", detail=clean(str(message.get("refusal") or finish))))
     if not text.strip():
@@ -441,6 +451,16 @@ def _text_of(content: Any) -> str:
     return content or ""
 
 
+def _logprobs_of(choice: dict[str, Any]) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """The log-probabilities of a choice, for each token of its text; empty where it has none."""
+    places = (choice.get("logprobs") or {}).get("content") or []
+    found = []
+    for place in places:
+        told = {str(one["token"]): float(one["logprob"]) for one in (place, *(place.get("top_logprobs") or []))}
+        found.append(tuple(told.items()))
+    return tuple(found)
+
+
 def _error_message(content: bytes) -> str:
     """What the server says in the body of an error; its first words where that is no JSON."""
     try:
@@ -456,6 +476,8 @@ def _error_message(content: bytes) -> str:
 def _read_answer(answer: Answer, question: Question) -> Answer:
     """The answer with its value, or with the failure to read one."""
     answer = replace(answer, failure="", detail="", value=None)
+    if question.logprobs and not answer.logprobs:
+        return replace(answer, failure="no logprobs", detail="the answer has no log-probabilities")
     if question.choices:
         word = answer.text.strip().strip(".!,;:'\"`*()[] \n").casefold()
         for choice in question.choices:
@@ -488,14 +510,17 @@ def _parse_shape(text: str, shape: "type[BaseModel]") -> "BaseModel":
 
 def _for_cache(answer: Answer) -> dict[str, Any]:
     names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
-    return {name: getattr(answer, name) for name in names}
+    kept = {name: getattr(answer, name) for name in names}
+    return {**kept, "logprobs": answer.logprobs} if answer.logprobs else kept
 
 
 def _from_cache(kept: dict[str, Any], question: Question) -> Answer | None:
     """A kept answer, counted as free; None where this question cannot read it."""
     try:
-        answer = _read_answer(Answer(text=kept["text"], finish_reason=kept["finish_reason"]), question)
-    except (KeyError, TypeError, AttributeError):
+        logprobs = tuple(tuple((token, value) for token, value in place) for place in kept.get("logprobs", ()))
+        answer = Answer(text=kept["text"], logprobs=logprobs, finish_reason=kept["finish_reason"])
+        answer = _read_answer(answer, question)
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return None if answer.failure else replace(answer, is_cached=True)
 

@@ -18,6 +18,7 @@ class Reply:
         delay: seconds before it.
         drop: close the connection without a reply.
         body: bytes in place of the completion.
+        logprobs: for each token of the answer, the most probable tokens, its own first.
     """
 
     text: str | None = "yes"
@@ -29,6 +30,7 @@ class Reply:
     body: bytes | None = None
     content_type: str = "application/json"
     tokens: tuple[int, int] | None = (10, 2)
+    logprobs: list[dict[str, float]] | None = None
 
 
 def too_many(**headers: str) -> Reply:
@@ -121,11 +123,18 @@ def prompt_of(body: dict[str, Any]) -> str:
 
 def _completion(reply: Reply, model: str) -> bytes:
     message = {"role": "assistant", "content": reply.text}
-    choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+    if reply.logprobs is not None:
+        choice["logprobs"] = {"content": [_place(told) for told in reply.logprobs]}
     table: dict[str, Any] = {"id": "c", "object": "chat.completion", "model": model, "choices": [choice]}
     if reply.tokens is not None:
         table["usage"] = {"prompt_tokens": reply.tokens[0], "completion_tokens": reply.tokens[1]}
     return json.dumps(table).encode()
+
+
+def _place(told: dict[str, float]) -> dict[str, Any]:
+    rows = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in told.items()]
+    return {**rows[0], "top_logprobs": rows}
 
 
 def _handler(server: MockEndpoint) -> type[BaseHTTPRequestHandler]:

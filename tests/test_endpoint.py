@@ -129,6 +129,29 @@ def test_an_answer_is_late_however_often_a_byte_of_it_comes(monkeypatch):
     assert answer.failure == "timeout"
 
 
+def test_log_probabilities_are_asked_for_read_and_kept(tmp_path):
+    told = [{"yes": -0.25, "Yes": -1.75, "no": -3.0}, {"<end>": -0.5}]
+    asked = Question("a", logprobs=3)
+    with mock_endpoint(lambda body, count: Reply(logprobs=told)) as server:
+        (answer,) = ask_all(endpoint(server), [asked], tmp_path)
+        (again,) = ask_all(endpoint(server), [asked], tmp_path)
+    assert len(server.bodies) == 1
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["top_logprobs"]) == (True, 3)
+    assert answer.logprobs == ((("yes", -0.25), ("Yes", -1.75), ("no", -3.0)), (("<end>", -0.5),))
+    assert again.is_cached
+    assert again.logprobs == answer.logprobs
+
+
+@pytest.mark.parametrize("logprobs", [None, []])
+def test_an_answer_without_the_log_probabilities_fails_and_is_not_kept(logprobs, tmp_path):
+    with mock_endpoint(lambda body, count: Reply(logprobs=logprobs)) as server:
+        (answer,) = ask_all(endpoint(server), [Question("a", logprobs=3)], tmp_path)
+        (other,) = ask_all(endpoint(server), [Question("a")], tmp_path)
+    assert (answer.failure, other.failure) == ("no logprobs", "")
+    assert "logprobs" not in server.bodies[1]
+    assert len(list(tmp_path.rglob("*.json"))) == 1
+
+
 def test_a_server_that_is_not_there():
     with mock_endpoint() as server:
         gone = endpoint(server, tries=2)
