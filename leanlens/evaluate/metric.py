@@ -85,6 +85,29 @@ def group_metric(
     return Metric(name, sums, mean_of_ratios, sum(part[1] > 0 for part in parts), failed, unit)
 
 
+Counts = Sequence[Sequence[Sequence[float] | Failed | None]]
+"""What each prompt's images add to the K sums of a metric: K numbers, `Failed`, or None where it does not apply."""
+
+
+def count_metric(
+    name: str,
+    counts: Counts,
+    formula: Callable[[np.ndarray], np.ndarray] = ratio,
+    size: int = 2,
+    unit: str = "share",
+) -> Metric:
+    """A formula of counts over all judged images, such as a micro average: all matched words / all words.
+
+    Args:
+        formula: as in `Metric`; by default the quotient of two counts.
+        size: K, the number of counts of an image.
+    """
+    judged = [[one for one in row if one is not None and not isinstance(one, Failed)] for row in counts]
+    sums = np.array([np.sum(row, axis=0) if row else np.zeros(size) for row in judged], np.float64).reshape(-1, size)
+    failed = sum(isinstance(one, Failed) for row in counts for one in row)
+    return Metric(name, sums, formula, sum(map(bool, judged)), failed, unit)
+
+
 def _sums_of(row: Sequence[float | Failed | None], per_image: bool) -> tuple[float, float]:
     judged = [value for value in row if isinstance(value, int | float)]
     if not judged:

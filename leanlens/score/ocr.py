@@ -6,11 +6,14 @@ brings OpenCV and onnxruntime, 260 MB.
 
 import difflib
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from leanlens.files import sha256
 from leanlens.install import install_extra
 from leanlens.log import info_once
 
@@ -26,6 +29,22 @@ def read_texts(image: Image.Image) -> list[str] | None:
     large = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     found = reader(np.asarray(large.convert("RGB"))[..., ::-1])
     return list(found.txts or ())
+
+
+@cache
+def recogniser_identity() -> dict[str, Any] | None:
+    """Versions, the checksum of each model file, and the size that images are enlarged to; None without the extra."""
+    try:
+        import rapidocr
+    except ImportError:
+        return None
+    models = sorted((Path(rapidocr.__file__).parent / "models").glob("*.onnx"))
+    return {
+        "rapidocr": version("rapidocr"),
+        "onnxruntime": version("onnxruntime"),
+        "models": {path.name: sha256(path) for path in models},
+        "enlarged_to": ENLARGED_TO,
+    }
 
 
 def likeness(wanted: str, found: list[str]) -> float:
