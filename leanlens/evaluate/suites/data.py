@@ -87,6 +87,32 @@ SOURCES = {
             )
         },
     ),
+    "longtext": Source(
+        "X-Omni-Team/X-Omni",
+        "2b8237bb3789638c290eeda3e83ed81bd3652c3b",
+        "Apache-2.0",
+        {
+            "text_prompts.jsonl": (
+                "textbench/text_prompts.jsonl",
+                "a2130769e72bd8560470a066114cdac87f80f1eb071ba6bc0f7033225a9be0d8",
+            ),
+            "text_prompts_zh.jsonl": (
+                "textbench/text_prompts_zh.jsonl",
+                "6512cd121ac093e8113e114d76eb2c0ce967c220b18e2049e1063554ce496758",
+            ),
+        },
+    ),
+    "parti": Source(
+        "google-research/parti",
+        "5a657978134374ce28973948331b319adef164bd",
+        "Apache-2.0",
+        {
+            "PartiPrompts.tsv": (
+                "PartiPrompts.tsv",
+                "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb",
+            ),
+        },
+    ),
 }
 
 
