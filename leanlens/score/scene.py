@@ -33,6 +33,7 @@ from leanlens.score.detection import Detection, detect_things
 from leanlens.score.features import SIGN, Gallery, open_gallery, picture_network
 from leanlens.score.protocol import Score, require_same_length
 from leanlens.score.regions import Backdrop, Region, estimate_backdrop, stands_out
+from leanlens.score.relations import Box, holds
 
 CRITERIA = (
     "background", "object", "two_objects", "more_objects", "count", "color", "color_binding", "position", "style",
@@ -42,8 +43,6 @@ KNOWN_STYLES = tuple(style.name for style in STYLES)
 STYLE_MARGIN = 0.02  # of probability; two icon sets draw some concepts alike
 TOGETHER = 32  # images judged at once
 MIN_EXPLAINED = 0.6  # share of the rim that the estimated background explains
-
-Box = tuple[float, float, float, float]
 
 
 class SceneScorer:
@@ -238,37 +237,3 @@ def is_background(found: Backdrop, stated: dict[str, Any]) -> bool:
     return any(
         all(is_background_color(color, names[at], kind, at) for at, color in enumerate(order)) for order in orders
     )
-
-
-def holds(a: Box | None, word: str, b: Box | None) -> bool:
-    """Whether a relation holds between two boxes; False if one of them is missing.
-
-    Raises:
-        ValueError: an unknown word.
-    """
-    tests: dict[str, Callable[[Box, Box], bool]] = {
-        "left of": lambda a, b: _middle(a)[0] < _middle(b)[0] and a[2] < b[2] and a[0] < b[0],
-        "right of": lambda a, b: tests["left of"](b, a),
-        "above": lambda a, b: _middle(a)[1] < _middle(b)[1] and a[3] < b[3] and a[1] < b[1],
-        "below": lambda a, b: tests["above"](b, a),
-        "on": lambda a, b: _across(a, b) > 0.5 and abs(a[3] - b[1]) < 0.25 * (a[3] - a[1]) and a[1] < b[1],
-        "inside": lambda a, b: _covered(a, b) > 0.85 and _covered(b, a) < 0.85,
-        "in front of": lambda a, b: _covered(a, b) > 0.3 and a[3] >= b[3] - 0.15 * (b[3] - b[1]),
-    }
-    if word not in tests:
-        raise ValueError(f"invalid relation {word!r}: expected one of {', '.join(tests)}")
-    return a is not None and b is not None and tests[word](a, b)
-
-
-def _middle(box: Box) -> tuple[float, float]:
-    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-
-
-def _across(a: Box, b: Box) -> float:
-    """Share of the width of a that lies over b."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) / (a[2] - a[0])
-
-
-def _covered(a: Box, b: Box) -> float:
-    """Share of the area of a that lies inside b."""
-    return _across(a, b) * max(0.0, min(a[3], b[3]) - max(a[1], b[1])) / (a[3] - a[1])

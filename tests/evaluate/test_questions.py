@@ -8,7 +8,7 @@ from leanlens.scenes.icons import COLORS
 from leanlens.scenes.scene import sample_scene, split_of
 from leanlens.scenes.sources import STYLES
 from leanlens.score.colors import is_background_color
-from leanlens.score.scene import holds
+from leanlens.score.relations import holds
 
 
 def test_held_out_questions_are_held_out_and_balanced(shelf):

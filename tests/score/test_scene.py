@@ -8,9 +8,7 @@ from leanlens.scenes.render import render
 from leanlens.scenes.scene import sample_scene
 from leanlens.score.protocol import Scorer
 from leanlens.score.regions import estimate_backdrop
-from leanlens.score.scene import CRITERIA, SceneScorer, holds, is_background
-
-LEFT, RIGHT = (10.0, 40.0, 50.0, 80.0), (60.0, 45.0, 90.0, 75.0)
+from leanlens.score.scene import CRITERIA, SceneScorer, is_background
 
 
 def scenes(shelf, num, things):
@@ -134,24 +132,6 @@ def test_wrong_input_is_one_sentence(scorer):
         scorer([picture], ["", ""], [{}])
     with pytest.raises(ValueError, match="invalid style 'oil': expected one of noto"):
         scorer([picture], [""], [{"style": "oil", "objects": [{"concept": "duck"}]}])
-
-
-def test_relations():
-    assert holds(LEFT, "left of", RIGHT)
-    assert holds(RIGHT, "right of", LEFT)
-    assert not holds(RIGHT, "left of", LEFT)
-    assert not holds(LEFT, "above", RIGHT)
-    assert not holds(None, "left of", RIGHT)
-    top = (20.0, 10.0, 40.0, 41.0)
-    assert holds(top, "on", LEFT)
-    assert holds(top, "above", LEFT)
-    assert not holds(LEFT, "on", top)
-    inner = (20.0, 50.0, 40.0, 70.0)
-    assert holds(inner, "inside", LEFT)
-    assert not holds(LEFT, "inside", inner)
-    assert holds((30.0, 60.0, 48.0, 84.0), "in front of", LEFT)
-    with pytest.raises(ValueError, match="invalid relation 'near': expected one of left of"):
-        holds(LEFT, "near", RIGHT)
 
 
 def test_a_background_is_its_kind_and_its_colors(shelf):
