@@ -96,7 +96,7 @@ class QuestionJudge:
         extra: further fields of the request, as in `leanlens.endpoint.Question`.
     """
 
-    criteria = (CRITERION,)
+    criteria: tuple[str, ...] = (CRITERION,)
 
     def __init__(
         self,

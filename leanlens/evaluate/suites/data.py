@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leanlens.evaluate.suite import Item
-from leanlens.files import digest_like, has_digest
+from leanlens.files import digest_like, has_digest, parse_json, read_text
 from leanlens.hub import fetch_file
 from leanlens.log import logger
 
@@ -184,6 +184,28 @@ def choose(items: Sequence[Item], num: int | None) -> tuple[Item, ...]:
         shares[name] += 1
     chosen = {group[at * len(group) // shares[name]] for name, group in groups.items() for at in range(shares[name])}
     return tuple(items[index] for index in sorted(chosen))
+
+
+def describe_choice(items: Sequence[Item], everything: Sequence[Item]) -> tuple[str, ...]:
+    """A sentence on how many prompts are used; nothing if all are."""
+    if len(items) == len(everything):
+        return ()
+    return (f"{len(items)} of the {len(everything)} prompts are used.",)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        ValueError: it cannot be read, or a line is no object.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            rows.append(parse_json(line, f"{path} line {number}"))
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"{path} line {number} is a {type(rows[-1]).__name__}; expected an object")
+    return rows
 
 
 def with_size(items: Sequence[Item], size: int | None) -> tuple[Item, ...]:

@@ -16,6 +16,7 @@ class SuiteOptions:
         data: folder with the suite's own files, in place of a download.
         endpoints: the vision models that judge.
         answers: folder where their answers are kept; nothing is kept without it.
+        scorer: command of the suite's own scorer, which runs in an environment of its own.
         size: pixels of a side of the requested images; the model's own without it.
         prompts: which prompts, in the words of the suite.
         library: drawings that scenes are made of.
@@ -29,6 +30,7 @@ class SuiteOptions:
     data: Path | None = None
     endpoints: tuple[Endpoint, ...] = ()
     answers: Path | None = None
+    scorer: str | None = None
     size: int | None = None
     prompts: str | None = None
     library: str | None = None

@@ -1,0 +1,57 @@
+"""Makes the judges of suites that ask endpoints, and the metrics of each judge of a suite."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from leanlens.evaluate.judges.questions import QuestionJudge
+from leanlens.evaluate.metric import Metric
+from leanlens.evaluate.suite import Item, Judge, Judgement
+from leanlens.evaluate.suites.options import SuiteOptions
+
+Judged = Sequence[Sequence[Judgement]]
+"""For each item, the judgements of its images by one judge."""
+
+
+def question_judges(options: SuiteOptions, suite: str, **settings: Any) -> tuple[QuestionJudge, ...]:
+    """A judge for each endpoint, named after its model.
+
+    Args:
+        settings: of `QuestionJudge`.
+
+    Raises:
+        ValueError: no endpoint is given.
+    """
+    if not options.endpoints:
+        raise ValueError(f"{suite} is judged by a vision model: give an endpoint that it is asked at")
+    names = judge_names([endpoint.model for endpoint in options.endpoints])
+    return tuple(
+        QuestionJudge(name, endpoint, options.answers, **settings)
+        for name, endpoint in zip(names, options.endpoints, strict=True)
+    )
+
+
+def judge_names(models: Sequence[str]) -> list[str]:
+    """Short names of models, without their owner; equal ones are numbered."""
+    found: list[str] = []
+    seen: Counter[str] = Counter()
+    for model in models:
+        name = model.rstrip("/").rpartition("/")[2]
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found
+
+
+def metrics_per_judge(
+    judges: Sequence[Judge],
+    items: Sequence[Item],
+    judged: Sequence[dict[str, list[Judgement]]],
+    metrics: Callable[[Judge, Sequence[Item], Judged], list[Metric]],
+) -> list[Metric]:
+    """The metrics of each judge in turn; those after the first have the judge in their names."""
+    found = []
+    for place, judge in enumerate(judges):
+        own = metrics(judge, items, [each[judge.name] for each in judged])
+        found += own if place == 0 else [replace(one, name=f"{one.name}, {judge.name}") for one in own]
+    return found

@@ -1,0 +1,25 @@
+"""Opens suites by name."""
+
+from importlib import import_module
+
+from leanlens.evaluate.suite import Suite
+from leanlens.evaluate.suites.options import SuiteOptions
+
+SUITES = {
+    "dpg": "DPG-Bench: 1,065 dense prompts with questions that depend on one another",
+}
+"""Name -> what it is, in a line. `suites/NAME.py` has a function NAME that makes the suite from its options."""
+
+
+def open_suite(name: str, options: SuiteOptions | None = None) -> Suite:
+    """A suite with its prompts and judges.
+
+    Raises:
+        ValueError: an unknown name, or the options do not fit the suite.
+        DownloadError: its files could not be downloaded.
+    """
+    if name not in SUITES:
+        raise ValueError(f"unknown suite {name!r}: expected one of {', '.join(SUITES)}")
+    make = getattr(import_module(f"leanlens.evaluate.suites.{name}"), name)
+    suite: Suite = make(options or SuiteOptions())
+    return suite

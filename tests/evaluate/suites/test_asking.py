@@ -1,0 +1,32 @@
+import pytest
+
+from leanlens.endpoint import Endpoint
+from leanlens.evaluate.metric import mean_metric
+from leanlens.evaluate.suite import Item, Judgement
+from leanlens.evaluate.suites.asking import judge_names, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.options import SuiteOptions
+
+
+def test_judges_are_named_after_their_models():
+    assert judge_names(["owner/one", "two", "other/one"]) == ["one", "two", "one 2"]
+    endpoints = tuple(Endpoint(f"http://localhost:{port}/v1", "someone/judge") for port in (1, 2))
+    first, second = question_judges(SuiteOptions(endpoints=endpoints), "dpg", suffix="One word.")
+    assert (first.name, second.name, second.endpoint) == ("judge", "judge 2", endpoints[1])
+    assert first.suffix == "One word."
+
+
+def test_no_endpoint_is_an_error():
+    with pytest.raises(ValueError, match="dpg is judged by a vision model: give an endpoint"):
+        question_judges(SuiteOptions(), "dpg")
+
+
+def test_metrics_of_later_judges_are_named_after_them():
+    endpoints = (Endpoint("http://localhost:1/v1", "one"), Endpoint("http://localhost:1/v1", "two"))
+    judges = question_judges(SuiteOptions(endpoints=endpoints), "dpg")
+    judged = [{"one": [Judgement({"questions": 1.0})], "two": [Judgement({"questions": 0.0})]}]
+
+    def means(judge, items, judged):
+        return [mean_metric("overall", [[each.score["questions"] for each in row] for row in judged])]
+
+    found = metrics_per_judge(judges, [Item("a", "a")], judged, means)
+    assert [(metric.name, metric.value) for metric in found] == [("overall", 1.0), ("overall, two", 0.0)]
