@@ -1,0 +1,1 @@
+"""The detector of GenEval: a script and its requirements."""
