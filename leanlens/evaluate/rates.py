@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from leanlens.evaluate.bootstrap import percentiles, resampled
 from leanlens.score.protocol import Failed, Score
 
 Z = 1.959964  # 95 %
-RESAMPLES = 10_000
 MOST_FAILED = 0.05  # of the judgements of a suite: with more it is marked incomplete
-TAIL = 2.5  # percent on either side
 
 
 @dataclass(frozen=True)
@@ -161,10 +160,8 @@ def compare(
 
 
 def _bootstrap(gains: np.ndarray, seed: int) -> Difference:
-    lot = np.random.default_rng(seed)
-    means = gains[lot.integers(0, len(gains), (RESAMPLES, len(gains)))].mean(axis=1)
-    low, high = np.percentile(means, (TAIL, 100 - TAIL))
-    return Difference(float(gains.mean()), float(low), float(high), len(gains))
+    low, high = percentiles(resampled(gains[:, None], seed=seed)[:, 0] / len(gains))
+    return Difference(float(gains.mean()), low, high, len(gains))
 
 
 def differences_as_json(differences: Mapping[str, Difference | None]) -> dict[str, Any]:
