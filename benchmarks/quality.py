@@ -28,17 +28,22 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from machine import describe_machine
 
+from leanlens.evaluate.control import truth_of_kin
+from leanlens.evaluate.draw import Say
+from leanlens.evaluate.image_models.lens import LensModel
+from leanlens.evaluate.image_models.true_pictures import Reconstruction, TruePictures
 from leanlens.evaluate.questions import held_out_questions
 from leanlens.evaluate.rates import (
+    Rate,
     compare,
     count_rates,
     differences_as_json,
@@ -46,13 +51,15 @@ from leanlens.evaluate.rates import (
     rates_as_json,
     rates_from_json,
 )
-from leanlens.evaluate.results import results_of
-from leanlens.evaluate.scenes import evaluate_scenes
+from leanlens.evaluate.run import Evaluation, Opener, Row, evaluate
+from leanlens.evaluate.suites.options import SuiteOptions
+from leanlens.evaluate.suites.scenes import scenes_of
 from leanlens.evaluate.table import render_table
 from leanlens.hub import locate
 from leanlens.pipeline.open import open_model
 from leanlens.reason import reasoner_for
-from leanlens.scenes.icons import Library, library
+from leanlens.scenes.icons import library
+from leanlens.score.protocol import Score
 from leanlens.score.scene import SceneScorer
 
 WAYS = ("off", "default")  # of asking
@@ -129,43 +136,60 @@ def other_truth(truths: list[dict[str, Any]], index: int) -> dict[str, Any]:
     raise SystemExit("too few scenes to exchange their truths; give a larger --num")
 
 
-def truth_of_kin(truth: dict[str, Any], index: int, icons: Library) -> dict[str, Any]:
-    """The same truth with every thing named as another of its category that is not in the picture."""
-    lot, here = Random(index), {stated["concept"] for stated in truth["objects"]}
-    objects = []
-    for stated in truth["objects"]:
-        kin = [name for name, concept in icons.concepts.items() if concept.category == stated["category"]]
-        kin = [name for name in kin if name not in here]
-        objects.append({**stated, "concept": lot.choice(kin)} if kin and stated["category"] != "sign" else stated)
-    return {**truth, "objects": objects}
-
-
 def measure_model(given: argparse.Namespace) -> dict[str, Any]:
-    """Rates of a model, of the true pictures and of these after the model's autoencoder."""
-    icons = library(given.sources)
-    scorer, has_truth = SceneScorer(icons), given.prompts in ("dense", "brief")
-    done = evaluate_scenes(
-        open_model(given.model, given.device), given.num, given.seed, icons, scorer, given.prompts,
-        steps=given.steps, guidance=given.cfg, size=given.size, real=has_truth, reconstruction=has_truth,
-        say=lambda text: print(text, file=sys.stderr), seeds=given.seeds, kept=given.kept,
-        reasoners={given.reason: reasoner_for(locate(given.model), given.reason)},
-    )  # fmt: skip
-    own, rows = done.rates[given.model], dict(done.rates)
-    if has_truth:
-        kin = [truth_of_kin(question.truth, index, icons) for index, question in enumerate(done.questions)]
-        texts = [question.prompt for question in done.questions]
-        first = done.pictures[given.model][:: given.seeds]
-        rows["control"] = count_rates(scorer(first, texts, kin), scorer.criteria)
-    print(render_table(rows, done.fid), file=sys.stderr)
+    """Rates of a model, of the true pictures, of these after the model's autoencoder, and of the control."""
+    done = evaluated(given, given.reason)
+    rows = {row.name: rates_of(done, row) for row in done.rows}
+    own = rows[given.model]
+    print(render_table(rows), file=sys.stderr)
     return {
-        "settings": done.settings,
+        "settings": settings_of(done),
         "rates": {name: rates_as_json(rates) for name, rates in rows.items()},
-        "fid (fid-helper)": done.fid,
         "floors": {
-            name: {"floor": floor, "met": None if own[name] is None else own[name].rate >= floor}
+            name: {"floor": floor, "met": None if (rate := own[name]) is None else rate.rate >= floor}
             for name, floor in FLOORS.items()
         },
     }
+
+
+def evaluated(given: argparse.Namespace, way: str, say: Say = lambda text: None) -> Evaluation:
+    """The evaluation of a model with one way of asking."""
+    icons, has_truth = library(given.sources), given.prompts in ("dense", "brief")
+    options = SuiteOptions(
+        num=given.num, seed=given.seed, size=given.size, prompts=given.prompts, needs_truth=has_truth
+    )
+    suite = scenes_of([SceneScorer(icons)], icons, options)
+    opened = open_model(given.model, given.device)
+    reasoner = reasoner_for(locate(given.model), way)
+    references: list[Opener] = []
+    if has_truth:
+        references = [lambda: Reconstruction(opened, suite.items), lambda: TruePictures(suite.items)]
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate(
+            suite, [lambda: LensModel(opened, given.model, reasoner, given.steps, given.cfg)],
+            Path(folder) / "evaluation", seed=given.seed, seeds=given.seeds, references=references, images=given.kept,
+            say=say,
+        )  # fmt: skip
+
+
+def rates_of(done: Evaluation, row: Row) -> dict[str, Rate | None]:
+    """The rates of a row."""
+    return count_rates(scores_of(row), done.suite.judges[0].criteria, len(row.items))
+
+
+def scores_of(row: Row) -> list[Score]:
+    """The scores of a row, prompt by prompt."""
+    (judged,) = row.judged.values()
+    return [one.score for judgements in judged for one in judgements]
+
+
+def settings_of(done: Evaluation) -> dict[str, Any]:
+    """What decides the numbers."""
+    model = done.models()[0]
+    return {
+        **done.suite.settings, **done.suite.source, "num": len(done.suite.items), "seeds": done.seeds,
+        "model": model.identity,
+    }  # fmt: skip
 
 
 def measure_reasoner(given: argparse.Namespace) -> dict[str, Any]:
@@ -181,7 +205,7 @@ def measure_reasoner(given: argparse.Namespace) -> dict[str, Any]:
     print(render_table(rows, None, differences), file=sys.stderr)
     records = default["reasoned"]
     return {
-        "settings": off["settings"] | {"reason": {**off["settings"]["reason"], **default["settings"]["reason"]}},
+        "settings": off["settings"] | {"reason": {"off": None, "default": default["settings"]["model"]["reason"]}},
         "rates": {name: rates_as_json(rates) for name, rates in rows.items()},
         "differences": differences_as_json(differences),
         "left_alone": sum(bool(record["left_alone"]) for record in records),
@@ -196,16 +220,12 @@ def judge_row(given: argparse.Namespace, way: str, core: int) -> dict[str, Any]:
 
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
-    icons = library(given.sources)
-    done = evaluate_scenes(
-        open_model(given.model, given.device), given.num, given.seed, icons, SceneScorer(icons), given.prompts,
-        steps=given.steps, guidance=given.cfg, size=given.size, seeds=given.seeds, kept=given.kept,
-        reasoners={way: reasoner_for(locate(given.model), way)},
-        say=lambda text: print(f"{way}: {text}", file=sys.stderr, flush=True),
-    )  # fmt: skip
-    (rates,), (scores,) = done.rates.values(), done.scores.values()
-    reasoned = [row["reasoned"][given.model] for row in results_of(done)["pictures"] if "reasoned" in row]
-    return {"settings": done.settings, "rates": rates, "scores": scores, "reasoned": reasoned}
+    done = evaluated(given, way, lambda text: print(f"{way}: {text}", file=sys.stderr, flush=True))
+    row = done.models()[0]
+    reasoned = [image.reasoned for images in row.images for image in images if image.reasoned is not None]
+    return {
+        "settings": settings_of(done), "rates": rates_of(done, row), "scores": scores_of(row), "reasoned": reasoned,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

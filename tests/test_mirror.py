@@ -32,7 +32,7 @@ THROUGH = {
     "web": "tests/browser and tests/contract use the whole page",
     "batches/numbered": "tests/train/test_autoencoder.py and test_language.py",
     "cli": "tests/cli and tests/contract call the commands by their words",
-    "evaluate/judge": "tests/evaluate/test_scenes.py",
+    "evaluate/judges/child": "tests/evaluate/judges/test_process.py",
     "evaluate/sheet": "tests/evaluate/test_results.py",
     "models/safetensors_only": "tests/pipeline/test_pipeline_diffusers.py",
     "pipeline/folder": "tests/pipeline/test_pipeline.py opens folders",

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from leanlens.cli.machine import processor_name
 from leanlens.cli.options import OUTPUT, AsJson, flag
+from leanlens.machine import processor_name
 
 _LIBRARIES = (
     "torch",

@@ -1,6 +1,7 @@
-"""Implements `leanlens evaluate`, which draws prompts with a model and scores the images."""
+"""Implements `leanlens evaluate`, which draws the prompts of a suite with models and compares the judged images."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,10 @@ from leanlens.files import read_json
 from leanlens.plan.options import LoadOptions
 
 if TYPE_CHECKING:
-    from leanlens.evaluate.results import Evaluation
-    from leanlens.scenes.icons import Library
-    from leanlens.score.protocol import Scorer
+    from leanlens.evaluate.image_models.spec import ModelSpec
+    from leanlens.evaluate.suite import ImageModel, Suite
 
-app = typer.Typer(no_args_is_help=True, help="Judge a model by what it draws.")
+app = typer.Typer(no_args_is_help=True, help="Judge models by what they draw.")
 
 
 @app.callback()
@@ -28,7 +28,7 @@ def _group() -> None:
 @app.command()
 def scenes(
     out: opt.ResultsFolder,
-    model: opt.EvaluatedModel = "nano",
+    model: opt.ComparedModels = None,
     num: opt.NumPrompts = None,
     seeds: opt.SeedsOfPrompt = 1,
     seed: opt.EvaluationSeed = 0,
@@ -41,96 +41,140 @@ def scenes(
     cfg: opt.Cfg = None,
     size: opt.Canvas = None,
     sources: opt.Sources = None,
-    scorer: opt.ScorerName = "scene",
+    scorer: opt.ScorerNames = None,
+    keep: opt.KeptImages = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
 ) -> None:
     """Draw held-out or people's prompts and score them: objects, counts, colours, positions, style, text, background.
 
     Needs the extra `eval`, and `ocr` to judge text.
-    Drawn images are kept beside --out until all are done; run the command again to resume.
+    Images and judgements are kept in --out as soon as they exist; run the command again to resume.
     """
     others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
-    _require_new(out)
 
-    from leanlens.evaluate.results import write_evaluation
-    from leanlens.evaluate.scenes import evaluate_scenes
-    from leanlens.pipeline.open import open_model
-    from leanlens.scenes.icons import library
+    from leanlens.evaluate.image_models.spec import parse_models
+    from leanlens.evaluate.suites.open import open_suite
+    from leanlens.evaluate.suites.options import SuiteOptions
 
-    options = LoadOptions(device=device, dtype=dtype)
-    settled = settle(model, options, _say, num_inference_steps=steps, guidance_scale=cfg)
-    reasoners = _reasoners(settled.model, reason or ["off"])
-    icons = library(sources)
-    judge = _scorer(scorer, icons)
-    opened = open_model(settled.model, options=settled.options)
-    kept = out.with_name(f"{out.name}.drawn")
-    done = evaluate_scenes(
-        opened, num, seed, icons, judge, prompts,
-        steps=steps, guidance=cfg, size=size, real=real, reconstruction=reconstruction, say=_say,
-        seeds=seeds, reasoners=reasoners, kept=kept,
+    specs = parse_models(model or ["nano"])
+    columns = _columns(specs, reason or ["off"])
+    options = SuiteOptions(
+        num=num, seed=seed, size=size or _own_size(specs[0]), prompts=prompts, library=sources,
+        scorers=tuple(scorer or ["scene"]), needs_truth=real or reconstruction,
     )  # fmt: skip
-    write_evaluation(done, out, others, kept)
-    _print(done, others)
+    suite = open_suite("scenes", options)
+    load = LoadOptions(device=device, dtype=dtype)
+    models = [_opener(spec, name, word, load, steps, cfg) for name, spec, word in columns]
+    references = _references(suite, specs[0], load, real, reconstruction)
+    _evaluate(suite, options, out, models, references, seed=seed, seeds=seeds, images=keep)
+    for name, rates in others.items():
+        print(f"\n{name}:\n\n{rates}", end="")
+
+
+def _evaluate(
+    suite: "Suite", options: Any, out: Path, models: list[Any], references: list[Any], **drawing: Any
+) -> None:
+    """Run an evaluation, write its results, and print them."""
+    from leanlens.evaluate.results import write_results
+    from leanlens.evaluate.run import evaluate
+
+    command = {"suite": suite.name, "options": options.as_json()}
+    done = evaluate(suite, models, out, references=references, command=command, say=_say, **drawing)
+    write_results(done, out)
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
     print(f"\n{out}")
 
 
-def _require_new(out: Path) -> None:
-    """Raise a ValueError unless `out` can be made and holds nothing."""
-    from leanlens.files import require_writable
+@app.command()
+def rebuild(folder: opt.EvaluationFolder, item: opt.RejudgedItems = None) -> None:
+    """Make all tables of an evaluation again from its stored images and judgements."""
+    from leanlens.evaluate.results import write_results
+    from leanlens.evaluate.results_file import read_results
+    from leanlens.evaluate.run import rebuilt
+    from leanlens.evaluate.suites.open import open_suite
+    from leanlens.evaluate.suites.options import SuiteOptions
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out {out} exists already; give a path that does not exist, or an empty folder")
-    require_writable(out)
-
-
-def _scorer(name: str, icons: "Library") -> "Scorer":
-    from leanlens.score.named import open_scorer
-    from leanlens.score.scene import SceneScorer
-
-    return open_scorer(name, {"scene": lambda: SceneScorer(icons)})
-
-
-def _print(done: "Evaluation", others: dict[str, Any]) -> None:
-    """Print the table of rates, and how many images could not be scored."""
-    from leanlens.evaluate.rates import count_failures
-    from leanlens.evaluate.table import describe_failures, render_table
-
-    print(render_table({**done.rates, **others}, done.fid, done.differences), end="")
-    print(describe_failures({name: count_failures(scores) for name, scores in done.scores.items()}), end="")
+    command = read_results(folder)["suite"]["command"]
+    suite = open_suite(command["suite"], SuiteOptions.from_json(command["options"]))
+    write_results(rebuilt(suite, folder, item or [], _say), folder)
+    print((folder / "table.md").read_text(encoding="utf-8"), end="")
 
 
-def _reasoners(model: str, words: list[str]) -> dict[str, Any]:
-    """Word -> the reasoner of a model; None for "off".
+def _columns(specs: "list[ModelSpec]", words: list[str]) -> "list[tuple[str, ModelSpec, str]]":
+    """Name, model and word of rewriting of each column.
 
     Raises:
         ValueError: a word that is not known or is given twice, or a model that has no reasoner.
     """
     from leanlens.reason import reasoner_of_model
 
-    found: dict[str, Any] = {}
-    for word in words:
-        if word in found:
-            raise ValueError(f"reason {word!r} is given twice; give off, default or both")
-        found[word] = reasoner_of_model(model, word)
-        if word != "off" and found[word] is None:
-            raise ValueError(f"invalid reason {word!r} for {model}: it has no reasoner; expected off")
+    found = []
+    for spec in specs:
+        for index, word in enumerate(words):
+            if word in words[:index]:
+                raise ValueError(f"reason {word!r} is given twice; give off, default or both")
+            if reasoner_of_model(spec.source, word) is None and word != "off":
+                raise ValueError(f"invalid reason {word!r} for {spec.source}: it has no reasoner; expected off")
+            name = spec.name if len(words) == 1 else word if len(specs) == 1 else f"{spec.name}, {word}"
+            found.append((name, spec, word))
     return found
 
 
-def _read_beside(path: Path) -> dict[str, Any]:
-    """The model's rates in another evaluation's results, by the name of their column."""
+def _opener(
+    spec: "ModelSpec", name: str, word: str, load: LoadOptions, steps: int | None, cfg: float | None
+) -> "Callable[[], ImageModel]":
+    """What opens the model of a column."""
+
+    def opened() -> "ImageModel":
+        from leanlens.evaluate.image_models.lens import LensModel
+        from leanlens.pipeline.open import open_model
+        from leanlens.reason import reasoner_of_model
+
+        settled = settle(spec.source, load, _say, num_inference_steps=steps, guidance_scale=cfg)
+        reasoner = reasoner_of_model(settled.model, word)
+        return LensModel(open_model(settled.model, options=settled.options), name, reasoner, steps, cfg)
+
+    return opened
+
+
+def _references(
+    suite: "Suite", spec: "ModelSpec", load: LoadOptions, real: bool, reconstruction: bool
+) -> "list[Callable[[], ImageModel]]":
+    """What opens the columns of true pictures."""
+    from leanlens.evaluate.image_models.true_pictures import Reconstruction, TruePictures
+    from leanlens.pipeline.open import open_model
+
+    def reconstructed() -> "ImageModel":
+        return Reconstruction(open_model(spec.source, options=load), suite.items)
+
+    shown: list[Callable[[], ImageModel]] = [reconstructed] if reconstruction else []
+    return [*shown, *([lambda: TruePictures(suite.items)] if real else [])]
+
+
+def _own_size(spec: "ModelSpec") -> int:
+    """The base of a model's canvas in pixels."""
+    from leanlens.hub import locate
+    from leanlens.presets import PRESETS, is_made
+
+    if spec.kind == "lens" and not is_made(spec.source):
+        config = locate(spec.source) / "vae" / "config.json"
+        if config.is_file():
+            return int(read_json(config)["sample_size"])
+    return PRESETS[spec.source].base_resolution if spec.source in PRESETS else 1024
+
+
+def _read_beside(path: Path) -> dict[str, str]:
+    """The table of criteria of another evaluation's results, by model."""
     from leanlens.evaluate.rates import rates_from_json
+    from leanlens.evaluate.table import render_table
 
     try:
         results = read_json(path)
-        settings, rates = results["settings"], results["rates"]
-        name = f"{settings['model']['name']}, {settings['prompts']} prompts"
-        words = [word for word in settings.get("reason", ()) if word in rates]
-        if words:
-            return {f"{name}, {word}": rates_from_json(rates[word]) for word in words}
-        return {name: rates_from_json(rates[settings["model"]["name"]])}
-    except (ValueError, KeyError, TypeError) as error:
+        rates = next(iter(results["rates"].values()))
+        title = f"{results['suite']['title']}, {results['suite']['num']} prompts"
+        return {title: render_table({name: rates_from_json(one) for name, one in rates.items()})}
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"beside {path} is no results.json of an evaluation: {error}") from None
 
 

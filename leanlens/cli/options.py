@@ -163,9 +163,20 @@ LogFormat = Annotated[
 # ---------------------------------------------------------------------------------------------- evaluation
 
 ResultsFolder = Annotated[
-    Path, option(OUTPUT, "Folder to make, with results.json, table.md and sheet.png.", "-o", "--out")
-]
-EvaluatedModel = Annotated[str, option(MODEL, f"Model: {MODELS}.", "-m", "--model")]
+    Path,
+    option(
+        OUTPUT, "Folder of the evaluation: images, judgements, results.json, table.md and report.html. The same folder "
+        "continues it, or adds a model.", "-o", "--out",
+    ),
+]  # fmt: skip
+ComparedModels = Annotated[
+    list[str] | None,
+    option(
+        MODEL, f"Model to compare: {MODELS}; the folder or repository id of a diffusers pipeline; or an "
+        "OpenAI-compatible images endpoint, as its address with #MODEL. Repeatable. Default: nano.", "-m", "--model",
+        metavar="[NAME=]MODEL[+LORA[:SCALE]][,KEY=VALUE]",
+    ),
+]  # fmt: skip
 NumPrompts = Annotated[
     int | None, option(IMAGE, "Number of prompts. Default: 200 scenes, or all lines of a file.", "-n", "--num")
 ]
@@ -187,17 +198,25 @@ ComparedReasons = Annotated[
 ]  # fmt: skip
 Real = Annotated[bool, flag(IMAGE, "real", "Score the true images too.")]
 Reconstruction = Annotated[bool, flag(IMAGE, "reconstruction", "Score the true images after the autoencoder too.")]
-Beside = Annotated[
-    list[Path] | None, option(OUTPUT, "results.json of another model, shown as a further column. Repeatable.")
+Beside = Annotated[list[Path] | None, option(OUTPUT, "results.json of another evaluation to print too. Repeatable.")]
+KeptImages = Annotated[
+    Path | None, option(OUTPUT, "Folder of drawn images that several evaluations share. Default: that of --out.")
+]
+EvaluationFolder = Annotated[Path, typer.Argument(help="Folder of a finished evaluation.")]
+RejudgedItems = Annotated[
+    list[str] | None, option(OUTPUT, "Id of a prompt whose images are judged anew. Repeatable.", metavar="ID")
 ]
 Canvas = Annotated[int | None, option(IMAGE, "Base of the canvas in pixels. Default: the model's own.")]
 Sources = Annotated[
     str | None, option(IMAGE, "Icons: full, sample, or the folder of a library. Default: full where it is here.")
 ]
-ScorerName = Annotated[
-    str,
-    option(IMAGE, "Scorer: scene, one that an installed package adds, or MODULE:NAME of a class or function of yours."),
-]
+ScorerNames = Annotated[
+    list[str] | None,
+    option(
+        IMAGE, "Scorer: scene, one that an installed package adds, or MODULE:NAME of a class or function of yours. "
+        "Repeatable; the first gives the headline. Default: scene.", "--scorer",
+    ),
+]  # fmt: skip
 
 ResultsToTabulate = Annotated[
     Path | None, typer.Argument(help="Folder that `leanlens evaluate` wrote. Not needed with --published.")

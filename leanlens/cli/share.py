@@ -29,7 +29,7 @@ def measure(model: str = "nano", size: str = "256x256", steps: int | None = None
     import torch
 
     import leanlens
-    from leanlens.cli.machine import processor_name
+    from leanlens.machine import processor_name
     from leanlens.threads import Load
 
     load = Load()

@@ -1,117 +1,153 @@
-"""Draws the images of an evaluation: each prompt with each of its seeds, as typed or as a reasoner rewrites it.
+"""Draws the images of an evaluation: each prompt with each of its seeds.
 
-An image is written to disk as soon as it is drawn, under a key of everything that decides it. So an evaluation that was
-killed continues where it was, and several processes can draw for one.
+An image is written as soon as it is drawn, under a key of everything that decides it. So an evaluation that was killed
+continues where it was, and several processes can draw for one.
 """
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-import leanlens
-from leanlens.evaluate.questions import Question
-from leanlens.files import whole_file
-from leanlens.pipeline.draw import draw
-from leanlens.pipeline.opened_model import OpenedModel
-from leanlens.pipeline.reasoned import Reasoned
-from leanlens.pipeline.request import ImageRequest
-from leanlens.reason import Reasoner, reason_request
+from leanlens.evaluate.suite import Drawn, ImageFailed, ImageModel, Item
+from leanlens.files import read_json, whole_file
+from leanlens.machine import describe_machine
 from leanlens.store import content_key
 
 SEED_STEP = 1_000_000  # between the seeds of one prompt; neighbouring prompts differ by one
+RECORD = "leanlens-evaluation"  # PNG text that holds the key and how the image was drawn
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An image with its seed and the record of its rewritten prompt.
+class KeptImage:
+    """An image of an evaluation on disk.
 
     Attributes:
-        seed: the seed of the image.
-        reasoned: the reasoner's record; None without a reasoner.
+        path: the file; None where the image could not be drawn.
+        seconds, reasoned: as in `Drawn`.
+        machine: what it was drawn on; "" where nothing was measured.
+        failed: why it could not be drawn, or "".
     """
 
-    image: Image.Image
+    key: str
     seed: int
-    reasoned: Reasoned | None
+    path: Path | None
+    seconds: float | None = None
+    reasoned: dict[str, Any] | None = None
+    machine: str = ""
+    failed: str = ""
+
+    def open(self) -> Image.Image:
+        """The image, RGB.
+
+        Raises:
+            ValueError: it could not be drawn, or its file is missing or damaged.
+        """
+        if self.path is None:
+            raise ValueError(f"image {self.key} could not be drawn: {self.failed}")
+        try:
+            with Image.open(self.path) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise ValueError(f"image {self.path} cannot be read: {error}") from None
 
 
-def ask(
-    questions: Sequence[Question],
-    seed: int,
+def seeds_of(index: int, seeds: int, seed: int) -> list[int]:
+    """The seeds of prompt `index`: `seed` + index + j * SEED_STEP for image j."""
+    return [seed + index + again * SEED_STEP for again in range(seeds)]
+
+
+def image_key(identity: dict[str, Any], item: Item, seed: int) -> str:
+    """A key of everything that determines an image."""
+    return content_key(model=identity, prompt=item.prompt, size=item.size, seed=seed)
+
+
+def draw_items(
+    model: ImageModel,
+    items: Sequence[Item],
     seeds: int,
-    reasoner: Reasoner | None,
-    steps: int,
-    guidance: float,
-) -> list[ImageRequest]:
-    """The requests, question by question: image j of question i has the seed `seed` + i + j * SEED_STEP."""
-    return [
-        reason_request(
-            reasoner,
-            ImageRequest.checked(
-                prompt=question.prompt,
-                width=question.size[0],
-                height=question.size[1],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                seed=seed + index + again * SEED_STEP,
-            ),
-        )
-        for index, question in enumerate(questions)
-        for again in range(seeds)
-    ]
+    seed: int,
+    folder: Path,
+    say: Say = lambda text: None,
+    shard: tuple[int, int] = (0, 1),
+) -> list[list[KeptImage]]:
+    """The images of each item, one for each seed, from `folder` or newly drawn into it.
+
+    Args:
+        shard: (which, of how many): only items `which`, `which` + `of how many`, ... are drawn; the others' lists are
+            empty.
+    """
+    identity = model.identity()
+    mine = [index % shard[1] == shard[0] for index in range(len(items))]
+    total, done, found = sum(mine) * seeds, 0, 0
+    rows: list[list[KeptImage]] = []
+    for index, item in enumerate(items):
+        row = []
+        for one in seeds_of(index, seeds, seed) if mine[index] else []:
+            key = image_key(identity, item, one)
+            kept = find_image(folder, key, one)
+            found += kept is not None
+            row.append(kept or _draw(model, item, one, folder, key))
+            done += 1
+            before = f", {found} of them before" if found else ""
+            say(f"{model.name}: image {done} of {total}{before}")
+        rows.append(row)
+    return rows
 
 
-def draw_all(
-    opened: OpenedModel,
-    requests: Sequence[ImageRequest],
-    kept: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> list[Answer]:
-    """Generate the image of every request, using the folder `kept` as a cache."""
-    answers, found = [], 0
-    for index, request in enumerate(requests):
-        path = None if kept is None else kept / f"{picture_key(opened, request)}.png"
-        image = None if path is None else _read(path)
-        found += image is not None
-        if image is None:
-            image = draw(opened, request).image
-            if path is not None:
-                _keep(image, path)
-        answers.append(Answer(image, request.seed, request.reasoner))
-        say(f"drawn {index + 1} of {len(requests)}" + (f", {found} of them before" if found else ""))
-    return answers
+def find_image(folder: Path, key: str, seed: int, with_failed: bool = False) -> KeptImage | None:
+    """The kept image of a key; None where it is missing or damaged.
 
-
-def picture_key(opened: OpenedModel, request: ImageRequest) -> str:
-    """A cache key of everything that determines an image; the record of its rewritten prompt does not."""
-    return content_key(
-        leanlens=leanlens.__version__,
-        request=request.model_dump(mode="json", exclude={"reasoner"}),
-        model=opened.identity(),
-        run=opened.conditions(),
-    )
-
-
-def _read(path: Path) -> Image.Image | None:
+    Args:
+        with_failed: an image that could not be drawn is found too, so that it is not tried again.
+    """
+    path = folder / f"{key}.png"
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError:  # missing or damaged: it is generated again
-        return None
+            image.load()
+            record = json.loads(image.info[RECORD])
+        if record["key"] == key:
+            return KeptImage(key, seed, path, record["seconds"], record["reasoned"], record["machine"])
+    except (OSError, KeyError, ValueError, SyntaxError):  # what Pillow raises for damaged files; it is drawn again
+        pass
+    failed = _read_failure(folder, key) if with_failed else ""
+    return KeptImage(key, seed, None, failed=failed) if failed else None
 
 
-def _keep(image: Image.Image, path: Path) -> None:
+def _draw(model: ImageModel, item: Item, seed: int, folder: Path, key: str) -> KeptImage:
+    try:
+        drawn = model.draw(item, seed)
+    except ImageFailed as error:
+        with whole_file(_failure_path(folder, key)) as path:
+            path.write_text(json.dumps({"failed": str(error)}) + "\n", encoding="utf-8")
+        return KeptImage(key, seed, None, failed=str(error))
+    _failure_path(folder, key).unlink(missing_ok=True)
+    return keep_image(drawn, folder, key, seed)
+
+
+def keep_image(drawn: Drawn, folder: Path, key: str, seed: int) -> KeptImage:
+    """Write an image with its record under its key."""
+    seconds = None if drawn.seconds is None or not math.isfinite(drawn.seconds) else round(drawn.seconds, 4)
+    machine = "" if seconds is None else describe_machine()
+    record = {"key": key, "seed": seed, "seconds": seconds, "reasoned": drawn.reasoned, "machine": machine}
+    text = PngImagePlugin.PngInfo()
+    text.add_text(RECORD, json.dumps(record))
+    path = folder / f"{key}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        image.save(temporary, "PNG")
+        drawn.image.convert("RGB").save(temporary, "PNG", pnginfo=text)
+    return KeptImage(key, seed, path, seconds, drawn.reasoned, machine)
 
 
-def forget(kept: Path) -> None:
-    """Remove the cached images of a finished evaluation, and their folder if it is then empty."""
-    for path in kept.glob("*.png"):
-        if len(path.stem) == 64:
-            path.unlink(missing_ok=True)
-    if kept.is_dir() and not any(kept.iterdir()):
-        kept.rmdir()
+def _failure_path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.failed.json"
+
+
+def _read_failure(folder: Path, key: str) -> str:
+    path = _failure_path(folder, key)
+    return str(read_json(path)["failed"]) if path.is_file() else ""

@@ -1,54 +1,99 @@
-"""Scores drawn images, reconstructs true ones, and measures the FID of each row."""
+"""Judges the images of an evaluation, and keeps every judgement by the content of image, question and judge."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
 from PIL import Image
 
-from leanlens.evaluate.fid import frechet_distance
-from leanlens.evaluate.questions import Question, held_out_questions
-from leanlens.models.vae import decode, encode, token_pixels
-from leanlens.pipeline.image import from_pixels, to_pixels
-from leanlens.pipeline.opened_model import OpenedModel
-from leanlens.scenes.icons import Library
-from leanlens.score.protocol import Score, Scorer
+from leanlens.evaluate.draw import KeptImage
+from leanlens.evaluate.suite import Item, Judge, Judgement
+from leanlens.score.protocol import Failed, score_as_json, score_from_json
+from leanlens.store import Store, content_key
 
-TOGETHER = 32  # images scored at once
-REFERENCE_SEED = 500_000  # added to the seed for the images that FID compares with
+TOGETHER = 32  # images judged at once
 
 
-def score_images(
-    scorer: Scorer, pictures: list[Image.Image], questions: list[Question], name: str, say: Callable[[str], None]
-) -> list[Score]:
-    """A score for each image; every question has equally many, one after another."""
-    each = len(pictures) // len(questions)
-    asked = [question for question in questions for _ in range(each)]
-    scores: list[Score] = []
-    say(f"{name}: scoring")
-    for start in range(0, len(pictures), TOGETHER):
-        chosen = slice(start, start + TOGETHER)
-        prompts, truths = [one.prompt for one in asked[chosen]], [one.truth for one in asked[chosen]]
-        scores += scorer(pictures[chosen], prompts, truths)
-        say(f"scored {len(scores)} of {len(pictures)}")
-    return scores
+def judge_images(
+    judge: Judge,
+    items: Sequence[Item],
+    images: Sequence[Sequence[KeptImage]],
+    store: Store,
+    say: Callable[[str], None] = lambda text: None,
+    retry: bool = True,
+) -> list[list[Judgement]]:
+    """The judgements of each item's images, from the store or newly made.
+
+    Args:
+        images: one list for each item, one image for each seed.
+        store: where judgements are kept.
+        say: told of progress.
+        retry: judge again where a kept judgement failed.
+    """
+    flat = [(item, image) for item, row in zip(items, images, strict=True) for image in row]
+    found: list[Judgement] = []
+    for start in range(0, len(flat), TOGETHER):
+        found += _judge_some(judge, flat[start : start + TOGETHER], store, retry)
+        say(f"{judge.name}: judged {len(found)} of {len(flat)}")
+    left = iter(found)
+    return [[next(left) for _ in row] for row in images]
 
 
-def reconstruct(opened: OpenedModel, picture: Image.Image) -> Image.Image:
-    """A picture through the model's autoencoder and back."""
-    vae = opened.pipeline.vae
-    pixels = to_pixels(picture).to(vae.device)
-    side = token_pixels(vae)
-    with torch.inference_mode():
-        tokens = encode(vae, pixels)
-        return from_pixels(decode(vae, tokens, (pixels.shape[2] // side, pixels.shape[3] // side)), "pil")[0]
+def _judge_some(judge: Judge, pairs: Sequence[tuple[Item, KeptImage]], store: Store, retry: bool) -> list[Judgement]:
+    """Judgements of up to TOGETHER images; what the store lacks is judged in one call."""
+    identity = judge.identity()
+    found: dict[int, Judgement] = {}
+    asked: list[tuple[int, Image.Image, Item, str]] = []
+    for index, (item, image) in enumerate(pairs):
+        if image.path is None:
+            found[index] = failed_judgement(judge, f"not drawn: {image.failed}")
+            continue
+        picture = image.open()
+        key = judgement_key(judge.name, identity, picture, item)
+        kept = read_judgement(store, key)
+        if kept is not None and not (retry and has_failed(kept)):
+            found[index] = kept
+        else:
+            asked.append((index, picture, item, key))
+    if asked:
+        made = judge([picture for _, picture, _, _ in asked], [item for _, _, item, _ in asked])
+        for (index, _, _, key), judgement in zip(asked, made, strict=True):
+            found[index] = judgement
+            store.save_json(key, {"score": score_as_json(judgement.score), "raw": judgement.raw})
+    return [found[index] for index in range(len(pairs))]
 
 
-def distances(
-    pictures: dict[str, list[Image.Image]], num: int, seed: int, library: Library, prompts: str, split: str, size: int
-) -> dict[str, float | None]:
-    """FID of each row's first seeds against as many other held-out scenes; None for people's prompts and for one."""
-    if prompts not in ("dense", "brief") or num < 2:
-        return dict.fromkeys(pictures)
-    others = held_out_questions(num, seed + REFERENCE_SEED, library, prompts, split, size)
-    reference = [question.picture for question in others if question.picture is not None]
-    return {name: frechet_distance(row[:: len(row) // num], reference) for name, row in pictures.items()}
+def failed_judgement(judge: Judge, reason: str) -> Judgement:
+    """A judgement that failed in every criterion."""
+    return Judgement(dict.fromkeys(judge.criteria, Failed(reason)))
+
+
+def has_failed(judgement: Judgement) -> bool:
+    """Whether a criterion failed."""
+    return any(isinstance(value, Failed) for value in judgement.score.values())
+
+
+def judgement_key(name: str, identity: dict[str, Any], picture: Image.Image, item: Item) -> str:
+    """A key of everything that decides a judgement. The image counts by its pixels, not by its file."""
+    pixels = hashlib.sha256(picture.tobytes()).hexdigest()
+    return content_key(
+        judge=name, identity=identity, pixels=pixels, size=picture.size, prompt=item.prompt, truth=item.truth
+    )
+
+
+def read_judgement(store: Store, key: str) -> Judgement | None:
+    """The kept judgement, or None."""
+    kept = store.load_json(key)
+    return None if kept is None else Judgement(score_from_json(kept["score"]), kept["raw"])
+
+
+def forget_judgements(judges: Sequence[Judge], item: Item, images: Sequence[KeptImage], store: Store) -> int:
+    """Remove the kept judgements of an item's images, so that they are judged again; returns how many there were."""
+    gone = 0
+    for image in images:
+        for judge in judges if image.path is not None else ():
+            path: Path = store.path(judgement_key(judge.name, judge.identity(), image.open(), item), ".json")
+            gone += path.is_file()
+            path.unlink(missing_ok=True)
+    return gone

@@ -1,108 +1,233 @@
-"""Writes an evaluation as a folder with `results.json`, `table.md` and `sheet.png`."""
+"""Writes the results of an evaluation: `results.json`, `costs.json`, `table.md`, `sheet.png` and `report.html`.
 
-import json
-from dataclasses import asdict, dataclass
+What was measured while drawing, seconds and memory, stands in `costs.json` alone. So `results.json` depends on nothing
+but the images and judgements, and is the same after any interruption.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from leanlens.evaluate.draw import Answer, forget
-from leanlens.evaluate.questions import Question
-from leanlens.evaluate.rates import Difference, Rate, count_failures, differences_as_json, rates_as_json
+import leanlens
+from leanlens.evaluate.compare import compare_models, interval
+from leanlens.evaluate.control import above_control
+from leanlens.evaluate.costs import measured_costs
+from leanlens.evaluate.metric import Metric
+from leanlens.evaluate.rates import count_failures, count_rates, rates_as_json
+from leanlens.evaluate.results_json import as_text, rounded
+from leanlens.evaluate.run import FORMAT, IMAGES, Evaluation, Row
 from leanlens.evaluate.sheet import draw_sheet
-from leanlens.evaluate.table import describe_failures, render_table
-from leanlens.files import whole_folder
-from leanlens.score.protocol import Score, score_as_json
+from leanlens.evaluate.suite import Item
+from leanlens.evaluate.summary import render_results
+from leanlens.files import read_json, whole_file
+from leanlens.score.protocol import score_as_json
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What came out.
-
-    Attributes:
-        answers: of the model, by row: its name, or the words of the reasoners where there are several; question by
-            question and seed by seed.
-        pictures, scores, rates, fid: by row: those of `answers`, "real", "reconstruction".
-        differences: the second row of `answers` less the first, by criterion; None where there is one.
-        settings: everything that decides the numbers.
-    """
-
-    questions: list[Question]
-    answers: dict[str, list[Answer]]
-    pictures: dict[str, list[Image.Image]]
-    scores: dict[str, list[Score]]
-    rates: dict[str, dict[str, Rate | None]]
-    fid: dict[str, float | None]
-    differences: dict[str, Difference | None] | None
-    settings: dict[str, Any]
-
-
-def write_evaluation(
-    done: Evaluation,
-    folder: Path,
-    beside: dict[str, dict[str, Rate | None]] | None = None,
-    kept: Path | None = None,
-) -> None:
-    """Write `results.json`, `table.md` and `sheet.png` into a new folder, all of them or none.
-
-    Args:
-        beside: further columns of the table, by name.
-        kept: folder of the pictures that `evaluate_scenes` kept; they are removed once the folder is written.
-
-    Raises:
-        ValueError: the folder exists and is not empty.
-    """
-    with whole_folder(folder) as temporary:
-        text = json.dumps(results_of(done), indent=1, ensure_ascii=False)
-        (temporary / "results.json").write_text(text + "\n", encoding="utf-8")
-        rows = {**done.rates, **(beside or {})}
-        table = render_table(rows, done.fid, done.differences)
-        if failures := describe_failures({name: count_failures(scores) for name, scores in done.scores.items()}):
-            table += f"\n{failures}"
-        (temporary / "table.md").write_text(table, encoding="utf-8")
-        shown = {name: done.pictures[name] for name in done.answers}
-        draw_sheet(shown, done.questions, done.scores).save(temporary / "sheet.png")
-    if kept is not None:
-        forget(kept)
+def write_results(done: Evaluation, out: Path) -> dict[str, Any]:
+    """Write all files of a finished evaluation into its folder; returns `results.json` as JSON values."""
+    results = results_of(done)
+    costs = costs_of(done, out / "costs.json")
+    for name, text in (
+        ("costs.json", as_text(costs)),
+        ("table.md", render_results(results, costs)),
+        ("results.json", as_text(results)),
+    ):
+        with whole_file(out / name) as path:
+            path.write_text(text, encoding="utf-8")
+    with whole_file(out / "sheet.png") as path:
+        _sheet(done).save(path, "PNG")
+    return results
 
 
 def results_of(done: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON values: settings, rates, and every picture with its prompt, its truth and its scores."""
-    compared = {} if done.differences is None else {"differences": differences_as_json(done.differences)}
+    """An evaluation as JSON values."""
+    suite, metrics = done.suite, metrics_by_row(done)
     return {
-        "settings": done.settings,
-        "rates": {name: rates_as_json(rates) for name, rates in done.rates.items()},
-        **compared,
-        **_failures(done),
-        "fid": done.fid,
-        "pictures": [_picture(done, index) for index in range(len(next(iter(done.answers.values()))))],
+        "format": FORMAT,
+        "leanlens": leanlens.__version__,
+        "suite": {
+            "name": suite.name,
+            "title": suite.title,
+            "num": len(suite.items),
+            "images_per_prompt": done.seeds,
+            "seed": done.seed,
+            "source": suite.source,
+            "settings": suite.settings,
+            "deviations": deviations(done),
+            "higher_is_better": suite.higher_is_better,
+            "command": done.command,
+        },
+        "models": {
+            row.name: {"role": row.role, "identity": row.identity, "costs": _exact(row.costs)} for row in done.rows
+        },
+        "judges": {
+            judge.name: {"criteria": list(judge.criteria), "identity": judge.identity()} for judge in suite.judges
+        },
+        "metrics": {
+            row.name: [metric_as_json(metric, suite.items, done.seed) for metric in metrics[row.name]]
+            for row in done.rows
+        },
+        "categories": {row.name: categories_of(metrics[row.name], row.items, done.seed) for row in done.rows},
+        "rates": {judge.name: {row.name: _rates(row, judge.name, judge.criteria) for row in done.rows}
+                  for judge in suite.judges},
+        "comparisons": comparisons_of(done, metrics),
+        "failures": {row.name: failures_of(row) for row in done.rows},
+        "items": [_item(done, index) for index in range(len(suite.items))],
+    }  # fmt: skip
+
+
+def metrics_by_row(done: Evaluation) -> dict[str, list[Metric]]:
+    """The metrics of every row; those of a model end with how far its headline lies above its control."""
+    found = {row.name: done.suite.metrics(row.items, row.by_item()) for row in done.rows}
+    for row in done.models():
+        control = found.get(f"{row.name}, control")
+        if control and found[row.name]:
+            found[row.name].insert(1, above_control(found[row.name][0], control[0]))
+    return found
+
+
+def strata_of(items: Sequence[Item]) -> list[str]:
+    """The stratum of each item in resampling: its first category."""
+    return [item.categories[0] if item.categories else "" for item in items]
+
+
+def metric_as_json(metric: Metric, items: Sequence[Item], seed: int) -> dict[str, Any]:
+    """A metric with its 95 % interval."""
+    low, high = interval(metric, strata_of(items), seed) or (None, None)
+    return {
+        "name": metric.name,
+        "unit": metric.unit,
+        "value": rounded(metric.value),
+        "low": rounded(low),
+        "high": rounded(high),
+        "num": metric.num,
+        "failed": metric.failed,
     }
 
 
-def _failures(done: Evaluation) -> dict[str, Any]:
-    """What failed, by row; nothing where nothing did."""
-    counted = {name: count_failures(row) for name, row in done.scores.items()}
-    found = {name: {**asdict(one), "incomplete": one.is_incomplete} for name, one in counted.items() if one.failed}
-    return {"failed": found} if found else {}
+def categories_of(metrics: Sequence[Metric], items: Sequence[Item], seed: int) -> dict[str, Any]:
+    """The headline of each category."""
+    if not metrics:
+        return {}
+    found = {}
+    for category in dict.fromkeys(name for item in items for name in item.categories):
+        chosen = np.array([category in item.categories for item in items])
+        part = part_of(metrics[0], chosen)
+        if part.num:
+            found[category] = metric_as_json(part, [item for item, here in zip(items, chosen, strict=True) if here],
+                                             seed)  # fmt: skip
+    return {name: {key: one[key] for key in ("value", "low", "high", "num")} for name, one in found.items()}
 
 
-def _picture(done: Evaluation, index: int) -> dict[str, Any]:
-    """One picture of each row; true pictures, of which there is one for each prompt, stand with its first seed."""
-    seeds = done.settings["seeds"]
-    question = done.questions[index // seeds]
-    here = {name: row[index] for name, row in done.answers.items()}
-    reasoned = {name: one.reasoned.model_dump(mode="json") for name, one in here.items() if one.reasoned is not None}
-    at = {name: index // seeds if name not in done.answers else index for name in done.scores}
+def part_of(metric: Metric, chosen: np.ndarray) -> Metric:
+    """A metric of the chosen prompts (N,) bool alone."""
+    sums = metric.sums[chosen]
+    return Metric(metric.name, sums, metric.formula, int((sums != 0).any(axis=1).sum()), 0, metric.unit)
+
+
+def comparisons_of(done: Evaluation, metrics: Mapping[str, Sequence[Metric]]) -> list[dict[str, Any]]:
+    """Every pair of models in every metric that both have; p values are adjusted over the pairs of a metric."""
+    strata, found = strata_of(done.suite.items), []
+    rows = {row.name: metrics[row.name] for row in done.models()}
+    for name in dict.fromkeys(metric.name for row in rows.values() for metric in row):
+        family = {model: [metric for metric in row if metric.name == name] for model, row in rows.items()}
+        found += compare_models(family, strata, done.seed, done.suite.higher_is_better)
+    return [one.as_json() for one in found]
+
+
+def failures_of(row: Row) -> dict[str, Any]:
+    """How many judgements of a row failed, why, and in which categories."""
+    scores = [one.score for judged in row.judged.values() for judgements in judged for one in judgements]
+    counted = count_failures(scores)
+    by_category: dict[str, list[int]] = {}
+    for index, item in enumerate(row.items):
+        here = count_failures([one.score for judged in row.judged.values() for one in judged[index]])
+        for category in item.categories:
+            total = by_category.setdefault(category, [0, 0])
+            total[0] += here.failed
+            total[1] += here.num
     return {
-        "prompt": question.prompt,
-        "seed": question.seed,
-        "image_seed": next(iter(here.values())).seed,
-        "truth": question.truth,
-        **({"reasoned": reasoned} if reasoned else {}),
-        "scores": {
-            name: score_as_json(row[at[name]])
-            for name, row in done.scores.items()
-            if name in done.answers or index % seeds == 0
+        "failed": counted.failed,
+        "num": counted.num,
+        "reasons": counted.reasons,
+        "incomplete": counted.is_incomplete,
+        "categories": {name: {"failed": failed, "num": num} for name, (failed, num) in by_category.items() if failed},
+    }
+
+
+def deviations(done: Evaluation) -> list[str]:
+    """How this evaluation differs from the official protocol."""
+    found, official = list(done.suite.deviations), done.suite.images_per_prompt
+    if done.seeds != official:
+        found.append(
+            f"{done.seeds} image{'s' * (done.seeds > 1)} for each prompt; the official protocol has {official}."
+        )
+    rewritten = [row.name for row in done.models() if row.identity.get("reason")]
+    if rewritten:
+        found.append(f"Prompts were rewritten before drawing for: {', '.join(rewritten)}.")
+    return found
+
+
+def costs_of(done: Evaluation, path: Path) -> dict[str, Any]:
+    """What was measured of each model.
+
+    Args:
+        path: the file of an earlier run.
+    """
+    kept = read_json(path) if path.is_file() else {}
+    return {
+        row.name: measured_costs(row.images, row.costs.get("peak_bytes"), kept.get(row.name, {}))
+        for row in done.models()
+    }
+
+
+def _exact(costs: Mapping[str, Any]) -> dict[str, Any]:
+    """The costs that are the same in every run."""
+    return {name: value for name, value in costs.items() if name != "peak_bytes"}
+
+
+def _rates(row: Row, judge: str, criteria: Sequence[str]) -> dict[str, Any]:
+    scores = [one.score for judgements in row.judged[judge] for one in judgements]
+    return rates_as_json(count_rates(scores, criteria, len(row.items)))
+
+
+def _item(done: Evaluation, index: int) -> dict[str, Any]:
+    item = done.suite.items[index]
+    return {
+        "id": item.id,
+        "prompt": item.prompt,
+        "categories": list(item.categories),
+        "truth": item.truth,
+        "size": None if item.size is None else list(item.size),
+        "images": {row.name: [_image(row, index, again) for again in range(len(row.images[index]))]
+                   for row in done.rows},
+    }  # fmt: skip
+
+
+def _image(row: Row, index: int, again: int) -> dict[str, Any]:
+    image = row.images[index][again]
+    judged = {name: rows[index][again] for name, rows in row.judged.items()}
+    return {
+        "key": image.key,
+        "seed": image.seed,
+        "file": None if image.path is None else f"{IMAGES}/{image.path.name}",
+        **({"failed": image.failed} if image.failed else {}),
+        **({"reasoned": image.reasoned} if image.reasoned else {}),
+        "judgements": {
+            name: {"score": score_as_json(one.score), **({} if one.raw is None else {"raw": one.raw})}
+            for name, one in judged.items()
         },
     }
+
+
+def _sheet(done: Evaluation) -> Image.Image:
+    """The first prompts, the models side by side."""
+    rows = {row.name: [images[0] for images in row.images] for row in done.models()}
+    first = next(iter(done.suite.judges), None)
+    scores = {} if first is None else {
+        row.name: [judged[0].score for judged in row.judged[first.name]] for row in done.models()
+    }  # fmt: skip
+    return draw_sheet(rows, done.suite.items, scores)

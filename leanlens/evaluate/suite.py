@@ -131,6 +131,9 @@ class Suite:
         settings: what else decides the prompts, as JSON values.
         deviations: in a sentence each, how this differs from the official protocol.
         higher_is_better: whether a larger headline is better.
+        control: the items with another thing of the same kind asked for, by which every row of images is judged again;
+            empty where a suite has no such control.
+        warnings: what the user should know before anything is drawn.
     """
 
     name: str
@@ -143,3 +146,5 @@ class Suite:
     settings: dict[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     higher_is_better: bool = True
+    control: tuple[Item, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -58,3 +58,8 @@ def require_same_length(images: list[Any], prompts: list[Any], truths: list[Any]
 def score_as_json(score: Score) -> dict[str, float | dict[str, str] | None]:
     """A score as JSON values; a failure becomes {"failed": reason}."""
     return {name: {"failed": value.reason} if isinstance(value, Failed) else value for name, value in score.items()}
+
+
+def score_from_json(values: Mapping[str, Any]) -> dict[str, float | Failed | None]:
+    """The inverse of `score_as_json`."""
+    return {name: Failed(value["failed"]) if isinstance(value, dict) else value for name, value in values.items()}

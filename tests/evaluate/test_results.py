@@ -3,52 +3,89 @@ import json
 import pytest
 from PIL import Image
 
-from leanlens.evaluate.results import write_evaluation
-from leanlens.evaluate.scenes import evaluate_scenes
-from leanlens.score.protocol import Failed
+from leanlens.evaluate.results import part_of, results_of, write_results
+from leanlens.evaluate.results_json import as_text, rounded
+from leanlens.evaluate.run import evaluate
+from tests.evaluate.stub import Brightness, Painter, stub_suite
 
 
-def test_files_are_whole(toy, shelf, scorer, tmp_path):
-    done = evaluate_scenes(toy, 2, 0, shelf, scorer, "human", steps=1, size=64)
-    write_evaluation(done, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "sheet.png", "table.md"]
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["settings"]["prompts"] == "human"
-    assert results["settings"]["steps"] == 1
-    assert [row["prompt"] for row in results["pictures"]] == [question.prompt for question in done.questions]
-    assert results["pictures"][0]["scores"]["toy"] == done.scores["toy"][0]
-    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
-        assert len(sheet.convert("RGB").getcolors(10**6)) > 100
-    with pytest.raises(ValueError, match="exists already"):
-        write_evaluation(done, tmp_path / "out")
-
-
-def test_failed_judgements_are_written_and_counted(toy, shelf, scorer, tmp_path):
-    class Sometimes:
-        name, criteria = scorer.name, scorer.criteria
-
-        def __call__(self, images, prompts, truths=None):
-            return [{**score, "object": Failed("timeout")} for score in scorer(images, prompts, truths)]
-
-    done = evaluate_scenes(toy, 2, 0, shelf, Sometimes(), "human", steps=1, size=64)
-    write_evaluation(done, tmp_path / "out")
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["pictures"][0]["scores"]["toy"]["object"] == {"failed": "timeout"}
-    assert results["rates"]["toy"]["object"] == {
-        "yes": 0,
-        "num": 0,
-        "rate": 0,
-        "low": 0,
-        "high": 1,
-        "mean": 0,
-        "failed": 2,
+def test_failures_are_counted_by_model_and_category_and_leave_no_headline(tmp_path):
+    judge = Brightness()
+    judge.fails = {"00001"}
+    suite = stub_suite(10, judge)
+    done = evaluate(suite, [lambda: Painter("a"), lambda: Painter("b", fails={"prompt 2"})], tmp_path)
+    results = write_results(done, tmp_path)
+    one, other = results["failures"]["a"], results["failures"]["b"]
+    assert (one["failed"], one["num"], one["incomplete"]) == (2, 38, True)
+    assert one["categories"] == {"b": {"failed": 2, "num": 18}}
+    assert other["reasons"] == {"not drawn: the prompt was refused": 4, "no answer": 2}
+    assert other["categories"]["a"]["failed"] == 4
+    assert results["metrics"]["a"][0]["failed"] == 2
+    assert results["items"][2]["images"]["b"][0] == {
+        "key": done.rows[1].images[2][0].key,
+        "seed": 2,
+        "file": None,
+        "failed": "the prompt was refused",
+        "judgements": {
+            "brightness": {
+                "score": {name: {"failed": "not drawn: the prompt was refused"} for name in ("bright", "even")}
+            }
+        },
     }
-    assert results["failed"]["toy"] | {"num": 0} == {
-        "failed": 2,
-        "num": 0,
-        "reasons": {"timeout": 2},
-        "incomplete": True,
+    table = (tmp_path / "table.md").read_text()
+    assert "| even | incomplete | incomplete |" in table
+    assert "a: incomplete, no headline: 2 of 38 judgements failed (2 x no answer); b 2 of 18" in table
+    assert "## Differences" not in table
+
+
+def test_every_number_has_its_interval_and_the_raw_judgement_is_kept(tmp_path):
+    results = results_of(evaluate(stub_suite(), [lambda: Painter("a"), lambda: Painter("b")], tmp_path))
+    metric = results["metrics"]["a"][1]
+    assert metric == {"name": "even", "unit": "share", "value": 0.5} | {
+        name: metric[name] for name in ("low", "high", "num", "failed")
     }
-    table = (tmp_path / "out" / "table.md").read_text()
-    assert "| object | not judged, 2 failed |" in table
-    assert "toy: incomplete: 2 of" in table
+    assert 0 <= metric["low"] < 0.5 < metric["high"] <= 1
+    assert set(results["categories"]["a"]) == {"a", "b"}
+    assert results["categories"]["a"]["a"]["num"] == 2
+    even = next(one for one in results["comparisons"] if one["metric"] == "even")
+    assert (even["difference"], even["wins"], even["ties"], even["losses"]) == (0.0, 0, 4, 0)
+    image = results["items"][0]["images"]["a"][0]
+    assert "mean" in image["judgements"]["brightness"]["raw"]
+    assert json.loads(as_text(results)) == results
+
+
+def test_what_was_measured_stands_apart(tmp_path):
+    results = write_results(evaluate(stub_suite(), [Painter], tmp_path), tmp_path)
+    assert results["models"]["painter"]["costs"] == {"flop": 1000, "weight_bytes": 10}
+    assert "seconds" not in json.dumps(results)
+    costs = json.loads((tmp_path / "costs.json").read_text())["painter"]
+    assert costs["seconds"] == {"median": 0.25, "mean": 0.25, "num": 8}
+    assert costs["peak_bytes"] == 5
+    assert costs["machine"]
+
+
+def test_deviations_are_said(tmp_path):
+    suite = stub_suite(deviations=("Another judge than the official one.",))
+    done = evaluate(suite, [Painter], tmp_path, seeds=1)
+    assert results_of(done)["suite"]["deviations"] == [
+        "Another judge than the official one.",
+        "1 image for each prompt; the official protocol has 2.",
+    ]
+
+
+def test_a_part_of_a_metric_counts_its_own_prompts(tmp_path):
+    done = evaluate(stub_suite(), [Painter], tmp_path)
+    metric = done.suite.metrics(done.rows[0].items, done.rows[0].by_item())[1]
+    assert part_of(metric, metric.sums[:, 0] > 0).value == 1
+
+
+def test_the_sheet_shows_images_and_verdicts(tmp_path):
+    write_results(evaluate(stub_suite(), [lambda: Painter("a"), lambda: Painter("b")], tmp_path), tmp_path)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (6 * 200, 2 * 260)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), (float("nan"), None), (0.12345678, 0.123457), (1, 1.0)])
+def test_numbers_are_rounded_and_finite(value, expected):
+    assert rounded(value) == expected
+    assert "NaN" not in as_text({"a": [float("inf")]})

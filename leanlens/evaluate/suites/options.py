@@ -1,7 +1,9 @@
 """Defines the options that every suite is opened with."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from leanlens.endpoint import Endpoint
 
@@ -20,6 +22,8 @@ class SuiteOptions:
         size: pixels of a side of the requested images; the model's own without it.
         prompts: which prompts, in the words of the suite.
         library: drawings that scenes are made of.
+        scorers: names of the scorers that judge scenes; the first gives the headline.
+        needs_truth: whether a column shows the true images.
 
     Raises:
         ValueError: an invalid number.
@@ -34,9 +38,39 @@ class SuiteOptions:
     size: int | None = None
     prompts: str | None = None
     library: str | None = None
+    scorers: tuple[str, ...] = ("scene",)
+    needs_truth: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num", "size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"invalid {name} {value}: expected a whole number from 1")
+
+    def as_json(self) -> dict[str, Any]:
+        """What is not the default, as JSON values; `from_json` reads it."""
+        plain = SuiteOptions()
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed = {name: value for name, value in values.items() if value != getattr(plain, name)}
+        return {name: _plain(value) for name, value in changed.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SuiteOptions":
+        """The inverse of `as_json`."""
+        read: dict[str, Any] = dict(values)
+        for name in ("data", "answers"):
+            if name in read:
+                read[name] = Path(read[name])
+        if "endpoints" in read:
+            read["endpoints"] = tuple(Endpoint(**one) for one in read["endpoints"])
+        if "scorers" in read:
+            read["scorers"] = tuple(read["scorers"])
+        return cls(**read)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Endpoint):
+        return asdict(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

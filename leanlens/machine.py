@@ -1,5 +1,7 @@
-"""The name of this machine's processor."""
+"""Names the processor or GPU of this machine."""
 
+import os
+from functools import cache
 from pathlib import Path
 
 
@@ -12,3 +14,11 @@ def processor_name() -> str:
         import platform
 
         return platform.processor() or platform.machine()
+
+
+@cache
+def describe_machine() -> str:
+    """The GPU, or the processor and the number of its cores."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor_name()}, {os.cpu_count()} cores"

@@ -1,0 +1,246 @@
+"""Runs an evaluation: draws every prompt with every model, judges every image, and writes the results.
+
+Each image and each judgement is kept on disk as soon as it exists, so an evaluation that was stopped continues where it
+was, and all tables can be made again from what is kept.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import leanlens
+from leanlens.evaluate.draw import KeptImage, Say, draw_items, find_image
+from leanlens.evaluate.judge import forget_judgements, judge_images
+from leanlens.evaluate.results_json import as_text
+from leanlens.evaluate.suite import ImageModel, Item, Judgement, Suite
+from leanlens.files import read_json, require_writable, whole_file
+from leanlens.store import Store
+
+FORMAT = 2
+MOST_SEEDS = 1000  # of a prompt
+SETTINGS, RESULTS, IMAGES, JUDGEMENTS = "evaluation.json", "results.json", "images", "judgements"
+ROLES = ("model", "reference", "control")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The images and judgements of one column.
+
+    Attributes:
+        role: "model", "reference" for true pictures, or "control".
+        identity, costs: as `ImageModel` gives them.
+        images: one list for each item, one image for each seed.
+        judged: judge name -> one list for each item, one judgement for each seed.
+    """
+
+    name: str
+    role: str
+    identity: dict[str, Any]
+    costs: dict[str, Any]
+    items: tuple[Item, ...]
+    images: list[list[KeptImage]]
+    judged: dict[str, list[list[Judgement]]] = field(default_factory=dict)
+
+    def by_item(self) -> list[dict[str, list[Judgement]]]:
+        """Judge name -> judgements, for each item."""
+        return [{name: rows[index] for name, rows in self.judged.items()} for index in range(len(self.items))]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        seed, seeds: image j of item i has the seed `seed` + i + j * SEED_STEP, for `seeds` images.
+        rows: the models, then references, then controls.
+        command: what the suite can be opened from again, as JSON values.
+    """
+
+    suite: Suite
+    seed: int
+    seeds: int
+    rows: list[Row]
+    command: dict[str, Any]
+
+    def models(self) -> list[Row]:
+        """The rows that are compared."""
+        return [row for row in self.rows if row.role == "model"]
+
+
+Opener = Callable[[], ImageModel]
+
+
+def evaluate(
+    suite: Suite,
+    models: Sequence[Opener],
+    out: Path,
+    *,
+    seed: int = 0,
+    seeds: int | None = None,
+    references: Sequence[Opener] = (),
+    images: Path | None = None,
+    command: dict[str, Any] | None = None,
+    draw: Callable[..., list[list[KeptImage]]] = draw_items,
+    say: Say = lambda text: None,
+) -> Evaluation:
+    """Draw and judge; `results.write_results` writes the tables.
+
+    Args:
+        models, references: each opens a model, which is closed before the next one is opened.
+        out: folder of the evaluation; the same one continues it, and models that it has already stay in the results.
+        seed: of the first image.
+        seeds: images of each prompt; the number of the official protocol without it.
+        images: folder of the images, which evaluations may share; `out`/images without it.
+        command: what the suite can be opened from again.
+        draw: draws the images of a model, as `draw_items` does.
+        say: told of progress.
+
+    Raises:
+        ValueError: an invalid argument, two models of one name, or a folder of another evaluation.
+    """
+    seeds = suite.images_per_prompt if seeds is None else seeds
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"invalid seeds {seeds}: expected a whole number from 1 to {MOST_SEEDS}")
+    begin_folder(out, suite, seed, seeds)
+    for text in suite.warnings:
+        say(text)
+    folder = images or out / IMAGES
+    rows: list[Row] = []
+    for role, openers, each in (("model", models, seeds), ("reference", references, 1)):
+        for opener in openers:
+            model = opener()
+            try:
+                if any(row.name == model.name for row in rows):
+                    raise ValueError(f"two models are named {model.name!r}; give each its own, as in NAME=MODEL")
+                drawn = gathered(draw(model, suite.items, each, seed, folder, say), out / IMAGES)
+                rows.append(Row(model.name, role, model.identity(), model.costs(), suite.items, drawn))
+            finally:
+                model.close()
+    rows = sorted([*earlier_rows(suite, out, rows), *rows], key=lambda row: ROLES.index(row.role))
+    return Evaluation(suite, seed, seeds, judged_rows(suite, rows, out, say), command or {})
+
+
+def earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
+    """The models and references of a folder's results that are not among the rows."""
+    path = out / RESULTS
+    if not path.is_file():
+        return []
+    kept, names = read_json(path), {row.name for row in rows}
+    return [row for row in _rows_of(suite, kept, out) if row.name not in names]
+
+
+def gathered(images: Sequence[Sequence[KeptImage]], folder: Path) -> list[list[KeptImage]]:
+    """The images in the folder of an evaluation, as links or copies of those in a shared folder."""
+    return [[_gather(image, folder) for image in row] for row in images]
+
+
+def _gather(image: KeptImage, folder: Path) -> KeptImage:
+    if image.path is None or image.path.parent == folder:
+        return image
+    path = folder / image.path.name
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            shutil.copyfile(image.path, temporary)
+    return replace(image, path=path)
+
+
+def judged_rows(suite: Suite, rows: Sequence[Row], out: Path, say: Say, retry: bool = True) -> list[Row]:
+    """The rows with their judgements, and a control for each model's row where the suite has one."""
+    controls = [
+        replace(row, name=f"{row.name}, control", role="control", items=suite.control, costs={})
+        for row in rows
+        if row.role == "model" and suite.control
+    ]
+    store = Store(out / JUDGEMENTS)
+    found = []
+    for row in [*rows, *controls]:
+        say(f"{row.name}: judging")
+        judged = {judge.name: judge_images(judge, row.items, row.images, store, say, retry) for judge in suite.judges}
+        found.append(replace(row, judged=judged))
+    return found
+
+
+def begin_folder(out: Path, suite: Suite, seed: int, seeds: int) -> None:
+    """Make the folder of an evaluation, or check that it belongs to this one.
+
+    Raises:
+        ValueError: it holds another evaluation, or something else, or cannot be written.
+    """
+    asked = {
+        "format": FORMAT,
+        "leanlens": leanlens.__version__,
+        "suite": suite.name,
+        "source": suite.source,
+        "settings": suite.settings,
+        "num": len(suite.items),
+        "seed": seed,
+        "seeds": seeds,
+    }
+    path = out / SETTINGS
+    if path.is_file():
+        kept = read_json(path)
+        for name, value in asked.items():
+            if not isinstance(kept, dict) or kept.get(name) != value:
+                was = kept.get(name) if isinstance(kept, dict) else kept
+                raise ValueError(f"out {out} holds an evaluation with {name} {was}, not {value}; give another folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out {out} exists already; give a path that does not exist, or an empty folder")
+    require_writable(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_text(as_text(asked), encoding="utf-8")
+
+
+def rebuilt(suite: Suite, out: Path, again: Sequence[str] = (), say: Say = lambda text: None) -> Evaluation:
+    """A finished evaluation from what its folder keeps, without opening a model.
+
+    Args:
+        again: ids of items whose images are judged anew.
+
+    Raises:
+        ValueError: the folder holds no finished evaluation of the suite, an image is missing, or an unknown id.
+    """
+    kept = read_json(out / RESULTS)
+    ids = {item.id: index for index, item in enumerate(suite.items)}
+    for one in again:
+        if one not in ids:
+            raise ValueError(f"invalid item {one!r}: expected an id of the evaluation, such as {next(iter(ids))}")
+    if [row["id"] for row in kept["items"]] != list(ids):
+        raise ValueError(f"out {out} holds other prompts than suite {suite.name} now has")
+    rows = _rows_of(suite, kept, out)
+    store = Store(out / JUDGEMENTS)
+    for one in again:
+        for row in rows:
+            items = [suite.items[ids[one]], *([suite.control[ids[one]]] if suite.control else [])]
+            for item in items:
+                forget_judgements(suite.judges, item, row.images[ids[one]], store)
+    judged = judged_rows(suite, rows, out, say, retry=False)
+    return Evaluation(
+        suite, kept["suite"]["seed"], kept["suite"]["images_per_prompt"], judged, kept["suite"]["command"]
+    )
+
+
+def _rows_of(suite: Suite, kept: dict[str, Any], out: Path) -> list[Row]:
+    """The rows of `results.json` but controls, with their images."""
+    return [
+        Row(name, one["role"], one["identity"], one["costs"], suite.items, _kept_images(kept, name, out))
+        for name, one in kept["models"].items()
+        if one["role"] != "control"
+    ]
+
+
+def _kept_images(kept: dict[str, Any], name: str, out: Path) -> list[list[KeptImage]]:
+    folder, rows = out / IMAGES, []
+    for item in kept["items"]:
+        row = []
+        for one in item["images"][name]:
+            found = find_image(folder, one["key"], one["seed"], with_failed=True)
+            if found is None:
+                raise ValueError(f"image {folder / one['key']}.png is missing; run the evaluation again to draw it")
+            row.append(found)
+        rows.append(row)
+    return rows

@@ -1,0 +1,54 @@
+import pytest
+
+from leanlens.evaluate.draw import draw_items
+from leanlens.evaluate.judge import forget_judgements, judge_images
+from leanlens.score.protocol import Failed
+from leanlens.store import Store
+from tests.evaluate.stub import Brightness, Painter, stub_suite
+
+
+@pytest.fixture
+def kept(tmp_path):
+    suite = stub_suite(3)
+    images = draw_items(Painter(fails={"prompt 2"}), suite.items, 2, 0, tmp_path / "images")
+    return suite.items, images, Store(tmp_path / "judgements")
+
+
+def test_an_image_is_judged_once(kept):
+    judge = Brightness()
+    first = judge_images(judge, *kept)
+    assert judge.judged == 4
+    assert judge_images(judge, *kept) == first
+    assert judge.judged == 4
+    assert first[2][0].score == {"bright": Failed("not drawn: the prompt was refused")} | {
+        "even": Failed("not drawn: the prompt was refused")
+    }
+    assert first[0][0].raw["mean"] > 0
+
+
+def test_a_failed_judgement_is_made_again_when_asked(kept):
+    judge = Brightness()
+    judge.fails = {"00001"}
+    assert judge_images(judge, *kept)[1][0].score["bright"] == Failed("no answer")
+    judge.fails = set()
+    assert judge_images(judge, *kept, retry=False)[1][0].score["bright"] == Failed("no answer")
+    assert isinstance(judge_images(judge, *kept)[1][0].score["bright"], float)
+    assert judge.judged == 4 + 2
+
+
+def test_one_item_can_be_judged_anew(kept):
+    judge = Brightness()
+    items, images, store = kept
+    judge_images(judge, *kept)
+    assert forget_judgements([judge], items[0], images[0], store) == 2
+    judge_images(judge, *kept)
+    assert judge.judged == 6
+    assert forget_judgements([judge], items[2], images[2], store) == 0  # nothing was drawn
+
+
+def test_another_judge_version_or_question_is_another_judgement(kept, monkeypatch):
+    judge = Brightness()
+    judge_images(judge, *kept)
+    monkeypatch.setattr(judge, "identity", lambda: {"version": 2})
+    judge_images(judge, *kept)
+    assert judge.judged == 8
