@@ -12,12 +12,14 @@ from typing import Any, Protocol
 from PIL import Image
 
 from leanlens.endpoint import Endpoint, Question, ask_all
+from leanlens.evaluate.judges.blind import blind_png
 from leanlens.evaluate.metric import Counts
 from leanlens.evaluate.suite import Item, Judgement
 from leanlens.install import install_extra
 from leanlens.score.ocr import read_texts, recogniser_identity
 from leanlens.score.protocol import Failed
 
+FORMAT = 1  # of the request and of how a transcript is read
 INSTRUCTION = (
     "Transcribe the text that this image shows. Answer with the transcript alone, and write what occurs several times "
     "only once. If there is no text in the image, answer: No text recognized"
@@ -92,7 +94,7 @@ class VisionModel:
 
     def __call__(self, images: Sequence[Image.Image], items: Sequence[Item]) -> list[str | Failed]:
         questions = [
-            Question(INSTRUCTION, images=(image,), max_tokens=item.truth.get("max_tokens", self.max_tokens))
+            Question(INSTRUCTION, images=(blind_png(image),), max_tokens=item.truth.get("max_tokens", self.max_tokens))
             for image, item in zip(images, items, strict=True)
         ]
         answers = ask_all(self.endpoint, questions, self.answers)
@@ -120,7 +122,7 @@ class TextJudge:
     measure: Callable[[str, Item], Measured]
 
     def identity(self) -> dict[str, Any]:
-        return {"judge": "text", "version": 1, **self.read.identity()}
+        return {"kind": "text", "format": FORMAT, **self.read.identity()}
 
     def __call__(self, images: Sequence[Image.Image], items: Sequence[Item]) -> list[Judgement]:
         if len(images) != len(items):

@@ -44,7 +44,7 @@ def test_an_item_without_text_is_not_read_and_a_failure_is_kept():
     assert found[0] == Judgement({"letters": 0.5}, {"text": "xA", "found": 1, "letters": 2})
     assert found[1] == Judgement({"letters": None})
     assert found[2] == Judgement({"letters": Failed("timeout: no answer")})
-    assert judge.identity() == {"judge": "text", "version": 1, "reader": "said"}
+    assert judge.identity() == {"kind": "text", "format": 1, "reader": "said"}
     with pytest.raises(ValueError, match="images has 1 entries for 3 items"):
         judge(IMAGES[:1], ITEMS)
 
@@ -86,7 +86,7 @@ def test_judges_are_named_after_their_models(monkeypatch):
     monkeypatch.setattr(text, "recogniser_identity", lambda: {"rapidocr": "1"})
     judges = text_judges(endpoints[:1], None, ("letters",), letters)
     assert [judge.name for judge in judges] == ["Reader", "rapidocr"]
-    assert judges[1].identity() == {"judge": "text", "version": 1, "reader": "rapidocr", "rapidocr": "1"}
+    assert judges[1].identity() == {"kind": "text", "format": 1, "reader": "rapidocr", "rapidocr": "1"}
 
 
 def test_a_recogniser_that_breaks_at_one_image_fails_there(monkeypatch):
