@@ -156,19 +156,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def interval(metric: Metric, strata: Sequence[Hashable] | None = None, seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of one model's value, or None where there is none.
 
-    Wilson's for a share of prompts that each count as yes or no, and for any share of 0 or 1; otherwise the percentile
-    interval of a bootstrap over prompts.
+    Wilson's for a share of prompts that each count as yes or no, and for any share of 0 or 1 that no resample changes;
+    otherwise the percentile interval of a bootstrap over prompts.
     """
     value = metric.value
     kept = (metric.sums != 0).any(axis=1)
+    num = int(kept.sum())
     if np.isnan(value):
         return None
-    if metric.unit == "share" and (_is_plain(metric, kept) or value in (0, 1)):
-        return wilson(value * kept.sum(), int(kept.sum()))
-    if kept.sum() < 2:
-        return None
+    if metric.unit == "share" and _is_plain(metric, kept):
+        return wilson(value * num, num)
     groups = None if strata is None else [one for one, keep in zip(strata, kept, strict=True) if keep]
-    return percentiles(metric.formula(resampled(metric.sums[kept], groups, seed)))
+    low, high = percentiles(metric.formula(resampled(metric.sums[kept], groups, seed)))
+    if metric.unit == "share" and high - low < _ROUNDING and min(abs(value), abs(value - 1)) < _ROUNDING:
+        return wilson(round(value) * num, num)
+    return (low, high) if num > 1 else None
 
 
 def _is_plain(metric: Metric, kept: np.ndarray) -> bool:

@@ -133,6 +133,14 @@ def test_other_intervals_are_of_the_bootstrap():
     assert interval(metric_of([3.0], unit="")) is None
 
 
+def test_a_share_that_happens_to_be_zero_is_resampled():
+    """A share above another is a difference: zero is not its lowest value."""
+    above = Metric("above", np.array([[1.0, 1.0], [-1.0, 1.0]] * 20), lambda s: s[..., 0] / s[..., 1], 40)
+    low, high = interval(above)
+    assert low == pytest.approx(-high, abs=0.06)
+    assert high == pytest.approx(1.96 / np.sqrt(40), abs=0.06)
+
+
 def test_a_metric_of_several_sums_is_recomputed():
     sums = np.array([[1.0, 2.0, 1.0], [3.0, 1.0, 1.0], [2.0, 2.0, 1.0]])
     product_of_means = Metric("product", sums, lambda s: s[..., 0] * s[..., 1] / s[..., 2] ** 2, 3, unit="")
