@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from leanlens.evaluate.draw import KeptImage
+from leanlens.evaluate.judges.answered import question_failures
 from leanlens.evaluate.suite import Item, Judge, Judgement
 from leanlens.score.protocol import Failed, score_as_json, score_from_json
 from leanlens.store import Store, content_key
@@ -70,8 +71,8 @@ def failed_judgement(judge: Judge, reason: str) -> Judgement:
 
 
 def has_failed(judgement: Judgement) -> bool:
-    """Whether a criterion failed."""
-    return any(isinstance(value, Failed) for value in judgement.score.values())
+    """Whether a criterion, or one of the questions behind it, failed."""
+    return question_failures([judgement]).failed > 0
 
 
 def judgement_key(name: str, identity: dict[str, Any], picture: Image.Image, item: Item) -> str:

@@ -15,8 +15,9 @@ import leanlens
 from leanlens.evaluate.compare import compare_models, interval
 from leanlens.evaluate.control import above_control
 from leanlens.evaluate.costs import measured_costs
+from leanlens.evaluate.judges.answered import question_failures
 from leanlens.evaluate.metric import Metric
-from leanlens.evaluate.rates import count_failures, count_rates, rates_as_json
+from leanlens.evaluate.rates import count_rates, rates_as_json
 from leanlens.evaluate.results_json import as_text, rounded
 from leanlens.evaluate.run import FORMAT, IMAGES, Evaluation, Row
 from leanlens.evaluate.sheet import draw_sheet
@@ -140,11 +141,10 @@ def comparisons_of(done: Evaluation, metrics: Mapping[str, Sequence[Metric]]) ->
 
 def failures_of(row: Row) -> dict[str, Any]:
     """How many judgements of a row failed, why, and in which categories."""
-    scores = [one.score for judged in row.judged.values() for judgements in judged for one in judgements]
-    counted = count_failures(scores)
+    counted = question_failures(one for judged in row.judged.values() for judgements in judged for one in judgements)
     by_category: dict[str, list[int]] = {}
     for index, item in enumerate(row.items):
-        here = count_failures([one.score for judged in row.judged.values() for one in judged[index]])
+        here = question_failures(one for judged in row.judged.values() for one in judged[index])
         for category in item.categories:
             total = by_category.setdefault(category, [0, 0])
             total[0] += here.failed

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from leanlens.evaluate.judges.questions import QuestionJudge
-from leanlens.evaluate.metric import Metric
+from leanlens.evaluate.judges.answered import question_categories, question_metric
+from leanlens.evaluate.judges.questions import CRITERION, QuestionJudge
+from leanlens.evaluate.metric import Metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement
 from leanlens.evaluate.suites.options import SuiteOptions
 
@@ -55,3 +56,11 @@ def metrics_per_judge(
         own = metrics(judge, items, [each[judge.name] for each in judged])
         found += own if place == 0 else [replace(one, name=f"{one.name}, {judge.name}") for one in own]
     return found
+
+
+def question_metrics(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
+    """The share of questions that are met, the share of images that meet all, and the first by question category."""
+    shares = [[one.score[CRITERION] for one in row] for row in judged]
+    strict = [[float(value >= 1) if isinstance(value, int | float) else value for value in row] for row in shares]
+    named = [question_metric(name, items, judged, name) for name in question_categories(items)]
+    return [question_metric("questions met", items, judged), mean_metric("all questions met", strict), *named]

@@ -7,6 +7,7 @@ from leanlens.evaluate.suites.options import SuiteOptions
 
 SUITES = {
     "scenes": "held-out scenes, or prompts with a stated truth: judged exactly and offline",
+    "fresh": "new prompts made from a published date, which no model can have been tuned to",
     "geneval": "GenEval: 553 prompts of objects, numbers, colours and positions, judged by a detector",
     "dpg": "DPG-Bench: 1,065 dense prompts with questions that depend on one another",
 }

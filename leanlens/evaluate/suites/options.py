@@ -15,6 +15,7 @@ class SuiteOptions:
     Attributes:
         num: how many prompts, chosen evenly over the categories; all without it.
         seed: of prompts that are made.
+        date: published text that fresh prompts are made from.
         data: folder with the suite's own files, in place of a download.
         endpoints: the vision models that judge.
         answers: folder where their answers are kept; nothing is kept without it.
@@ -31,6 +32,7 @@ class SuiteOptions:
 
     num: int | None = None
     seed: int = 0
+    date: str | None = None
     data: Path | None = None
     endpoints: tuple[Endpoint, ...] = ()
     answers: Path | None = None

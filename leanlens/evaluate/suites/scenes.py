@@ -4,6 +4,7 @@ A truth has the form of `Scene.truth()`; only what the prompt states is in it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,22 @@ def scenes(options: SuiteOptions) -> Suite:
         ValueError: an invalid option, or a scorer that is unknown or needs a package that is not installed.
     """
     from leanlens.scenes.icons import library
+
+    icons = library(options.library)
+    return scenes_of(open_scorers(options, icons), icons, options)
+
+
+def open_scorers(options: SuiteOptions, library: Library) -> list[Scorer]:
+    """The scorers that the options name.
+
+    Raises:
+        ValueError: one is unknown, or needs a package that is not installed.
+    """
     from leanlens.score import scene
     from leanlens.score.named import open_scorer
 
-    icons = library(options.library)
-    built_in = {"scene": lambda: scene.SceneScorer(icons)}
-    return scenes_of([open_scorer(name, built_in) for name in options.scorers], icons, options)
+    built_in = {"scene": lambda: scene.SceneScorer(library)}
+    return [open_scorer(name, built_in) for name in options.scorers]
 
 
 def scenes_of(scorers: Sequence[Scorer], library: Library, options: SuiteOptions) -> Suite:
@@ -57,18 +68,27 @@ def scenes_of(scorers: Sequence[Scorer], library: Library, options: SuiteOptions
     """
     prompts, size = options.prompts or "dense", options.size or SIZE
     questions = questions_from(options.num, options.seed, library, prompts, SPLIT, size, options.needs_truth)
+    suite = suite_of("scenes", TITLES.get(prompts, "Scenes, prompts of a file"), questions, scorers, library)
+    source = {} if prompts in PROMPTS else {"prompts_sha256": sha256(prompts)}
+    settings = {"prompts": prompts, "split": SPLIT, "size": size, "seed": options.seed}
+    return replace(suite, source={**suite.source, **source}, settings=settings)
+
+
+def suite_of(
+    name: str, title: str, questions: Sequence[Question], scorers: Sequence[Scorer], library: Library
+) -> Suite:
+    """A suite of questions with exact truths."""
     items = tuple(item_of(question, index) for index, question in enumerate(questions))
     return Suite(
-        name="scenes",
-        title=TITLES.get(prompts, "Scenes, prompts of a file"),
+        name=name,
+        title=title,
         items=items,
         images_per_prompt=1,
         judges=tuple(ScorerJudge(scorer) for scorer in scorers),
         metrics=metrics_of([(scorer.name, tuple(scorer.criteria)) for scorer in scorers]),
-        source={"library": library.fingerprint, **({} if prompts in PROMPTS else {"prompts_sha256": sha256(prompts)})},
-        settings={"prompts": prompts, "split": SPLIT, "size": size, "seed": options.seed},
+        source={"library": library.fingerprint},
         control=control_items(items, library),
-        warnings=_warnings(unknown_concepts(questions, library)),
+        warnings=_warnings(unknown_concepts(list(questions), library)),
     )
 
 
