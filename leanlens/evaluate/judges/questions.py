@@ -82,7 +82,9 @@ class QuestionJudge:
 
     `Judgement.raw` has `answers` (id -> the answer, or {"failed": reason}), `values` (id -> what the question adds to
     the share, from 0 to 1, after dependencies), `met` (id -> whether it is met, after dependencies), `failed` (id ->
-    kind of failure, "parent" where the question depends on one that failed), and `num`, the number of questions.
+    kind of failure, "parent" where the question depends on one that failed), and `num`, the number of questions. With
+    `probability` it also has `unseen`: id -> the least probability that was told, for a question whose expected answers
+    were not told at all; none of them is more probable than that.
 
     Args:
         answers: folder where answers are kept as they come; nothing is kept without it.
@@ -178,19 +180,30 @@ class QuestionJudge:
         judged = {name: value for name, value in values.items() if value is not None}
         raw = {
             "answers": {asked.id: _told(answer) for asked, answer in zip(questions, answers, strict=True)},
-            "values": {name: round(value, 6) for name, value in judged.items()},
+            "values": {name: float(f"{value:.6g}") for name, value in judged.items()},
             "met": {name: value >= MET for name, value in judged.items()},
             "failed": failed,
             "num": len(questions),
         }
+        if self.probability:
+            raw["unseen"] = {
+                asked.id: float(f"{math.exp(min(value for _, value in answer.logprobs[0])):.6g}")
+                for asked, answer in zip(questions, answers, strict=True)
+                if not answer.failure and not _told_probabilities(asked, answer)
+            }
         return Judgement({CRITERION: _share(judged, failed)}, raw)
 
     def _value(self, asked: AskedQuestion, answer: Answer) -> float:
         """What an answer is worth by itself: 1 or 0, or the probability of what is expected."""
-        expected = {_plain(word) for word in asked.expected}
         if not self.probability:
-            return float(_plain(answer.value) in expected)
-        return min(1.0, sum(math.exp(value) for token, value in answer.logprobs[0] if _plain(token) in expected))
+            return float(_plain(answer.value) in {_plain(word) for word in asked.expected})
+        return min(1.0, sum(_told_probabilities(asked, answer)))
+
+
+def _told_probabilities(asked: AskedQuestion, answer: Answer) -> list[float]:
+    """Of the first token: those of the tokens that read as an expected answer."""
+    expected = {_plain(word) for word in asked.expected}
+    return [math.exp(value) for token, value in answer.logprobs[0] if _plain(token) in expected]
 
 
 def _plain(word: str) -> str:

@@ -9,6 +9,7 @@ SUITES = {
     "scenes": "held-out scenes, or prompts with a stated truth: judged exactly and offline",
     "fresh": "new prompts made from a published date, which no model can have been tuned to",
     "geneval": "GenEval: 553 prompts of objects, numbers, colours and positions, judged by a detector",
+    "geneval2": "GenEval 2: 800 prompts of 3 to 10 parts, judged by probabilities (not for commercial use)",
     "dpg": "DPG-Bench: 1,065 dense prompts with questions that depend on one another",
 }
 """Name -> what it is, in a line. `suites/NAME.py` has a function NAME that makes the suite from its options."""

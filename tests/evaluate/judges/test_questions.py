@@ -189,6 +189,7 @@ def test_values_are_probabilities_of_the_expected_answer():
         (found,) = judge(server, probability=True, zero_dependents=False)([RED], [item])
     assert found.raw["values"] == {"1": pytest.approx(0.8), "2": pytest.approx(0.15), "3": 0.0}
     assert found.raw["met"] == {"1": True, "2": False, "3": False}
+    assert found.raw["unseen"] == {"3": pytest.approx(0.1)}
     assert found.raw["answers"]["1"] == "two"
     assert found.score["questions"] == pytest.approx(0.95 / 3)
     assert server.bodies[0]["top_logprobs"] == 20

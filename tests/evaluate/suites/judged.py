@@ -25,3 +25,17 @@ def judgement(answers: dict[str, str | None], parents: dict[str, list[str]] | No
     }
     score = sum(values.values()) / len(values) if values else Failed("no question was answered")
     return Judgement({"questions": score}, raw)
+
+
+def probable(values: dict[str, float | None], unseen: dict[str, float] | None = None) -> Judgement:
+    """The judgement for probabilities of expected answers, None for a failed question."""
+    known = {name: value for name, value in values.items() if value is not None}
+    raw = {
+        "answers": {name: "yes" if value is not None else {"failed": "timeout"} for name, value in values.items()},
+        "values": known,
+        "met": {name: value >= 0.5 for name, value in known.items()},
+        "failed": {name: "timeout" for name in values if name not in known},
+        "num": len(values),
+        "unseen": unseen or {},
+    }
+    return Judgement({"questions": sum(known.values()) / len(known) if known else Failed("no answer")}, raw)
