@@ -151,7 +151,7 @@ class QuestionJudge:
             requests = [self._request(png, one) for png, questions in part for one in questions]
             given = iter(ask_all(self.endpoint, requests, self.answers))
             rows = [[next(given) for _ in questions] for _, questions in part]
-            self.totals = _added(self.totals, add_up(answer for row in rows for answer in row))
+            self.totals = added(self.totals, add_up(answer for row in rows for answer in row))
             judged += [self._judge(questions, row) for (_, questions), row in zip(part, rows, strict=True)]
         return judged
 
@@ -270,7 +270,8 @@ def _parts(
         yield part
 
 
-def _added(one: Totals, other: Totals) -> Totals:
+def added(one: Totals, other: Totals) -> Totals:
+    """The totals of the answers of both."""
     kinds = Counter(one.failed) + Counter(other.failed)
     return Totals(
         one.answered + other.answered,
