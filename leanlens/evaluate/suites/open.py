@@ -11,6 +11,7 @@ SUITES = {
     "geneval": "GenEval: 553 prompts of objects, numbers, colours and positions, judged by a detector",
     "geneval2": "GenEval 2: 800 prompts of 3 to 10 parts, judged by probabilities (not for commercial use)",
     "dpg": "DPG-Bench: 1,065 dense prompts with questions that depend on one another",
+    "compbench": "T2I-CompBench++: 2,400 prompts of attributes, places, numbers and actions",
 }
 """Name -> what it is, in a line. `suites/NAME.py` has a function NAME that makes the suite from its options."""
 
