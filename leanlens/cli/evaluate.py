@@ -1,6 +1,5 @@
 """Implements `leanlens evaluate`, which draws the prompts of a suite with models and compares the judged images."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from leanlens.cli import options as opt
-from leanlens.cli.auto import settle
+from leanlens.cli.evaluate_models import columns_of, opener_of, own_size, references_of
 from leanlens.cli.evaluate_table import table
+from leanlens.cli.say import say
+from leanlens.evaluate.suites.open import SUITES, open_suite
 from leanlens.files import read_json
 from leanlens.plan.options import LoadOptions
 
 if TYPE_CHECKING:
-    from leanlens.evaluate.image_models.spec import ModelSpec
-    from leanlens.evaluate.suite import ImageModel, Suite
+    from leanlens.evaluate.suites.options import SuiteOptions
 
 app = typer.Typer(no_args_is_help=True, help="Judge models by what they draw.")
 
@@ -34,6 +34,7 @@ def scenes(
     seed: opt.EvaluationSeed = 0,
     prompts: opt.PromptKind = "dense",
     reason: opt.ComparedReasons = None,
+    images: opt.ImageFolders = None,
     real: opt.Real = False,
     reconstruction: opt.Reconstruction = False,
     beside: opt.Beside = None,
@@ -43,7 +44,8 @@ def scenes(
     sources: opt.Sources = None,
     scorer: opt.ScorerNames = None,
     keep: opt.KeptImages = None,
-    device: opt.Device = "auto",
+    device: opt.EvaluationDevices = None,
+    shard: opt.Shard = None,
     dtype: opt.Dtype = "auto",
 ) -> None:
     """Draw held-out or people's prompts and score them: objects, counts, colours, positions, style, text, background.
@@ -52,38 +54,106 @@ def scenes(
     Images and judgements are kept in --out as soon as they exist; run the command again to resume.
     """
     others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
-
-    from leanlens.evaluate.image_models.spec import parse_models
-    from leanlens.evaluate.suites.open import open_suite
-    from leanlens.evaluate.suites.options import SuiteOptions
-
-    specs = parse_models(model or ["nano"])
-    columns = _columns(specs, reason or ["off"])
-    options = SuiteOptions(
-        num=num, seed=seed, size=size or _own_size(specs[0]), prompts=prompts, library=sources,
+    compared = _Compared(model, reason, images, device, dtype, steps, cfg)
+    options = _options(
+        num=num, seed=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
         scorers=tuple(scorer or ["scene"]), needs_truth=real or reconstruction,
     )  # fmt: skip
-    suite = open_suite("scenes", options)
-    load = LoadOptions(device=device, dtype=dtype)
-    models = [_opener(spec, name, word, load, steps, cfg) for name, spec, word in columns]
-    references = _references(suite, specs[0], load, real, reconstruction)
-    _evaluate(suite, options, out, models, references, seed=seed, seeds=seeds, images=keep)
+    references = (real, reconstruction)
+    _evaluate("scenes", options, out, compared, references, seed=seed, seeds=seeds, keep=keep, shard=shard)
     for name, rates in others.items():
         print(f"\n{name}:\n\n{rates}", end="")
 
 
-def _evaluate(
-    suite: "Suite", options: Any, out: Path, models: list[Any], references: list[Any], **drawing: Any
+@app.command()
+def fresh(
+    out: opt.ResultsFolder,
+    seed: opt.PublishedDate,
+    model: opt.ComparedModels = None,
+    num: opt.NumPrompts = None,
+    seeds: opt.SeedsOfPrompt = 1,
+    prompts: opt.FreshKind = "drawings",
+    judge: opt.Judges = None,
+    reason: opt.ComparedReasons = None,
+    images: opt.ImageFolders = None,
+    steps: opt.Steps = None,
+    cfg: opt.Cfg = None,
+    size: opt.Canvas = None,
+    sources: opt.Sources = None,
+    scorer: opt.ScorerNames = None,
+    keep: opt.KeptImages = None,
+    device: opt.EvaluationDevices = None,
+    shard: opt.Shard = None,
+    dtype: opt.Dtype = "auto",
 ) -> None:
-    """Run an evaluation, write its results, and print them."""
-    from leanlens.evaluate.results import write_results
-    from leanlens.evaluate.run import evaluate
+    """Compare models on new prompts that are made from a published date, so that no model can have been tuned to them.
 
-    command = {"suite": suite.name, "options": options.as_json()}
-    done = evaluate(suite, models, out, references=references, command=command, say=_say, **drawing)
-    write_results(done, out)
-    print((out / "table.md").read_text(encoding="utf-8"), end="")
-    print(f"\n{out}")
+    Anyone makes the same prompts from the same date. Drawings are judged exactly; photographs by --judge.
+    """
+    compared = _Compared(model, reason, images, device, dtype, steps, cfg)
+    options = _options(
+        num=num, date=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
+        scorers=tuple(scorer or ["scene"]), **_judging(judge, out),
+    )  # fmt: skip
+    _evaluate("fresh", options, out, compared, seed=0, seeds=seeds, keep=keep, shard=shard)
+
+
+def _suite_command(name: str) -> Callable[..., None]:
+    """The command of a suite whose prompts are published, or are the user's own."""
+
+    def command(
+        out: opt.ResultsFolder,
+        model: opt.ComparedModels = None,
+        num: opt.NumPrompts = None,
+        seeds: opt.SeedsOfSuite = None,
+        seed: opt.EvaluationSeed = 0,
+        prompts: opt.SuitePrompts = None,
+        judge: opt.Judges = None,
+        scorer: opt.ScorerCommand = None,
+        data: opt.SuiteData = None,
+        reason: opt.ComparedReasons = None,
+        images: opt.ImageFolders = None,
+        steps: opt.Steps = None,
+        cfg: opt.Cfg = None,
+        size: opt.SuiteSize = None,
+        keep: opt.KeptImages = None,
+        device: opt.EvaluationDevices = None,
+        shard: opt.Shard = None,
+        dtype: opt.Dtype = "auto",
+    ) -> None:
+        options = _options(
+            num=num, seed=seed, size=size, prompts=prompts, data=data, scorer=scorer, **_judging(judge, out)
+        )
+        compared = _Compared(model, reason, images, device, dtype, steps, cfg)
+        _evaluate(name, options, out, compared, seed=seed, seeds=seeds, keep=keep, shard=shard)
+
+    return command
+
+
+for _name, _text in SUITES.items():
+    if _name not in ("scenes", "fresh"):
+        app.command(_name, help=f"{_text[0].upper()}{_text[1:]}.")(_suite_command(_name))
+
+
+@app.command()
+def prompts(
+    suite: opt.SuiteName,
+    out: opt.PromptsFile,
+    num: opt.NumPrompts = None,
+    seeds: opt.SeedsOfSuite = None,
+    seed: opt.PromptsSeed = "0",
+    prompts: opt.SuitePrompts = None,
+    size: opt.SuiteSize = None,
+    data: opt.SuiteData = None,
+    sources: opt.Sources = None,
+) -> None:
+    """Write the prompts of a suite to a file, to draw them elsewhere and judge the images with --images."""
+    from leanlens.evaluate.export import write_prompts
+
+    date = {"date": seed} if suite == "fresh" else {"seed": _whole(seed)}
+    options = _options(num=num, size=size, prompts=prompts, data=data, library=sources, scorers=(), **date)
+    write_prompts(open_suite(suite, options), out, seeds, 0 if suite == "fresh" else _whole(seed))
+    print(out)
 
 
 @app.command()
@@ -92,76 +162,80 @@ def rebuild(folder: opt.EvaluationFolder, item: opt.RejudgedItems = None) -> Non
     from leanlens.evaluate.results import write_results
     from leanlens.evaluate.results_file import read_results
     from leanlens.evaluate.run import rebuilt
-    from leanlens.evaluate.suites.open import open_suite
     from leanlens.evaluate.suites.options import SuiteOptions
 
     command = read_results(folder)["suite"]["command"]
     suite = open_suite(command["suite"], SuiteOptions.from_json(command["options"]))
-    write_results(rebuilt(suite, folder, item or [], _say), folder)
+    write_results(rebuilt(suite, folder, item or [], say), folder)
     print((folder / "table.md").read_text(encoding="utf-8"), end="")
 
 
-def _columns(specs: "list[ModelSpec]", words: list[str]) -> "list[tuple[str, ModelSpec, str]]":
-    """Name, model and word of rewriting of each column.
-
-    Raises:
-        ValueError: a word that is not known or is given twice, or a model that has no reasoner.
-    """
-    from leanlens.reason import reasoner_of_model
-
-    found = []
-    for spec in specs:
-        for index, word in enumerate(words):
-            if word in words[:index]:
-                raise ValueError(f"reason {word!r} is given twice; give off, default or both")
-            if reasoner_of_model(spec.source, word) is None and word != "off":
-                raise ValueError(f"invalid reason {word!r} for {spec.source}: it has no reasoner; expected off")
-            name = spec.name if len(words) == 1 else word if len(specs) == 1 else f"{spec.name}, {word}"
-            found.append((name, spec, word))
-    return found
+app.command()(table)
 
 
-def _opener(
-    spec: "ModelSpec", name: str, word: str, load: LoadOptions, steps: int | None, cfg: float | None
-) -> "Callable[[], ImageModel]":
-    """What opens the model of a column."""
+class _Compared:
+    """The columns of a comparison, as the options name them."""
 
-    def opened() -> "ImageModel":
-        from leanlens.evaluate.image_models.lens import LensModel
-        from leanlens.pipeline.open import open_model
-        from leanlens.reason import reasoner_of_model
+    def __init__(
+        self, models: list[str] | None, reason: list[str] | None, images: list[str] | None, devices: list[str] | None,
+        dtype: str, steps: int | None, cfg: float | None,
+    ):  # fmt: skip
+        from leanlens.evaluate.image_models.spec import parse_models
 
-        settled = settle(spec.source, load, _say, num_inference_steps=steps, guidance_scale=cfg)
-        reasoner = reasoner_of_model(settled.model, word)
-        return LensModel(open_model(settled.model, options=settled.options), name, reasoner, steps, cfg)
+        self.specs = parse_models(models or ([] if images else ["nano"]))
+        self.columns = columns_of(self.specs, reason or ["off"])
+        self.devices, self.images = devices or ["auto"], images or []
+        self.load = LoadOptions(device=self.devices[0], dtype=dtype)
+        self.steps, self.cfg = steps, cfg
 
-    return opened
+    def own_size(self) -> int:
+        """The canvas of the first model."""
+        return own_size(self.specs[0]) if self.specs else 1024
 
-
-def _references(
-    suite: "Suite", spec: "ModelSpec", load: LoadOptions, real: bool, reconstruction: bool
-) -> "list[Callable[[], ImageModel]]":
-    """What opens the columns of true pictures."""
-    from leanlens.evaluate.image_models.true_pictures import Reconstruction, TruePictures
-    from leanlens.pipeline.open import open_model
-
-    def reconstructed() -> "ImageModel":
-        return Reconstruction(open_model(spec.source, options=load), suite.items)
-
-    shown: list[Callable[[], ImageModel]] = [reconstructed] if reconstruction else []
-    return [*shown, *([lambda: TruePictures(suite.items)] if real else [])]
+    def openers(self) -> list[Any]:
+        """What opens the model of each column."""
+        return [opener_of(spec, name, word, self.load, self.steps, self.cfg) for name, spec, word in self.columns]
 
 
-def _own_size(spec: "ModelSpec") -> int:
-    """The base of a model's canvas in pixels."""
-    from leanlens.hub import locate
-    from leanlens.presets import PRESETS, is_made
+def _evaluate(
+    name: str, options: "SuiteOptions", out: Path, compared: _Compared, references: tuple[bool, bool] = (False, False),
+    *, seed: int, seeds: int | None, keep: Path | None, shard: str | None,
+) -> None:  # fmt: skip
+    """Run an evaluation, write its results, and print them."""
+    from leanlens.evaluate.results import write_results
+    from leanlens.evaluate.run import evaluate
 
-    if spec.kind == "lens" and not is_made(spec.source):
-        config = locate(spec.source) / "vae" / "config.json"
-        if config.is_file():
-            return int(read_json(config)["sample_size"])
-    return PRESETS[spec.source].base_resolution if spec.source in PRESETS else 1024
+    suite = open_suite(name, options)
+    shown = references_of(suite, compared.specs[0], compared.load, *references) if any(references) else []
+    command = {"suite": name, "options": options.as_json()}
+    done = evaluate(
+        suite, compared.openers(), out, seed=seed, seeds=seeds, references=shown, images=keep, command=command, say=say
+    )
+    write_results(done, out)
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    print(f"\n{out}")
+
+
+def _options(**given: Any) -> "SuiteOptions":
+    from leanlens.evaluate.suites.options import SuiteOptions
+
+    return SuiteOptions(**given)
+
+
+def _judging(judges: list[str] | None, out: Path) -> dict[str, Any]:
+    """The endpoints that judge, and where their answers are kept."""
+    if not judges:
+        return {}
+    from leanlens.evaluate.judges.spec import parse_judges
+
+    return {"endpoints": parse_judges(judges), "answers": out / "answers"}
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"invalid seed {text!r}: expected a whole number, or a date with the suite fresh") from None
 
 
 def _read_beside(path: Path) -> dict[str, str]:
@@ -176,10 +250,3 @@ def _read_beside(path: Path) -> dict[str, str]:
         return {title: render_table({name: rates_from_json(one) for name, one in rates.items()})}
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"beside {path} is no results.json of an evaluation: {error}") from None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-app.command()(table)

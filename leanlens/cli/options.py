@@ -202,6 +202,46 @@ Beside = Annotated[list[Path] | None, option(OUTPUT, "results.json of another ev
 KeptImages = Annotated[
     Path | None, option(OUTPUT, "Folder of drawn images that several evaluations share. Default: that of --out.")
 ]
+ImageFolders = Annotated[
+    list[str] | None,
+    option(
+        MODEL, "Folder of images drawn elsewhere, compared like a model's: named as `leanlens evaluate prompts` says. "
+        "Repeatable.", metavar="[NAME=]FOLDER",
+    ),
+]  # fmt: skip
+EvaluationDevices = Annotated[
+    list[str] | None,
+    option(DEVICE, "Device: auto, cpu, cuda:0 and so on. Repeatable; each draws a part of the images.", "--device"),
+]
+Shard = Annotated[
+    str | None,
+    option(DEVICE, "Draw only part I of N, counted from 1, for other machines to draw the rest.", metavar="I/N"),
+]
+Judges = Annotated[
+    list[str] | None,
+    option(
+        IMAGE, "Vision model that judges, at an OpenAI-compatible endpoint. Repeatable; take two families.",
+        metavar="[NAME=]URL#MODEL[,KEY=VALUE]",
+    ),
+]  # fmt: skip
+PublishedDate = Annotated[str, option(IMAGE, "Published text that the prompts are made from, such as a date.")]
+FreshKind = Annotated[str, option(IMAGE, "Prompts to make: drawings, judged exactly, or photos, judged by --judge.")]
+SeedsOfSuite = Annotated[
+    int | None, option(IMAGE, "Images of each prompt. Default: the number of the official protocol.")
+]
+SuitePrompts = Annotated[
+    str | None, option(IMAGE, "Which prompts, where the suite has several sets, or the file of your own.")
+]
+SuiteData = Annotated[
+    Path | None, option(IMAGE, "Folder with the files of the suite. Default: they are downloaded and checked.")
+]
+SuiteSize = Annotated[int | None, option(IMAGE, "Side of the images in pixels. Default: the model's own.")]
+SuiteName = Annotated[str, typer.Argument(help="Name of the suite: scenes, fresh, geneval and so on.")]
+PromptsFile = Annotated[Path, option(OUTPUT, "File to write, JSON Lines.", "-o", "--out")]
+PromptsSeed = Annotated[str, option(IMAGE, "Seed of the prompts; for the suite fresh, a date.")]
+ScorerCommand = Annotated[
+    str | None, option(IMAGE, "Command of the suite's own scorer, which runs in a process of its own.")
+]
 EvaluationFolder = Annotated[Path, typer.Argument(help="Folder of a finished evaluation.")]
 RejudgedItems = Annotated[
     list[str] | None, option(OUTPUT, "Id of a prompt whose images are judged anew. Repeatable.", metavar="ID")

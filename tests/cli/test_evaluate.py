@@ -93,3 +93,25 @@ def test_another_evaluation_is_printed_beside(command, tmp_path):
     assert command("--num", 1, out="a").code == 0
     run = command("--num", 1, "--seed", 1, "--beside", tmp_path / "a" / "results.json", out="b")
     assert "\nScenes, dense captions, 1 prompts:\n\n| criterion | toy | toy, control |" in run.out
+
+
+def test_prompts_are_written_for_other_programs(leanlens, shelf, tmp_path):
+    made = [leanlens("evaluate", "prompts", "fresh", "--seed", "2026-12-01", "--num", 3, "--sources", shelf, "--out",
+                     tmp_path / name) for name in ("a.jsonl", "b.jsonl")]  # fmt: skip
+    assert [one.code for one in made] == [0, 0]
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 3
+    wrong = leanlens("evaluate", "prompts", "scenes", "--seed", "tomorrow", "--out", tmp_path / "c.jsonl")
+    assert (wrong.code, "invalid seed 'tomorrow'" in wrong.err) == (2, True)
+    assert "invalid suite 'poems'" in leanlens("evaluate", "prompts", "poems", "--out", tmp_path / "c.jsonl").err
+
+
+def test_fresh_prompts_are_drawn_and_judged(leanlens, shelf, tmp_path, monkeypatch):
+    install(monkeypatch, tmp_path, SCORER, {SCORERS: {"mine": "added:Constant"}})
+    run = leanlens("evaluate", "fresh", "--seed", "2026-12-01", "--model", "toy", "--num", 2, "--steps", 1, "--size",
+                   64, "--sources", shelf, "--scorer", "mine", "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    assert run.code == 0
+    settings = json.loads((tmp_path / "out" / "results.json").read_text())["suite"]["settings"]
+    assert settings["date"] == "2026-12-01"
+    assert "these prompts are for 2026-12-01 alone" in run.err
+    assert leanlens("evaluate", "rebuild", tmp_path / "out").code == 0

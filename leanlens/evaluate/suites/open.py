@@ -1,9 +1,11 @@
 """Opens suites by name."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from leanlens.evaluate.suite import Suite
-from leanlens.evaluate.suites.options import SuiteOptions
+if TYPE_CHECKING:  # the command line reads the names, and starts sooner without the rest
+    from leanlens.evaluate.suite import Suite
+    from leanlens.evaluate.suites.options import SuiteOptions
 
 SUITES = {
     "scenes": "held-out scenes, or prompts with a stated truth: judged exactly and offline",
@@ -16,7 +18,7 @@ SUITES = {
 """Name -> what it is, in a line. `suites/NAME.py` has a function NAME that makes the suite from its options."""
 
 
-def open_suite(name: str, options: SuiteOptions | None = None) -> Suite:
+def open_suite(name: str, options: "SuiteOptions") -> "Suite":
     """A suite with its prompts and judges.
 
     Raises:
@@ -24,7 +26,7 @@ def open_suite(name: str, options: SuiteOptions | None = None) -> Suite:
         DownloadError: its files could not be downloaded.
     """
     if name not in SUITES:
-        raise ValueError(f"unknown suite {name!r}: expected one of {', '.join(SUITES)}")
+        raise ValueError(f"invalid suite {name!r}: expected one of {', '.join(SUITES)}")
     make = getattr(import_module(f"leanlens.evaluate.suites.{name}"), name)
-    suite: Suite = make(options or SuiteOptions())
+    suite: Suite = make(options)
     return suite

@@ -1,0 +1,76 @@
+"""Opens the models of `leanlens evaluate`, each as a column of the comparison."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from leanlens.cli.auto import settle
+from leanlens.cli.say import say
+from leanlens.files import read_json
+from leanlens.plan.options import LoadOptions
+
+if TYPE_CHECKING:
+    from leanlens.evaluate.image_models.spec import ModelSpec
+    from leanlens.evaluate.suite import ImageModel, Suite
+
+
+def columns_of(specs: "list[ModelSpec]", words: list[str]) -> "list[tuple[str, ModelSpec, str]]":
+    """Name, model and word of rewriting of each column.
+
+    Raises:
+        ValueError: a word that is not known or is given twice, or a model that has no reasoner.
+    """
+    from leanlens.reason import reasoner_of_model
+
+    found = []
+    for spec in specs:
+        for index, word in enumerate(words):
+            if word in words[:index]:
+                raise ValueError(f"reason {word!r} is given twice; give off, default or both")
+            if reasoner_of_model(spec.source, word) is None and word != "off":
+                raise ValueError(f"invalid reason {word!r} for {spec.source}: it has no reasoner; expected off")
+            name = spec.name if len(words) == 1 else word if len(specs) == 1 else f"{spec.name}, {word}"
+            found.append((name, spec, word))
+    return found
+
+
+def opener_of(
+    spec: "ModelSpec", name: str, word: str, load: LoadOptions, steps: int | None, cfg: float | None
+) -> "Callable[[], ImageModel]":
+    """What opens the model of a column."""
+
+    def opened() -> "ImageModel":
+        from leanlens.evaluate.image_models.lens import LensModel
+        from leanlens.pipeline.open import open_model
+        from leanlens.reason import reasoner_of_model
+
+        settled = settle(spec.source, load, say, num_inference_steps=steps, guidance_scale=cfg)
+        reasoner = reasoner_of_model(settled.model, word)
+        return LensModel(open_model(settled.model, options=settled.options), name, reasoner, steps, cfg)
+
+    return opened
+
+
+def references_of(
+    suite: "Suite", spec: "ModelSpec", load: LoadOptions, real: bool, reconstruction: bool
+) -> "list[Callable[[], ImageModel]]":
+    """What opens the columns of true pictures."""
+    from leanlens.evaluate.image_models.true_pictures import Reconstruction, TruePictures
+    from leanlens.pipeline.open import open_model
+
+    def reconstructed() -> "ImageModel":
+        return Reconstruction(open_model(spec.source, options=load), suite.items)
+
+    shown: list[Callable[[], ImageModel]] = [reconstructed] if reconstruction else []
+    return [*shown, *([lambda: TruePictures(suite.items)] if real else [])]
+
+
+def own_size(spec: "ModelSpec") -> int:
+    """The base of a model's canvas in pixels."""
+    from leanlens.hub import locate
+    from leanlens.presets import PRESETS, is_made
+
+    if spec.kind == "lens" and not is_made(spec.source):
+        config = locate(spec.source) / "vae" / "config.json"
+        if config.is_file():
+            return int(read_json(config)["sample_size"])
+    return PRESETS[spec.source].base_resolution if spec.source in PRESETS else 1024
