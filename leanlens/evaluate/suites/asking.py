@@ -33,6 +33,19 @@ def question_judges(options: SuiteOptions, suite: str, **settings: Any) -> tuple
     )
 
 
+def judged_by(title: str, judges: Sequence[Judge]) -> str:
+    """The title of a suite with the names of its judges."""
+    return f"{title}, judged by {', '.join(judge.name for judge in judges)}" if judges else f"{title}, not judged"
+
+
+def warn_of_none(suite: str, judges: Sequence[Judge], scorer: bool = False) -> tuple[str, ...]:
+    """What to tell before images are drawn that nothing judges; nothing where there are judges."""
+    if judges:
+        return ()
+    ways = "a vision model (--judge), or its own scorer (--scorer)" if scorer else "a vision model (--judge)"
+    return (f"{suite} has no judge here: images are drawn, and judged once the command is run again with {ways}",)
+
+
 def judge_names(models: Sequence[str]) -> list[str]:
     """Short names of models, without their owner; equal ones are numbered."""
     found: list[str] = []

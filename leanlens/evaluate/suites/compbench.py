@@ -10,7 +10,7 @@ from typing import Any
 
 from leanlens.evaluate.metric import Metric, group_metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
-from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import read_text
@@ -35,29 +35,34 @@ _COUNTED = re.compile(r"(an?|one|two|three|four|five|six|seven|eight) ([\w -]+)"
 
 
 def compbench(options: SuiteOptions) -> Suite:
-    """The suite, judged by endpoints.
+    """The suite, judged by endpoints; without any its images can be drawn and judged later.
 
     Raises:
-        ValueError: no endpoint is given, or the files are not those of T2I-CompBench++.
+        ValueError: the files are not those of T2I-CompBench++.
         DownloadError: they could not be downloaded.
     """
-    judges = question_judges(options, "compbench")
+    judges: tuple[Judge, ...] = ()
+    if options.endpoints:
+        judges = question_judges(options, "compbench")
     paths = fetch_data("compbench", options.data)
     everything = [item for name in CATEGORIES for item in read_category(paths[f"{name}_val.txt"], name)]
     items = with_size(choose(everything, options.num), options.size)
-    names = ", ".join(judge.name for judge in judges)
     return Suite(
         name="compbench",
-        title=f"T2I-CompBench++ prompts, judged by {names}",
+        title=judged_by("T2I-CompBench++ prompts", judges),
         items=items,
         images_per_prompt=IMAGES_PER_PROMPT,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source=describe_source("compbench"),
+        warnings=warn_of_none("compbench", judges),
         deviations=(
             *describe_choice(items, everything),
-            f"{names} answers yes or no in place of BLIP, UniDet and CLIP, so the numbers must not be set beside "
-            "published ones.",
+            *(
+                f"{judge.name} answers yes or no in place of BLIP, UniDet and CLIP, so the numbers must not be set "
+                "beside published ones."
+                for judge in judges
+            ),
             "Attributes: each half of a prompt of two things joined by and is asked about, where the official script "
             "takes all noun phrases that spaCy finds; other prompts are asked about as a whole, and so are actions and "
             "complex prompts.",

@@ -14,7 +14,7 @@ import numpy as np
 from leanlens.evaluate.judges.answered import question_categories, question_metric
 from leanlens.evaluate.metric import Metric, ratio
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
-from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import read_text
@@ -25,32 +25,37 @@ COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question
 
 
 def dpg(options: SuiteOptions) -> Suite:
-    """The suite, judged by endpoints.
+    """The suite, judged by endpoints; without any its images can be drawn and judged later.
 
     A truth has the `questions`, and `official`: id of a question -> its parents, as the official script has them.
 
     Raises:
-        ValueError: no endpoint is given, or the files are not those of DPG-Bench.
+        ValueError: the files are not those of DPG-Bench.
         DownloadError: they could not be downloaded.
     """
-    judges = question_judges(options, "dpg")
+    judges: tuple[Judge, ...] = ()
+    if options.endpoints:
+        judges = question_judges(options, "dpg")
     everything = read_prompts(fetch_data("dpg", options.data)["dpg_bench.csv"])
     if len(everything) != PROMPTS:
         raise ValueError(f"the questions of DPG-Bench are about {len(everything)} prompts; expected {PROMPTS}")
     items = with_size(choose(everything, options.num), options.size)
-    names = ", ".join(judge.name for judge in judges)
     return Suite(
         name="dpg",
-        title=f"DPG-Bench, judged by {names}",
+        title=judged_by("DPG-Bench", judges),
         items=items,
         images_per_prompt=IMAGES_PER_PROMPT,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source=describe_source("dpg"),
+        warnings=warn_of_none("dpg", judges),
         deviations=(
             *describe_choice(items, everything),
-            f"{names} answers the questions in place of mPLUG-large, so the numbers must not be set beside published "
-            "ones.",
+            *(
+                f"{judge.name} answers the questions in place of mPLUG-large, so the numbers must not be set beside "
+                "published ones."
+                for judge in judges
+            ),
             "Each image is judged by itself; the official script cuts four out of one picture.",
             "The prompts are those in the file of questions.",
             "Numbers named official repeat the official script, which skips the first question of the first prompt, "

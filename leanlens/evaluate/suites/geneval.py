@@ -13,7 +13,7 @@ from PIL import Image
 from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.metric import Metric, group_metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
-from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, read_rows, with_size
 from leanlens.evaluate.suites.geneval_verdict import judge_detections
 from leanlens.evaluate.suites.options import SuiteOptions
@@ -62,10 +62,12 @@ def _decide(found: Judgement, item: Item) -> Judgement:
 def geneval(options: SuiteOptions) -> Suite:
     """The suite, judged by the detector whose command is `options.scorer`, by endpoints, or both.
 
+    Without either its images can be drawn and judged later.
+
     A truth is the row of GenEval's metadata, with the `questions` that are asked in place of the detector.
 
     Raises:
-        ValueError: there is nothing to judge with, or the files are not those of GenEval.
+        ValueError: the files are not those of GenEval, or the detector does not start or fails its self-test.
         DownloadError: they could not be downloaded.
     """
     judges = _judges(options)
@@ -74,12 +76,13 @@ def geneval(options: SuiteOptions) -> Suite:
     asked = [judge.name for judge in judges if not isinstance(judge, DetectorJudge)]
     return Suite(
         name="geneval",
-        title="GenEval" if len(asked) < len(judges) else f"GenEval prompts, {', '.join(asked)}",
+        title="GenEval" if len(asked) < len(judges) else judged_by("GenEval prompts", judges),
         items=items,
         images_per_prompt=IMAGES_PER_PROMPT,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source=describe_source("geneval"),
+        warnings=warn_of_none("geneval", judges, scorer=True),
         deviations=(
             *describe_choice(items, everything),
             *(
@@ -94,11 +97,6 @@ def geneval(options: SuiteOptions) -> Suite:
 
 
 def _judges(options: SuiteOptions) -> tuple[Judge, ...]:
-    if not options.scorer and not options.endpoints:
-        raise ValueError(
-            "geneval has nothing to judge with: give the command of its detector as the scorer, or an endpoint that is "
-            "asked in its place"
-        )
     judges: list[Judge] = [DetectorJudge(ProcessJudge(shlex.split(options.scorer)))] if options.scorer else []
     return (*judges, *(question_judges(options, "geneval") if options.endpoints else ()))
 

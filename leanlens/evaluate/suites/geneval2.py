@@ -12,7 +12,7 @@ from typing import Any
 from leanlens.evaluate.judges.answered import question_categories, question_metric
 from leanlens.evaluate.metric import Metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
-from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, read_rows, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.scenes.describe import NUMBERS
@@ -23,27 +23,29 @@ SUFFIX = "Answer in one word."
 
 
 def geneval2(options: SuiteOptions) -> Suite:
-    """The suite, judged by endpoints that tell log-probabilities.
+    """The suite, judged by endpoints that tell log-probabilities; without any its images can be drawn and judged later.
 
     A truth has the `questions` and `atom_count`. No prompt occurs twice, so the official script, which looks images up
     by prompt, sees one for each.
 
     Raises:
-        ValueError: no endpoint is given, or the files are not those of GenEval 2.
+        ValueError: the files are not those of GenEval 2.
         DownloadError: they could not be downloaded.
     """
-    judges = question_judges(options, "geneval2", zero_dependents=False, suffix=SUFFIX, probability=True)
+    judges: tuple[Judge, ...] = ()
+    if options.endpoints:
+        judges = question_judges(options, "geneval2", zero_dependents=False, suffix=SUFFIX, probability=True)
     everything = read_prompts(fetch_data("geneval2", options.data)["geneval2_data.jsonl"])
     items = with_size(choose(everything, options.num), options.size)
-    names = ", ".join(judge.name for judge in judges)
     return Suite(
         name="geneval2",
-        title="GenEval 2" if {judge.name for judge in judges} == {JUDGE} else f"GenEval 2, judged by {names}",
+        title="GenEval 2" if {judge.name for judge in judges} == {JUDGE} else judged_by("GenEval 2", judges),
         items=items,
         images_per_prompt=1,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source=describe_source("geneval2"),
+        warnings=warn_of_none("geneval2", judges),
         deviations=(
             *describe_choice(items, everything),
             *(f"{judge.name} answers in place of {JUDGE}." for judge in judges if judge.name != JUDGE),

@@ -3,7 +3,7 @@ import pytest
 from leanlens.endpoint import Endpoint
 from leanlens.evaluate.metric import mean_metric
 from leanlens.evaluate.suite import Item, Judgement
-from leanlens.evaluate.suites.asking import judge_names, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.asking import judge_names, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.options import SuiteOptions
 
 
@@ -13,6 +13,15 @@ def test_judges_are_named_after_their_models():
     first, second = question_judges(SuiteOptions(endpoints=endpoints), "dpg", suffix="One word.")
     assert (first.name, second.name, second.endpoint) == ("judge", "judge 2", endpoints[1])
     assert first.suffix == "One word."
+
+
+def test_titles_and_warnings_tell_who_judges():
+    judges = question_judges(SuiteOptions(endpoints=(Endpoint("http://localhost:1/v1", "one"),)), "dpg")
+    assert judged_by("DPG-Bench", judges) == "DPG-Bench, judged by one"
+    assert judged_by("DPG-Bench", ()) == "DPG-Bench, not judged"
+    assert warn_of_none("dpg", judges) == ()
+    (warning,) = warn_of_none("dpg", ())
+    assert warning.endswith("judged once the command is run again with a vision model (--judge)")
 
 
 def test_no_endpoint_is_an_error():

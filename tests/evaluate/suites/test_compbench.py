@@ -132,6 +132,7 @@ def test_the_suite_has_eight_times_300_prompts(tmp_path, monkeypatch):
     assert suite.title == "T2I-CompBench++ prompts, judged by judge"
     assert suite.items[300].id == "shape-000"
     assert suite.items[0].size == (64, 64)
+    assert compbench(replace(options, endpoints=())).title == "T2I-CompBench++ prompts, not judged"
     small = compbench(replace(options, num=16))
     assert [item.categories[0] for item in small.items] == [name for name in CATEGORIES for _ in range(2)]
     judged = [{"judge": [judgement({one["id"]: "yes" for one in item.truth["questions"]})]} for item in small.items]

@@ -166,7 +166,7 @@ def test_the_detector_runs_in_a_process_and_the_verdict_is_made_here(folder):
 def test_without_the_detector_it_is_not_called_geneval(folder):
     endpoint = Endpoint("http://localhost:1/v1", "someone/judge")
     suite = geneval(SuiteOptions(data=folder, endpoints=(endpoint,), num=3, size=128))
-    assert suite.title == "GenEval prompts, judge"
+    assert suite.title == "GenEval prompts, judged by judge"
     assert suite.source["licence"] == "MIT"
     assert [item.size for item in suite.items] == [(128, 128)] * 3
     assert suite.deviations[0] == "3 of the 6 prompts are used."
@@ -177,9 +177,13 @@ def test_without_the_detector_it_is_not_called_geneval(folder):
     assert all("by questions" in metric.name for metric in metrics)
 
 
-def test_nothing_to_judge_with_is_an_error(folder):
-    with pytest.raises(ValueError, match="geneval has nothing to judge with: give the command of its detector"):
-        geneval(SuiteOptions(data=folder))
+def test_without_a_judge_the_prompts_can_be_drawn(folder):
+    suite = geneval(SuiteOptions(data=folder))
+    assert (len(suite.items), suite.judges, suite.title) == (6, (), "GenEval prompts, not judged")
+    assert suite.metrics(suite.items, [{}] * 6) == []
+    (warning,) = suite.warnings
+    assert "geneval has no judge here" in warning
+    assert "(--scorer)" in warning
 
 
 def test_a_file_of_another_form_is_an_error(tmp_path):

@@ -130,5 +130,6 @@ def test_the_suite_asks_for_probabilities(tmp_path, monkeypatch):
                 for item in suite.items]  # fmt: skip
     assert suite.metrics(suite.items, judged)[0].value == pytest.approx(sum(expected) / 2)
     other = geneval2(SuiteOptions(data=tmp_path, endpoints=(Endpoint("http://localhost:1/v1", "small"),)))
+    assert geneval2(SuiteOptions(data=tmp_path)).judges == ()
     assert other.title == "GenEval 2, judged by small"
     assert "small answers in place of Qwen3-VL-8B-Instruct." in other.deviations

@@ -8,7 +8,7 @@ from leanlens.evaluate.suites.options import SuiteOptions
 
 def test_an_unknown_suite_is_an_error():
     with pytest.raises(ValueError, match=r"unknown suite 'nosuch': expected one of .*dpg"):
-        open_suite("nosuch")
+        open_suite("nosuch", SuiteOptions())
 
 
 @pytest.mark.parametrize("name", list(SUITES))
@@ -23,5 +23,5 @@ def test_a_suite_is_opened_with_its_options(monkeypatch):
     monkeypatch.setattr("leanlens.evaluate.suites.dpg.dpg", made.append)
     options = SuiteOptions(num=3)
     open_suite("dpg", options)
-    open_suite("dpg")
+    open_suite("dpg", SuiteOptions())
     assert made == [options, SuiteOptions()]
