@@ -7,7 +7,7 @@ from leanlens.evaluate.suites.options import SuiteOptions
 
 
 def test_an_unknown_suite_is_an_error():
-    with pytest.raises(ValueError, match=r"unknown suite 'nosuch': expected one of .*dpg"):
+    with pytest.raises(ValueError, match=r"invalid suite 'nosuch': expected one of .*dpg"):
         open_suite("nosuch", SuiteOptions())
 
 
