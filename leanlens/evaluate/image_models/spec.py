@@ -1,6 +1,5 @@
 """Reads what `--model` says: which model draws a column of the comparison, with which LoRAs and settings."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from leanlens.evaluate.settings import read_settings, split_settings
 from leanlens.files import read_json
 from leanlens.pipeline.request import LoraChoice, check_guidance, check_steps
 from leanlens.presets import PRESETS
@@ -45,7 +45,6 @@ KEYS: dict[str, tuple[str, ...]] = {
 FORM = "[NAME=]SOURCE[+LORA[:SCALE]]...[,KEY=VALUE]..."
 _MARKS = "+,"
 _NAME = re.compile(r"([^=+,:/\\#\s][^=+,:/\\#\n]{0,59})=")
-_NEXT_KEY = re.compile(r",(?=\s*[A-Za-z_]+\s*=)")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LORA_SUFFIX = re.compile(r"\.(safetensors|st)$")
 
@@ -195,8 +194,7 @@ def _exists(path: str) -> bool:
 
 def _split_source(text: str) -> tuple[str, str]:
     if _is_address(text):
-        cut = next((match.start() for match in _NEXT_KEY.finditer(text)), len(text))
-        return text[:cut], text[cut:]
+        return split_settings(text)
     end = next((end for end in _ends(text) if _exists(text[:end])), None)
     if end is None:
         end = _first_mark(text)
@@ -254,26 +252,9 @@ def _shown(value: Any) -> str:
 
 
 def _read_options(text: str, whole: str) -> dict[str, Any]:
-    """`,KEY=VALUE...` as values. A comma that no key follows is part of the value."""
-    found: dict[str, Any] = {}
-    for part in _NEXT_KEY.split(text) if text else []:
-        if not part:
-            continue
-        key, separator, value = part.partition("=")
-        key, value = key.strip(), value.strip()
-        if not separator:
-            raise ValueError(f"invalid model {whole!r}: {part.lstrip(',')!r} is no KEY=VALUE; expected {FORM}")
-        if key not in KEYS:
-            raise ValueError(f"invalid model {whole!r}: there is no key {key!r}; {_nearest(key)}")
-        if key in found:
-            raise ValueError(f"invalid model {whole!r}: {key} is given twice")
-        found[key] = _checked(key, value)
-    return found
-
-
-def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
-    return f"the nearest is {near[0]!r}" if near else f"there are {_listed(KEYS)}"
+    """`,KEY=VALUE...` as values."""
+    given = read_settings(text, f"model {whole!r}", KEYS, FORM)
+    return {key: _checked(key, value) for key, value in given.items()}
 
 
 def _listed(names: Any) -> str:
