@@ -33,6 +33,8 @@ def scenes(
     seeds: opt.SeedsOfPrompt = 1,
     seed: opt.EvaluationSeed = 0,
     prompts: opt.PromptKind = "dense",
+    judge: opt.Judges = None,
+    pairs: opt.Pairs = False,
     reason: opt.ComparedReasons = None,
     images: opt.ImageFolders = None,
     real: opt.Real = False,
@@ -57,7 +59,7 @@ def scenes(
     compared = _Compared(model, reason, images, device, dtype, steps, cfg)
     options = _options(
         num=num, seed=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
-        scorers=tuple(scorer or ["scene"]), needs_truth=real or reconstruction,
+        scorers=tuple(scorer or ["scene"]), needs_truth=real or reconstruction, **_judging(judge, pairs, out),
     )  # fmt: skip
     references = (real, reconstruction)
     _evaluate("scenes", options, out, compared, references, seed=seed, seeds=seeds, keep=keep, shard=shard)
@@ -74,6 +76,7 @@ def fresh(
     seeds: opt.SeedsOfPrompt = 1,
     prompts: opt.FreshKind = "drawings",
     judge: opt.Judges = None,
+    pairs: opt.Pairs = False,
     reason: opt.ComparedReasons = None,
     images: opt.ImageFolders = None,
     steps: opt.Steps = None,
@@ -93,7 +96,7 @@ def fresh(
     compared = _Compared(model, reason, images, device, dtype, steps, cfg)
     options = _options(
         num=num, date=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
-        scorers=tuple(scorer or ["scene"]), **_judging(judge, out),
+        scorers=tuple(scorer or ["scene"]), **_judging(judge, pairs, out),
     )  # fmt: skip
     _evaluate("fresh", options, out, compared, seed=0, seeds=seeds, keep=keep, shard=shard)
 
@@ -109,6 +112,7 @@ def _suite_command(name: str) -> Callable[..., None]:
         seed: opt.EvaluationSeed = 0,
         prompts: opt.SuitePrompts = None,
         judge: opt.Judges = None,
+        pairs: opt.Pairs = False,
         scorer: opt.ScorerCommand = None,
         data: opt.SuiteData = None,
         reason: opt.ComparedReasons = None,
@@ -122,7 +126,7 @@ def _suite_command(name: str) -> Callable[..., None]:
         dtype: opt.Dtype = "auto",
     ) -> None:
         options = _options(
-            num=num, seed=seed, size=size, prompts=prompts, data=data, scorer=scorer, **_judging(judge, out)
+            num=num, seed=seed, size=size, prompts=prompts, data=data, scorer=scorer, **_judging(judge, pairs, out)
         )
         compared = _Compared(model, reason, images, device, dtype, steps, cfg)
         _evaluate(name, options, out, compared, seed=seed, seeds=seeds, keep=keep, shard=shard)
@@ -222,13 +226,15 @@ def _options(**given: Any) -> "SuiteOptions":
     return SuiteOptions(**given)
 
 
-def _judging(judges: list[str] | None, out: Path) -> dict[str, Any]:
-    """The endpoints that judge, and where their answers are kept."""
+def _judging(judges: list[str] | None, pairs: bool, out: Path) -> dict[str, Any]:
+    """The endpoints that judge, where their answers are kept, and whether they compare pairs."""
     if not judges:
+        if pairs:
+            raise ValueError("--pairs needs a vision model that compares the images: --judge URL#MODEL")
         return {}
     from leanlens.evaluate.judges.spec import parse_judges
 
-    return {"endpoints": parse_judges(judges), "answers": out / "answers"}
+    return {"endpoints": parse_judges(judges), "answers": out / "answers", "pairs": pairs}
 
 
 def _whole(text: str) -> int:

@@ -224,6 +224,9 @@ Judges = Annotated[
         metavar="[NAME=]URL#MODEL[,KEY=VALUE]",
     ),
 ]  # fmt: skip
+Pairs = Annotated[
+    bool, flag(IMAGE, "pairs", "Have --judge also compare the images of every two models, each pair in both orders.")
+]
 PublishedDate = Annotated[str, option(IMAGE, "Published text that the prompts are made from, such as a date.")]
 FreshKind = Annotated[str, option(IMAGE, "Prompts to make: drawings, judged exactly, or photos, judged by --judge.")]
 SeedsOfSuite = Annotated[

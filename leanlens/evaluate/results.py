@@ -15,6 +15,7 @@ import leanlens
 from leanlens.evaluate.compare import compare_models, interval
 from leanlens.evaluate.control import above_control
 from leanlens.evaluate.costs import measured_costs
+from leanlens.evaluate.duels import agreements_as_json, duels_as_json, item_duels
 from leanlens.evaluate.judges.answered import question_failures
 from leanlens.evaluate.metric import Metric
 from leanlens.evaluate.rates import count_rates, rates_as_json
@@ -75,6 +76,7 @@ def results_of(done: Evaluation) -> dict[str, Any]:
         "rates": {judge.name: {row.name: _rates(row, judge.name, judge.criteria) for row in done.rows}
                   for judge in suite.judges},
         "comparisons": comparisons_of(done, metrics),
+        **_pairs(done),
         "failures": {row.name: failures_of(row) for row in done.rows},
         "items": [_item(done, index) for index in range(len(suite.items))],
     }  # fmt: skip
@@ -137,6 +139,14 @@ def comparisons_of(done: Evaluation, metrics: Mapping[str, Sequence[Metric]]) ->
         family = {model: [metric for metric in row if metric.name == name] for model, row in rows.items()}
         found += compare_models(family, strata, done.seed, done.suite.higher_is_better)
     return [one.as_json() for one in found]
+
+
+def _pairs(done: Evaluation) -> dict[str, Any]:
+    """What judges say of pairs of images; nothing where none was asked."""
+    if not done.duels:
+        return {}
+    pairs = duels_as_json(done.duels, strata_of(done.suite.items), done.seed)
+    return {"pairs": pairs, "agreements": agreements_as_json(done.duels)}
 
 
 def failures_of(row: Row) -> dict[str, Any]:
@@ -204,6 +214,7 @@ def _item(done: Evaluation, index: int) -> dict[str, Any]:
         "size": None if item.size is None else list(item.size),
         "images": {row.name: [_image(row, index, again) for again in range(len(row.images[index]))]
                    for row in done.rows},
+        **({"pairs": item_duels(done.duels, index)} if done.duels else {}),
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import leanlens
 from leanlens.evaluate.draw import KeptImage, Say, draw_items, find_image
+from leanlens.evaluate.duels import Duel, fight
 from leanlens.evaluate.judge import forget_judgements, judge_images
 from leanlens.evaluate.results_json import as_text
 from leanlens.evaluate.suite import ImageModel, Item, Judgement, Suite
@@ -56,6 +57,7 @@ class Evaluation:
         seed, seeds: image j of item i has the seed `seed` + i + j * SEED_STEP, for `seeds` images.
         rows: the models, then references, then controls.
         command: what the suite can be opened from again, as JSON values.
+        duels: what judges say of the images of every two models.
     """
 
     suite: Suite
@@ -63,6 +65,7 @@ class Evaluation:
     seeds: int
     rows: list[Row]
     command: dict[str, Any]
+    duels: list[Duel] = field(default_factory=list)
 
     def models(self) -> list[Row]:
         """The rows that are compared."""
@@ -119,7 +122,8 @@ def evaluate(
             finally:
                 model.close()
     rows = sorted([*earlier_rows(suite, out, rows), *rows], key=lambda row: ROLES.index(row.role))
-    return Evaluation(suite, seed, seeds, judged_rows(suite, rows, out, say), command or {})
+    judged = judged_rows(suite, rows, out, say)
+    return Evaluation(suite, seed, seeds, judged, command or {}, _fight(suite, judged, say))
 
 
 def earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
@@ -219,9 +223,13 @@ def rebuilt(suite: Suite, out: Path, again: Sequence[str] = (), say: Say = lambd
             for item in items:
                 forget_judgements(suite.judges, item, row.images[ids[one]], store)
     judged = judged_rows(suite, rows, out, say, retry=False)
-    return Evaluation(
-        suite, kept["suite"]["seed"], kept["suite"]["images_per_prompt"], judged, kept["suite"]["command"]
-    )
+    about = kept["suite"]
+    duels = _fight(suite, judged, say)
+    return Evaluation(suite, about["seed"], about["images_per_prompt"], judged, about["command"], duels)
+
+
+def _fight(suite: Suite, rows: Sequence[Row], say: Say) -> list[Duel]:
+    return fight(suite.pair_judges, [row for row in rows if row.role == "model"], say)
 
 
 def _rows_of(suite: Suite, kept: dict[str, Any], out: Path) -> list[Row]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
 from leanlens.evaluate.metric import Metric
 from leanlens.score.protocol import Score
+
+if TYPE_CHECKING:
+    from leanlens.evaluate.judges.pairs import PairJudge
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Suite:
         higher_is_better: whether a larger headline is better.
         control: the items with another thing of the same kind asked for, by which every row of images is judged again;
             empty where a suite has no such control.
+        pair_judges: what compares the images of every two models.
         warnings: what the user should know before anything is drawn.
     """
 
@@ -147,4 +151,5 @@ class Suite:
     deviations: tuple[str, ...] = ()
     higher_is_better: bool = True
     control: tuple[Item, ...] = ()
+    pair_judges: "tuple[PairJudge, ...]" = ()
     warnings: tuple[str, ...] = ()

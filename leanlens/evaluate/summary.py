@@ -17,7 +17,14 @@ def render_results(results: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
     suite = results["suite"]
     each = "an image" if suite["images_per_prompt"] == 1 else f"{suite['images_per_prompt']} images"
     title = f"# {suite['title']}\n\n{suite['num']} prompts, {each} for each, seed {suite['seed']}"
-    parts = [title, _metrics(results), *_comparisons(results), *_rates(results), *_categories(results)]
+    parts = [
+        title,
+        _metrics(results),
+        *_comparisons(results),
+        *_pairs(results),
+        *_rates(results),
+        *_categories(results),
+    ]
     parts += [_costs(results, costs), *_notes(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -75,6 +82,25 @@ def _comparisons(results: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     heading = "## Differences\n\nSecond minus first, paired by prompt; p by sign flips, adjusted over the pairs (Holm)."
     return [f"{heading}\n\n{markdown(['models', 'metric', 'difference', 'p', 'won / tied / lost'], lines)}"]
+
+
+def _pairs(results: Mapping[str, Any]) -> list[str]:
+    """Who wins before each judge, and how far judges agree."""
+    if not results.get("pairs"):
+        return []
+    lines = [
+        [
+            one["judge"], f"{one['second']} against {one['first']}", show({**one, "value": one["wins_of_second"]}),
+            str(one["num"]), _number(one["flips"], "share"), str(one["failed"]),
+        ]
+        for one in results["pairs"]
+    ]  # fmt: skip
+    header = ["judge", "models", "pairs won by the first named, %", "prompts", "contradicted itself, %", "failed"]
+    text = f"## Pairs, each shown in both orders\n\n{markdown(header, lines)}"
+    for one in results["agreements"]:
+        kappa = "not defined" if one["kappa"] is None else f"{one['kappa']:.2f}"
+        text += f"\n\n{' and '.join(one['judges'])}: Cohen's kappa {kappa} over {one['num']} pairs"
+    return [text]
 
 
 def _rates(results: Mapping[str, Any]) -> list[str]:

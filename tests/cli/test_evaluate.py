@@ -108,8 +108,9 @@ def test_prompts_are_written_for_other_programs(leanlens, shelf, tmp_path):
 
 def test_fresh_prompts_are_drawn_and_judged(leanlens, shelf, tmp_path, monkeypatch):
     install(monkeypatch, tmp_path, SCORER, {SCORERS: {"mine": "added:Constant"}})
-    run = leanlens("evaluate", "fresh", "--seed", "2026-12-01", "--model", "toy", "--num", 2, "--steps", 1, "--size",
-                   64, "--sources", shelf, "--scorer", "mine", "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    words = ["--model", "toy", "--num", 2, "--steps", 1, "--size", 64, "--sources", shelf, "--scorer", "mine"]
+    out = ["--device", "cpu", "--out", tmp_path / "out"]
+    run = leanlens("evaluate", "fresh", "--seed", "2026-12-01", *words, *out)
     assert run.code == 0
     settings = json.loads((tmp_path / "out" / "results.json").read_text())["suite"]["settings"]
     assert settings["date"] == "2026-12-01"

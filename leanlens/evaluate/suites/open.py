@@ -1,9 +1,11 @@
 """Opens suites by name."""
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line reads the names, and starts sooner without the rest
+    from leanlens.evaluate.judges.pairs import VisionPairJudge
     from leanlens.evaluate.suite import Suite
     from leanlens.evaluate.suites.options import SuiteOptions
 
@@ -29,4 +31,17 @@ def open_suite(name: str, options: "SuiteOptions") -> "Suite":
         raise ValueError(f"invalid suite {name!r}: expected one of {', '.join(SUITES)}")
     make = getattr(import_module(f"leanlens.evaluate.suites.{name}"), name)
     suite: Suite = make(options)
-    return suite
+    return replace(suite, pair_judges=_pair_judges(options)) if options.pairs else suite
+
+
+def _pair_judges(options: "SuiteOptions") -> "tuple[VisionPairJudge, ...]":
+    from leanlens.evaluate.judges.pairs import VisionPairJudge
+    from leanlens.evaluate.suites.asking import judge_names
+
+    if not options.endpoints:
+        raise ValueError("pairs are compared by vision models: give an endpoint that is asked")
+    names = judge_names([endpoint.model for endpoint in options.endpoints])
+    return tuple(
+        VisionPairJudge(name, endpoint, options.answers)
+        for name, endpoint in zip(names, options.endpoints, strict=True)
+    )

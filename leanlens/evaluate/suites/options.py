@@ -24,6 +24,7 @@ class SuiteOptions:
         prompts: which prompts, in the words of the suite.
         library: drawings that scenes are made of.
         scorers: names of the scorers that judge scenes; the first gives the headline.
+        pairs: whether the endpoints also compare the images of every two models.
         needs_truth: whether a column shows the true images.
 
     Raises:
@@ -41,6 +42,7 @@ class SuiteOptions:
     prompts: str | None = None
     library: str | None = None
     scorers: tuple[str, ...] = ("scene",)
+    pairs: bool = False
     needs_truth: bool = False
 
     def __post_init__(self) -> None:
