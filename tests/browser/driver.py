@@ -78,7 +78,76 @@ def open_browser() -> Iterator[Browser]:
             browser.close()
 
 
-class PageDriver:
+class Looking:
+    """What can be measured of any page in a tab."""
+
+    page: Any
+
+    def overflowing(self) -> list[str]:
+        """Parts that stick out of the window sideways, unless something around them scrolls or cuts them off."""
+        if self.page.evaluate("document.documentElement.scrollWidth") > self.page.viewport_size["width"]:
+            return self.page.evaluate(_OVERFLOWING) or ["the page"]
+        return self.page.evaluate(_OVERFLOWING)
+
+    def faint(self, selector: str, least: float = 4.5) -> list[tuple[float, str]]:
+        """Texts whose contrast with what lies behind them is below `least` (WCAG 2.2, 1.4.3)."""
+        return self.page.evaluate(_FAINT, [selector, least])
+
+
+class ReportDriver(Looking):
+    """One tab with the report of a comparison open, from its file and without a network.
+
+    Args:
+        browser: from `open_browser`.
+        file: report.html.
+        size, dark, scale: as `PageDriver` has them.
+    """
+
+    def __init__(
+        self, browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, dark: bool = False, scale: float = 1.0
+    ):
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+            device_scale_factor=scale,
+            offline=True,
+        )
+        self.context.set_default_timeout(PATIENCE)
+        self.page = self.context.new_page()
+        self.elsewhere: list[str] = []
+        """Everything that was asked for besides the file itself."""
+        self.mistakes: list[str] = []
+        """What the page's scripts, and the policy against loading, complained of."""
+        own = file.resolve().as_uri()
+        self.page.on("request", lambda one: self.elsewhere.append(one.url) if not _is_inside(one.url, own) else None)
+        self.page.on("pageerror", lambda error: self.mistakes.append(str(error)))
+        self.page.on("console", lambda said: self.mistakes.append(said.text) if said.type == "error" else None)
+        self.page.goto(own)
+        self.page.wait_for_selector("#nav a")
+
+    def close(self) -> None:
+        """Close the tab."""
+        self.context.close()
+
+    def text(self, selector: str) -> str:
+        """What the first such part says, on one line."""
+        return " ".join(self.page.locator(selector).first.inner_text().split())
+
+    def scroll_to_images(self) -> None:
+        """Bring the first prompts into the window, which fills them in."""
+        self.page.locator("#list").evaluate("(list) => list.scrollIntoView()")
+        self.page.locator("article figure").first.wait_for()
+
+    def ids(self) -> list[str]:
+        """The prompts that are shown, in their order."""
+        return self.page.locator("article").evaluate_all("(all) => all.map((one) => one.dataset.id)")
+
+
+def _is_inside(url: str, own: str) -> bool:
+    return url.startswith("data:") or url.partition("#")[0] == own
+
+
+class PageDriver(Looking):
     """One tab with the page open.
 
     Args:
@@ -235,16 +304,6 @@ class PageDriver:
     def is_dark(self) -> bool:
         """Whether the page is in dark colours."""
         return bool(self.page.evaluate("document.body.classList.contains('dark')"))
-
-    def overflowing(self) -> list[str]:
-        """Parts that stick out of the window sideways, unless something around them scrolls or cuts them off."""
-        if self.page.evaluate("document.documentElement.scrollWidth") > self.page.viewport_size["width"]:
-            return self.page.evaluate(_OVERFLOWING) or ["the page"]
-        return self.page.evaluate(_OVERFLOWING)
-
-    def faint(self, selector: str, least: float = 4.5) -> list[tuple[float, str]]:
-        """Texts whose contrast with what lies behind them is below `least` (WCAG 2.2, 1.4.3)."""
-        return self.page.evaluate(_FAINT, [selector, least])
 
     def focused(self) -> str:
         """The name of what the keyboard acts on."""
