@@ -32,7 +32,7 @@ function large(name, image, item) {
     image.reasoned ? el("details", {open: true}, el("summary", {}, "Drawn from a rewritten prompt"), said("pre", image.reasoned.prompt ?? ""),
       el("details", {}, el("summary", {}, "Record"), said("pre", pretty(image.reasoned)))) : el("p", {class: "note"}, "Prompt drawn as written"),
     judgementTable(image),
-    Object.entries(image.judgements ?? {}).map(([judge, one]) => el("details", {class: "raw"}, el("summary", {}, "Raw judgement, ", said("b", judge)), said("pre", pretty(one.raw)))),
+    Object.entries(image.judgements ?? {}).filter(([, one]) => known(one.raw)).map(([judge, one]) => el("details", {class: "raw"}, el("summary", {}, "Raw judgement, ", said("b", judge)), said("pre", pretty(one.raw)))),
     el("details", {}, el("summary", {}, "Settings"), said("pre", pretty(identity)))));
 }
 

@@ -19,6 +19,7 @@ from leanlens.evaluate.duels import agreements_as_json, duels_as_json, item_duel
 from leanlens.evaluate.judges.answered import question_failures
 from leanlens.evaluate.metric import Metric
 from leanlens.evaluate.rates import count_rates, rates_as_json
+from leanlens.evaluate.report import write_report
 from leanlens.evaluate.results_json import as_text, rounded
 from leanlens.evaluate.run import FORMAT, IMAGES, Evaluation, Row
 from leanlens.evaluate.sheet import draw_sheet
@@ -41,6 +42,7 @@ def write_results(done: Evaluation, out: Path) -> dict[str, Any]:
             path.write_text(text, encoding="utf-8")
     with whole_file(out / "sheet.png") as path:
         _sheet(done).save(path, "PNG")
+    write_report(out)
     return results
 
 

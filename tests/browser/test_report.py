@@ -103,6 +103,7 @@ def test_prompts_are_searched_filtered_and_sorted(visit):
     tab.page.select_option("#order", "low\nflux")
     assert tab.ids()[0] == "00001"
     tab.page.click("button[data-show=flux]")
+    tab.scroll_to_images()
     assert tab.page.locator("article").first.locator("figure").count() == 2
 
 

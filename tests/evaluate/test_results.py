@@ -21,6 +21,9 @@ def test_failures_are_counted_by_model_and_category_and_leave_no_headline(tmp_pa
     assert other["reasons"] == {"not drawn: the prompt was refused": 4, "no answer": 2}
     assert other["categories"]["a"]["failed"] == 4
     assert results["metrics"]["a"][0]["failed"] == 2
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '"name":"a","role":"model"' in report
+    assert '"incomplete":true' in report
     assert results["items"][2]["images"]["b"][0] == {
         "key": done.rows[1].images[2][0].key,
         "seed": 2,
