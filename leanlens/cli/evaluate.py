@@ -234,7 +234,9 @@ def _judging(judges: list[str] | None, pairs: bool, out: Path) -> dict[str, Any]
         return {}
     from leanlens.evaluate.judges.spec import parse_judges
 
-    return {"endpoints": parse_judges(judges), "answers": out / "answers", "pairs": pairs}
+    asked = parse_judges(judges)
+    endpoints, names = tuple(one.endpoint for one in asked), tuple(one.name for one in asked)
+    return {"endpoints": endpoints, "judges": names, "answers": out / "answers", "pairs": pairs}
 
 
 def _whole(text: str) -> int:

@@ -17,6 +17,7 @@ from leanlens.evaluate.control import above_control
 from leanlens.evaluate.costs import measured_costs
 from leanlens.evaluate.duels import agreements_as_json, duels_as_json, item_duels
 from leanlens.evaluate.judges.answered import question_failures
+from leanlens.evaluate.judges.families import family_notes
 from leanlens.evaluate.metric import Metric
 from leanlens.evaluate.rates import count_rates, rates_as_json
 from leanlens.evaluate.report import write_report
@@ -180,7 +181,10 @@ def deviations(done: Evaluation) -> list[str]:
     rewritten = [row.name for row in done.models() if row.identity.get("reason")]
     if rewritten:
         found.append(f"Prompts were rewritten before drawing for: {', '.join(rewritten)}.")
-    return found
+    identities = [judge.identity() for judge in done.suite.judges]
+    identities += [judge.identity() for judge in done.suite.pair_judges]
+    models = [identity.get("model") for identity in identities]
+    return found + family_notes(dict.fromkeys(model for model in models if isinstance(model, str)))
 
 
 def costs_of(done: Evaluation, path: Path) -> dict[str, Any]:

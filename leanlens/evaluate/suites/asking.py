@@ -26,7 +26,7 @@ def question_judges(options: SuiteOptions, suite: str, **settings: Any) -> tuple
     """
     if not options.endpoints:
         raise ValueError(f"{suite} is judged by a vision model: give an endpoint that it is asked at")
-    names = judge_names([endpoint.model for endpoint in options.endpoints])
+    names = names_of_judges(options)
     return tuple(
         QuestionJudge(name, endpoint, options.answers, **settings)
         for name, endpoint in zip(names, options.endpoints, strict=True)
@@ -44,6 +44,11 @@ def warn_of_none(suite: str, judges: Sequence[Judge], scorer: bool = False) -> t
         return ()
     ways = "a vision model (--judge), or its own scorer (--scorer)" if scorer else "a vision model (--judge)"
     return (f"{suite} has no judge here: images are drawn, and judged once the command is run again with {ways}",)
+
+
+def names_of_judges(options: SuiteOptions) -> list[str]:
+    """A name for each endpoint."""
+    return list(options.judges) or judge_names([endpoint.model for endpoint in options.endpoints])
 
 
 def judge_names(models: Sequence[str]) -> list[str]:

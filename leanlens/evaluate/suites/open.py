@@ -36,11 +36,11 @@ def open_suite(name: str, options: "SuiteOptions") -> "Suite":
 
 def _pair_judges(options: "SuiteOptions") -> "tuple[VisionPairJudge, ...]":
     from leanlens.evaluate.judges.pairs import VisionPairJudge
-    from leanlens.evaluate.suites.asking import judge_names
+    from leanlens.evaluate.suites.asking import names_of_judges
 
     if not options.endpoints:
         raise ValueError("pairs are compared by vision models: give an endpoint that is asked")
-    names = judge_names([endpoint.model for endpoint in options.endpoints])
+    names = names_of_judges(options)
     return tuple(
         VisionPairJudge(name, endpoint, options.answers)
         for name, endpoint in zip(names, options.endpoints, strict=True)

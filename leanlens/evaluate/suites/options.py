@@ -18,6 +18,7 @@ class SuiteOptions:
         date: published text that fresh prompts are made from.
         data: folder with the suite's own files, in place of a download.
         endpoints: the vision models that judge.
+        judges: names of these; made of their models without them.
         answers: folder where their answers are kept; nothing is kept without it.
         scorer: command of the suite's own scorer, which runs in an environment of its own.
         size: pixels of a side of the requested images; the model's own without it.
@@ -36,6 +37,7 @@ class SuiteOptions:
     date: str | None = None
     data: Path | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    judges: tuple[str, ...] = ()
     answers: Path | None = None
     scorer: str | None = None
     size: int | None = None
@@ -67,8 +69,9 @@ class SuiteOptions:
                 read[name] = Path(read[name])
         if "endpoints" in read:
             read["endpoints"] = tuple(Endpoint(**one) for one in read["endpoints"])
-        if "scorers" in read:
-            read["scorers"] = tuple(read["scorers"])
+        for name in ("scorers", "judges"):
+            if name in read:
+                read[name] = tuple(read[name])
         return cls(**read)
 
 
