@@ -18,7 +18,6 @@ WHOLE_FOLDERS = {
 }  # fmt: skip
 WHOLE = {
     "test_api",  # docs/api.md
-    "test_endpoint_judges",  # an evaluation before judges at endpoints
     "test_architecture",
     "test_docs", "test_docs_log", "test_docs_values", "test_site",  # docs/
     "test_launch",  # Dockerfile, start.bat
