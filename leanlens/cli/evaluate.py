@@ -9,6 +9,7 @@ import typer
 from leanlens.cli import options as opt
 from leanlens.cli.evaluate_models import columns_of, opener_of, own_size, references_of
 from leanlens.cli.evaluate_table import table
+from leanlens.cli.evaluate_vote import vote
 from leanlens.cli.say import say
 from leanlens.evaluate.suites.open import SUITES, open_suite
 from leanlens.files import read_json
@@ -175,6 +176,7 @@ def rebuild(folder: opt.EvaluationFolder, item: opt.RejudgedItems = None) -> Non
 
 
 app.command()(table)
+app.command()(vote)
 
 
 class _Compared:

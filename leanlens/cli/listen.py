@@ -1,6 +1,7 @@
 """Runs the server process and prints `ready: http://…` once clients can connect and the model is open."""
 
 import asyncio
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,3 +52,19 @@ def address(host: str, port: int) -> str:
     """The URL for a browser on this machine."""
     name = _EVERY_ADDRESS.get(host, host)
     return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def is_local(host: str) -> bool:
+    """Whether only programs on this machine can reach a host."""
+    return host in ("127.0.0.1", "localhost", "::1")
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise a ValueError where the server could not listen; better now than once a model is open."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(f"port {port} of host {host} cannot be listened to: {error.strerror}; give another") from None

@@ -274,6 +274,35 @@ PublishedSuite = Annotated[
     ),
 ]
 
+VotedFolder = Annotated[Path, typer.Argument(help="Folder that `leanlens evaluate` wrote, with images of two models.")]
+VoteQuestions = Annotated[
+    list[str] | None,
+    option(
+        IMAGE, "Question about each pair: prompt (which image follows it better), looks, or text (in which it is more "
+        "correct). Repeatable. Default: prompt.",
+    ),
+]  # fmt: skip
+PairsOfVoter = Annotated[
+    int | None,
+    option(IMAGE, "Pairs that each voter is asked, before repeats and gold pairs. Default: all.", "-n", "--num", min=1),
+]
+VoteToken = Annotated[
+    str | None,
+    option(
+        NETWORK, "Token that the page's address must have where other machines can reach it.",
+        envvar="LEANLENS_VOTE_TOKEN",
+    ),
+]  # fmt: skip
+ExportedVotes = Annotated[
+    Path | None, option(OUTPUT, "Write the votes to a .csv or .jsonl file instead of serving the page.", metavar="FILE")
+]
+VoteResults = Annotated[
+    bool, option(OUTPUT, "Print the ranking and the checks of the voters instead of serving the page.", "--results")
+]
+ExcludeFailing = Annotated[
+    bool, option(OUTPUT, "With --results or --export: leave out voters who fail the checks.", "--exclude-failing")
+]
+
 # ---------------------------------------------------------------------------------------------- the server
 
 Host = Annotated[str, option(NETWORK, "Address to listen on; 0.0.0.0 is every address.")]

@@ -1,7 +1,6 @@
 """Implements `leanlens serve`, one server for browsers, OpenAI and AUTOMATIC1111 clients, and assistants."""
 
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import typer
 
 from leanlens.cli import options as opt
 from leanlens.cli.auto import features_folder, settle
-from leanlens.cli.listen import listen
+from leanlens.cli.listen import is_local, listen, require_free
 from leanlens.install import install_extra
 from leanlens.plan.options import AUTO, LoadOptions
 
@@ -75,18 +74,14 @@ def serve(
         timeout=timeout, idle_unload=idle_unload, requests_per_minute=rate, max_pixels=max_pixels,
         memory_limit=memory_limit, api_keys=tuple(api_key or ()), users=_users(user or []),
         cors_origins=tuple(cors or ()), public_url=public_url, trusted_proxies=tuple(trusted_proxy or ()),
-        loopback_only=_is_local(host) and not (api_key or user or public_url or trusted_proxy),
+        loopback_only=is_local(host) and not (api_key or user or public_url or trusted_proxy),
         keep_days=keep_days or None, keep_pictures=keep_pictures or None, tools=tools, marking=marking,
         safety=safety, safety_words=safety_words, safety_scorer=safety_scorer, safety_threshold=safety_threshold,
     )  # fmt: skip
     _fetch(settings, replicas)
-    if not _is_local(host) and not settings.requires_auth:
+    if not is_local(host) and not settings.requires_auth:
         typer.echo(f"Anyone who reaches {host}:{port} can draw; --api-key asks for a key.", err=True)
     _run(settings, _page(settings) if page else None, replicas, host, port, log)
-
-
-def _is_local(host: str) -> bool:
-    return host in ("127.0.0.1", "localhost", "::1")
 
 
 def _check_start(log: str, host: str, port: int) -> None:
@@ -95,7 +90,7 @@ def _check_start(log: str, host: str, port: int) -> None:
     from leanlens.serve.logging import log_format
 
     log_format(log)
-    _require_free(host, port)
+    require_free(host, port)
 
 
 def _settings(models: list[str], options: LoadOptions, replicas: int | None, **rest: Any) -> "ServerSettings":
@@ -124,17 +119,6 @@ def _run(
     _logger.info("Starting with %s; images go to %s", names, settings.output)
     listen(app, host, port, lambda: app.state.service.trouble, _logger.info)
     _logger.info("Stopped")
-
-
-def _require_free(host: str, port: int) -> None:
-    """Raise a ValueError where the server could not listen; better now than once a model is open."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise ValueError(f"port {port} of host {host} cannot be listened to: {error.strerror}; give another") from None
 
 
 def _require_packages() -> None:
