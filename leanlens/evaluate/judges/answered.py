@@ -32,6 +32,16 @@ def question_failures(judgements: Iterable[Judgement]) -> Failures:
     return Failures(reasons.total(), num, dict(reasons.most_common()))
 
 
+def all_met(judgement: Judgement) -> float | Failed | None:
+    """1 where all questions about an image are met and 0 where one is not; `Failed` where that is not known."""
+    raw = judgement.raw
+    if not isinstance(raw, dict) or "met" not in raw:
+        return next(iter(judgement.score.values()), None)
+    if not all(raw["met"].values()):
+        return 0.0
+    return Failed(f"a question failed: {next(iter(raw['failed'].values()))}") if raw["failed"] else 1.0
+
+
 def question_metric(
     name: str,
     items: Sequence[Item],

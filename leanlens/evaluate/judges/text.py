@@ -27,7 +27,7 @@ INSTRUCTION = (
 # The answer for no text, and a token that Qwen2.5-VL leaks.
 NO_TEXT = re.compile(r"addCriterion|No text recognized\.?", re.IGNORECASE)
 MOST_TOKENS = 1024  # of a transcript
-OCR = "rapidocr"  # name of the judge that needs no endpoint
+OCR = "rapidocr"
 
 
 class TextReader(Protocol):
@@ -141,38 +141,9 @@ class TextJudge:
         return Judgement(dict(score), {"text": text, **counts})
 
 
-def text_judges(
-    endpoints: Sequence[Endpoint],
-    answers: Path | None,
-    criteria: tuple[str, ...],
-    measure: Callable[[str, Item], Measured],
-) -> tuple[TextJudge, ...]:
-    """One judge for each endpoint, named after its model, and one that reads by RapidOCR where that is installed.
-
-    Raises:
-        ValueError: there is neither an endpoint nor RapidOCR.
-    """
-    judges: list[TextJudge] = []
-    for number, endpoint in enumerate(endpoints, 1):
-        name = endpoint.model.rpartition("/")[2]
-        name = f"{name} {number}" if name in {OCR, *(judge.name for judge in judges)} else name
-        judges.append(TextJudge(name, VisionModel(endpoint, answers), criteria, measure))
-    if recogniser_identity() is not None:
-        judges.append(TextJudge(OCR, Recogniser(), criteria, measure))
-    if not judges:
-        raise ValueError(
-            f"nothing can read the text in images: give a vision model's endpoint, or {install_extra('ocr')}"
-        )
-    return tuple(judges)
-
-
-def counts_of(judged: Sequence[dict[str, list[Judgement]]], judge: str, names: Sequence[str]) -> Counts:
-    """The named counts of each image that a `TextJudge` read, in the form that `count_metric` adds up.
-
-    Args:
-        judged: as in `Suite.metrics`.
-    """
-    return [[_counts(judgement, names) for judgement in row[judge]] for row in judged]
+def counts_of(rows: Sequence[Sequence[Judgement]], names: Sequence[str]) -> Counts:
+    """The named counts of each image that a `TextJudge` read, in the form that `count_metric` adds up."""
+    return [[_counts(judgement, names) for judgement in row] for row in rows]
 
 
 def _counts(judgement: Judgement, names: Sequence[str]) -> tuple[float, ...] | Failed | None:

@@ -1,15 +1,18 @@
-"""Makes the judges of suites that ask endpoints, and the metrics of each judge of a suite."""
+"""Makes the judges of suites that ask endpoints or read text, and the metrics of each judge of a suite."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from leanlens.evaluate.judges.answered import question_categories, question_metric
-from leanlens.evaluate.judges.questions import CRITERION, QuestionJudge
+from leanlens.evaluate.judges.answered import all_met, question_categories, question_metric
+from leanlens.evaluate.judges.questions import QuestionJudge
+from leanlens.evaluate.judges.text import OCR, Measured, Recogniser, TextJudge, VisionModel
 from leanlens.evaluate.metric import Metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement
 from leanlens.evaluate.suites.options import SuiteOptions
+from leanlens.install import install_extra
+from leanlens.score.ocr import recogniser_identity
 
 Judged = Sequence[Sequence[Judgement]]
 """For each item, the judgements of its images by one judge."""
@@ -38,12 +41,33 @@ def judged_by(title: str, judges: Sequence[Judge]) -> str:
     return f"{title}, judged by {', '.join(judge.name for judge in judges)}" if judges else f"{title}, not judged"
 
 
-def warn_of_none(suite: str, judges: Sequence[Judge], scorer: bool = False) -> tuple[str, ...]:
+def warn_of_none(suite: str, judges: Sequence[Judge], scorer: bool = False, ocr: bool = False) -> tuple[str, ...]:
     """What to tell before images are drawn that nothing judges; nothing where there are judges."""
     if judges:
         return ()
-    ways = "a vision model (--judge), or its own scorer (--scorer)" if scorer else "a vision model (--judge)"
-    return (f"{suite} has no judge here: images are drawn, and judged once the command is run again with {ways}",)
+    ways = ["a vision model (--judge)"]
+    ways += ["its own scorer (--scorer)"] if scorer else []
+    ways += [f"a recogniser ({install_extra('ocr')})"] if ocr else []
+    told = " or ".join(ways)
+    return (f"{suite} has no judge here: images are drawn, and judged once the command is run again with {told}",)
+
+
+def text_judges(
+    options: SuiteOptions, criteria: tuple[str, ...], measure: Callable[[str, Item], Measured]
+) -> tuple[TextJudge, ...]:
+    """A judge for each endpoint, named after its model, and one that reads by RapidOCR where that is installed."""
+    models = [endpoint.model for endpoint in options.endpoints]
+    readers = [VisionModel(endpoint, options.answers) for endpoint in options.endpoints]
+    judges = [TextJudge(name, read, criteria, measure) for name, read in zip(judge_names(models), readers, strict=True)]
+    if recogniser_identity() is not None:
+        judges.append(TextJudge(OCR, Recogniser(), criteria, measure))
+    return tuple(judges)
+
+
+def general_question(prompt: str) -> list[dict[str, Any]]:
+    """The one question whether an image shows what a prompt states, for prompts without questions of their own."""
+    question = f"Does the image show everything that this prompt states, and nothing against it?\n\nPrompt: {prompt}"
+    return [{"id": "1", "question": question}]
 
 
 def names_of_judges(options: SuiteOptions) -> list[str]:
@@ -78,7 +102,6 @@ def metrics_per_judge(
 
 def question_metrics(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
     """The share of questions that are met, the share of images that meet all, and the first by question category."""
-    shares = [[one.score[CRITERION] for one in row] for row in judged]
-    strict = [[float(value >= 1) if isinstance(value, int | float) else value for value in row] for row in shares]
+    strict = [[all_met(one) for one in row] for row in judged]
     named = [question_metric(name, items, judged, name) for name in question_categories(items)]
     return [question_metric("questions met", items, judged), mean_metric("all questions met", strict), *named]

@@ -14,13 +14,13 @@ Source: unified_metrics_eval.py of the TextCrafter authors.
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from leanlens.evaluate.judges.text import NO_TEXT, OCR, Measured, TextJudge, counts_of, text_judges
+from leanlens.evaluate.judges.text import NO_TEXT, OCR, Measured, counts_of
 from leanlens.evaluate.metric import Counts, Metric, count_metric
-from leanlens.evaluate.suite import Item, Judgement, Suite
+from leanlens.evaluate.suite import Item, Judge, Suite
+from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, text_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import read_json, sha256
@@ -38,7 +38,7 @@ def cvtg(options: SuiteOptions) -> Suite:
     """The suite.
 
     Raises:
-        ValueError: no folder is given, it has none of the files, one has another form, or nothing can read text.
+        ValueError: no folder is given, it has none of the files, or one has another form.
     """
     if options.data is None:
         raise ValueError(
@@ -47,17 +47,20 @@ def cvtg(options: SuiteOptions) -> Suite:
     files = _find_files(options.data)
     everything = [item for where, path in files.items() for item in _read_items(path, *where)]
     items = with_size(choose(everything, options.num), options.size)
-    found = text_judges(options.endpoints, options.answers, CRITERIA, measure)
-    judges = sorted(found, key=lambda judge: judge.name != OCR)  # the official reader is a recogniser too
+    judges = text_judges(options, CRITERIA, measure)
+    judges = (
+        (*judges[-1:], *judges[:-1]) if judges and judges[-1].name == OCR else judges
+    )  # the official one is a recogniser too
     return Suite(
-        "cvtg",
-        "CVTG-2K",
-        items,
+        name="cvtg",
+        title="CVTG-2K",
+        items=items,
         images_per_prompt=1,
-        judges=tuple(judges),
-        metrics=partial(_metrics, [judge.name for judge in judges]),
+        judges=judges,
+        metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source={"files": {f"{path.parent.name}/{path.name}": {"sha256": sha256(path)} for path in files.values()}},
         deviations=_deviations(judges, len(items)),
+        warnings=warn_of_none("cvtg", judges, ocr=True),
     )
 
 
@@ -94,9 +97,9 @@ def _item(row: Any, what: str, folder: str, regions: int, number: int) -> Item:
     return Item(f"{folder}-{regions}-{index}", prompt, (f"{regions} regions", folder), {"text": texts})
 
 
-def _deviations(judges: Sequence[TextJudge], num: int) -> tuple[str, ...]:
+def _deviations(judges: Sequence[Judge], num: int) -> tuple[str, ...]:
     return (
-        f"Text is read by {judges[0].name}; the official reader is PaddleOCR 2.10.0 with its English models, which the "
+        f"Text is read by {judges[0].name if judges else 'nothing'}; the official reader is PaddleOCR 2.10.0 with its English models, which the "
         "paper does not name.",
         "CLIPScore, VQAScore and the aesthetic score are left out.",
         "Case is ignored, punctuation is kept, and a word that is wanted twice matches one word twice, as in the "
@@ -121,15 +124,12 @@ def _likeness(word: str, there: Sequence[str]) -> float:
     return 1 - edit_distance(word, nearest) / (max(len(word), len(nearest)) + SMALL)
 
 
-def _metrics(names: Sequence[str], items: Sequence[Item], judged: Sequence[dict[str, list[Judgement]]]) -> list[Metric]:
+def metrics_of(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
+    """Word accuracy and NED over all words, and over those of the prompts with two, three, four and five texts."""
     found = []
-    for name in names:
-        reader = "" if name == names[0] else f" by {name}"
-        for title, count in (("word accuracy", "found"), ("NED", "likeness")):
-            counts = counts_of(judged, name, (count, "words"))
-            found.append(count_metric(title + reader, counts))
-            if not reader:
-                found += _by_regions(title, items, counts)
+    for title, count in (("word accuracy", "found"), ("NED", "likeness")):
+        counts = counts_of(judged, (count, "words"))
+        found += [count_metric(title, counts), *_by_regions(title, items, counts)]
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from leanlens.evaluate.judges.answered import all_met
 from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.metric import Metric, group_metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
@@ -161,14 +162,7 @@ def metrics_of(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metr
 
 def value_of(judgement: Judgement) -> float | Failed | None:
     """1 for a correct image and 0 for another one; `Failed` where that is not known."""
-    if CRITERION in judgement.score:
-        return judgement.score[CRITERION]
-    raw = judgement.raw
-    if not isinstance(raw, dict) or "met" not in raw:
-        return next(iter(judgement.score.values()), None)
-    if not all(raw["met"].values()):
-        return 0.0
-    return Failed(f"a question failed: {next(iter(raw['failed'].values()))}") if raw["failed"] else 1.0
+    return judgement.score[CRITERION] if CRITERION in judgement.score else all_met(judgement)
 
 
 def _best(values: Sequence[float | Failed | None]) -> list[float | Failed | None]:

@@ -7,19 +7,17 @@ Score is the share of matched words among the words of all images, so that long 
 Source: X-Omni-Team/X-Omni, textbench/evaluate_text_reward.py and summary_scores.py.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from leanlens.evaluate.judges.text import NO_TEXT, Measured, TextJudge, counts_of, text_judges
+from leanlens.evaluate.judges.text import NO_TEXT, Measured, counts_of
 from leanlens.evaluate.metric import Metric, count_metric
-from leanlens.evaluate.suite import Item, Judgement, Suite
-from leanlens.evaluate.suites.data import choose, describe_source, fetch_data, with_size
+from leanlens.evaluate.suite import Item, Judge, Suite
+from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, text_judges, warn_of_none
+from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, read_rows, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
-from leanlens.files import read_text
 
 FILES = {"en": "text_prompts.jsonl", "zh": "text_prompts_zh.jsonl"}
 READER = "Qwen2.5-VL-7B-Instruct"  # the official one, in bfloat16, with at most 1,024 new tokens
@@ -32,26 +30,27 @@ def longtext(options: SuiteOptions) -> Suite:
     """The suite; `options.prompts` is "en", the default, or "zh".
 
     Raises:
-        ValueError: another language, a wrong file, or nothing that can read text.
+        ValueError: another language, or a wrong file.
+        DownloadError: the file could not be downloaded.
     """
     language = options.prompts or "en"
     if language not in FILES:
         raise ValueError(f"invalid prompts {language!r}: expected en or zh")
     path = fetch_data("longtext", options.data)[FILES[language]]
-    rows = [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
-    everything = [_item(row, language) for row in rows]
+    everything = [_item(row, language) for row in read_rows(path)]
     items = with_size(choose(everything, options.num), options.size)
-    judges = text_judges(options.endpoints, options.answers, CRITERIA, measure)
+    judges = text_judges(options, CRITERIA, measure)
     return Suite(
-        "longtext",
-        "LongText-Bench" if language == "en" else "LongText-Bench (Chinese)",
-        items,
+        name="longtext",
+        title="LongText-Bench" if language == "en" else "LongText-Bench, Chinese",
+        items=items,
         images_per_prompt=4,
         judges=judges,
-        metrics=partial(_metrics, [judge.name for judge in judges]),
+        metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source=describe_source("longtext"),
         settings={"language": language},
-        deviations=_deviations(judges, len(items), len(everything)),
+        deviations=(*describe_choice(items, everything), *_deviations(judges)),
+        warnings=warn_of_none("longtext", judges, ocr=True),
     )
 
 
@@ -60,15 +59,14 @@ def _item(row: dict[str, Any], language: str) -> Item:
     return Item(f"{row['prompt_id']:04d}", row["prompt"], (row["category"], row["length"]), truth)
 
 
-def _deviations(judges: Sequence[TextJudge], num: int, total: int) -> tuple[str, ...]:
-    reader = judges[0].name
+def _deviations(judges: Sequence[Judge]) -> tuple[str, ...]:
+    reader = judges[0].name if judges else "nothing"
     return (
         *((f"Text is read by {reader} and not by {READER}.",) if reader != READER else ()),
         "The vision model is asked for a transcript in other words than the official ones.",
         "The official cleaner leaves a leaked token, and the answer for no text without its full stop, in the "
         "transcript, where their words can match; the corrected score removes them.",
         "An image that is missing or cannot be read is counted as failed; the official script leaves it out.",
-        *((f"{num} of {total} prompts.",) if num < total else ()),
     )
 
 
@@ -97,10 +95,9 @@ def measure(text: str, item: Item) -> Measured:
     return score, {"matched": official, "matched_corrected": corrected, "words": wanted.total()}
 
 
-def _metrics(names: Sequence[str], items: Sequence[Item], judged: Sequence[dict[str, list[Judgement]]]) -> list[Metric]:
-    found = []
-    for name in names:
-        reader = "" if name == names[0] else f" by {name}"
-        for label, matched in (("", "matched"), (", corrected", "matched_corrected")):
-            found.append(count_metric(f"text score{label}{reader}", counts_of(judged, name, (matched, "words"))))
-    return found
+def metrics_of(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
+    """The Text Score with the official cleaner, and with the one that was meant."""
+    return [
+        count_metric("text score", counts_of(judged, ("matched", "words"))),
+        count_metric("text score, corrected", counts_of(judged, ("matched_corrected", "words"))),
+    ]

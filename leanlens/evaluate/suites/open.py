@@ -16,6 +16,10 @@ SUITES = {
     "geneval2": "GenEval 2: 800 prompts of 3 to 10 parts, judged by probabilities (not for commercial use)",
     "dpg": "DPG-Bench: 1,065 dense prompts with questions that depend on one another",
     "compbench": "T2I-CompBench++: 2,400 prompts of attributes, places, numbers and actions",
+    "longtext": "LongText-Bench: 160 prompts with long texts, English or Chinese, read from the image",
+    "cvtg": "CVTG-2K: 2,000 prompts with texts in two to five places, read from the image",
+    "parti": "PartiPrompts: 1,632 prompts of twelve categories, judged by one question, or by people",
+    "own": "a file of your own prompts, judged by your questions, by one question, or by people",
 }
 """Name -> what it is, in a line. `suites/NAME.py` has a function NAME that makes the suite from its options."""
 

@@ -4,7 +4,7 @@ from PIL import Image, ImageDraw
 
 from leanlens.endpoint import Endpoint
 from leanlens.evaluate.judges import text
-from leanlens.evaluate.judges.text import NO_TEXT, Recogniser, TextJudge, VisionModel, counts_of, text_judges
+from leanlens.evaluate.judges.text import NO_TEXT, Recogniser, TextJudge, VisionModel, counts_of
 from leanlens.evaluate.metric import count_metric
 from leanlens.evaluate.suite import Item, Judgement
 from leanlens.score import ocr
@@ -52,8 +52,8 @@ def test_an_item_without_text_is_not_read_and_a_failure_is_kept():
 def test_counts_are_added_up_over_judged_images():
     one, none = Judgement({"letters": 0.5}, {"text": "xA", "found": 1, "letters": 2}), Judgement({"letters": None})
     failed = Judgement({"letters": Failed("timeout")})
-    rows = [{"said": [one, one]}, {"said": [none, none]}, {"said": [failed, one]}, {"said": [failed, failed]}]
-    metric = count_metric("letters", counts_of(rows, "said", ("found", "letters")))
+    rows = [[one, one], [none, none], [failed, one], [failed, failed]]
+    metric = count_metric("letters", counts_of(rows, ("found", "letters")))
     np.testing.assert_array_equal(metric.sums, [[2, 4], [0, 0], [1, 2], [0, 0]])
     assert (metric.value, metric.num, metric.failed) == (0.5, 2, 3)
 
@@ -75,18 +75,12 @@ def test_a_vision_model_is_asked_once_for_each_image(tmp_path):
         assert (read.identity()["model"], read.identity()["url"]) == ("some/reader", server.url)
 
 
-def test_judges_are_named_after_their_models(monkeypatch):
-    endpoints = [Endpoint("http://one/v1", "a/Reader"), Endpoint("http://two/v1", "Reader")]
+def test_without_a_recogniser_the_package_to_install_is_named(monkeypatch):
     monkeypatch.setattr(text, "recogniser_identity", lambda: None)
-    assert [judge.name for judge in text_judges(endpoints, None, ("letters",), letters)] == ["Reader", "Reader 2"]
-    with pytest.raises(ValueError, match=r"nothing can read the text in images: give .*\[ocr\]"):
-        text_judges([], None, ("letters",), letters)
     with pytest.raises(ValueError, match=r"text cannot be read without a recogniser: .*\[ocr\]"):
         Recogniser()
     monkeypatch.setattr(text, "recogniser_identity", lambda: {"rapidocr": "1"})
-    judges = text_judges(endpoints[:1], None, ("letters",), letters)
-    assert [judge.name for judge in judges] == ["Reader", "rapidocr"]
-    assert judges[1].identity() == {"kind": "text", "format": 1, "reader": "rapidocr", "rapidocr": "1"}
+    assert Recogniser().identity() == {"reader": "rapidocr", "rapidocr": "1"}
 
 
 def test_a_recogniser_that_breaks_at_one_image_fails_there(monkeypatch):

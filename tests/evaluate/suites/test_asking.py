@@ -3,7 +3,16 @@ import pytest
 from leanlens.endpoint import Endpoint
 from leanlens.evaluate.metric import mean_metric
 from leanlens.evaluate.suite import Item, Judgement
-from leanlens.evaluate.suites.asking import judge_names, judged_by, metrics_per_judge, question_judges, warn_of_none
+from leanlens.evaluate.suites import asking
+from leanlens.evaluate.suites.asking import (
+    general_question,
+    judge_names,
+    judged_by,
+    metrics_per_judge,
+    question_judges,
+    text_judges,
+    warn_of_none,
+)
 from leanlens.evaluate.suites.options import SuiteOptions
 
 
@@ -39,3 +48,26 @@ def test_metrics_of_later_judges_are_named_after_them():
 
     found = metrics_per_judge(judges, [Item("a", "a")], judged, means)
     assert [(metric.name, metric.value) for metric in found] == [("overall", 1.0), ("overall, two", 0.0)]
+
+
+def letters(transcript, item):
+    return {"letters": 1.0}, {"found": 1}
+
+
+def test_text_is_read_by_each_endpoint_and_by_the_recogniser(monkeypatch):
+    options = SuiteOptions(endpoints=(Endpoint("http://one/v1", "a/Reader"), Endpoint("http://two/v1", "Reader")))
+    monkeypatch.setattr(asking, "recogniser_identity", lambda: None)
+    assert [judge.name for judge in text_judges(options, ("letters",), letters)] == ["Reader", "Reader 2"]
+    assert text_judges(SuiteOptions(), ("letters",), letters) == ()
+    assert "pip install" in warn_of_none("longtext", (), ocr=True)[0]
+    monkeypatch.setattr(asking, "recogniser_identity", lambda: {"rapidocr": "1"})
+    monkeypatch.setattr("leanlens.evaluate.judges.text.recogniser_identity", lambda: {"rapidocr": "1"})
+    judges = text_judges(options, ("letters",), letters)
+    assert [judge.name for judge in judges] == ["Reader", "Reader 2", "rapidocr"]
+    assert judges[2].identity()["reader"] == "rapidocr"
+
+
+def test_the_general_question_has_the_prompt():
+    (question,) = general_question("a red cat")
+    assert question["id"] == "1"
+    assert question["question"].endswith("Prompt: a red cat")

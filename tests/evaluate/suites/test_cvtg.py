@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from leanlens.endpoint import Endpoint
 from leanlens.evaluate.judges import text
 from leanlens.evaluate.suite import Item, Judgement
+from leanlens.evaluate.suites import asking
 from leanlens.evaluate.suites.cvtg import CRITERIA, cvtg, measure
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.score.protocol import Failed
@@ -20,7 +21,8 @@ PROMPTS = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "recogniser_identity", lambda: {"rapidocr": "1"})
+    for module in (asking, text):
+        monkeypatch.setattr(module, "recogniser_identity", lambda: {"rapidocr": "1"})
     for name, prompts in PROMPTS.items():
         (tmp_path / name).parent.mkdir()
         rows = [{"index": index, "prompt": prompt, "carrier_list": []} for index, prompt in enumerate(prompts)]

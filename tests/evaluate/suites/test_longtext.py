@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 from leanlens.endpoint import Endpoint
 from leanlens.evaluate.judges import text
 from leanlens.evaluate.suite import Item, Judgement
+from leanlens.evaluate.suites import asking
 from leanlens.evaluate.suites.data import SOURCES, Source
 from leanlens.evaluate.suites.longtext import longtext, measure, words_of
 from leanlens.evaluate.suites.options import SuiteOptions
@@ -31,7 +32,8 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(content)
         files[name] = (name, hashlib.sha256(content).hexdigest())
     monkeypatch.setitem(SOURCES, "longtext", Source("someone/suite", "0" * 40, "CC0-1.0", files))
-    monkeypatch.setattr(text, "recogniser_identity", lambda: {"rapidocr": "1"})
+    for module in (asking, text):
+        monkeypatch.setattr(module, "recogniser_identity", lambda: {"rapidocr": "1"})
     return tmp_path
 
 
@@ -47,7 +49,7 @@ def test_the_items(folder):
         SuiteOptions(data=folder, num=1, endpoints=(Endpoint("http://h/v1", "Qwen/Qwen2.5-VL-7B-Instruct"),))
     )
     assert not any(line.startswith("Text is read by") for line in official.deviations)
-    assert official.deviations[-1] == "1 of 2 prompts."
+    assert official.deviations[0] == "1 of the 2 prompts are used."
     chinese = longtext(SuiteOptions(data=folder, prompts="zh", size=512))
     assert (chinese.items[0].prompt, chinese.items[0].size) == ("招牌", (512, 512))
     with pytest.raises(ValueError, match="invalid prompts 'fr': expected en or zh"):
@@ -110,7 +112,7 @@ def test_the_text_score_is_a_micro_average(folder):
     ]
     metrics = {metric.name: metric for metric in suite.metrics(suite.items, judged)}
     assert list(metrics) == [
-        "text score", "text score, corrected", "text score by rapidocr", "text score, corrected by rapidocr",
+        "text score", "text score, corrected", "text score, rapidocr", "text score, corrected, rapidocr",
     ]  # fmt: skip
     assert metrics["text score"].value == pytest.approx((2 + 1 + 0 + 4 + 1) / (3 * 2 + 2 * 4))
     assert (metrics["text score"].num, metrics["text score"].failed) == (2, 1)
