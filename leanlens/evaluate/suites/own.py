@@ -15,7 +15,13 @@ from typing import Any
 
 from leanlens.evaluate.judges.questions import read_questions
 from leanlens.evaluate.suite import Item, Suite
-from leanlens.evaluate.suites.asking import general_question, metrics_per_judge, question_judges, question_metrics
+from leanlens.evaluate.suites.asking import (
+    general_question,
+    metrics_per_judge,
+    question_judges,
+    question_metrics,
+    warn_of_none,
+)
 from leanlens.evaluate.suites.data import choose, describe_choice, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.evaluate.suites.scenes import scenes
@@ -51,6 +57,7 @@ def own(options: SuiteOptions) -> Suite:
         images_per_prompt=1,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, question_metrics),
+        warnings=warn_of_none("own", judges),
         source={"prompts_sha256": sha256(path)},
         deviations=describe_choice(items, everything),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from leanlens.evaluate.judges.answered import question_metric
 from leanlens.evaluate.metric import Metric
 from leanlens.evaluate.suite import Item, Judge, Suite
-from leanlens.evaluate.suites.asking import Judged, general_question, metrics_per_judge, question_judges
+from leanlens.evaluate.suites.asking import Judged, general_question, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import read_text
@@ -38,6 +38,7 @@ def parti(options: SuiteOptions) -> Suite:
         images_per_prompt=1,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
+        warnings=warn_of_none("parti", judges),
         source=describe_source("parti"),
         deviations=(
             *describe_choice(items, everything),
