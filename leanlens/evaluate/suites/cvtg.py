@@ -98,9 +98,10 @@ def _item(row: Any, what: str, folder: str, regions: int, number: int) -> Item:
 
 
 def _deviations(judges: Sequence[Judge], num: int) -> tuple[str, ...]:
+    reader = judges[0].name if judges else "nothing"
     return (
-        f"Text is read by {judges[0].name if judges else 'nothing'}; the official reader is PaddleOCR 2.10.0 with its English models, which the "
-        "paper does not name.",
+        f"Text is read by {reader}; the official reader is PaddleOCR 2.10.0 with its English models, which the paper "
+        "does not name.",
         "CLIPScore, VQAScore and the aesthetic score are left out.",
         "Case is ignored, punctuation is kept, and a word that is wanted twice matches one word twice, as in the "
         "official script.",
