@@ -1,9 +1,16 @@
-"""Take the pictures of the server's page that the docs show: docs/images/page-*.webp.
+"""Take the pictures of pages that the docs show: docs/images/page-*.webp and evaluate_report.png.
 
     python docs/make_screenshots.py [MODEL]
+    python docs/make_screenshots.py --report OUT
 
-Starts a server of MODEL (nano without it) in an empty folder and drives its page in headless Chromium, with the same
-driver as `tests/browser`. Seeds are fixed, so that the same model gives the same pictures. Needs Debian's chromium.
+The first starts a server of MODEL (nano without it) in an empty folder and drives its page in headless Chromium, with
+the same driver as `tests/browser`. Seeds are fixed, so that the same model gives the same pictures. The second opens
+the report of an evaluation, such as
+
+    leanlens evaluate scenes --model nano --model nano-4=nano,steps=4 --model nano-4-unguided=nano,steps=4,cfg=1 \\
+        --num 60 --seed 2026 --sources common --out OUT
+
+Needs Debian's chromium.
 """
 
 import io
@@ -17,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from leanlens.files import whole_file  # noqa: E402
-from tests.browser.driver import PHONE, PageDriver, open_browser  # noqa: E402
+from tests.browser.driver import PHONE, PageDriver, ReportDriver, open_browser  # noqa: E402
 from tests.contract.running import Running  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
@@ -28,9 +35,14 @@ PROMPTS = (
     "three red apples left of a blue teapot",
 )
 MOST = 200_000  # bytes of one picture
+MOST_OF_REPORT = 400_000
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--report"]:
+        with open_browser() as browser:
+            take_report(browser, Path(sys.argv[2]) / "report.html")
+        return
     model = sys.argv[1] if len(sys.argv) > 1 else "nano"
     with tempfile.TemporaryDirectory() as folder, open_browser() as browser:
         running = Running(Path(folder) / "out", model=model)
@@ -79,6 +91,21 @@ def take_grid(browser, url: str) -> None:
     tab.finished("6 of 6 images done")
     take(tab, "page-grid")
     tab.close()
+
+
+def take_report(browser, file: Path) -> None:
+    """The result, the chart and the first prompts of a report; what lies between them is left out."""
+    tab = ReportDriver(browser, file, size=(1400, 1500))
+    tab.page.evaluate("for (const id of ['comparisons', 'categories']) document.getElementById(id).hidden = true")
+    tab.page.locator("article img").first.wait_for()
+    tab.page.evaluate("Promise.all([...document.images].map((one) => one.decode()))")
+    image = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
+    tab.close()
+    path = FOLDER / "evaluate_report.png"
+    with whole_file(path) as temporary:
+        image.quantize(256, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
+    assert path.stat().st_size < MOST_OF_REPORT, f"{path} has {path.stat().st_size} bytes"
+    print(path.relative_to(ROOT), path.stat().st_size)
 
 
 def take(tab: PageDriver, name: str, top: str = "body") -> None:

@@ -1,6 +1,14 @@
 // Puts the page together, and answers the keyboard.
-const KEYS = [["/", "search prompts"], ["j  k", "next and previous prompt"], ["Enter", "open the prompt"], ["\u2190  \u2192", "previous and next prompt, opened"],
-  ["+  \u2212  0", "zoom all images of the prompt, and back"], ["Esc", "close"], ["t", "light or dark"], ["?", "these keys"]];
+const KEYS = [
+  ["/", "search prompts"],
+  ["j  k", "next and previous prompt"],
+  ["Enter", "open the prompt"],
+  ["\u2190  \u2192", "previous and next prompt, opened"],
+  ["+  \u2212  0", "zoom all images of the prompt, and back"],
+  ["Esc", "close"],
+  ["t", "light or dark"],
+  ["?", "these keys"],
+];
 
 function switchTheme() {
   const isDark = getComputedStyle(document.documentElement).getPropertyValue("--ground").trim() === "#141517";
@@ -8,9 +16,23 @@ function switchTheme() {
 }
 function showKeys() {
   const help = document.getElementById("help");
-  help.replaceChildren(el("h2", {}, "Keys"), el("dl", {}, KEYS.flatMap(([keys, words]) => [el("dt", {}, keys.split("  ").map((key) => [el("kbd", {}, key), " "])),
-    el("dd", {}, words)])), el("p", {class: "note"}, "In an opened prompt, the wheel zooms and dragging moves all images together."),
-  el("button", {type: "button", onclick: () => help.close()}, "Close"));
+  help.replaceChildren(
+    el("h2", {}, "Keys"),
+    el(
+      "dl",
+      {},
+      KEYS.flatMap(([keys, words]) => [
+        el(
+          "dt",
+          {},
+          keys.split("  ").map((key) => [el("kbd", {}, key), " "]),
+        ),
+        el("dd", {}, words),
+      ]),
+    ),
+    el("p", {class: "note"}, "In an opened prompt, the wheel zooms and dragging moves all images together."),
+    el("button", {type: "button", onclick: () => help.close()}, "Close"),
+  );
   help.showModal();
 }
 
@@ -25,10 +47,21 @@ function pressDetail(event) {
   event.preventDefault();
 }
 function pressPage(event) {
-  const cards = [...document.getElementById("list").children], at = cards.indexOf(document.activeElement.closest("article"));
-  const move = (by) => { const next = cards[at < 0 ? 0 : at + by]; next?.focus(); next?.scrollIntoView({block: "nearest"}); };
-  const keys = {"/": () => document.getElementById("search").focus(), j: () => move(1), k: () => move(-1), t: switchTheme, "?": showKeys,
-    Enter: at < 0 ? null : () => openDetail(at)};
+  const cards = [...document.getElementById("list").children],
+    at = cards.indexOf(document.activeElement.closest("article"));
+  const move = (by) => {
+    const next = cards[at < 0 ? 0 : at + by];
+    next?.focus();
+    next?.scrollIntoView({block: "nearest"});
+  };
+  const keys = {
+    "/": () => document.getElementById("search").focus(),
+    j: () => move(1),
+    k: () => move(-1),
+    t: switchTheme,
+    "?": showKeys,
+    Enter: at < 0 ? null : () => openDetail(at),
+  };
   if (!keys[event.key]) return;
   keys[event.key]();
   event.preventDefault();
@@ -45,13 +78,27 @@ detail.addEventListener("close", () => {
   card?.focus({preventScroll: true});
   card?.scrollIntoView({block: "nearest"});
 });
-for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-addEventListener("beforeprint", () => { for (const card of document.getElementById("list").children) fillCard(card); });
+for (const dialog of document.querySelectorAll("dialog"))
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+addEventListener("beforeprint", () => {
+  for (const card of document.getElementById("list").children) fillCard(card);
+});
 document.getElementById("theme").addEventListener("click", switchTheme);
 document.getElementById("keys").addEventListener("click", showKeys);
 
 showHead();
-for (const [id, show] of [["result", showResult], ["comparisons", showComparisons], ["categories", showCategories], ["cost", showCosts], ["images", showImages],
-  ["method", showMethod], ["published", showPublished]]) show(document.getElementById(id));
+for (const [id, show] of [
+  ["result", showResult],
+  ["comparisons", showComparisons],
+  ["categories", showCategories],
+  ["cost", showCosts],
+  ["images", showImages],
+  ["method", showMethod],
+  ["published", showPublished],
+])
+  show(document.getElementById(id));
 const nav = document.getElementById("nav");
-for (const section of document.querySelectorAll("main section")) nav.append(el("a", {href: `#${section.id}`}, section.querySelector("h2").textContent));
+for (const section of document.querySelectorAll("main section"))
+  nav.append(el("a", {href: `#${section.id}`}, section.querySelector("h2").textContent));

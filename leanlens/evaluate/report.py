@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leanlens.evaluate.published import Published, published_numbers
+from leanlens.evaluate.rates import MOST_FAILED
 from leanlens.evaluate.report_images import Encoded, encode_images
 from leanlens.evaluate.results_file import (
     describe_failed,
@@ -29,6 +30,7 @@ RAW_CHARACTERS = 6_000_000  # of all raw judgements; in a longer one the rest is
 RAW_LIMITS = 300, 20_000  # characters of one
 SCRIPTS = (
     "report_parts.js",
+    "report_result.js",
     "report_tables.js",
     "report_chart.js",
     "report_gallery.js",
@@ -103,6 +105,7 @@ def _data(results: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, Any
     suite = results["suite"]
     scored = {name for name in results["models"] if not is_incomplete(results, name)}
     judgements = sum(len(row.get("judgements", {})) for row in _rows(results))
+    judgements += sum(len(item.get("pairs", ())) for item in results["items"])
     room = min(max(RAW_CHARACTERS // max(judgements, 1), RAW_LIMITS[0]), RAW_LIMITS[1])
     return {
         "leanlens": results["leanlens"],
@@ -113,6 +116,8 @@ def _data(results: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, Any
         ],
         "rates": results["rates"],
         "comparisons": [one for one in results["comparisons"] if {one["first"], one["second"]} <= scored],
+        "pairs": [_pair(one) for one in results.get("pairs", ())],
+        "agreements": results.get("agreements", []),
         "items": [_item(item, room) for item in results["items"]],
         "published": _published(suite["name"]),
     }
@@ -142,9 +147,18 @@ def _model(results: Mapping[str, Any], costs: Mapping[str, Any], name: str) -> d
     }
 
 
+def _pair(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What a judge says of two models' images; without numbers where too much failed."""
+    if one["failed"] <= MOST_FAILED * (one["num"] + one["failed"]):
+        return {**one, "incomplete": False}
+    return {**one, "incomplete": True, "wins_of_second": None, "low": None, "high": None}
+
+
 def _item(item: Mapping[str, Any], room: int) -> dict[str, Any]:
+    pairs = [{**one, "raw": _shortened(one.get("raw"), room)} for one in item.get("pairs", ())]
     return {
         **item,
+        **({"pairs": pairs} if pairs else {}),
         "images": {
             name: [
                 {

@@ -6,7 +6,10 @@ const drawn = report.models.filter((model) => model.role !== "control");
 const space = document.getElementById("space").namespaceURI;
 const colors = new Map();
 for (const model of report.models) {
-  colors.set(model.name, model.role === "control" ? "mc" : `m${[...colors.values()].filter((one) => one !== "mc").length % 8}`);
+  colors.set(
+    model.name,
+    model.role === "control" ? "mc" : `m${[...colors.values()].filter((one) => one !== "mc").length % 8}`,
+  );
 }
 
 function fill(part, given, children) {
@@ -34,17 +37,25 @@ function gain(value, unit) {
   return value > 0 ? `+${text}` : text;
 }
 const known = (value) => value !== null && value !== undefined;
-const between = (one, unit) => (known(one.low) && known(one.high) ? `${score(one.low, unit)}\u2013${score(one.high, unit)}` : "");
+const between = (one, unit) =>
+  known(one.low) && known(one.high) ? `${score(one.low, unit)}\u2013${score(one.high, unit)}` : "";
 const probability = (value) => (value < 0.001 ? "< .001" : `= ${value.toFixed(3).replace(/^0/, "")}`);
 const spaced = (text) => text.replaceAll("_", " ");
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 function metric(value, unit) {
-  const steps = [[1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+  const steps = [
+    [1e18, "E"],
+    [1e15, "P"],
+    [1e12, "T"],
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ];
   const [scale, letter] = steps.find(([least]) => value >= least) ?? [1, ""];
   return `${Number((value / scale).toPrecision(3))} ${letter}${unit}`;
 }
 const swatch = (model) => el("span", {class: `swatch ${colors.get(model)}`});
-const pretty = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2) ?? "none");
+const pretty = (value) => (typeof value === "string" ? value : (JSON.stringify(value, null, 2) ?? "none"));
 
 // What a judge says of a criterion: "met", "unmet", "failed", or null where it does not apply.
 function verdict(value) {
@@ -55,7 +66,8 @@ function verdict(value) {
 // Every verdict on an image: [judge, criterion, value].
 function verdicts(image) {
   return Object.entries(image.judgements ?? {}).flatMap(([judge, one]) =>
-    Object.entries(one.score).map(([criterion, value]) => [judge, criterion, value]));
+    Object.entries(one.score).map(([criterion, value]) => [judge, criterion, value]),
+  );
 }
 const isNumber = (value) => typeof value === "number";
 const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);

@@ -26,6 +26,10 @@ def found(num: int = 8) -> dict:
     results["items"][5]["images"]["nano"][0]["judgements"]["first"]["score"]["object"] = {"failed": "timeout"}
     reasoned = {"original": "a", "prompt": "a caption in full", "source": "scenes 1"}
     results["items"][4]["images"]["lens"][0]["reasoned"] = reasoned
+    pair = {"judge": "second", "first": "lens", "second": "flux"}
+    results["pairs"] = [{**pair, "wins_of_second": 0.2, "low": 0.1, "high": 0.3, "num": num, "flips": 0.1, "failed": 0}]
+    results["agreements"] = [{"judges": ["first", "second"], "kappa": 0.7, "share": 0.9, "num": num}]
+    results["items"][5]["pairs"] = [{**pair, "image": 0, "result": 1.0, "raw": {"orders": ["A", "B"]}}]
     return comparison.fail(results, "nano", 3)
 
 
@@ -58,6 +62,8 @@ def test_scores_stand_with_intervals_and_an_incomplete_model_has_none(visit):
     assert "nano is incomplete and has no score: 3 of 24 judgements failed (3 x timeout)" in tab.text("#result .notice")
     assert tab.text("#result .verdict").startswith("lens is ahead of flux by 25.0 points")
     assert "control" in tab.text("tr[data-model=kin]")
+    assert "second lens flux 20.0 10.0\u201330.0" in tab.text("#comparisons table")
+    assert "Cohen's kappa 0.70 over 8 pairs" in tab.text("#comparisons")
     assert "another detector" in tab.text("#result .deviations")
     assert "Not measured here" in tab.text("#published .notice")
     assert tab.page.title() == "GenEval, leanlens"
@@ -122,6 +128,7 @@ def test_a_prompt_opens_with_seed_settings_and_raw_judgement_from_the_keyboard(v
     tab.page.keyboard.press("ArrowRight")
     assert tab.page.locator("#detail .where bdi").first.inner_text() == "00005"
     assert "failed: timeout" in tab.text("#detail figure[data-model=nano]")
+    assert "second: lens against flux \u2013 lens wins" in tab.text("#detail .pairs")
     tab.page.keyboard.press("+")
     shown = tab.page.locator("#detail .hold img").evaluate_all("(all) => all.map((one) => one.style.transform)")
     assert len(set(shown)) == 1

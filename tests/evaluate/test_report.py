@@ -81,7 +81,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
     assert not re.search(r'(?:src|href)="(?!data:,")', page)
     assert "url(" not in page
     assert "innerHTML" not in page
-    assert len(SCRIPTS) == 6
+    assert len(SCRIPTS) == 7
 
 
 def test_above_five_percent_failed_no_score_is_in_the_file(tmp_path):
@@ -100,6 +100,16 @@ def test_up_to_five_percent_failed_there_is_a_score(tmp_path):
     data = block(written(tmp_path, comparison.fail(comparison.results(20), "flux", 3)), "data")
     assert data["models"][1]["headline"]["value"] == 0.65
     assert data["models"][1]["failed"] == "3 of 60 judgements failed (3 x timeout)"
+
+
+def test_pairs_have_a_number_unless_too_many_failed(tmp_path):
+    found = comparison.results(2)
+    pair = {"judge": "a", "first": "lens", "second": "flux", "wins_of_second": 0.2, "low": 0.1, "high": 0.3, "num": 19}
+    found |= {"pairs": [{**pair, "flips": 0.1, "failed": failed} for failed in (1, 2)], "agreements": []}
+    found["items"][0]["pairs"] = [{"judge": "a", "first": "lens", "second": "flux", "result": 1.0, "raw": "a" * 50_000}]
+    data = block(written(tmp_path, found), "data")
+    assert [(one["incomplete"], one["wins_of_second"]) for one in data["pairs"]] == [(False, 0.2), (True, None)]
+    assert data["items"][0]["pairs"][0]["raw"].endswith("more characters are in results.json")
 
 
 def test_missing_images_costs_and_parts_are_no_error(tmp_path):

@@ -51,4 +51,4 @@ def test_what_cannot_be_read_or_does_not_fit_is_empty(tmp_path):
 
 
 def test_steps_go_down():
-    assert all(one[0] > two[0] and one[1] >= two[1] for one, two in itertools.pairwise(STEPS))
+    assert all(one > two and one[1] >= two[1] for one, two in itertools.pairwise(STEPS))
