@@ -171,33 +171,48 @@ class QuestionJudge:
             asked.id: None if answer.failure else self._value(asked, answer)
             for asked, answer in zip(questions, answers, strict=True)
         }
-        values = _zero_dependents(questions, own) if self.zero_dependents else own
-        failed = {
-            asked.id: answer.failure or PARENT
-            for asked, answer in zip(questions, answers, strict=True)
-            if values[asked.id] is None
-        }
-        judged = {name: value for name, value in values.items() if value is not None}
-        raw = {
-            "answers": {asked.id: _told(answer) for asked, answer in zip(questions, answers, strict=True)},
-            "values": {name: float(f"{value:.6g}") for name, value in judged.items()},
-            "met": {name: value >= MET for name, value in judged.items()},
-            "failed": failed,
-            "num": len(questions),
-        }
+        judged = judge_answers(questions, answers, own, self.zero_dependents)
         if self.probability:
-            raw["unseen"] = {
+            judged.raw["unseen"] = {
                 asked.id: float(f"{math.exp(min(value for _, value in answer.logprobs[0])):.6g}")
                 for asked, answer in zip(questions, answers, strict=True)
                 if not answer.failure and not _told_probabilities(asked, answer)
             }
-        return Judgement({CRITERION: _share(judged, failed)}, raw)
+        return judged
 
     def _value(self, asked: AskedQuestion, answer: Answer) -> float:
         """What an answer is worth by itself: 1 or 0, or the probability of what is expected."""
         if not self.probability:
             return float(_plain(answer.value) in {_plain(word) for word in asked.expected})
         return min(1.0, sum(_told_probabilities(asked, answer)))
+
+
+def judge_answers(
+    questions: Sequence[AskedQuestion],
+    answers: Sequence[Answer],
+    own: dict[str, float | None],
+    zero_dependents: bool = True,
+) -> Judgement:
+    """The judgement of an image, in the form of `QuestionJudge`.
+
+    Args:
+        own: id of a question -> what its answer is worth by itself, None where it failed.
+    """
+    values = _zero_dependents(questions, own) if zero_dependents else own
+    failed = {
+        asked.id: answer.failure or PARENT
+        for asked, answer in zip(questions, answers, strict=True)
+        if values[asked.id] is None
+    }
+    judged = {name: value for name, value in values.items() if value is not None}
+    raw = {
+        "answers": {asked.id: _told(answer) for asked, answer in zip(questions, answers, strict=True)},
+        "values": {name: float(f"{value:.6g}") for name, value in judged.items()},
+        "met": {name: value >= MET for name, value in judged.items()},
+        "failed": failed,
+        "num": len(questions),
+    }
+    return Judgement({CRITERION: _share(judged, failed)}, raw)
 
 
 def _told_probabilities(asked: AskedQuestion, answer: Answer) -> list[float]:

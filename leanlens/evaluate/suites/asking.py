@@ -75,6 +75,12 @@ def names_of_judges(options: SuiteOptions) -> list[str]:
     return list(options.judges) or judge_names([endpoint.model for endpoint in options.endpoints])
 
 
+def refuse_scorer(suite: str, options: SuiteOptions) -> None:
+    """Raise a ValueError if a scorer is given to a suite that has none of its own."""
+    if options.scorer:
+        raise ValueError(f"invalid scorer {options.scorer!r}: {suite} is judged by vision models alone (--judge)")
+
+
 def judge_names(models: Sequence[str]) -> list[str]:
     """Short names of models, without their owner; equal ones are numbered."""
     found: list[str] = []

@@ -10,7 +10,14 @@ from typing import Any
 
 from leanlens.evaluate.metric import Metric, group_metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
-from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
+from leanlens.evaluate.suites.asking import (
+    Judged,
+    judged_by,
+    metrics_per_judge,
+    question_judges,
+    refuse_scorer,
+    warn_of_none,
+)
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import read_text
@@ -38,9 +45,10 @@ def compbench(options: SuiteOptions) -> Suite:
     """The suite, judged by endpoints; without any its images can be drawn and judged later.
 
     Raises:
-        ValueError: the files are not those of T2I-CompBench++.
+        ValueError: a scorer is given, or the files are not those of T2I-CompBench++.
         DownloadError: they could not be downloaded.
     """
+    refuse_scorer("compbench", options)
     judges: tuple[Judge, ...] = ()
     if options.endpoints:
         judges = question_judges(options, "compbench")

@@ -5,6 +5,7 @@ Source: `compute_dpg_bench.py` of ELLA. What it adds up is given twice: "officia
 
 import csv
 import io
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from leanlens.evaluate.judges.answered import question_categories, question_metric
+from leanlens.evaluate.judges.given import GivenAnswersJudge
+from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.metric import Metric, ratio
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
 from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
@@ -25,36 +28,39 @@ COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question
 
 
 def dpg(options: SuiteOptions) -> Suite:
-    """The suite, judged by endpoints; without any its images can be drawn and judged later.
+    """The suite, judged by the process whose command is `options.scorer`, by endpoints, or both.
+
+    Without either its images can be drawn and judged later.
 
     A truth has the `questions`, and `official`: id of a question -> its parents, as the official script has them.
 
     Raises:
-        ValueError: the files are not those of DPG-Bench.
+        ValueError: the files are not those of DPG-Bench, or the scorer does not start or fails its self-test.
         DownloadError: they could not be downloaded.
     """
-    judges: tuple[Judge, ...] = ()
+    judges: list[Judge] = [GivenAnswersJudge(ProcessJudge(shlex.split(options.scorer)))] if options.scorer else []
     if options.endpoints:
-        judges = question_judges(options, "dpg")
+        judges += question_judges(options, "dpg")
     everything = read_prompts(fetch_data("dpg", options.data)["dpg_bench.csv"])
     if len(everything) != PROMPTS:
         raise ValueError(f"the questions of DPG-Bench are about {len(everything)} prompts; expected {PROMPTS}")
     items = with_size(choose(everything, options.num), options.size)
     return Suite(
         name="dpg",
-        title=judged_by("DPG-Bench", judges),
+        title="DPG-Bench" if options.scorer else judged_by("DPG-Bench", judges),
         items=items,
         images_per_prompt=IMAGES_PER_PROMPT,
-        judges=judges,
+        judges=tuple(judges),
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
         source=describe_source("dpg"),
-        warnings=warn_of_none("dpg", judges),
+        warnings=warn_of_none("dpg", judges, scorer=True),
         deviations=(
             *describe_choice(items, everything),
             *(
                 f"{judge.name} answers the questions in place of mPLUG-large, so the numbers must not be set beside "
                 "published ones."
                 for judge in judges
+                if not isinstance(judge, GivenAnswersJudge)
             ),
             "Each image is judged by itself; the official script cuts four out of one picture.",
             "The prompts are those in the file of questions.",

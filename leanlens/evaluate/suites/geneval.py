@@ -47,6 +47,12 @@ class DetectorJudge:
         """See `Judge`."""
         return [_decide(found, item) for found, item in zip(self.detector(images, items), items, strict=True)]
 
+    def close(self) -> None:
+        """End the process of the detector, where it has one."""
+        close = getattr(self.detector, "close", None)
+        if close is not None:
+            close()
+
 
 def _decide(found: Judgement, item: Item) -> Judgement:
     failed = next((value for value in found.score.values() if isinstance(value, Failed)), None)

@@ -12,7 +12,14 @@ from typing import Any
 from leanlens.evaluate.judges.answered import question_categories, question_metric
 from leanlens.evaluate.metric import Metric, mean_metric
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
-from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
+from leanlens.evaluate.suites.asking import (
+    Judged,
+    judged_by,
+    metrics_per_judge,
+    question_judges,
+    refuse_scorer,
+    warn_of_none,
+)
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, read_rows, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.scenes.describe import NUMBERS
@@ -29,17 +36,20 @@ def geneval2(options: SuiteOptions) -> Suite:
     by prompt, sees one for each.
 
     Raises:
-        ValueError: the files are not those of GenEval 2.
+        ValueError: a scorer is given, or the files are not those of GenEval 2.
         DownloadError: they could not be downloaded.
     """
+    refuse_scorer("geneval2", options)
     judges: tuple[Judge, ...] = ()
     if options.endpoints:
         judges = question_judges(options, "geneval2", zero_dependents=False, suffix=SUFFIX, probability=True)
     everything = read_prompts(fetch_data("geneval2", options.data)["geneval2_data.jsonl"])
     items = with_size(choose(everything, options.num), options.size)
+    models = [endpoint.model.rstrip("/").rpartition("/")[2] for endpoint in options.endpoints]
+    others = [model for model in models if model != JUDGE]
     return Suite(
         name="geneval2",
-        title="GenEval 2" if {judge.name for judge in judges} == {JUDGE} else judged_by("GenEval 2", judges),
+        title="GenEval 2" if judges and not others else judged_by("GenEval 2", judges),
         items=items,
         images_per_prompt=1,
         judges=judges,
@@ -48,7 +58,7 @@ def geneval2(options: SuiteOptions) -> Suite:
         warnings=warn_of_none("geneval2", judges),
         deviations=(
             *describe_choice(items, everything),
-            *(f"{judge.name} answers in place of {JUDGE}." for judge in judges if judge.name != JUDGE),
+            *(f"{model} answers in place of {JUDGE}." for model in others),
             "An endpoint tells the 20 most probable tokens; the official script sees all. An answer that is not among "
             "them counts with the probability of the last of them, which is the most that it can have, or with 0 where "
             "the name of the number says so. The probability of an answer is the sum over its spellings in any case.",

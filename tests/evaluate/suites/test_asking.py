@@ -10,6 +10,7 @@ from leanlens.evaluate.suites.asking import (
     judged_by,
     metrics_per_judge,
     question_judges,
+    refuse_scorer,
     text_judges,
     warn_of_none,
 )
@@ -71,3 +72,9 @@ def test_the_general_question_has_the_prompt():
     (question,) = general_question("a red cat")
     assert question["id"] == "1"
     assert question["question"].endswith("Prompt: a red cat")
+
+
+def test_a_suite_without_a_scorer_of_its_own_refuses_one():
+    refuse_scorer("compbench", SuiteOptions())
+    with pytest.raises(ValueError, match=r"invalid scorer .python a\.py.: compbench is judged by vision models alone"):
+        refuse_scorer("compbench", SuiteOptions(scorer="python a.py"))

@@ -3,11 +3,13 @@
 import csv
 import hashlib
 import math
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from random import Random
 
 import pytest
+from PIL import Image
 
 from leanlens.endpoint import Endpoint
 from leanlens.evaluate.suites import data
@@ -230,3 +232,30 @@ def test_metrics_of_nothing_are_not_numbers(tmp_path):
     for metric in metrics_of(None, items, [[MISSING] * 4, [MISSING] * 4]):
         assert math.isnan(metric.value)
         assert metric.num == 0
+
+
+ANSWERING = """
+import json, sys
+if "--self-test" in sys.argv:
+    print(json.dumps({"passed": True, "cases": [{"case": "one", "expected": 1, "found": 1}]}))
+    sys.exit(0)
+print(json.dumps({"name": "mplug", "version": "1", "weights_sha256": None, "criteria": ["answered"]}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    answers = {one["id"]: "no" for one in asked["truth"]["questions"]}
+    print(json.dumps({"id": asked["id"], "score": {"answered": 1}, "raw": {"answers": answers}}), flush=True)
+"""
+
+
+def test_the_official_model_answers_in_a_process(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    script = tmp_path / "answering.py"
+    script.write_text(ANSWERING)
+    suite = dpg(SuiteOptions(data=folder(PROMPTS), num=2, scorer=f"{sys.executable} {script}"))
+    (judge,) = suite.judges
+    judged = judge([Image.new("RGB", (8, 8))] * 2, suite.items)
+    judge.close()
+    assert [one.score for one in judged] == [{"questions": 0.0}] * 2
+    assert judged[0].raw["answers"] == {"1": "no"}
+    assert (suite.title, judge.name) == ("DPG-Bench", "mplug")
+    assert not any("in place of" in sentence for sentence in suite.deviations)

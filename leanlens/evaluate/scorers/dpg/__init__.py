@@ -1,0 +1,1 @@
+"""The vision model of DPG-Bench: a script and its requirements."""
