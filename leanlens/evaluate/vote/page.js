@@ -126,7 +126,10 @@ document.addEventListener("keydown", (event) => {
     exchange("undo");
   }
 });
-for (const one of choices) one.addEventListener("click", () => vote(one.dataset.choice));
+for (const one of choices) {
+  // The second click of a double click may come when the next pair is already there.
+  one.addEventListener("click", (event) => event.detail > 1 || vote(one.dataset.choice));
+}
 for (const button of images) button.addEventListener("click", () => enlarge(button.dataset.side));
 part("close").addEventListener("click", () => zoom.close());
 part("undo").addEventListener("click", () => exchange("undo"));

@@ -109,7 +109,7 @@ class VoteFile:
         with self._guard:
             last = next((one for one in reversed(self.standing.values()) if one.voter == voter), None)
             if last is not None:
-                self._append({"undo": last.vote, "time": _now()})
+                self._append({"undo": last.vote, "voter": voter, "time": _now()})
                 del self.standing[last.vote]
             return last
 
