@@ -23,6 +23,7 @@ from leanlens.evaluate.rates import count_rates, rates_as_json
 from leanlens.evaluate.report import write_report
 from leanlens.evaluate.results_json import as_text, rounded
 from leanlens.evaluate.run import FORMAT, IMAGES, Evaluation, Row
+from leanlens.evaluate.set_results import set_scores_as_json
 from leanlens.evaluate.sheet import draw_sheet
 from leanlens.evaluate.suite import Item
 from leanlens.evaluate.summary import render_results
@@ -80,6 +81,7 @@ def results_of(done: Evaluation) -> dict[str, Any]:
                   for judge in suite.judges},
         "comparisons": comparisons_of(done, metrics),
         **_pairs(done),
+        **_sets(done),
         "failures": {row.name: failures_of(row) for row in done.rows},
         "items": [_item(done, index) for index in range(len(suite.items))],
     }  # fmt: skip
@@ -150,6 +152,17 @@ def _pairs(done: Evaluation) -> dict[str, Any]:
         return {}
     pairs = duels_as_json(done.duels, strata_of(done.suite.items), done.seed)
     return {"pairs": pairs, "agreements": agreements_as_json(done.duels)}
+
+
+def _sets(done: Evaluation) -> dict[str, Any]:
+    """Numbers of whole sets of images; nothing where there are none."""
+    if not done.set_scores:
+        return {}
+    scorers = {
+        one.name: {"higher_is_better": one.higher_is_better, "identity": one.identity()}
+        for one in done.suite.set_scorers
+    }
+    return {"set_scorers": scorers, "set_scores": set_scores_as_json(done.set_scores)}
 
 
 def failures_of(row: Row) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from leanlens.evaluate.draw import KeptImage, Say, draw_items, find_image
 from leanlens.evaluate.duels import Duel, fight
 from leanlens.evaluate.judge import forget_judgements, judge_images
 from leanlens.evaluate.results_json import as_text
+from leanlens.evaluate.set_results import set_scores_of
 from leanlens.evaluate.suite import ImageModel, Item, Judgement, Suite
 from leanlens.files import read_json, require_writable, whole_file
+from leanlens.score.protocol import Failed
 from leanlens.store import Store
 
 FORMAT = 2
@@ -58,6 +60,7 @@ class Evaluation:
         rows: the models, then references, then controls.
         command: what the suite can be opened from again, as JSON values.
         duels: what judges say of the images of every two models.
+        set_scores: row name -> scorer name -> number of all images.
     """
 
     suite: Suite
@@ -66,6 +69,7 @@ class Evaluation:
     rows: list[Row]
     command: dict[str, Any]
     duels: list[Duel] = field(default_factory=list)
+    set_scores: dict[str, dict[str, float | Failed]] = field(default_factory=dict)
 
     def models(self) -> list[Row]:
         """The rows that are compared."""
@@ -123,7 +127,7 @@ def evaluate(
                 model.close()
     rows = sorted([*earlier_rows(suite, out, rows), *rows], key=lambda row: ROLES.index(row.role))
     judged = judged_rows(suite, rows, out, say)
-    return Evaluation(suite, seed, seeds, judged, command or {}, _fight(suite, judged, say))
+    return _compared(suite, seed, seeds, judged, command or {}, say)
 
 
 def earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
@@ -224,12 +228,14 @@ def rebuilt(suite: Suite, out: Path, again: Sequence[str] = (), say: Say = lambd
                 forget_judgements(suite.judges, item, row.images[ids[one]], store)
     judged = judged_rows(suite, rows, out, say, retry=False)
     about = kept["suite"]
-    duels = _fight(suite, judged, say)
-    return Evaluation(suite, about["seed"], about["images_per_prompt"], judged, about["command"], duels)
+    return _compared(suite, about["seed"], about["images_per_prompt"], judged, about["command"], say)
 
 
-def _fight(suite: Suite, rows: Sequence[Row], say: Say) -> list[Duel]:
-    return fight(suite.pair_judges, [row for row in rows if row.role == "model"], say)
+def _compared(suite: Suite, seed: int, seeds: int, rows: list[Row], command: dict[str, Any], say: Say) -> Evaluation:
+    """The evaluation of judged rows: pairs are compared, and sets scored."""
+    duels = fight(suite.pair_judges, [row for row in rows if row.role == "model"], say)
+    scores = set_scores_of(suite.set_scorers, suite.reference, rows, say)
+    return Evaluation(suite, seed, seeds, rows, command, duels, scores)
 
 
 def _rows_of(suite: Suite, kept: dict[str, Any], out: Path) -> list[Row]:

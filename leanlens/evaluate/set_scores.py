@@ -87,7 +87,7 @@ def fid_helper() -> Network:
 class FrechetDistance:
     """FID with the features of a named network; it depends on the number of images, so compare equally many."""
 
-    higher_is_better = False
+    higher_is_better: bool | None = False
 
     def __init__(self, network: Network):
         self.network, self.name = network, f"FID ({network.name})"
@@ -110,7 +110,7 @@ class KernelDistance:
         subset, subsets, seed: as in `kernel_distance`.
     """
 
-    higher_is_better = False
+    higher_is_better: bool | None = False
 
     def __init__(self, network: Network, subset: int = SUBSET, subsets: int = SUBSETS, seed: int = 0):
         self.network, self.name = network, f"KID ({network.name})"
@@ -148,7 +148,7 @@ class Diversity:
     It is no measure of quality and belongs in no mean with one: a model that follows its prompt badly scores high.
     """
 
-    higher_is_better = None
+    higher_is_better: bool | None = None
 
     def __init__(self, network: Network):
         self.network, self.name = network, f"diversity ({network.name})"

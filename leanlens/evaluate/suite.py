@@ -11,6 +11,7 @@ from leanlens.score.protocol import Score
 
 if TYPE_CHECKING:
     from leanlens.evaluate.judges.pairs import PairJudge
+    from leanlens.evaluate.set_scores import SetScorer
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class Suite:
         control: the items with another thing of the same kind asked for, by which every row of images is judged again;
             empty where a suite has no such control.
         pair_judges: what compares the images of every two models.
+        set_scorers: what scores all images of a model as a set.
+        reference: the images that sets are compared with.
         warnings: what the user should know before anything is drawn.
     """
 
@@ -152,4 +155,6 @@ class Suite:
     higher_is_better: bool = True
     control: tuple[Item, ...] = ()
     pair_judges: "tuple[PairJudge, ...]" = ()
+    set_scorers: "tuple[SetScorer, ...]" = ()
+    reference: Callable[[], Sequence[Image.Image]] | None = field(default=None, compare=False)
     warnings: tuple[str, ...] = ()

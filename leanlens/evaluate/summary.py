@@ -124,6 +124,20 @@ def _categories(results: Mapping[str, Any]) -> list[str]:
     return [f"## Categories, {metric}\n\n{markdown(['category', *names], lines)}"]
 
 
+def _sets(results: Mapping[str, Any]) -> list[str]:
+    """Numbers of whole sets of images, by network."""
+    scores = results.get("set_scores", {})
+    if not scores:
+        return []
+    lines = [[name, *(_set_score(row.get(name)) for row in scores.values())] for name in results["set_scorers"]]
+    lines = [line for line in lines if any(line[1:])]
+    return [f"## Sets of images\n\n{markdown(['number', *scores], lines)}"] if lines else []
+
+
+def _set_score(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
 def _costs(results: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
     lines = []
     for name, measured in costs.items():

@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from leanlens.evaluate.control import control_items
 from leanlens.evaluate.judges.scorer import ScorerJudge
 from leanlens.evaluate.metric import Metric, mean_metric, ratio
-from leanlens.evaluate.questions import PROMPTS, Question, questions_from, unknown_concepts
+from leanlens.evaluate.questions import PROMPTS, Question, held_out_questions, questions_from, unknown_concepts
+from leanlens.evaluate.set_results import set_scorers_of
+from leanlens.evaluate.set_scores import efficientnet_lite2
 from leanlens.evaluate.suite import Item, Judgement, Suite
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import sha256
@@ -26,6 +29,9 @@ TITLES = {
 }
 SIZE = 256  # base of the canvas in pixels
 SPLIT = "test"
+HELD_OUT = ("dense", "brief")  # prompts of scenes that have true pictures
+REFERENCE_SEED = 500_000  # added to the seed for the images that sets are compared with
+FEWEST_OF_SETS = 2
 NUMBERS = ("no objects", "one object", "two objects", "three or more objects")
 
 
@@ -38,7 +44,20 @@ def scenes(options: SuiteOptions) -> Suite:
     from leanlens.scenes.icons import library
 
     icons = library(options.library)
-    return scenes_of(open_scorers(options, icons), icons, options)
+    return with_set_scores(scenes_of(open_scorers(options, icons), icons, options), icons, options.seed)
+
+
+def with_set_scores(suite: Suite, library: Library, seed: int) -> Suite:
+    """The suite with distances to as many other held-out scenes, where it has true pictures and a network is there."""
+    prompts, size = suite.settings["prompts"], suite.settings["size"]
+    if prompts not in HELD_OUT or len(suite.items) < FEWEST_OF_SETS:
+        return suite
+
+    def reference() -> list[Image.Image]:
+        others = held_out_questions(len(suite.items), seed + REFERENCE_SEED, library, prompts, SPLIT, size)
+        return [question.picture for question in others if question.picture is not None]
+
+    return replace(suite, set_scorers=set_scorers_of(efficientnet_lite2()), reference=reference)
 
 
 def open_scorers(options: SuiteOptions, library: Library) -> list[Scorer]:
