@@ -1,14 +1,11 @@
-"""Measures whether the intervals of an evaluation hold: on simulated models, and on simulated voters.
+"""Measures whether the intervals of an evaluation hold: differences of simulated models.
 
 It prints one JSON object. Differences: two models of one rate whose results on a prompt are correlated are compared
 many times; the interval should hold zero 95 times of 100. With a true difference it should leave zero out; the closed
 form of that share stands beside what was simulated. The suite of categories is made like GenEval: six categories of
 different rates, four images a prompt, the mean of category means.
 
-Votes: four models of known order, people of whom a tenth click at random and the others say "left" in a tenth of their
-answers whatever they see. The true rank of every model should lie within its interval.
-
-    python benchmarks/intervals.py [--repeats 400] [--more 4000] [--studies 100]
+    python benchmarks/intervals.py [--repeats 400] [--more 2000]
 """
 
 import argparse
@@ -21,10 +18,10 @@ from typing import Any
 
 import numpy as np
 from machine import describe_machine
-from simulated_votes import Study, measure, share
 
 from leanlens.evaluate.compare import compare_metrics, holm
 from leanlens.evaluate.metric import Metric, mean_of_ratios, ratio
+from leanlens.evaluate.rates import wilson
 
 PROMPTS, RATE, GAIN, CORRELATION = 600, 0.85, 0.05, 0.5
 CATEGORY_SIZES = (80, 99, 80, 94, 100, 100)
@@ -39,27 +36,17 @@ Repeats = Iterator[tuple[Metric, Metric, list[str] | None]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=400, help="repeats of each comparison")
-    parser.add_argument("--more", type=int, default=4000, help="repeats of the equal models, to know the share better")
-    parser.add_argument("--studies", type=int, default=100, help="simulated studies with voters, of each kind")
+    parser.add_argument("--more", type=int, default=2000, help="repeats of the equal models, to know the share better")
     given = parser.parse_args()
     began, machine = time.time(), describe_machine()
     found = {
         "benchmark": "intervals",
-        "command": f"python benchmarks/intervals.py --repeats {given.repeats} --more {given.more} "
-        f"--studies {given.studies}",
+        "command": f"python benchmarks/intervals.py --repeats {given.repeats} --more {given.more}",
         "machine": machine,
         "differences": differences(given.repeats, given.more),
-        "votes": {
-            "400 voters of 20 pairs": measure(Study(), given.studies, 500, FIRST_SEED),
-            "100 voters of 80 pairs": measure(Study(voters=100, pairs=80), given.studies, 500, FIRST_SEED),
-            "30 voters of 20 pairs": measure(Study(voters=30), given.studies, 500, FIRST_SEED),
-        },
     }
     found["seconds"] = round(time.time() - began, 1)
     print(json.dumps(found, indent=1))
-
-
-# ---------------------------------------------------------------------------------------------- differences
 
 
 def differences(repeats: int, more: int) -> dict[str, Any]:
@@ -102,6 +89,12 @@ def different(repeats: Repeats, gain: float, expected: float) -> dict[str, Any]:
         "interval holds the true difference": share([one.low <= gain <= one.high for one in kept]),
         "p below .05": share([one.p < 0.05 for one in kept]),
     }
+
+
+def share(held: list[bool]) -> dict[str, Any]:
+    """A share with its Wilson interval."""
+    low, high = wilson(sum(held), len(held))
+    return {"share": round(sum(held) / len(held), 4), "low": round(low, 4), "high": round(high, 4), "num": len(held)}
 
 
 def power(first: float, second: float) -> float:

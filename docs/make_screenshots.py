@@ -1,7 +1,8 @@
-"""Take the pictures of pages that the docs show: docs/images/page-*.webp and evaluate_report.png.
+"""Take the pictures of pages that the docs show: docs/images/page-*.webp, evaluate_report.png, evaluate_vote.png.
 
     python docs/make_screenshots.py [MODEL]
     python docs/make_screenshots.py --report OUT
+    python docs/make_screenshots.py --vote OUT
 
 The first starts a server of MODEL (nano without it) in an empty folder and drives its page in headless Chromium, with
 the same driver as `tests/browser`. Seeds are fixed, so that the same model gives the same pictures. The second opens
@@ -10,10 +11,12 @@ the report of an evaluation, such as
     leanlens evaluate scenes --model nano --model nano-4=nano,steps=4 --model nano-4-unguided=nano,steps=4,cfg=1 \\
         --num 60 --seed 2026 --sources common --out OUT
 
-Needs Debian's chromium.
+The third opens the voting page on a copy of it, so that no vote is stored there. Needs Debian's chromium.
 """
 
 import io
+import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +28,9 @@ sys.path.insert(0, str(ROOT))
 
 from leanlens.files import whole_file  # noqa: E402
 from tests.browser.driver import PHONE, PageDriver, ReportDriver, open_browser  # noqa: E402
+from tests.browser.vote_driver import VoteDriver  # noqa: E402
 from tests.contract.running import Running  # noqa: E402
+from tests.evaluate.vote.running import Running as RunningVote  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
 PROMPTS = (
@@ -36,12 +41,18 @@ PROMPTS = (
 )
 MOST = 200_000  # bytes of one picture
 MOST_OF_REPORT = 400_000
+MOST_OF_VOTE = 300_000
+VOTED = 4  # pairs before the one that is shown
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--report"]:
         with open_browser() as browser:
             take_report(browser, Path(sys.argv[2]) / "report.html")
+        return
+    if sys.argv[1:2] == ["--vote"]:
+        with tempfile.TemporaryDirectory() as folder, open_browser() as browser:
+            take_vote(browser, Path(sys.argv[2]), Path(folder) / "out")
         return
     model = sys.argv[1] if len(sys.argv) > 1 else "nano"
     with tempfile.TemporaryDirectory() as folder, open_browser() as browser:
@@ -122,6 +133,28 @@ def take(tab: PageDriver, name: str, top: str = "body") -> None:
     with whole_file(path) as temporary:
         image.save(temporary, "WEBP", quality=85, method=6)
     assert path.stat().st_size < MOST, f"{path} has {path.stat().st_size} bytes"
+    print(path.relative_to(ROOT), path.stat().st_size)
+
+
+def take_vote(browser, results: Path, folder: Path) -> None:
+    """The voting page at its fifth pair; a fixed key decides which that is."""
+    shutil.copytree(results, folder, ignore=shutil.ignore_patterns("votes.*", "judgements"))
+    (folder / "votes.key").write_text("0" * 64 + "\n")
+    running = RunningVote(folder)
+    try:
+        tab = VoteDriver(browser, running.url)
+        tab.start("Ann")
+        for _ in range(VOTED):
+            tab.press("ArrowLeft")
+        tab.page.mouse.move(0, 0)
+        path = FOLDER / "evaluate_vote.png"
+        with whole_file(path) as temporary:
+            image = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
+            image.quantize(256, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
+        tab.close()
+    finally:
+        running.end(signal.SIGTERM)
+    assert path.stat().st_size < MOST_OF_VOTE, f"{path} has {path.stat().st_size} bytes"
     print(path.relative_to(ROOT), path.stat().st_size)
 
 

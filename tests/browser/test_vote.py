@@ -6,8 +6,8 @@ import pytest
 
 from tests.browser.driver import DESKTOP, PHONE
 from tests.browser.vote_driver import VoteDriver
-from tests.cli.test_evaluate_vote import Running
 from tests.evaluate.vote.folder import write_folder
+from tests.evaluate.vote.running import Running
 
 pytestmark = pytest.mark.long
 

@@ -1,19 +1,31 @@
-"""Simulates people who vote on the images of models whose order is known. `intervals.py` runs it."""
+"""Measures whether the ranking by people's votes holds: the voters are simulated, and the order of the models is known.
 
+It prints one JSON object. A tenth of the voters click at random; the others say "left" in a tenth of their answers
+whatever they see. The true rank of every model should lie within its interval.
+
+    python benchmarks/votes.py [--studies 100]
+"""
+
+import argparse
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from intervals import share
+from machine import describe_machine
 
 from leanlens.evaluate.bradley_terry import OUTCOMES, Ranking, rank
-from leanlens.evaluate.rates import wilson
 from leanlens.evaluate.vote.raters import ballots_of, check_raters
 from leanlens.evaluate.vote.votes import CHOICES, Vote
 
 STRENGTHS = {"first": 0.45, "second": 0.15, "third": -0.15, "fourth": -0.45}
 TIE = -0.6  # log odds of a tie between equal images
 _OBVIOUS = {"left": 8.0, "right": -8.0}  # log odds of a gold pair
+RESAMPLES = 500
+FIRST_SEED = 23
 PROMPT_SPREAD, VOTER_SPREAD = 0.5, 0.2  # standard deviation of a model's strength over prompts and over voters
 
 
@@ -32,6 +44,27 @@ class Study:
     pairs: int = 20
     left_bias: float = 0.1
     clickers: float = 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=100, help="simulated studies of each kind")
+    given = parser.parse_args()
+    began, machine = time.time(), describe_machine()
+    studies = {
+        "400 voters of 20 pairs": Study(),
+        "100 voters of 80 pairs": Study(voters=100, pairs=80),
+        "30 voters of 20 pairs": Study(voters=30),
+    }
+    found = {
+        "benchmark": "votes",
+        "command": f"python benchmarks/votes.py --studies {given.studies}",
+        "machine": machine,
+        "strengths": STRENGTHS,
+        "votes": {name: measure(study, given.studies, RESAMPLES, FIRST_SEED) for name, study in studies.items()},
+    }
+    found["seconds"] = round(time.time() - began, 1)
+    print(json.dumps(found, indent=1))
 
 
 def simulate(study: Study, seed: int) -> tuple[list[Vote], set[str]]:
@@ -123,12 +156,10 @@ def resolved(ranking: Ranking) -> float:
     return 1 - sum(one.worst - one.best for one in ranking.standings) / (num * (num - 1))
 
 
-def share(held: Sequence[bool | float]) -> dict[str, Any]:
-    """A share with its Wilson interval."""
-    low, high = wilson(sum(held), len(held))
-    return {"share": round(sum(held) / len(held), 4), "low": round(low, 4), "high": round(high, 4), "num": len(held)}
-
-
 def mean(values: Sequence[float]) -> float:
     """Rounded to four digits."""
     return round(float(np.mean(values)), 4)
+
+
+if __name__ == "__main__":
+    main()
