@@ -25,7 +25,7 @@ def render_results(results: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
         *_rates(results),
         *_categories(results),
     ]
-    parts += [_costs(results, costs), *_notes(results)]
+    parts += [*_sets(results), _costs(results, costs), *_notes(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
