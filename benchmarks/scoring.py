@@ -1,10 +1,15 @@
-"""How fast scenes are judged, and whether another commit judges them alike.
+"""How fast scenes are judged, and whether another commit, or the fit that does not ship, judges them alike.
 
-Prints one JSON object: seconds of one core for each image, 32 images at once, and with --base the same of another
-commit, both measured in turns on the same images, with how many of its scores are equal. Needs the extra `eval`.
+Prints one JSON object: seconds of one core for each image, 32 images at once. With --base it measures another commit,
+and with --fitted this one with classifiers as they were fitted in place of those that ship, all in turns on the same
+images, with how many of their scores are equal. Needs the extra `eval`.
 
-    python benchmarks/scoring.py [--num 300] [--seed 77] [--sources common]
+    python benchmarks/scoring.py [--num 300] [--seed 77] [--sources common] [--scorer scene]
     git worktree add ../base COMMIT && python benchmarks/scoring.py --base ../base
+    python benchmarks/scoring.py --fitted --images FOLDER --seed 2026 [--of 600] [--scorer crosscheck]
+
+Without --images, scenes' true images are judged; with it, FOLDER/00000.png, 00001.png, …, the images that a model drew
+of the first of --of scenes, as `checkers.py` keeps them.
 """
 
 import argparse
@@ -27,6 +32,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--sources", default="common", help="library of icons")
     parser.add_argument("--base", type=Path, help="a checkout of another commit")
+    parser.add_argument("--fitted", action="store_true", help="compare with classifiers as they were fitted")
+    parser.add_argument("--scorer", default="scene", choices=("scene", "crosscheck"))
+    parser.add_argument("--images", type=Path, help="folder of a model's images")
+    parser.add_argument("--of", type=int, help="held-out scenes, the first --num of which are judged")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -37,8 +46,12 @@ def main() -> None:
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The result of every checkout, chunk by chunk in turns, so that a busy machine is as busy for each."""
-    folders = {"here": Path(__file__).resolve().parents[1], **({"base": given.base.resolve()} if given.base else {})}
-    workers = {name: start_worker(folder, given) for name, folder in folders.items()}
+    own = Path(__file__).resolve().parents[1]
+    workers = {"here": start_worker(own, given, False)}
+    if given.fitted:
+        workers["fitted"] = start_worker(own, given, True)
+    if given.base:
+        workers["base"] = start_worker(given.base.resolve(), given, False)
     seconds, scores = dict.fromkeys(workers, 0.0), {name: list[Any]() for name in workers}
     for start in range(0, given.num, TOGETHER):
         for name, worker in workers.items():
@@ -54,16 +67,21 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "images": given.num,
         "core_seconds_per_image": {name: round(total / given.num, 4) for name, total in seconds.items()},
     }
+    for name in list(workers)[1:]:
+        same = [one == other for one, other in zip(scores["here"], scores[name], strict=True)]
+        result |= {f"equal_scores_{name}": sum(same)}
     if given.base:
-        same = sum(one == other for one, other in zip(scores["here"], scores["base"], strict=True))
-        result |= {"times_faster": round(seconds["base"] / seconds["here"], 2), "equal_scores": same}
+        result |= {"times_faster": round(seconds["base"] / seconds["here"], 2)}
     return result
 
 
-def start_worker(folder: Path, given: argparse.Namespace) -> Any:
+def start_worker(folder: Path, given: argparse.Namespace, fitted: bool) -> Any:
     """This file in a process of its own, with the package of `folder`, on one thread."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    options = ["--num", given.num, "--seed", given.seed, "--sources", given.sources, "--worker"]
+    options = ["--num", given.num, "--seed", given.seed, "--sources", given.sources, "--scorer", given.scorer]
+    options += ["--images", given.images.resolve()] if given.images else []
+    options += ["--of", given.of] if given.of else []
+    options += ["--worker", *(["--fitted"] if fitted else [])]
     command = [sys.executable, __file__, *map(str, options)]
     return subprocess.Popen(
         command, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -79,26 +97,42 @@ def ask(worker: Any, start: int) -> dict[str, Any]:
 
 def work(given: argparse.Namespace) -> None:
     """Judge the images whose first number stands on each line of stdin; text is left out."""
+    from PIL import Image
+
     from leanlens.evaluate.questions import held_out_questions
     from leanlens.scenes.icons import library
-    from leanlens.score.scene import SceneScorer
 
     icons = library(given.sources)
-    scorer = SceneScorer(icons, read=lambda image: None)
-    questions = held_out_questions(given.num, given.seed, icons)
-    judge(scorer, questions[:1])
+    scorer = open_one(given, icons)
+    questions = held_out_questions(given.of or given.num, given.seed, icons)[: given.num]
+    images = [one.picture for one in questions]
+    if given.images:
+        images = [Image.open(given.images / f"{index:05d}.png").convert("RGB") for index in range(len(questions))]
+    judge(scorer, images[:1], questions[:1])
     for line in sys.stdin:
-        chosen = questions[int(line) : int(line) + TOGETHER]
+        chosen = slice(int(line), int(line) + TOGETHER)
         began = time.process_time()
-        scores = judge(scorer, chosen)
+        scores = judge(scorer, images[chosen], questions[chosen])
         print(json.dumps({"seconds": time.process_time() - began, "scores": scores}), flush=True)
 
 
-def judge(scorer: Any, questions: list[Any]) -> list[dict[str, float | None]]:
-    """The scores of the questions' true pictures."""
-    scores = scorer(
-        [one.picture for one in questions], [one.prompt for one in questions], [one.truth for one in questions]
-    )
+def open_one(given: argparse.Namespace, icons: Any) -> Any:
+    """The scorer, with what ships or with classifiers as they were fitted; another commit may know only the first."""
+    if given.scorer == "crosscheck":
+        from leanlens.score.crosscheck import naming
+        from leanlens.score.crosscheck.scorer import Crosscheck
+
+        return Crosscheck(icons, naming.fitted_names(icons, naming.crosscheck_network()) if given.fitted else None)
+    from leanlens.score import features
+    from leanlens.score.scene import SceneScorer
+
+    gallery = features.fitted_gallery(icons, features.picture_network()) if given.fitted else None
+    return SceneScorer(icons, gallery, read=lambda image: None)
+
+
+def judge(scorer: Any, images: list[Any], questions: list[Any]) -> list[dict[str, float | None]]:
+    """The scores of images of the questions."""
+    scores = scorer(images, [one.prompt for one in questions], [one.truth for one in questions])
     return [dict(score) for score in scores]
 
 

@@ -256,8 +256,8 @@ Sources = Annotated[
 ScorerNames = Annotated[
     list[str] | None,
     option(
-        IMAGE, "Scorer: scene, one that an installed package adds, or MODULE:NAME of a class or function of yours. "
-        "Repeatable; the first gives the headline. Default: scene.", "--scorer",
+        IMAGE, "Scorer: scene, crosscheck, one that an installed package adds, or MODULE:NAME of a class or function "
+        "of yours. Repeatable; the first gives the headline. Default: scene.", "--scorer",
     ),
 ]  # fmt: skip
 

@@ -6,9 +6,10 @@ models' images nor our icons. The classifier is fitted on `augmentation` crops o
 N crops, R renderings of the training set, F = 1760 features, C concepts, S styles.
 """
 
+import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import islice
@@ -29,6 +30,7 @@ from leanlens.scenes.icons import SHAPES, Library, cache_folder
 from leanlens.score import augmentation
 from leanlens.score.augmentation import GREY
 from leanlens.score.efficientnet import FoldedEfficientNet
+from leanlens.score.packed import FITS, Packed, read_packed, write_packed
 from leanlens.store import Store, content_key
 
 SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 costs four times as much
@@ -41,6 +43,9 @@ FEWEST, MOST = 8, 24  # renderings of each drawing
 BOARDS = 24  # signs, each rendered MOST times
 NOTHINGS = 0.25  # crops without a thing for each rendering of one
 EPOCHS, STEP, RATE, DECAY, SMOOTHING = 12, 256, 2e-3, 1e-2, 0.05  # of the fit: AdamW, rows a step
+CONCEPT_STEPS, STYLE_STEPS = 127, 90  # of a shipped weight on either side of 0
+CONCEPTS = FITS / "common.concepts.safetensors"
+STYLES = (FITS / "common.styles-1.safetensors", FITS / "common.styles-2.safetensors")  # each under 1 MB
 RECIPE = 5  # part of the cache's key: raise it when the training set or the fit changes
 
 
@@ -123,6 +128,13 @@ class Gallery:
     concept_weights: np.ndarray
     drawing_weights: np.ndarray
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits of the weights."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.concept_weights).tobytes())
+        digest.update(np.ascontiguousarray(self.drawing_weights).tobytes())
+        return digest.hexdigest()
+
     def concept_odds(self, features: np.ndarray) -> np.ndarray:
         """(N, F) -> (N, C + 1) log probabilities, up to a constant for each row; the last column is no thing."""
         odds: np.ndarray = features @ self.concept_weights[:-1] + self.concept_weights[-1]
@@ -138,39 +150,74 @@ class Gallery:
 
 
 def open_gallery(library: Library, network: PictureNetwork, folder: Path | None = None) -> Gallery:
-    """The gallery of a library: fitted once, then read by its content key from `folder` (default: the library's)."""
-    store = Store(folder or cache_folder() / "features")
+    """The gallery of a library: shipped with the package for `common`, else fitted once and then read by its content
+    key from `folder` (default: the cache of libraries).
+
+    Raises:
+        ValueError: the gallery has to be fitted, and the library has no drawings.
+    """
+    shipped = read_packed(CONCEPTS)
+    if shipped and shipped.key == _key(library.fingerprint, network):
+        return _unpacked(shipped)
+    return fitted_gallery(library, network, folder)
+
+
+def fitted_gallery(library: Library, network: PictureNetwork, folder: Path | None = None) -> Gallery:
+    """The gallery of a library as it was fitted, without what ships; see `open_gallery`."""
+    key, store = _key(library.fingerprint, network), Store(folder or cache_folder() / "features")
     drawings = [(concept, style) for style in sorted(library.bitmaps) for concept in sorted(library.bitmaps[style])]
     concepts = tuple(sorted({concept for concept, _ in drawings} | {SIGN}))
-    styles = tuple(library.styles)
-    key = content_key(
-        library=library.fingerprint,
-        network=network.fingerprint,
-        recipe=[
-            RECIPE,
-            SIDE,
-            EARLIER,
-            RENDERINGS,
-            FEWEST,
-            MOST,
-            BOARDS,
-            NOTHINGS,
-            EPOCHS,
-            STEP,
-            RATE,
-            DECAY,
-            SMOOTHING,
-        ],
-    )
     kept = store.load(key)
     if kept is None:
+        if not library.bitmaps:
+            raise ValueError("library has no drawings to fit a scorer to; run `leanlens scenes sources`")
         info_once(f"learning to name {len(concepts)} concepts from augmented renderings; kept in {store.folder}")
         kept = _learn(library, network, drawings, concepts)
         store.save(key, kept)
+    styles = tuple(library.styles)
     styled = [(concepts.index(concept), styles.index(style)) for concept, style in drawings if style != SHAPES]
     return Gallery(
         concepts, styles, np.array(styled).reshape(-1, 2), kept["concepts"].numpy(), kept["drawings"].numpy()
     )
+
+
+def _key(fingerprint: str, network: PictureNetwork) -> str:
+    """The content key of the fit to a library."""
+    fit = [RENDERINGS, FEWEST, MOST, BOARDS, NOTHINGS, EPOCHS, STEP, RATE, DECAY, SMOOTHING]
+    return content_key(library=fingerprint, network=network.fingerprint, recipe=[RECIPE, SIDE, EARLIER, *fit])
+
+
+def ship_gallery(library: Library, network: PictureNetwork, concepts: Path, styles: Sequence[Path]) -> None:
+    """Write the gallery of a library to the files that ship: what names concepts, and what tells styles apart."""
+    gallery, key = fitted_gallery(library, network), _key(library.fingerprint, network)
+    facts = {
+        "concepts": gallery.concepts,
+        "styles": gallery.styles,
+        "drawings": gallery.drawings.tolist(),
+        "phrases": library.styles,
+        "categories": {name: concept.category for name, concept in library.concepts.items()},
+    }
+    write_packed(concepts, library.fingerprint, key, facts, {"concepts": (gallery.concept_weights, CONCEPT_STEPS)})
+    first = _first_drawings(gallery.drawings)
+    others = np.flatnonzero(first != np.arange(len(first)))
+    relative = (gallery.drawing_weights - gallery.drawing_weights[:, first])[:, others]
+    for path, part in zip(styles, np.array_split(relative, len(styles), axis=1), strict=True):
+        write_packed(path, library.fingerprint, key, {}, {"drawings": (part, STYLE_STEPS)})
+
+
+def _unpacked(shipped: Packed) -> Gallery:
+    parts = [packed.arrays["drawings"] for packed in map(read_packed, STYLES) if packed]
+    facts, drawings = shipped.facts, np.array(shipped.facts["drawings"])
+    first = _first_drawings(drawings)
+    weights = np.zeros((FEATURES + 1, len(drawings)), np.float32)
+    weights[:, first != np.arange(len(first))] = np.concatenate(parts, axis=1)
+    return Gallery(tuple(facts["concepts"]), tuple(facts["styles"]), drawings, shipped.arrays["concepts"], weights)
+
+
+def _first_drawings(drawings: np.ndarray) -> np.ndarray:
+    """For each drawing, the first one of its concept: only the odds between the styles of a concept are ever used."""
+    _, first, concept = np.unique(drawings[:, 0], return_index=True, return_inverse=True)
+    return first[concept]
 
 
 def _learn(

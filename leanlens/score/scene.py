@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
+import leanlens
 from leanlens.scenes.icons import Library
 from leanlens.scenes.sources import STYLES
 from leanlens.score import ocr
@@ -68,6 +69,11 @@ class SceneScorer:
         self.network = picture_network()
         self.gallery = gallery or open_gallery(library, self.network, folder)
         self.read = read
+
+    def identity(self) -> dict[str, str]:
+        """What decides its scores besides images and truths: version, and checksums of the weights."""
+        weights = {"network": self.network.fingerprint, "fit": self.gallery.fingerprint}
+        return {"leanlens": leanlens.__version__, **weights}
 
     def __call__(
         self, images: list[Image.Image], prompts: list[str], truths: list[dict[str, Any]] | None = None

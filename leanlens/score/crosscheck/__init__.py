@@ -1,0 +1,1 @@
+"""A second checker of scenes, which shares neither features nor regions nor training images with the first."""

@@ -1,0 +1,126 @@
+"""Detects things for the second checker: names every proposed box, and keeps the surest of those that overlap."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.special import softmax
+
+from leanlens.score.crosscheck.boxes import Box, box_overlap, propose_boxes
+from leanlens.score.crosscheck.naming import CrosscheckNetwork, Names, color_histogram, crop_box, visible_colors
+from leanlens.score.crosscheck.surround import Surround, find_surround, to_lab
+
+AREA = 256 * 256  # pixels that an image is scaled to
+LEAST = 0.3  # probability from which a box is a thing
+WANTED = 0.7  # nats added for concepts that are asked for
+SHARED = 0.4  # overlap from which the less sure of two boxes is dropped
+WITHIN = 0.7  # share of a box that lies in another of the same concept, from which it is dropped
+PART = 0.6  # largest share of the area of another thing for one inside or before it
+
+
+@dataclass(frozen=True)
+class Found:
+    """A box that holds a thing, or may.
+
+    Attributes:
+        concept: the likeliest one.
+        sure: its probability, where wanted concepts are favoured.
+        by_concept: (C,) probability of each.
+        style_odds: (C, S) log probabilities of the styles of each concept, up to a constant.
+    """
+
+    box: Box
+    concept: str
+    sure: float
+    by_concept: np.ndarray
+    style_odds: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as the second checker sees it, all in pixels of the scaled image.
+
+    Attributes:
+        things: the boxes that hold things, the surest first.
+        boxes: every proposed box.
+    """
+
+    lab: np.ndarray
+    surround: Surround
+    things: list[Found]
+    boxes: list[Found]
+
+    def color_odds(self, names: Names, one: Found) -> np.ndarray:
+        """(colours,) log probabilities of the colour of a thing, without the things inside or before it."""
+        others = [other.box for other in self.things if other is not one]
+        seen = visible_colors(self.lab, self.surround.differs, one.box, others)
+        odds: np.ndarray = names.color_odds(color_histogram(seen)[None])[0]
+        return odds
+
+
+def look_at(
+    images: Sequence[Image.Image], wanted: Sequence[Collection[str]], names: Names, network: CrosscheckNetwork
+) -> list[View]:
+    """How each RGB image looks; boxes are only named where something is wanted."""
+    small = [_scaled(image) for image in images]
+    seen = [(to_lab(np.asarray(image)), find_surround(np.asarray(image))) for image in small]
+    proposed = [
+        propose_boxes(lab, surround.differs) if concepts else []
+        for (lab, surround), concepts in zip(seen, wanted, strict=True)
+    ]
+    features = network.embed(
+        crop_box(image, box) for image, boxes in zip(small, proposed, strict=True) for box in boxes
+    )
+    views, start = [], 0
+    for (lab, surround), boxes, concepts in zip(seen, proposed, wanted, strict=True):
+        named = _name(boxes, features[start : start + len(boxes)], names, concepts)
+        start += len(boxes)
+        views.append(View(lab, surround, _keep_surest(named), named))
+    return views
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    scale = (AREA / (image.width * image.height)) ** 0.5
+    if 0.8 < scale < 1.25:
+        return image
+    size = (max(32, round(image.width * scale)), max(32, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _name(boxes: list[Box], features: np.ndarray, names: Names, wanted: Collection[str]) -> list[Found]:
+    if not boxes:
+        return []
+    odds = names.concept_odds(features)
+    likely = softmax(odds + WANTED * np.array([name in wanted for name in (*names.concepts, "")]), axis=1)
+    plain, styles = softmax(odds, axis=1), names.style_odds(features)
+    found = []
+    for row, box in enumerate(boxes):
+        best = int(likely[row, :-1].argmax())
+        found.append(Found(box, names.concepts[best], float(likely[row, best]), plain[row, :-1], styles[row]))
+    return found
+
+
+def _keep_surest(named: list[Found]) -> list[Found]:
+    kept: list[Found] = []
+    for one in sorted(named, key=lambda found: -found.sure):
+        if one.sure >= LEAST and not any(_excludes(other, one) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _excludes(surer: Found, one: Found) -> bool:
+    if surer.concept == one.concept:
+        return (
+            box_overlap(surer.box, one.box) > SHARED
+            or max(_within(one.box, surer.box), _within(surer.box, one.box)) > WITHIN
+        )
+    areas = sorted((found.box[2] - found.box[0]) * (found.box[3] - found.box[1]) for found in (surer, one))
+    shared = box_overlap(surer.box, one.box)
+    return shared > SHARED and areas[0] > PART * areas[1]
+
+
+def _within(inner: Box, outer: Box) -> float:
+    width = min(inner[2], outer[2]) - max(inner[0], outer[0])
+    height = min(inner[3], outer[3]) - max(inner[1], outer[1])
+    return max(0, width) * max(0, height) / max(1, (inner[2] - inner[0]) * (inner[3] - inner[1]))
