@@ -281,6 +281,32 @@ def locate_weights(repository: str, file: str, **options: Any) -> Path:
         ) from error
 
 
+def locate_pipeline(repository: str, revision: str | None = None, variant: str | None = None) -> Path:
+    """The local folder of a diffusers pipeline of any class, from huggingface_hub's shared cache or downloaded into it.
+
+    Only what its model_index.json names is downloaded, weights as safetensors alone.
+
+    Args:
+        repository: `owner/name`.
+        revision: a branch, tag or commit.
+        variant: of the weight files, such as "fp16".
+
+    Raises:
+        ValueError: `repository` is not of this form.
+        DownloadError: the download failed, or the repository has no safetensors weights.
+    """
+    from diffusers import DiffusionPipeline
+
+    if not _REPOSITORY.fullmatch(repository):
+        raise ValueError(f"{repository!r} not found: expected a local folder, or a repository id owner/name")
+    try:
+        return Path(DiffusionPipeline.download(repository, revision=revision, variant=variant, use_safetensors=True))
+    except Exception as error:  # the network library's error classes vary by version
+        raise DownloadError(
+            f"pipeline {repository!r} is not a local folder and could not be downloaded ({_first_line(error)})"
+        ) from error
+
+
 def _mirrors_in_file(name: str) -> list[str]:
     path = mirrors_file()
     if not path.is_file():

@@ -504,3 +504,23 @@ def test_the_command(repository, tmp_path):
     assert [name for name, _, _ in repository.calls] == ["Jinstudio/Lens-Base", "someone/a"]
     assert "MODEL is missing" in str(call().exception)
     assert "cannot fetch model 'lens-9'" in str(call("lens-9").exception)
+
+
+def test_a_pipeline_of_any_class_is_downloaded_by_diffusers_without_pickles(tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
+
+    asked = []
+
+    def download(repository, **options):
+        asked.append((repository, options))
+        if repository == "owner/gone":
+            raise OSError("no such repository\nand more")
+        return str(tmp_path)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    assert hub.locate_pipeline("owner/flux", "main", "fp16") == tmp_path
+    assert asked == [("owner/flux", {"revision": "main", "variant": "fp16", "use_safetensors": True})]
+    with pytest.raises(DownloadError, match=r"'owner/gone' is not a local folder .*\(no such repository\)"):
+        hub.locate_pipeline("owner/gone")
+    with pytest.raises(ValueError, match="expected a local folder, or a repository id"):
+        hub.locate_pipeline("gone")

@@ -79,11 +79,14 @@ class Drawn:
     Attributes:
         seconds: from the request to the image, measured; None where nothing was measured.
         reasoned: the record of the rewritten prompt, as JSON values; None where the prompt was drawn as it stands.
+        notes: what else a reader of the results should know of this image, as JSON values, such as
+            {"truncated": {"tokens": 130, "read": 77}} for a prompt that was longer than a text encoder reads.
     """
 
     image: Image.Image
     seconds: float | None = None
     reasoned: dict[str, Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class ImageModel(Protocol):
