@@ -177,7 +177,7 @@ def result(name: str) -> dict:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("page", "name"), [("nano", "quality_nano"), ("evaluate", "scorer")])
+@pytest.mark.parametrize(("page", "name"), [("nano", "quality_nano"), ("scorer", "scorer")])
 def test_tables_of_rates_are_the_kept_results(page, name):
     rates = list(result(name)["rates"].values())
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
