@@ -26,6 +26,8 @@ INSTRUCTION = (
 )
 # The answer for no text, and a token that Qwen2.5-VL leaks.
 NO_TEXT = re.compile(r"addCriterion|No text recognized\.?", re.IGNORECASE)
+LETTERS = "\u4e00-\u9fa5a-zA-Z0-9àâäéèêëîïôöùûüçÀÂÄÉÈÊËÎÏÔÖÙÛÜÇ"
+"""A class of a regular expression: the characters that LongText-Bench and OneIG-Bench compare."""
 MOST_TOKENS = 1024  # of a transcript
 OCR = "rapidocr"
 

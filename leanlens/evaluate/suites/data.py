@@ -113,6 +113,60 @@ SOURCES = {
             ),
         },
     ),
+    "oneig": Source(
+        "OneIG-Bench/OneIG-Benchmark",
+        "41b49831e79e6dde5323618c164da1c4cf0f699d",
+        "none stated, so it is not downloaded",
+        {
+            "OneIG-Bench-ZH.csv": ("OneIG-Bench-ZH.csv", "67cc1dae4af3e903834c4b038987f78ba9243c82"),
+            "OneIG-Bench.csv": ("OneIG-Bench.csv", "9a016ee9c5745d3bb3488450b4afe4b56245ffdc"),
+            "scripts/alignment/Q_D/anime.json": (
+                "scripts/alignment/Q_D/anime.json",
+                "478ecfb52f1bbc8bb78c41f316469ed60cf788f7",
+            ),
+            "scripts/alignment/Q_D/anime_zh.json": (
+                "scripts/alignment/Q_D/anime_zh.json",
+                "5907f8288e89bf3849970b06129cb869c848b982",
+            ),
+            "scripts/alignment/Q_D/human.json": (
+                "scripts/alignment/Q_D/human.json",
+                "f89c0cd74bac7aaa31c60e81cff43eaff07a645d",
+            ),
+            "scripts/alignment/Q_D/human_zh.json": (
+                "scripts/alignment/Q_D/human_zh.json",
+                "6cee0e55c9fe284fac21094bf57408fb21b0cde2",
+            ),
+            "scripts/alignment/Q_D/multilingualism_zh.json": (
+                "scripts/alignment/Q_D/multilingualism_zh.json",
+                "d68cd99eadcf7f1a98021165a0972375398400b6",
+            ),
+            "scripts/alignment/Q_D/object.json": (
+                "scripts/alignment/Q_D/object.json",
+                "e0902c61815b92c79ce4b721e0363e6d08800ad5",
+            ),
+            "scripts/alignment/Q_D/object_zh.json": (
+                "scripts/alignment/Q_D/object_zh.json",
+                "af803afdd3b4bce82ce8b6446f16859e9d9607f6",
+            ),
+            "scripts/reasoning/gt_answer.json": (
+                "scripts/reasoning/gt_answer.json",
+                "e1932a11a42e8129b0d50033ce7bcce6803150fa",
+            ),
+            "scripts/reasoning/gt_answer_zh.json": (
+                "scripts/reasoning/gt_answer_zh.json",
+                "c2b236c6c868a30a533fbafdf443072f8f5ccd72",
+            ),
+            "scripts/style/style.csv": ("scripts/style/style.csv", "5df65c86086efa4124c8a24eefd782b26d9cc563"),
+            "scripts/text/text_content.csv": (
+                "scripts/text/text_content.csv",
+                "56970a9cf906b87a0be91bc116e74d40f4a34914",
+            ),
+            "scripts/text/text_content_zh.csv": (
+                "scripts/text/text_content_zh.csv",
+                "778989eeb56357d7b90094518d9cf7fe78f79ecc",
+            ),
+        },
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from leanlens.evaluate.judges.text import NO_TEXT, Measured, counts_of
+from leanlens.evaluate.judges.text import LETTERS, NO_TEXT, Measured, counts_of
 from leanlens.evaluate.metric import Metric, count_metric
 from leanlens.evaluate.suite import Item, Judge, Suite
 from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, text_judges, warn_of_none
@@ -22,8 +22,7 @@ from leanlens.evaluate.suites.options import SuiteOptions
 FILES = {"en": "text_prompts.jsonl", "zh": "text_prompts_zh.jsonl"}
 READER = "Qwen2.5-VL-7B-Instruct"  # the official one, in bfloat16, with at most 1,024 new tokens
 CRITERIA = ("words", "words (corrected)")
-_KEPT = "\u4e00-\u9fa5a-zA-Z0-9àâäéèêëîïôöùûüçÀÂÄÉÈÊËÎÏÔÖÙÛÜÇ"
-_DROPPED = {"en": re.compile(rf"[^{_KEPT}\s]"), "zh": re.compile(rf"[^{_KEPT}]")}
+_DROPPED = {"en": re.compile(rf"[^{LETTERS}\s]"), "zh": re.compile(rf"[^{LETTERS}]")}
 
 
 def longtext(options: SuiteOptions) -> Suite:

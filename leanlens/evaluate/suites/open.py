@@ -18,6 +18,7 @@ SUITES = {
     "compbench": "T2I-CompBench++: 2,400 prompts of attributes, places, numbers and actions",
     "longtext": "LongText-Bench: 160 prompts with long texts, English or Chinese, read from the image",
     "cvtg": "CVTG-2K: 2,000 prompts with texts in two to five places, read from the image",
+    "oneig": "OneIG-Bench: 1,120 prompts, judged by questions and by the text that is read (your copy of its files)",
     "parti": "PartiPrompts: 1,632 prompts of twelve categories, judged by one question, or by people",
     "own": "a file of your own prompts, judged by your questions, by one question, or by people",
 }
