@@ -201,11 +201,11 @@ def ask_all(
         ValueError: the environment variable of the key is not set, a question cannot be sent, or `folder` cannot be
             written to.
     """
-    key = _read_key(endpoint)
+    key = read_key(endpoint)
     bodies = [_body(endpoint, question) for question in questions]
     keys = [_answer_key(endpoint, *each) for each in zip(questions, bodies, strict=True)]
     first = {name: index for index, name in reversed(list(enumerate(keys)))}
-    asker = _Asker(endpoint, key, Store(folder) if folder is not None else None)
+    asker = Asker(endpoint, key, Store(folder) if folder is not None else None)
     done = 0
 
     def ask(index: int) -> Answer:
@@ -234,7 +234,12 @@ def _repeated(answer: Answer, question: Question) -> Answer:
     return replace(again, prompt_tokens=0, completion_tokens=0, cost=0.0, tries=0, seconds=0.0, is_cached=True)
 
 
-def _read_key(endpoint: Endpoint) -> str:
+def read_key(endpoint: Endpoint) -> str:
+    """The key in the environment variable that an endpoint names; "" where it names none.
+
+    Raises:
+        ValueError: the variable is not set, or holds no key.
+    """
     if not endpoint.key_variable:
         return ""
     key = os.environ.get(endpoint.key_variable, "").strip()
@@ -285,10 +290,14 @@ def _answer_key(endpoint: Endpoint, question: Question, body: dict[str, Any]) ->
     return content_key(kind="chat", format=FORMAT, url=endpoint.url.rstrip("/"), body=body, sample=question.sample)
 
 
-class _Asker:
-    """What the threads of one `ask_all` share."""
+class Asker:
+    """Sends requests to one endpoint at its pace; the threads of one `ask_all` share it.
 
-    def __init__(self, endpoint: Endpoint, key: str, store: Store | None):
+    Attributes:
+        hopeless: the answer to a request that every other request would get too, such as that the key is wrong.
+    """
+
+    def __init__(self, endpoint: Endpoint, key: str, store: Store | None = None):
         self.endpoint, self.key, self.store = endpoint, key, store
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute, self.stopped)
@@ -308,18 +317,38 @@ class _Asker:
         return answer
 
     def _ask_server(self, question: Question, body: dict[str, Any]) -> Answer:
-        """Tries until there is an answer or another try would not help; tokens and cost are those of all tries."""
-        reply = _Reply(Answer("connection", "stopped"))
+        answer = self.post("chat/completions", body, _read_completion, _estimated_tokens(body))
+        return answer if answer.failure else _read_answer(answer, question)
+
+    def post(self, path: str, body: dict[str, Any], read: "Read", tokens: int = 0, most: int = MOST_BYTES) -> Answer:
+        """Send a request as often as it takes; tokens and cost are those of all tries.
+
+        Args:
+            path: after the endpoint's address.
+            read: the reply in the body of a successful answer.
+            tokens: about how many the request takes.
+            most: bytes of an answer.
+        """
+        address = f"{self.endpoint.url.rstrip('/')}/{path}"
+        return self._until_answered(lambda: self._exchange("POST", address, read, most, body), tokens)
+
+    def get(self, address: str, read: "Read", most: int = MOST_BYTES) -> Answer:
+        """Fetch a file, as often as it takes; `read` and `most` as for `post`."""
+        return self._until_answered(lambda: self._exchange("GET", address, read, most), 0)
+
+    def _until_answered(self, send: "Callable[[], Reply]", tokens: int) -> Answer:
+        """Tries until there is an answer or another try would not help."""
+        reply = Reply(Answer("connection", "stopped"))
         answer, spent, began = reply.answer, [0, 0], None
         for attempt in range(1, self.endpoint.tries + 1):
-            self.pace.wait(_estimated_tokens(body))
+            self.pace.wait(tokens)
             if self.stopped.is_set():
                 break
             began = began or time.monotonic()
-            reply = self._send(body)
+            reply = send()
             answer = reply.answer
             spent = [spent[0] + answer.prompt_tokens, spent[1] + answer.completion_tokens]
-            self.pace.correct(_estimated_tokens(body), answer.prompt_tokens + answer.completion_tokens)
+            self.pace.correct(tokens, answer.prompt_tokens + answer.completion_tokens)
             answer = replace(answer, tries=attempt, seconds=round(time.monotonic() - began, 3))
             if not reply.is_worth_a_try or attempt == self.endpoint.tries or reply.retry_after > MOST_WAIT:
                 break
@@ -331,32 +360,34 @@ class _Asker:
         if reply.is_hopeless:
             self.hopeless = replace(answer, tries=0, seconds=0.0)
         price = (self.endpoint.input_price * spent[0] + self.endpoint.output_price * spent[1]) / 1e6
-        answer = replace(answer, prompt_tokens=spent[0], completion_tokens=spent[1], cost=price)
-        return answer if answer.failure else _read_answer(answer, question)
+        return replace(answer, prompt_tokens=spent[0], completion_tokens=spent[1], cost=price)
 
-    def _send(self, body: dict[str, Any]) -> "_Reply":
+    def _exchange(
+        self, method: str, address: str, read: "Read", most: int, body: dict[str, Any] | None = None
+    ) -> "Reply":
         import requests
 
-        address = f"{self.endpoint.url.rstrip('/')}/chat/completions"
         deadline = time.monotonic() + self.endpoint.timeout
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
         try:
-            with self._session().post(
+            with self._session().request(
+                method,
                 address,
-                data=json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", "Accept": "application/json"},
+                data=None if body is None else json.dumps(body).encode(),
+                headers={} if body is None else headers,
                 auth=self._sign,
                 timeout=self.endpoint.timeout,
                 allow_redirects=False,  # a key is for the named server alone
                 stream=True,
             ) as response:
-                return self._read_reply(response, _read_bytes(response, deadline))
+                return self._read_reply(response, _read_bytes(response, deadline, most), read)
         except (requests.Timeout, TimeoutError):
-            return _Reply(Answer("timeout", f"no answer within {self.endpoint.timeout:g} s"), True)
+            return Reply(Answer("timeout", f"no answer within {self.endpoint.timeout:g} s"), True)
         except requests.RequestException as error:
             failure = (
                 "timeout" if "timed out" in str(error) else "connection"
             )  # a body that stops has no type of its own
-            return _Reply(Answer(failure, self._clean(f"{type(error).__name__}: {error}")), True)
+            return Reply(Answer(failure, self._clean(f"{type(error).__name__}: {error}")), True)
 
     def _session(self) -> "requests.Session":
         """One for each thread, which keeps its connection."""
@@ -373,15 +404,15 @@ class _Asker:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
-    def _read_reply(self, response: "requests.Response", content: bytes) -> "_Reply":
+    def _read_reply(self, response: "requests.Response", content: bytes, read: "Read") -> "Reply":
         status = response.status_code
         if status == 200:
-            return _read_completion(content, self._clean)
+            return read(content, self._clean)
         message = self._clean(_error_message(content))
         detail = f"HTTP {status}: {message}" if message else f"HTTP {status}"
         failure = "rate limit" if status == 429 else "server" if status >= 500 else "refused"
         worth = status in TRY_AGAIN and "insufficient_quota" not in message
-        return _Reply(Answer(failure, detail), worth, retry_after(response.headers), status in NEVER_ANSWERED)
+        return Reply(Answer(failure, detail), worth, retry_after(response.headers), status in NEVER_ANSWERED)
 
     def _clean(self, text: str) -> str:
         """A message on one line, shortened and without the key."""
@@ -390,7 +421,7 @@ class _Asker:
 
 
 @dataclass(frozen=True)
-class _Reply:
+class Reply:
     """What one try brought, and whether another one, or another question, may bring more."""
 
     answer: Answer
@@ -399,12 +430,16 @@ class _Reply:
     is_hopeless: bool = False
 
 
-def _read_bytes(response: "requests.Response", deadline: float) -> bytes:
+Read = Callable[[bytes, Callable[[str], str]], Reply]
+"""Reads the body of a successful answer; the function beside it cleans a text for a message."""
+
+
+def _read_bytes(response: "requests.Response", deadline: float, most: int) -> bytes:
     """The whole answer.
 
     Raises:
         TimeoutError: it is not there by the deadline, however often a byte of it comes.
-        requests.RequestException: it breaks off, or is larger than MOST_BYTES.
+        requests.RequestException: it breaks off, or is larger than `most` bytes.
     """
     import requests
 
@@ -413,12 +448,12 @@ def _read_bytes(response: "requests.Response", deadline: float) -> bytes:
         content += part
         if time.monotonic() > deadline:
             raise TimeoutError
-        if len(content) > MOST_BYTES:
-            raise requests.exceptions.ContentDecodingError(f"an answer of more than {MOST_BYTES} bytes")
+        if len(content) > most:
+            raise requests.exceptions.ContentDecodingError(f"an answer of more than {most} bytes")
     return bytes(content)
 
 
-def _read_completion(content: bytes, clean: Callable[[str], str]) -> _Reply:
+def _read_completion(content: bytes, clean: Callable[[str], str]) -> Reply:
     """The answer in the body of a reply. One of another kind may come from a server in between: worth another try."""
     try:
         table = parse_json(content, "the answer")
@@ -430,16 +465,16 @@ def _read_completion(content: bytes, clean: Callable[[str], str]) -> _Reply:
         logprobs = _logprobs_of(choice)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         begin = clean(content[: 2 * SHOWN].decode("utf-8", "replace"))
-        return _Reply(Answer("invalid", f"no chat completion: {begin}"), True)
+        return Reply(Answer("invalid", f"no chat completion: {begin}"), True)
     counted = Answer(
         text=text, logprobs=logprobs, finish_reason=finish, prompt_tokens=tokens[0], completion_tokens=tokens[1]
     )
     if message.get("refusal") or finish == "content_filter":
-        return _Reply(replace(counted, failure="refused", detail=clean(str(message.get("refusal") or finish))))
+        return Reply(replace(counted, failure="refused", detail=clean(str(message.get("refusal") or finish))))
     if not text.strip():
         failure = "truncated" if finish == "length" else "empty"
-        return _Reply(replace(counted, failure=failure, detail=f"no text, finish_reason {finish or 'missing'}"))
-    return _Reply(counted)
+        return Reply(replace(counted, failure=failure, detail=f"no text, finish_reason {finish or 'missing'}"))
+    return Reply(counted)
 
 
 def _text_of(content: Any) -> str:
