@@ -77,14 +77,14 @@ def _serve(out: Path, questions: list[str], num: int | None, host: str, port: in
 
     from leanlens.evaluate.results_file import read_results
     from leanlens.evaluate.vote.app import Poll, make_app
-    from leanlens.evaluate.vote.plan import read_key
+    from leanlens.evaluate.vote.plan import count_missing, read_key
     from leanlens.evaluate.vote.votes import VoteFile
 
     results = read_results(out)
     votes = VoteFile(out)
     try:
         poll = Poll(results, out, votes, read_key(out), questions, num)
-        _say_what(poll)
+        _say_what(poll, count_missing(results, out))
         _listen(make_app(poll, token), host, port, "" if token is None else f"/?token={quote(token)}")
     finally:
         votes.close()
@@ -100,9 +100,11 @@ def _require_packages() -> None:
         ) from None
 
 
-def _say_what(poll: "Poll") -> None:
+def _say_what(poll: "Poll", missing: int) -> None:
     plan, cast = poll.plan(""), len(poll.votes.standing)
     typer.echo(f"{len(plan)} questions for each voter; {cast} votes so far, in {poll.votes.path}", err=True)
+    if missing:
+        typer.echo(f"{missing} pairs are left out: an image could not be drawn, or its file is gone", err=True)
 
 
 def _listen(app: Any, host: str, port: int, path: str) -> None:

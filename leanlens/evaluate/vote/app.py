@@ -99,7 +99,7 @@ class Poll:
         self.plan = lru_cache(256)(
             lambda voter: {task.id: task for task in plan_of(results, folder, key, voter, questions, num)}
         )
-        self.plan("")
+        self.plan("")  # an error now is better than on the first visit
         self.encoded = lru_cache(_SHOWN)(self._encoded)
 
     def _encoded(self, file: str) -> bytes:
@@ -148,7 +148,7 @@ class Poll:
             voter = base64.b64decode(text, b"-_", validate=True).decode()
         except ValueError:
             return None
-        return voter if text and hmac.compare_digest(signature, self.digest("voter", voter)) else None
+        return voter if text and hmac.compare_digest(signature.encode(), self.digest("voter", voter).encode()) else None
 
     def digest(self, *words: str) -> str:
         """A keyed digest of words."""

@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -113,16 +114,31 @@ def plan_of(
 
 
 def _pairs(results: Mapping[str, Any], folder: Path) -> list[_Pair]:
-    """All pairs of images that two models have drawn of a prompt, the first with the first and so on."""
+    """All pairs of different images that two models have drawn of a prompt, the first with the first and so on."""
+    return [
+        _Pair(item, _picture(first, one), _picture(second, other))
+        for item, (first, one), (second, other) in _drawn(results)
+        if one.get("file") != other.get("file") and all(_is_there(folder, row) for row in (one, other))
+    ]
+
+
+def count_missing(results: Mapping[str, Any], folder: Path) -> int:
+    """How many pairs cannot be shown, because an image could not be drawn or its file is gone."""
+    return sum(not all(_is_there(folder, row) for _, row in shown) for _, *shown in _drawn(results))
+
+
+def _drawn(results: Mapping[str, Any]) -> Iterator[tuple[Mapping, tuple[str, Mapping], tuple[str, Mapping]]]:
+    """Each prompt with the rows of each two models."""
     models = [name for name, one in results["models"].items() if one.get("role", "model") == "model"]
-    found = []
     for item in results["items"]:
         for first, second in combinations(models, 2):
-            rows = zip(*(item["images"].get(model, ()) for model in (first, second)), strict=False)
-            for one, other in rows:
-                if all(row.get("file") and (folder / row["file"]).is_file() for row in (one, other)):
-                    found.append(_Pair(item, _picture(first, one), _picture(second, other)))
-    return found
+            rows = (item["images"].get(model, ()) for model in (first, second))
+            for one, other in zip(*rows, strict=False):
+                yield item, (first, one), (second, other)
+
+
+def _is_there(folder: Path, row: Mapping[str, Any]) -> bool:
+    return bool(row.get("file")) and (folder / row["file"]).is_file()
 
 
 def _picture(model: str, row: Mapping[str, Any]) -> Picture:
@@ -151,7 +167,7 @@ def _with_repeats(pairs: Sequence[_Pair], lot: Random) -> list[_Pair]:
     count = _share_of(len(pairs), REPEATS)
     for number in reversed(range(count)):  # from the end, so that earlier places stay where they are
         place = max(_GAP + 1, int((number + 0.5 + lot.random() / 2) * len(pairs) / count))
-        chosen = lot.choice([at for at in left if at < place - _GAP] or left[:1])
+        chosen = lot.choice(left[: bisect_left(left, place - _GAP)] or left[:1])
         left.remove(chosen)
         again = replace(pairs[chosen], kind="repeat", swapped=not pairs[chosen].swapped)
         first = next(at for at, one in enumerate(sequence) if one is pairs[chosen])

@@ -49,11 +49,11 @@ def _describe_question(votes: Sequence[Vote], question: str, seed: int) -> str:
 
 
 def _table(ranking: Ranking) -> list[str]:
-    rows = [
-        f"| {one.model} | {_percent(one.win_rate)} ({_percent(one.win_low)} to {_percent(one.win_high)}) "
-        f"| {one.strength:+.2f} ({one.low:+.2f} to {one.high:+.2f}) | {_ranks(one.best, one.worst)} |"
-        for one in ranking.standings
-    ]
+    rows = []
+    for one in ranking.standings:
+        wins = f"{_percent(one.win_rate)} ({_percent(one.win_low)} to {_percent(one.win_high)})"
+        strength = f"{one.strength:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
+        rows.append(f"| {one.model.replace('|', '/')} | {wins} | {strength} | {_ranks(one.best, one.worst)} |")
     return ["| model | win rate | strength, log odds | rank |", "|---|---|---|---|", *rows]
 
 

@@ -177,7 +177,7 @@ def test_a_forged_cookie_is_nobody(site):
     client = site.client()
     start(client)
     good = client.cookies["leanlens_voter"]
-    for bad in ("", "x", ".", "QW5u.", "QW5u.00", good[:-1], "Qm9i" + good[4:], "%%%." + good):
+    for bad in ("", "x", ".", "QW5u.", "QW5u.00", "QW5u.é", "é.00", good[:-1], "Qm9i" + good[4:], "%%%." + good):
         assert site.poll.voter_of(bad) is None, bad
     assert site.poll.voter_of(good) == "Ann"
 

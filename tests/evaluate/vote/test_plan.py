@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from leanlens.evaluate.vote.plan import plan_of, read_key
+from leanlens.evaluate.vote.plan import count_missing, plan_of, read_key
 from tests.evaluate.vote.folder import write_folder
 
 KEY = bytes(32)
@@ -100,6 +100,11 @@ def test_what_cannot_be_shown_is_left_out(tmp_path):
     results["items"][2]["images"]["reality"] = results["items"][2]["images"]["alpha"]
     (folder / "results.json").write_text(json.dumps(results))
     assert [task.item for task in plan(folder)] == ["00002"]
+    assert count_missing(results, folder) == 2
+    results["items"][2]["images"]["beta"] = results["items"][2]["images"]["alpha"]
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="nothing to vote on"):
+        plan(folder)  # one image twice says nothing
     with pytest.raises(ValueError, match="nothing to vote on"):
         plan(folder, questions=("text",))
 
