@@ -1,8 +1,13 @@
-"""Names the processor or GPU of this machine."""
+"""Names the processor or GPU of this machine, and tells how much memory was used."""
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def processor_name() -> str:
@@ -22,3 +27,19 @@ def describe_machine() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor_name()}, {os.cpu_count()} cores"
+
+
+def peak_memory(device: "torch.device") -> int:
+    """The most bytes that this process has held: of the GPU, or of the machine if there is none."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -7,7 +7,7 @@ continues where it was, and several processes can draw for one.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class KeptImage:
 
     Attributes:
         path: the file; None where the image could not be drawn.
-        seconds, reasoned: as in `Drawn`.
+        seconds, reasoned, notes: as in `Drawn`.
         machine: what it was drawn on; "" where nothing was measured.
         failed: why it could not be drawn, or "".
     """
@@ -41,6 +41,7 @@ class KeptImage:
     reasoned: dict[str, Any] | None = None
     machine: str = ""
     failed: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def open(self) -> Image.Image:
         """The image, RGB.
@@ -112,7 +113,8 @@ def find_image(folder: Path, key: str, seed: int, with_failed: bool = False) -> 
             image.load()
             record = json.loads(image.info[RECORD])
         if record["key"] == key:
-            return KeptImage(key, seed, path, record["seconds"], record["reasoned"], record["machine"])
+            named = {name: record[name] for name in ("seconds", "reasoned", "machine", "notes")}
+            return KeptImage(key, seed, path, **named)
     except (OSError, KeyError, ValueError, SyntaxError):  # what Pillow raises for damaged files; it is drawn again
         pass
     failed = _read_failure(folder, key) if with_failed else ""
@@ -134,14 +136,14 @@ def keep_image(drawn: Drawn, folder: Path, key: str, seed: int) -> KeptImage:
     """Write an image with its record under its key."""
     seconds = None if drawn.seconds is None or not math.isfinite(drawn.seconds) else round(drawn.seconds, 4)
     machine = "" if seconds is None else describe_machine()
-    record = {"key": key, "seed": seed, "seconds": seconds, "reasoned": drawn.reasoned, "machine": machine}
+    named = {"seconds": seconds, "reasoned": drawn.reasoned, "machine": machine, "notes": drawn.notes}
     text = PngImagePlugin.PngInfo()
-    text.add_text(RECORD, json.dumps(record))
+    text.add_text(RECORD, json.dumps({"key": key, "seed": seed, **named}))
     path = folder / f"{key}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         drawn.image.convert("RGB").save(temporary, "PNG", pnginfo=text)
-    return KeptImage(key, seed, path, seconds, drawn.reasoned, machine)
+    return KeptImage(key, seed, path, seconds, drawn.reasoned, machine, notes=drawn.notes)
 
 
 def _failure_path(folder: Path, key: str) -> Path:

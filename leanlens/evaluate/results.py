@@ -246,6 +246,7 @@ def _image(row: Row, index: int, again: int) -> dict[str, Any]:
         "file": None if image.path is None else f"{IMAGES}/{image.path.name}",
         **({"failed": image.failed} if image.failed else {}),
         **({"reasoned": image.reasoned} if image.reasoned else {}),
+        **({"notes": image.notes} if image.notes else {}),
         "judgements": {
             name: {"score": score_as_json(one.score), **({} if one.raw is None else {"raw": one.raw})}
             for name, one in judged.items()

@@ -21,6 +21,7 @@ from torch import nn
 
 from leanlens.dist import Group, wait_for_all
 from leanlens.log import logger
+from leanlens.machine import peak_memory
 from leanlens.models.transformer import LensTransformer2DModel
 from leanlens.pipeline.pipeline import LensPipeline
 from leanlens.train.config import TrainRecipe
@@ -30,7 +31,7 @@ from leanlens.train.export import replace_pipeline
 from leanlens.train.frozen_models import open_frozen_models
 from leanlens.train.loop import StepFigures, Task, train
 from leanlens.train.memory_check import require_memory
-from leanlens.train.metrics import peak_flops, peak_memory
+from leanlens.train.metrics import peak_flops
 from leanlens.train.optim import build_optimizers
 from leanlens.train.parallel import computing, parallelize, whole_tensor
 from leanlens.train.run_weights import load_start, whole_denoiser
@@ -170,7 +171,7 @@ def _line(opened: OpenDenoiser, progress: Progress, sums: StepSums, figures: Ste
         "images_per_s": sums.samples / seconds,
         "tokens_per_s": (sums.image_tokens + sums.text_tokens) / seconds,
         "model_flops_utilisation": sums.flops / seconds / (peak * group.world_size) if peak else None,
-        "memory_gb": peak_memory(group.device),
+        "memory_gb": peak_memory(group.device) / 1e9,
         "seconds": progress.seconds,
         **figures.measured,
     }

@@ -81,22 +81,6 @@ def peak_flops(device: torch.device, stated_tflops: float | None) -> float | Non
     return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
-def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process, GB: of the GPU, or of the machine if there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    import sys
-
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset / 1e9
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
 def _step_of(line: str) -> int | None:
     try:
         return json.loads(line)["step"]

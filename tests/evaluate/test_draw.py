@@ -29,8 +29,9 @@ def test_a_damaged_image_is_drawn_again(tmp_path, damage):
     painter = Painter()
     (row,) = draw_items(painter, ITEMS[:1], 1, 0, tmp_path)
     whole = row[0].path.read_bytes()
-    middle = len(whole) // 2
-    broken = {"half": whole[:middle], "flipped": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]}
+    pixels = whole.index(b"IDAT") + 10
+    flipped = whole[:pixels] + bytes([whole[pixels] ^ 255]) + whole[pixels + 1 :]
+    broken = {"half": whole[: len(whole) // 2], "flipped": flipped}
     row[0].path.write_bytes(broken.get(damage, damage))
     (again,) = draw_items(painter, ITEMS[:1], 1, 0, tmp_path)
     assert painter.drawn == 2
