@@ -12,7 +12,7 @@ from typing import Any
 
 from leanlens.evaluate.suite import Item
 from leanlens.files import digest_like, has_digest, parse_json, read_text
-from leanlens.hub import fetch_file
+from leanlens.hub import DownloadError, fetch_file
 from leanlens.log import logger
 
 RAW = "https://raw.githubusercontent.com"
@@ -193,7 +193,10 @@ def fetch_data(suite: str, folder: Path | None = None) -> dict[str, Path]:
     if missing:
         logger.info("%s: from %s at %s, licence %s", suite, source.repository, source.commit[:7], source.licence)
     for name in missing:
-        fetch_file(source.address(name), there[name], source.files[name][1])
+        try:
+            fetch_file(source.address(name), there[name], source.files[name][1])
+        except DownloadError as error:
+            raise DownloadError(f"{error}; without a network, give a folder that has {name} as data") from None
     return there
 
 

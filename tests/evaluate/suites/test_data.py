@@ -64,6 +64,12 @@ def test_another_content_is_refused(published, name, kind):
         fetch_data("small")
 
 
+def test_a_file_that_is_not_there_is_an_error_that_says_what_to_do(published):
+    (published / "prompts.txt").unlink()
+    with pytest.raises(DownloadError, match=r"HTTP 404 .*; without a network, give a folder that has prompts\.txt as"):
+        fetch_data("small")
+
+
 def test_a_folder_of_the_users_is_verified(published, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
