@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from leanlens.evaluate.image_models.lens_flop import COUNTED_PROMPT
 from leanlens.evaluate.image_models.published_settings import published_settings
 from leanlens.evaluate.image_models.spec import ModelSpec
 from leanlens.evaluate.suite import Drawn, ImageFailed, Item
@@ -27,7 +28,6 @@ from leanlens.log import logger
 from leanlens.store import content_key
 
 OFFLOADS = ("none", "model", "sequential")
-COUNTED_PROMPT = "A photograph of a red apple on a wooden table."  # any: nearly all pipelines pad their text
 _ARGUMENTS = {"steps": "num_inference_steps", "negative": "negative_prompt", "tokens": "max_sequence_length"}
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from leanlens.evaluate.draw import draw_items, image_key
 from leanlens.evaluate.image_models.lens import LensModel
 from leanlens.evaluate.suite import ImageFailed, Item
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.reasoned import Reasoned
-from leanlens.pipeline.request import ImageRequest
+from leanlens.pipeline.request import ImageRequest, LoraChoice
 
 
 class Loud:
@@ -51,3 +53,50 @@ def test_costs_are_those_of_all_parts(toy):
                 for one in part.parameters())  # fmt: skip
     assert costs["parameters"] == whole
     assert costs["weight_bytes"] == 4 * whole
+
+
+def lora_file(path):
+    torch.manual_seed(0)
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    save_file({f"{name}.lora_A.weight": torch.randn(4, 128), f"{name}.lora_B.weight": torch.randn(128, 4)}, path)
+    return str(path)
+
+
+def test_a_lora_acts_by_its_scale_and_stands_in_the_identity(toy, tmp_path):
+    path = lora_file(tmp_path / "my.safetensors")
+    item = Item("a", "duck", size=(64, 64))
+    made = [
+        LensModel(toy, steps=1, loras=loras)
+        for loras in ((), [LoraChoice(path=path, scale=1.0)], [LoraChoice(path=path, scale=3.0)])
+    ]
+    images = [np.asarray(one.draw(item, 0).image) for one in made]
+    assert not np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[1], images[2])
+    identity = made[1].identity()
+    assert identity["loras"][0]["scale"] == 1.0
+    assert len({image_key(one.identity(), item, 0) for one in made}) == 3
+    assert path not in str(identity)
+    toy.use_loras(())
+
+
+def test_settings_are_checked_when_it_is_opened(toy):
+    assert LensModel(toy, steps=1, size=(64, 32)).draw(Item("a", "duck", size=(128, 128)), 0).image.size == (64, 32)
+    assert LensModel(toy, steps=1, negative="grey").request(Item("a", "duck"), 0).negative_prompt == "grey"
+    with pytest.raises(ValueError, match="width"):
+        LensModel(toy, steps=1, size=(63, 64))
+
+
+def test_flop_are_those_that_torch_counts(toy):
+    """Of the toy: what the formulas leave out, such as the template's tokens, is less than a tenth there."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from leanlens.evaluate.image_models.diffusers_pipeline import _attention_on_the_processor
+    from leanlens.evaluate.image_models.lens_flop import COUNTED_PROMPT
+
+    model = LensModel(toy, steps=3, guidance=2.0, size=(128, 128))
+    toy.feature_cache.clear()
+    with FlopCounterMode(display=False, custom_mapping=_attention_on_the_processor()) as counter:
+        model.draw(Item("a", COUNTED_PROMPT), 0)
+    assert model.costs()["flop"] == pytest.approx(counter.get_total_flops(), rel=0.1)
+    longer = [LensModel(toy, steps=steps, guidance=2.0, size=(128, 128)).costs()["flop"] for steps in (3, 4, 5)]
+    assert longer[2] - longer[1] == longer[1] - longer[0] > 0

@@ -1,0 +1,96 @@
+"""Opens a model of the comparison, of whatever kind it is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from leanlens.evaluate.image_models.spec import ENDPOINT, LENS, ModelSpec, kind_of_index
+from leanlens.evaluate.suite import ImageModel
+from leanlens.hub import locate_weights
+from leanlens.plan.options import LoadOptions
+
+_LOADING = ("device", "dtype", "quant", "offload", "compile")
+
+
+def open_image_model(
+    spec: ModelSpec,
+    load: LoadOptions | None = None,
+    *,
+    steps: int | None = None,
+    cfg: float | None = None,
+    reason: str = "off",
+    choose: Callable[..., Any] | None = None,
+    count_flop: bool = True,
+) -> ImageModel:
+    """Open a model.
+
+    Args:
+        spec: what `--model` said; its settings come before the other arguments.
+        load: device, dtype and so on.
+        steps, cfg: the model's own without them.
+        reason: the word of the reasoner that rewrites the prompts of a leanlens model, or "off".
+        choose: settles what `load` leaves open, as `leanlens.pipeline.auto.choose_model` does, which is the default.
+        count_flop: count the operations of a diffusers pipeline, for which it draws one more image.
+
+    Raises:
+        ValueError: a model that cannot be opened, or a setting that it does not have.
+        OSError: it is not on this machine and cannot be downloaded.
+    """
+    load = load or LoadOptions()
+    kind = resolve_kind(spec)
+    spec.require_known_keys(kind)
+    if kind == LENS:
+        return _lens(spec, load, steps, cfg, reason, choose)
+    if reason != "off":
+        raise ValueError(f"invalid reason {reason!r} for {spec.name}: it has no reasoner; expected off")
+    if kind == ENDPOINT:
+        from leanlens.evaluate.image_models.images_endpoint import ImagesEndpoint
+
+        return ImagesEndpoint(spec)
+    from leanlens.evaluate.image_models.diffusers_pipeline import DiffusersModel
+
+    common = {name: value for name, value in (("steps", steps), ("cfg", cfg)) if value is not None}
+    return DiffusersModel(replace(spec, options=common | spec.options), load.device, load.dtype, count_flop)
+
+
+def resolve_kind(spec: ModelSpec) -> str:
+    """The kind of a model; the model_index.json of a repository is downloaded for it.
+
+    Raises:
+        DownloadError: it could not be downloaded.
+    """
+    found = spec.kind
+    if found is not None:
+        return found
+    revision = {name: spec.options[name] for name in ("revision",) if name in spec.options}
+    return kind_of_index(locate_weights(spec.source, "model_index.json", **revision))
+
+
+def _lens(
+    spec: ModelSpec,
+    load: LoadOptions,
+    steps: int | None,
+    cfg: float | None,
+    reason: str,
+    choose: Callable[..., Any] | None,
+) -> ImageModel:
+    from leanlens.evaluate.image_models.lens import LensModel
+    from leanlens.pipeline.auto import choose_model
+    from leanlens.pipeline.open import open_model
+    from leanlens.reason import reasoner_of_model
+
+    given = spec.options
+    load = replace(load, **{name: given[name] for name in _LOADING if name in given})
+    steps, cfg = given.get("steps", steps), given.get("cfg", cfg)
+    choice = (choose or choose_model)(spec.source, load, num_inference_steps=steps, guidance_scale=cfg)
+    return LensModel(
+        open_model(choice.model, options=choice.options),
+        spec.name,
+        reasoner_of_model(choice.model, given.get("reason", reason)),
+        steps,
+        cfg,
+        negative=given.get("negative", ""),
+        size=given.get("size"),
+        loras=spec.loras,
+        tokens=given.get("tokens"),
+    )
