@@ -16,6 +16,9 @@ LEAST = 0.3  # probability from which a box is a thing
 WANTED = 0.7  # nats added for concepts that are asked for
 SHARED = 0.4  # overlap from which the less sure of two boxes is dropped
 WITHIN = 0.7  # share of a box that lies in another of the same concept, from which it is dropped
+ON_TOP = 0.12  # share of a box's height, at whose top begins what stands on the thing
+LOADED = 0.8  # share of a thing that lies in the box of the thing it may stand on
+AS_SURE = 0.5  # share of a box's probability that a box without the load must have
 PART = 0.6  # largest share of the area of another thing for one inside or before it
 
 
@@ -106,7 +109,27 @@ def _keep_surest(named: list[Found]) -> list[Found]:
     for one in sorted(named, key=lambda found: -found.sure):
         if one.sure >= LEAST and not any(_excludes(other, one) for other in kept):
             kept.append(one)
-    return kept
+    return sorted((_without_load(one, kept, named) for one in kept), key=lambda found: -found.sure)
+
+
+def _without_load(one: Found, kept: list[Found], named: list[Found]) -> Found:
+    """The thing itself, or a box of it that leaves out another thing that stands on it."""
+    _, y0, _, y1 = one.box
+    for other in kept:
+        stands = other.box[1] <= y0 + ON_TOP * (y1 - y0) and other.box[3] < y1
+        if other is one or other.concept == one.concept or not stands or _within(other.box, one.box) < LOADED:
+            continue
+        lower = [
+            box
+            for box in named
+            if box.concept == one.concept
+            and box.sure >= max(LEAST, AS_SURE * one.sure)
+            and box_overlap(box.box, one.box) > SHARED / 2
+            and _within(other.box, box.box) < SHARED
+        ]
+        if lower:
+            return max(lower, key=lambda box: box.sure)
+    return one
 
 
 def _excludes(surer: Found, one: Found) -> bool:
