@@ -10,7 +10,9 @@ import pytest
 
 from leanlens.files import (
     decode_text,
+    digest_like,
     fingerprint,
+    has_digest,
     parse_json,
     parse_toml,
     read_json,
@@ -256,3 +258,15 @@ def test_toml_files_that_cannot_be_read_are_named(tmp_path):
     assert read_toml(tmp_path / "x.toml") == {"a": 1}
     with pytest.raises(ValueError, match=r"y\.toml cannot be read"):
         read_toml(tmp_path / "y.toml")
+
+
+def test_a_checksum_is_of_the_kind_that_is_asked_for(tmp_path):
+    path = tmp_path / "hello"
+    path.write_bytes(b"hello\n")
+    sha = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+    git = "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert digest_like(path, sha) == sha
+    assert digest_like(path, git) == git
+    assert has_digest(path, git)
+    assert not has_digest(path, "0" * 40)
+    assert not has_digest(tmp_path / "missing", sha)

@@ -524,3 +524,16 @@ def test_a_pipeline_of_any_class_is_downloaded_by_diffusers_without_pickles(tmp_
         hub.locate_pipeline("owner/gone")
     with pytest.raises(ValueError, match="expected a local folder, or a repository id"):
         hub.locate_pipeline("gone")
+
+
+def test_one_file_is_resumed_and_verified(server, tmp_path):
+    server.cuts = [300_000]
+    path = hub.fetch_file(server.address + BIG, tmp_path / "one" / "weights", digest(WEIGHTS), progress=False)
+    assert path.read_bytes() == WEIGHTS
+    assert [path for path in (tmp_path / "one").iterdir() if path.name != "weights"] == []
+    server.log.clear()
+    hub.fetch_file(server.address + BIG, path, digest(WEIGHTS), progress=False)
+    assert not server.log
+    with pytest.raises(DownloadError, match="has SHA-256"):
+        hub.fetch_file(server.address + BIG, tmp_path / "other", digest(b"other"), progress=False)
+    assert not (tmp_path / "other").exists()
