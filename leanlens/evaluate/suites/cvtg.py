@@ -42,7 +42,7 @@ def cvtg(options: SuiteOptions) -> Suite:
     """
     if options.data is None:
         raise ValueError(
-            "cvtg needs a folder with the files of CVTG-2K.zip, which its authors publish: give it as data"
+            "cvtg needs a folder with the files of CVTG-2K.zip, which its authors publish: give it with --data"
         )
     files = _find_files(options.data)
     everything = [item for where, path in files.items() for item in _read_items(path, *where)]

@@ -61,7 +61,7 @@ def oneig(options: SuiteOptions) -> Suite:
         source = SOURCES["oneig"]
         raise ValueError(
             f"oneig needs a clone of the repository {source.repository} at {source.commit[:7]}, which states no "
-            "licence: give its folder as data"
+            "licence: give its folder with --data"
         )
     files = fetch_data("oneig", options.data)
     scorer = _scorer(options.scorer)

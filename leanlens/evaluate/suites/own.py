@@ -40,7 +40,7 @@ def own(options: SuiteOptions) -> Suite:
         ValueError: no file is named, it is neither `.txt` nor `.jsonl`, or a line is invalid; the message names both.
     """
     if not options.prompts:
-        raise ValueError("own needs a file of prompts: name a .txt or .jsonl file")
+        raise ValueError("own needs a file of prompts: name a .txt or .jsonl file with --prompts")
     path = Path(options.prompts)
     if path.suffix.lower() not in (".txt", ".jsonl"):
         raise ValueError(f"invalid prompts {options.prompts!r}: expected a file that ends in .txt or .jsonl")
