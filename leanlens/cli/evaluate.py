@@ -8,6 +8,7 @@ import typer
 
 from leanlens.cli import options as opt
 from leanlens.cli.evaluate_models import columns_of, opener_of, own_size, references_of
+from leanlens.cli.evaluate_scorers import scorers
 from leanlens.cli.evaluate_table import table
 from leanlens.cli.evaluate_vote import vote
 from leanlens.cli.say import say
@@ -176,6 +177,7 @@ def rebuild(folder: opt.EvaluationFolder, item: opt.RejudgedItems = None) -> Non
 
 
 app.command()(table)
+app.command()(scorers)
 app.command()(vote)
 
 

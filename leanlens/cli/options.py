@@ -243,7 +243,18 @@ SuiteName = Annotated[str, typer.Argument(help="Name of the suite: scenes, fresh
 PromptsFile = Annotated[Path, option(OUTPUT, "File to write, JSON Lines.", "-o", "--out")]
 PromptsSeed = Annotated[str, option(IMAGE, "Seed of the prompts; for the suite fresh, a date.")]
 ScorerCommand = Annotated[
-    str | None, option(IMAGE, "Command of the suite's own scorer, which runs in a process of its own.")
+    str | None,
+    option(IMAGE, "Scorer of the suite that runs in a process of its own: one that is installed, or its command."),
+]
+InstalledScorer = Annotated[
+    str | None, option(OUTPUT, "Scorer to install into an environment of its own.", metavar="NAME")
+]
+ScorerWeights = Annotated[
+    Path | None, option(OUTPUT, "With --install: file of the weights, where they are not downloaded.", metavar="FILE")
+]
+ScorerPython = Annotated[
+    str | None,
+    option(OUTPUT, "With --install: Python that the environment is made with. Default: this one.", metavar="COMMAND"),
 ]
 EvaluationFolder = Annotated[Path, typer.Argument(help="Folder of a finished evaluation.")]
 RejudgedItems = Annotated[

@@ -3,7 +3,6 @@
 Source: `evaluate_images.py` and `summary_scores.py` of GenEval.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 from leanlens.evaluate.judges.answered import all_met
 from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.metric import Metric, group_metric, mean_metric
+from leanlens.evaluate.scorers.installed import scorer_command
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
 from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, read_rows, with_size
@@ -104,7 +104,7 @@ def geneval(options: SuiteOptions) -> Suite:
 
 
 def _judges(options: SuiteOptions) -> tuple[Judge, ...]:
-    judges: list[Judge] = [DetectorJudge(ProcessJudge(shlex.split(options.scorer)))] if options.scorer else []
+    judges: list[Judge] = [DetectorJudge(ProcessJudge(scorer_command(options.scorer)))] if options.scorer else []
     return (*judges, *(question_judges(options, "geneval") if options.endpoints else ()))
 
 
