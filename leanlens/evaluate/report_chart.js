@@ -31,7 +31,7 @@ const SHAPES = [
 const frame = {width: 760, height: 400, left: 52, right: 22, top: 16, bottom: 46};
 
 function chart() {
-  const scored = drawn.filter((model) => model.headline);
+  const scored = compared.filter((model) => model.headline);
   const axes = AXES.map((axis) =>
     axis.key === "bytes" && !scored.some((model) => known(axis.of(model.costs)))
       ? {...axis, title: "MB of weights", of: (costs) => (known(costs.weight_bytes) ? costs.weight_bytes / 1e6 : null)}
@@ -45,7 +45,7 @@ function chart() {
   const show = (axis) => {
     const there = scored.filter((model) => axis.of(model.costs) > 0);
     paper.replaceChildren(curve(there, axis));
-    const gone = drawn
+    const gone = compared
       .filter((model) => !there.includes(model))
       .map((model) => `${model.name} (${model.headline ? "cost not known" : "no score"})`);
     missing.replaceChildren(gone.length ? said("bdi", `Not in the chart: ${gone.join(", ")}`) : "");

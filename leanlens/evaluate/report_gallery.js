@@ -14,7 +14,7 @@ const entries = report.items.map((item, index) => {
     item,
     index,
     text: [item.id, item.prompt, ...item.categories, ...rewritten].join("\n").toLowerCase(),
-    models: disagreement(drawn.map((model) => values(item.images[model.name] ?? []))),
+    models: disagreement(compared.map((model) => values(item.images[model.name] ?? []))),
     judges: judgesDisagree(item),
   };
 });
@@ -169,7 +169,7 @@ function matches({item, text}) {
         ),
     );
   if (who.startsWith("=")) return fits(who.slice(1));
-  return who === "all" ? drawn.every((model) => fits(model.name)) : drawn.some((model) => fits(model.name));
+  return who === "all" ? compared.every((model) => fits(model.name)) : compared.some((model) => fits(model.name));
 }
 function sorted(found) {
   const [key, name] = chosen("order").split("\n");
@@ -177,7 +177,7 @@ function sorted(found) {
   const by =
     key === "models" || key === "judges"
       ? (one) => -one[key]
-      : (one) => (key === "high" ? -1 : 1) * itemScore(one.item, name ? [name] : drawn.map((model) => model.name));
+      : (one) => (key === "high" ? -1 : 1) * itemScore(one.item, name ? [name] : compared.map((model) => model.name));
   return found
     .map((one) => [by(one), one])
     .sort(([one, first], [two, second]) => one - two || first.index - second.index)

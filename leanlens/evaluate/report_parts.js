@@ -2,7 +2,8 @@
 "use strict";
 const report = JSON.parse(document.getElementById("data").textContent);
 const suite = report.suite;
-const drawn = report.models.filter((model) => model.role !== "control");
+const drawn = report.models.filter((model) => model.role !== "control"); // with true pictures, where there are some
+const compared = report.models.filter((model) => model.role === "model");
 const space = document.getElementById("space").namespaceURI;
 const colors = new Map();
 for (const model of report.models) {

@@ -4,7 +4,7 @@ const headlineUnit = report.models.flatMap((model) => model.headline ?? []).map(
 const better = (one) => (one.difference > 0 === (suite.higher_is_better ?? true) ? one.second : one.first);
 const worse = (one) => (better(one) === one.second ? one.first : one.second);
 const isResolved = (one) => (one.low > 0 || one.high < 0) && !(known(one.p_holm) && one.p_holm >= 0.05);
-const isDrawn = (name) => drawn.some((model) => model.name === name);
+const isCompared = (name) => compared.some((model) => model.name === name);
 
 function table(heads, rows) {
   const top = el(
@@ -56,7 +56,7 @@ function showHead() {
   const facts = [
     plural(suite.num, "prompt"),
     `${plural(suite.images_per_prompt, "image")} each`,
-    plural(drawn.length, "model"),
+    plural(compared.length, "model"),
     `judged by ${judges}`,
     `seed ${suite.seed}`,
     `leanlens ${report.leanlens}`,
@@ -78,7 +78,7 @@ function showResult(host) {
     );
   }
   const ahead = report.comparisons.filter(
-    (one) => one.metric === headlineName && isDrawn(one.first) && isDrawn(one.second),
+    (one) => one.metric === headlineName && isCompared(one.first) && isCompared(one.second),
   );
   for (const one of ahead.slice(0, 6)) host.append(sentence(one));
   host.append(leaderboard(ahead));
@@ -93,7 +93,7 @@ function showResult(host) {
   const rewriting = el(
     "ul",
     {},
-    drawn.map((model) => el("li", {}, said("b", model.name), ": ", said("span", model.rewriting))),
+    compared.map((model) => el("li", {}, said("b", model.name), ": ", said("span", model.rewriting))),
   );
   host.append(
     el(

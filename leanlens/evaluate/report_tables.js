@@ -65,7 +65,7 @@ function grid(head, names, models, find, unit) {
 
 const megabytes = (bytes) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
 function showCosts(host) {
-  const rows = drawn.map(({name, costs}) =>
+  const rows = compared.map(({name, costs}) =>
     el(
       "tr",
       {},
@@ -78,7 +78,7 @@ function showCosts(host) {
     ),
   );
   const places = [
-    ...new Set(drawn.map(({costs}) => [costs.device, costs.machine].filter(known).join(", ")).filter(Boolean)),
+    ...new Set(compared.map(({costs}) => [costs.device, costs.machine].filter(known).join(", ")).filter(Boolean)),
   ];
   const costs = table(
     [
@@ -153,7 +153,7 @@ function showMethod(host) {
           {},
           model.role === "model" ? "Model " : `${model.role} `,
           said("b", model.name),
-          `: ${model.rewriting}`,
+          model.role === "model" ? `: ${model.rewriting}` : "",
         ),
         said("pre", pretty(model.identity)),
       ),

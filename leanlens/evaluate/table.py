@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leanlens.evaluate.rates import Difference, Failures, Rate
+from leanlens.evaluate.rates import MOST_FAILED, Difference, Failures, Rate
 from leanlens.evaluate.results_file import describe_failed, describe_judge, describe_rewriting, is_incomplete
 
 
@@ -87,7 +87,8 @@ def render_card(results: Mapping[str, Any], metrics: Sequence[str] = ()) -> str:
     table = [f"| {' | '.join(_in_cell(cell) for cell in line)} |" for line in lines]
     table.insert(1, f"|---|{'---|' * len(shown)}")
     differences = [_difference(results, one) for one in results["comparisons"] if one["metric"] in shown]
-    points = [f"- {line}" for line in [*(line for line in differences if line), *_circumstances(results)]]
+    said = [*(line for line in differences if line), *map(_pair, results.get("pairs", ())), *_circumstances(results)]
+    points = [f"- {line}" for line in said]
     return "\n".join([f"### {results['suite']['title']}", "", *table, "", *points]) + "\n"
 
 
@@ -126,6 +127,15 @@ def _difference(results: Mapping[str, Any], one: Mapping[str, Any]) -> str:
         f"{names[1]} less {names[0]}, {one['metric']}: {value:+.1f}{word} ({low:+.1f} to {high:+.1f}), p = {p:.3g}; "
         f"better on {one['wins']}, equal on {one['ties']} and worse on {one['losses']} of {one['num']} prompts"
     )
+
+
+def _pair(one: Mapping[str, Any]) -> str:
+    """What a judge says of two models' images side by side."""
+    who = f"{one['judge']}, pairs in both orders: {one['second']} against {one['first']}"
+    if one["failed"] > MOST_FAILED * (one["num"] + one["failed"]):
+        return f"{who}: incomplete, {one['failed']} failed"
+    share = _score({"value": one["wins_of_second"], "low": one["low"], "high": one["high"]})
+    return f"{who} wins {share} % of {one['num']} prompts, {one['failed']} failed"
 
 
 def _circumstances(results: Mapping[str, Any]) -> list[str]:

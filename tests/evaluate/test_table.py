@@ -82,6 +82,14 @@ def test_a_model_card_gives_an_incomplete_model_no_number():
     assert "- Incomplete, so not scored: flux" in text
 
 
+def test_a_model_card_says_what_judges_make_of_pairs():
+    found = comparison.results(2)
+    pair = {"judge": "a", "first": "lens", "second": "flux", "wins_of_second": 0.25, "low": 0.1, "high": 0.4, "num": 19}
+    text = render_card({**found, "pairs": [{**pair, "flips": 0.1, "failed": failed} for failed in (1, 2)]})
+    assert "- a, pairs in both orders: flux against lens wins 25.0 (10.0 to 40.0) % of 19 prompts, 1 failed\n" in text
+    assert "- a, pairs in both orders: flux against lens: incomplete, 2 failed\n" in text
+
+
 def test_a_model_card_shows_other_units_and_controls():
     found = comparison.results(2)
     found["models"]["flux"]["role"] = "control"
