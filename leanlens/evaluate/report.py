@@ -118,6 +118,8 @@ def _data(results: Mapping[str, Any], costs: Mapping[str, Any]) -> dict[str, Any
         "comparisons": [one for one in results["comparisons"] if {one["first"], one["second"]} <= scored],
         "pairs": [_pair(one) for one in results.get("pairs", ())],
         "agreements": results.get("agreements", []),
+        "set_scores": results.get("set_scores", {}),
+        "set_scorers": results.get("set_scorers", {}),
         "items": [_item(item, room) for item in results["items"]],
         "published": _published(suite["name"]),
     }

@@ -140,7 +140,8 @@ function leaderboard(ahead) {
     (one, two) => place(one) - place(two) || sign * ((one.headline?.value ?? 0) - (two.headline?.value ?? 0)),
   );
   const names = [...new Set(report.models.flatMap((model) => model.metrics.map((one) => one.name)))];
-  const rest = names.filter((name) => name !== headlineName);
+  const criteria = new Set(report.judges.flatMap((judge) => judge.criteria.map(spaced))); // in tables of their own
+  const rest = names.filter((name) => name !== headlineName && !criteria.has(spaced(name)));
   const [low, high] = extent(report.models.map((model) => model.headline));
   const heads = [
     [ahead.length ? "rank" : "", "number"],

@@ -28,7 +28,26 @@ function showCategories(host) {
       ),
     );
   }
+  showSets(host);
   if (host.children.length === 1) host.remove();
+}
+
+// Numbers that whole sets of images have, such as FID and diversity.
+function showSets(host) {
+  const models = Object.keys(report.set_scores);
+  const figure = (value) => (isNumber(value) ? Number(value.toPrecision(4)).toString() : known(value) ? "failed" : "");
+  const rows = Object.entries(report.set_scorers).map(([name, one]) =>
+    el(
+      "tr",
+      {},
+      said("th", name, {scope: "row"}),
+      models.map((model) => cell("number", figure(report.set_scores[model][name]))),
+      cell("of", one.higher_is_better ? "higher is better" : "lower is better"),
+    ),
+  );
+  if (!rows.length) return;
+  const heads = models.map((model) => [el("span", {}, swatch(model), said("bdi", model)), "number"]);
+  host.append(el("h3", {}, "Sets of images"), table([["number of all images"], ...heads, [""]], rows));
 }
 
 function grid(head, names, models, find, unit) {

@@ -30,6 +30,8 @@ def found(num: int = 8) -> dict:
     results["pairs"] = [{**pair, "wins_of_second": 0.2, "low": 0.1, "high": 0.3, "num": num, "flips": 0.1, "failed": 0}]
     results["agreements"] = [{"judges": ["first", "second"], "kappa": 0.7, "share": 0.9, "num": num}]
     results["items"][5]["pairs"] = [{**pair, "image": 0, "result": 1.0, "raw": {"orders": ["A", "B"]}}]
+    results["set_scorers"] = {"KID": {"higher_is_better": False, "identity": {}}}
+    results["set_scores"] = {"lens": {"KID": 0.01234}, "flux": {"KID": {"failed": "too few"}}}
     return comparison.fail(results, "nano", 3)
 
 
@@ -64,6 +66,7 @@ def test_scores_stand_with_intervals_and_an_incomplete_model_has_none(visit):
     assert "control" in tab.text("tr[data-model=kin]")
     assert "second lens flux 20.0 10.0\u201330.0" in tab.text("#comparisons table")
     assert "Cohen's kappa 0.70 over 8 pairs" in tab.text("#comparisons")
+    assert "KID 0.01234 failed lower is better" in tab.text("#categories")
     assert "another detector" in tab.text("#result .deviations")
     assert "Not measured here" in tab.text("#published .notice")
     assert tab.page.title() == "GenEval, leanlens"
