@@ -114,6 +114,7 @@ function sentence(one) {
   const range = el(
     "small",
     {},
+    " ",
     `${score(low, headlineUnit)} to ${score(high, headlineUnit)}, p ${probability(one.p_holm ?? one.p)}, ` +
       plural(one.num, "prompt"),
   );
@@ -180,7 +181,7 @@ function leaderboard(ahead) {
       return cell(
         "number",
         one ? score(one.value, one.unit) : "",
-        one && known(one.low) ? el("small", {}, between(one, one.unit)) : "",
+        one && known(one.low) ? el("small", {}, " ", between(one, one.unit)) : "",
       );
     });
     const failures = model.failures.num ? `${model.failures.failed} of ${model.failures.num}` : "";
@@ -243,7 +244,7 @@ function showPairs(host) {
       cell(
         "number",
         one.incomplete ? el("span", {class: "badge warn"}, "incomplete") : el("b", {}, score(one.wins_of_second)),
-        el("small", {}, one.incomplete ? "" : between(one)),
+        el("small", {}, " ", one.incomplete ? "" : between(one)),
       ),
       cell(
         "",
@@ -277,7 +278,7 @@ function showPairs(host) {
       ],
       rows,
     ),
-    report.agreements.map((one) =>
+    ...report.agreements.map((one) =>
       el(
         "p",
         {class: "note"},
@@ -307,7 +308,7 @@ function comparisonTable(ones) {
       cell(
         "number",
         el("b", {}, gain(one.difference, unit)),
-        el("small", {}, `${gain(one.low, unit)} to ${gain(one.high, unit)}`),
+        el("small", {}, " ", `${gain(one.low, unit)} to ${gain(one.high, unit)}`),
       ),
       cell(
         "",

@@ -62,8 +62,8 @@ function grid(head, names, models, find, unit) {
         cell(
           "number",
           one ? (known(one.value) ? score(one.value, unit) : "not judged") : "",
-          one && known(one.value) ? el("small", {}, between(one, unit)) : "",
-          one?.failed ? el("small", {class: "unjudged"}, `${one.failed} failed`) : "",
+          one && known(one.value) ? el("small", {}, " ", between(one, unit)) : "",
+          one?.failed ? el("small", {class: "unjudged"}, " ", `${one.failed} failed`) : "",
         ),
       ),
       cell(

@@ -162,7 +162,7 @@ def test_three_models_and_200_prompts_of_noise_take_at_most_25_megabytes(tmp_pat
     for item in found["items"]:
         for (image,) in item["images"].values():
             image["judgements"]["first"]["raw"] = {"boxes": [[0.123456, 0.2, 0.3, 0.4]] * 400}
-    folder = comparison.write(tmp_path / "out", found, 512, noise=True)
+    folder = comparison.write(tmp_path / "out", found, 256, noise=True)
     write_report(folder)
     size = (folder / "report.html").stat().st_size
     assert 0.7 * MOST_BYTES < size <= MOST_BYTES
