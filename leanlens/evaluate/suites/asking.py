@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from leanlens.evaluate.judges.answered import all_met, question_categories, question_metric
+from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.judges.questions import QuestionJudge
 from leanlens.evaluate.judges.text import OCR, Measured, Recogniser, TextJudge, VisionModel
 from leanlens.evaluate.metric import Metric, mean_metric
+from leanlens.evaluate.scorers.installed import scorer_command
 from leanlens.evaluate.suite import Item, Judge, Judgement
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.install import install_extra
@@ -34,6 +36,20 @@ def question_judges(options: SuiteOptions, suite: str, **settings: Any) -> tuple
         QuestionJudge(name, endpoint, options.answers, **settings)
         for name, endpoint in zip(names, options.endpoints, strict=True)
     )
+
+
+def scorer_judges(options: SuiteOptions) -> tuple[ProcessJudge, ...]:
+    """The scorer in a process of its own that `options.scorer` names, such as a model of what people prefer.
+
+    Raises:
+        ValueError: it is not installed, does not start, or does not pass its self-test.
+    """
+    return (ProcessJudge(scorer_command(options.scorer)),) if options.scorer else ()
+
+
+def scorer_metrics(judge: Judge, judged: Judged) -> list[Metric]:
+    """The mean of each of a scorer's criteria, in its own unit."""
+    return [mean_metric(name, [[one.score[name] for one in row] for row in judged], unit="") for name in judge.criteria]
 
 
 def judged_by(title: str, judges: Sequence[Judge]) -> str:

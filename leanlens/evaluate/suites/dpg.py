@@ -5,7 +5,6 @@ Source: `compute_dpg_bench.py` of ELLA. What it adds up is given twice: "officia
 
 import csv
 import io
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from leanlens.evaluate.judges.answered import question_categories, question_metr
 from leanlens.evaluate.judges.given import GivenAnswersJudge
 from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.metric import Metric, ratio
+from leanlens.evaluate.scorers.installed import scorer_command
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
 from leanlens.evaluate.suites.asking import Judged, judged_by, metrics_per_judge, question_judges, warn_of_none
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, with_size
@@ -38,7 +38,7 @@ def dpg(options: SuiteOptions) -> Suite:
         ValueError: the files are not those of DPG-Bench, or the scorer does not start or fails its self-test.
         DownloadError: they could not be downloaded.
     """
-    judges: list[Judge] = [GivenAnswersJudge(ProcessJudge(shlex.split(options.scorer)))] if options.scorer else []
+    judges: list[Judge] = [GivenAnswersJudge(ProcessJudge(scorer_command(options.scorer)))] if options.scorer else []
     if options.endpoints:
         judges += question_judges(options, "dpg")
     everything = read_prompts(fetch_data("dpg", options.data)["dpg_bench.csv"])

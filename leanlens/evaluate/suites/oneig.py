@@ -11,7 +11,6 @@ Source: OneIG-Bench/OneIG-Benchmark, scripts/alignment/alignment_score.py, scrip
 import csv
 import io
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from leanlens.evaluate.judges.process import ProcessJudge
 from leanlens.evaluate.judges.questions import CRITERION, PARENT
 from leanlens.evaluate.judges.text import OCR, counts_of
 from leanlens.evaluate.metric import Metric, count_metric, mean_metric, ratio
+from leanlens.evaluate.scorers.installed import scorer_command
 from leanlens.evaluate.suite import Item, Judge, Judgement, Suite
 from leanlens.evaluate.suites.asking import Judged, metrics_per_judge, question_judges, text_judges, warn_of_none
 from leanlens.evaluate.suites.data import SOURCES, choose, describe_choice, describe_source, fetch_data, with_size
@@ -132,7 +132,7 @@ def _judges(options: SuiteOptions) -> tuple[PartJudge, ...]:
 def _scorer(command: str | None) -> PartJudge | None:
     if not command:
         return None
-    judge = ProcessJudge(shlex.split(command))
+    judge = ProcessJudge(scorer_command(command))
     keys = [SCORED[name] for name in judge.criteria if name in SCORED]
     if not keys:
         judge.close()

@@ -5,21 +5,26 @@
 `category`), `categories` (strings) and `size` (pixels of a side, or width and height). Lines with a `truth` are judged
 exactly, by the suite `scenes`.
 
-Endpoints are asked the questions, or for a prompt without any whether the image shows everything that it states.
-Without an endpoint nothing is judged, and the images are for a look and for votes.
+Endpoints are asked the questions, or for a prompt without any whether the image shows everything that it states. A
+scorer such as HPSv3 may judge beside them or in their place. Without either nothing is judged, and the images are for a
+look and for votes.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leanlens.evaluate.judges.questions import read_questions
-from leanlens.evaluate.suite import Item, Suite
+from leanlens.evaluate.judges.questions import CRITERION, read_questions
+from leanlens.evaluate.metric import Metric
+from leanlens.evaluate.suite import Item, Judge, Suite
 from leanlens.evaluate.suites.asking import (
+    Judged,
     general_question,
     metrics_per_judge,
     question_judges,
     question_metrics,
+    scorer_judges,
+    scorer_metrics,
     warn_of_none,
 )
 from leanlens.evaluate.suites.data import choose, describe_choice, with_size
@@ -49,18 +54,26 @@ def own(options: SuiteOptions) -> Suite:
         return scenes(options)
     everything = [item_of(row, what, index) for index, (what, row) in enumerate(rows)]
     items = with_size(choose(everything, options.num), options.size)
-    judges = question_judges(options, "own") if options.endpoints else ()
+    judges: tuple[Judge, ...] = (
+        *(question_judges(options, "own") if options.endpoints else ()),
+        *scorer_judges(options),
+    )
     return Suite(
         name="own",
         title=f"Prompts of {path.name}",
         items=items,
         images_per_prompt=1,
         judges=judges,
-        metrics=lambda items, judged: metrics_per_judge(judges, items, judged, question_metrics),
-        warnings=warn_of_none("own", judges),
+        metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
+        warnings=warn_of_none("own", judges, scorer=True),
         source={"prompts_sha256": sha256(path)},
         deviations=describe_choice(items, everything),
     )
+
+
+def metrics_of(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
+    """The shares of questions that are met, or the mean score of another scorer."""
+    return question_metrics(judge, items, judged) if CRITERION in judge.criteria else scorer_metrics(judge, judged)
 
 
 def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,8 @@
 """PartiPrompts: 1,632 prompts in twelve categories, each with a challenge.
 
 It has no scorer of its own: its authors asked people. An endpoint is asked one question about each image, whether it
-shows everything that the prompt states; without an endpoint nothing is judged, and the images are for votes and pairs.
+shows everything that the prompt states, and a scorer such as HPSv3 may judge beside it or in its place. Without either
+nothing is judged, and the images are for votes and pairs.
 
 Source: google-research/parti, PartiPrompts.tsv.
 """
@@ -10,9 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from leanlens.evaluate.judges.answered import question_metric
+from leanlens.evaluate.judges.questions import CRITERION
 from leanlens.evaluate.metric import Metric
 from leanlens.evaluate.suite import Item, Judge, Suite
-from leanlens.evaluate.suites.asking import Judged, general_question, metrics_per_judge, question_judges, warn_of_none
+from leanlens.evaluate.suites.asking import (
+    Judged,
+    general_question,
+    metrics_per_judge,
+    question_judges,
+    scorer_judges,
+    scorer_metrics,
+    warn_of_none,
+)
 from leanlens.evaluate.suites.data import choose, describe_choice, describe_source, fetch_data, with_size
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.files import read_text
@@ -29,7 +39,10 @@ def parti(options: SuiteOptions) -> Suite:
     """
     everything = tuple(read_prompts(fetch_data("parti", options.data)["PartiPrompts.tsv"]))
     items = with_size(choose(everything, options.num), options.size)
-    judges = question_judges(options, "parti") if options.endpoints else ()
+    judges: tuple[Judge, ...] = (
+        *(question_judges(options, "parti") if options.endpoints else ()),
+        *scorer_judges(options),
+    )
     asked = f"Judged by {', '.join(judge.name for judge in judges)}" if judges else "Not judged: for votes of people"
     return Suite(
         name="parti",
@@ -38,7 +51,7 @@ def parti(options: SuiteOptions) -> Suite:
         images_per_prompt=1,
         judges=judges,
         metrics=lambda items, judged: metrics_per_judge(judges, items, judged, metrics_of),
-        warnings=warn_of_none("parti", judges),
+        warnings=warn_of_none("parti", judges, scorer=True),
         source=describe_source("parti"),
         deviations=(
             *describe_choice(items, everything),
@@ -61,5 +74,8 @@ def read_prompts(path: Path) -> Iterator[Item]:
 
 
 def metrics_of(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
-    """The share of prompts that are shown; the table of categories has it for each category and challenge."""
+    """The share of prompts that are shown, or the mean score of another scorer; the table of categories has it for each
+    category and challenge."""
+    if CRITERION not in judge.criteria:
+        return scorer_metrics(judge, judged)
     return [question_metric("prompt shown", items, judged)]

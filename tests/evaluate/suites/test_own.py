@@ -1,14 +1,19 @@
 import json
 import re
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from leanlens.cli.prompts import read_prompts
 from leanlens.endpoint import Endpoint
+from leanlens.evaluate.suite import Judgement
 from leanlens.evaluate.suites import own as module
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.evaluate.suites.own import own
+from leanlens.score.protocol import Failed
 from tests.evaluate.suites.judged import MISSING, judgement
 from tests.mock_endpoint import Reply, mock_endpoint, prompt_of
 
@@ -130,3 +135,23 @@ def test_an_image_counts_as_failed_where_it_may_meet_all(tmp_path):
     met, everything = suite.metrics(suite.items, judged)
     assert met.value == pytest.approx((1 + 1 + 0) / 3)
     assert (everything.value, everything.failed) == (0.5, 2)
+
+
+def test_a_scorer_of_its_own_process_judges_beside_the_questions(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "mine.txt"
+    path.write_text("a cup\na dog\n")
+    script = Path(__file__).parents[1] / "judges" / "scorer_script.py"
+    command = shlex.join([sys.executable, "-S", str(script), "good", str(tmp_path)])
+    suite = own(SuiteOptions(prompts=str(path), scorer=command))
+    (judge,) = suite.judges
+    red = Image.new("RGB", (4, 4), "red")
+    judged = [{judge.name: [one]} for one in judge([red, red], suite.items)]
+    judge.close()
+    reward, style = suite.metrics(suite.items, judged)
+    assert (reward.name, reward.value, reward.num, reward.unit) == ("reward", 1.5, 2, "")
+    assert (style.num, style.failed) == (0, 0)
+    failed = [{judge.name: [Judgement({"reward": Failed("late"), "style": None})]}, judged[1]]
+    assert suite.metrics(suite.items, failed)[0].failed == 1
+    with pytest.raises(ValueError, match="the scorer hpsv3 is not installed"):
+        own(SuiteOptions(prompts=str(path), scorer="hpsv3"))
