@@ -1,6 +1,7 @@
 """Opens the models of `leanlens evaluate`, each as a column of the comparison."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from leanlens.cli.auto import settle
@@ -26,7 +27,7 @@ def columns_of(specs: "list[ModelSpec]", words: list[str]) -> "list[tuple[str, M
         for index, word in enumerate(words):
             if word in words[:index]:
                 raise ValueError(f"reason {word!r} is given twice; give off, default or both")
-            if reasoner_of_model(spec.source, word) is None and word != "off":
+            if word != "off" and (spec.kind != "lens" or reasoner_of_model(spec.source, word) is None):
                 raise ValueError(f"invalid reason {word!r} for {spec.source}: it has no reasoner; expected off")
             name = spec.name if len(words) == 1 else word if len(specs) == 1 else f"{spec.name}, {word}"
             found.append((name, spec, word))
@@ -39,13 +40,12 @@ def opener_of(
     """What opens the model of a column."""
 
     def opened() -> "ImageModel":
-        from leanlens.evaluate.image_models.lens import LensModel
-        from leanlens.pipeline.open import open_model
-        from leanlens.reason import reasoner_of_model
+        from leanlens.evaluate.image_models.open import open_image_model
 
-        settled = settle(spec.source, load, say, num_inference_steps=steps, guidance_scale=cfg)
-        reasoner = reasoner_of_model(settled.model, word)
-        return LensModel(open_model(settled.model, options=settled.options), name, reasoner, steps, cfg)
+        return open_image_model(
+            replace(spec, name=name), load, steps=steps, cfg=cfg, reason=word,
+            choose=lambda model, options, **drawing: settle(model, options, say, **drawing),
+        )  # fmt: skip
 
     return opened
 

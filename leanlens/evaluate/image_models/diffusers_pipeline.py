@@ -25,6 +25,7 @@ from leanlens.files import fingerprint, read_json, sha256
 from leanlens.hub import locate_pipeline
 from leanlens.install import install_extra
 from leanlens.log import logger
+from leanlens.machine import peak_memory
 from leanlens.store import content_key
 
 OFFLOADS = ("none", "model", "sequential")
@@ -93,12 +94,11 @@ class DiffusersModel:
                 image, or an image of another size.
         """
         size = self._options.get("size") or item.size
-        self._begin_measuring()
         start = time.perf_counter()
         with _watched_tokenizers(self._pipeline) as cuts, _without_memory_failing():
             result = self._pipeline(**self._arguments(item.prompt, size, seed))
-            seconds = time.perf_counter() - start
-        self._end_measuring()
+        seconds = time.perf_counter() - start
+        self._peak_bytes = peak_memory(self._device)
         image = _checked_image(result, size)
         if not cuts:
             return Drawn(image, seconds)
@@ -107,7 +107,7 @@ class DiffusersModel:
         return Drawn(image, seconds, notes={"truncated": {"tokens": tokens, "read": read}})
 
     def costs(self) -> dict[str, Any]:
-        """Parameters and bytes of all its modules; the most memory of a GPU that drawing took; FLOP if counted."""
+        """Parameters and bytes of all its modules; the most memory that drawing took; FLOP if counted."""
         if self._count_flop and self._flop is None:
             self._flop = self._counted_flop()
         return {
@@ -136,19 +136,6 @@ class DiffusersModel:
         with FlopCounterMode(display=False, custom_mapping=_attention_on_the_processor()) as counter:
             self._pipeline(**self._arguments(COUNTED_PROMPT, self._options.get("size"), 0))
         return int(counter.get_total_flops())
-
-    def _begin_measuring(self) -> None:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def _end_measuring(self) -> None:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            self._peak_bytes = max(self._peak_bytes, torch.cuda.max_memory_allocated(self._device))
 
 
 def _attention_on_the_processor() -> dict[Any, Any]:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import leanlens
 from leanlens.evaluate.image_models.lens_flop import COUNTED_PROMPT, image_flop
 from leanlens.evaluate.suite import Drawn, ImageFailed, Item
 from leanlens.files import sha256
+from leanlens.machine import peak_memory
 from leanlens.pipeline.draw import draw
 from leanlens.pipeline.opened_model import OpenedModel
 from leanlens.pipeline.request import ImageRequest, LoraChoice
@@ -88,9 +87,6 @@ class LensModel:
 
     def draw(self, item: Item, seed: int) -> Drawn:
         """See `ImageModel`."""
-        device = self.opened.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         began = time.perf_counter()
         try:
             request = self.request(item, seed)
@@ -98,8 +94,7 @@ class LensModel:
         except (ValueError, RuntimeError, MemoryError) as error:
             raise ImageFailed(" ".join(str(error).split())[:200]) from error
         seconds = time.perf_counter() - began
-        if device.type == "cuda":
-            self._peak = max(self._peak, torch.cuda.max_memory_allocated(device))
+        self._peak = peak_memory(self.opened.device)
         reasoned = None if request.reasoner is None else request.reasoner.model_dump(mode="json")
         return Drawn(image, seconds, reasoned)
 
