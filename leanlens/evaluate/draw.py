@@ -93,7 +93,7 @@ def draw_items(
             key = image_key(identity, item, one)
             kept = find_image(folder, key, one)
             found += kept is not None
-            row.append(kept or _draw(model, item, one, folder, key))
+            row.append(kept or draw_image(model, item, one, folder, key))
             done += 1
             before = f", {found} of them before" if found else ""
             say(f"{model.name}: image {done} of {total}{before}")
@@ -121,7 +121,8 @@ def find_image(folder: Path, key: str, seed: int, with_failed: bool = False) -> 
     return KeptImage(key, seed, None, failed=failed) if failed else None
 
 
-def _draw(model: ImageModel, item: Item, seed: int, folder: Path, key: str) -> KeptImage:
+def draw_image(model: ImageModel, item: Item, seed: int, folder: Path, key: str) -> KeptImage:
+    """Draw an image and keep it under its key; of one that could not be drawn, the reason is kept."""
     try:
         drawn = model.draw(item, seed)
     except ImageFailed as error:
