@@ -235,6 +235,10 @@ def _compared(suite: Suite, seed: int, seeds: int, rows: list[Row], command: dic
     """The evaluation of judged rows: pairs are compared, and sets scored."""
     duels = fight(suite.pair_judges, [row for row in rows if row.role == "model"], say)
     scores = set_scores_of(suite.set_scorers, suite.reference, rows, say)
+    for judge in suite.judges:
+        close = getattr(judge, "close", None)  # of those that run in a process of their own
+        if close is not None:
+            close()
     return Evaluation(suite, seed, seeds, rows, command, duels, scores)
 
 

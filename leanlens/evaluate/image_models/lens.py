@@ -95,7 +95,7 @@ class LensModel:
             raise ImageFailed(" ".join(str(error).split())[:200]) from error
         seconds = time.perf_counter() - began
         self._peak = peak_memory(self.opened.device)
-        reasoned = None if request.reasoner is None else request.reasoner.model_dump(mode="json")
+        reasoned = None if request.reasoner is None else request.reasoner.model_dump(mode="json", exclude={"seconds"})
         return Drawn(image, seconds, reasoned)
 
     def costs(self) -> dict[str, Any]:
