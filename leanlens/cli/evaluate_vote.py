@@ -42,6 +42,8 @@ def vote(
 
 def _show(out: Path, export: Path | None, results: bool, exclude: bool) -> None:
     """Export votes, print their ranking, or both."""
+    from leanlens.evaluate.results_file import read_results
+    from leanlens.evaluate.vote.judged import describe_agreement
     from leanlens.evaluate.vote.summary import describe_votes, without_failing
     from leanlens.evaluate.vote.votes import export_votes, read_votes
 
@@ -55,6 +57,7 @@ def _show(out: Path, export: Path | None, results: bool, exclude: bool) -> None:
         typer.echo(f"{len(votes)} votes: {export}", err=True)
     if results:
         print(describe_votes(votes), end="")
+        print(describe_agreement(read_results(out), votes), end="")
 
 
 def _serve(out: Path, questions: list[str], num: int | None, host: str, port: int, token: str | None) -> None:
