@@ -1,5 +1,6 @@
 """The simulation of voters in a short version: what it simulates has the properties that it states."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,3 +42,10 @@ def test_the_true_order_of_simulated_votes_lies_within_the_intervals(bench):
     found = bench.measure(bench.Study(voters=60, prompts=60), 3, 60, 0)
     assert found["true order within the intervals"]["share"] == 1.0
     assert found["left image on equal images"] > 0.5
+
+
+def test_the_stored_result_is_what_is_claimed():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "votes.json").read_text())["votes"]
+    found = stored["400 voters of 20 pairs"]
+    assert found["true order within the intervals"]["share"] >= 0.95
+    assert found["pairs of models told apart"] > 0.5  # the intervals are not wide enough to hold any order
