@@ -29,7 +29,7 @@ from leanlens.score.edit_distance import edit_distance
 FOLDERS = ("CVTG", "CVTG-style")
 REGIONS = (2, 3, 4, 5)
 PROMPTS = 2000
-CRITERIA = ("words", "NED")
+CRITERIA = ("words", "likeness")
 SMALL = 1e-5  # added to the longer length, as in the official script
 _QUOTED = re.compile(r"'(.*?)'")
 

@@ -257,7 +257,9 @@ def _text(longest: int) -> Callable[[Judge, Sequence[Item], Judged], list[Metric
 def _scored(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:
     names = [name for name in judge.criteria if name in SCORED]
     return [
-        mean_metric(name, [[one.score.get(name) for one in row] for row in _with(SCORED[name], items, judged)])
+        mean_metric(
+            f"{name} score", [[one.score.get(name) for one in row] for row in _with(SCORED[name], items, judged)]
+        )
         for name in names
     ]
 

@@ -78,7 +78,7 @@ def test_the_folder_is_named_where_it_is_missing(tmp_path):
 def test_words_of_a_transcript(transcript, found, likeness):
     score, counts = measure(transcript, Item("0", "", truth={"text": ["READ", "Good MORNING"]}))
     assert counts == {"words": 3, "found": found, "likeness": pytest.approx(likeness, abs=1e-4)}
-    assert score == {"words": found / 3, "NED": pytest.approx(likeness / 3, abs=1e-4)}
+    assert score == {"words": found / 3, "likeness": pytest.approx(likeness / 3, abs=1e-4)}
 
 
 def test_a_word_that_is_wanted_twice_matches_one_word_twice():
@@ -127,6 +127,6 @@ def test_drawn_text_scores_1_and_other_text_0():
     item = Item("0", "", truth={"text": ["READ", "Good Morning"]})
     judge = text.TextJudge("rapidocr", text.Recogniser(), CRITERIA, measure)
     shown, other, nothing = judge([drawn("Good Morning", "READ"), drawn("Hill", "Sky"), drawn()], [item] * 3)
-    assert shown.score == {"words": 1, "NED": pytest.approx(1)}
+    assert shown.score == {"words": 1, "likeness": pytest.approx(1)}
     assert other.score["words"] == 0
-    assert nothing.score == {"words": 0, "NED": pytest.approx(0, abs=1e-5)}
+    assert nothing.score == {"words": 0, "likeness": pytest.approx(0, abs=1e-5)}

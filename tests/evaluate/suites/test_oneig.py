@@ -166,7 +166,7 @@ def test_a_scorer_gives_reasoning_and_style(folder, tmp_path):
     nothing = Judgement(dict.fromkeys(("words", "exact")))
     judged = [{"rapidocr": [nothing], "mine": [one]} for one in found]
     metrics = {metric.name: metric for metric in suite.metrics(suite.items, judged)}
-    assert (metrics["reasoning"].value, metrics["style"].value) == (0.25, 0.5)
+    assert (metrics["reasoning score"].value, metrics["style score"].value) == (0.25, 0.5)
     assert "Left out: alignment, diversity, and so the mean of the five numbers." in suite.deviations
 
 
