@@ -25,10 +25,10 @@ from leanlens.evaluate.results_json import as_text, rounded
 from leanlens.evaluate.run import FORMAT, IMAGES, Evaluation, Row
 from leanlens.evaluate.set_results import set_scores_as_json
 from leanlens.evaluate.sheet import draw_sheet
-from leanlens.evaluate.suite import Item
+from leanlens.evaluate.suite import Item, Judge
 from leanlens.evaluate.summary import render_results
 from leanlens.files import read_json, whole_file
-from leanlens.score.protocol import score_as_json
+from leanlens.score.protocol import Score, score_as_json
 
 
 def write_results(done: Evaluation, out: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def results_of(done: Evaluation) -> dict[str, Any]:
             for row in done.rows
         },
         "categories": {row.name: categories_of(metrics[row.name], row.items, done.seed) for row in done.rows},
-        "rates": {judge.name: {row.name: _rates(row, judge.name, judge.criteria) for row in done.rows}
+        "rates": {judge.name: {row.name: _rates(done, row, judge) for row in done.rows}
                   for judge in suite.judges},
         "comparisons": comparisons_of(done, metrics),
         **_pairs(done),
@@ -218,9 +218,20 @@ def _exact(costs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in costs.items() if name != "peak_bytes"}
 
 
-def _rates(row: Row, judge: str, criteria: Sequence[str]) -> dict[str, Any]:
-    scores = [one.score for judgements in row.judged[judge] for one in judgements]
-    return rates_as_json(count_rates(scores, criteria, len(row.items)))
+def _rates(done: Evaluation, row: Row, judge: Judge) -> dict[str, Any]:
+    """The rate of each criterion; None for one that is no share of 1 in every row, such as a reward."""
+    rates = rates_as_json(count_rates(_scores(row, judge), _shares(done, judge), len(row.items)))
+    return {name: rates.get(name) for name in judge.criteria}
+
+
+def _shares(done: Evaluation, judge: Judge) -> list[str]:
+    scores = [score for row in done.rows for score in _scores(row, judge)]
+    values = {name: [score[name] for score in scores] for name in judge.criteria}
+    return [name for name in values if all(0 <= one <= 1 for one in values[name] if isinstance(one, int | float))]
+
+
+def _scores(row: Row, judge: Judge) -> list[Score]:
+    return [one.score for judgements in row.judged[judge.name] for one in judgements]
 
 
 def _item(done: Evaluation, index: int) -> dict[str, Any]:

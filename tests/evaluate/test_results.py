@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -55,6 +56,23 @@ def test_every_number_has_its_interval_and_the_raw_judgement_is_kept(tmp_path):
     image = results["items"][0]["images"]["a"][0]
     assert "mean" in image["judgements"]["brightness"]["raw"]
     assert json.loads(as_text(results)) == results
+
+
+class Reward(Brightness):
+    """Scores brightness as a reward, which is no share of 1."""
+
+    def _judge(self, image, item):
+        found = super()._judge(image, item)
+        return replace(found, score={**found.score, "bright": found.raw["mean"] - 100})
+
+
+def test_a_reward_has_no_rate(tmp_path):
+    results = write_results(
+        evaluate(stub_suite(4, Reward()), [lambda: Painter("a"), lambda: Painter("b")], tmp_path), tmp_path
+    )
+    for name in ("a", "b"):
+        assert results["rates"]["brightness"][name]["bright"] is None
+        assert results["rates"]["brightness"][name]["even"]["rate"] == 0.5
 
 
 def test_what_was_measured_stands_apart(tmp_path):
