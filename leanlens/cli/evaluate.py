@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from leanlens.cli import options as opt
-from leanlens.cli.evaluate_models import columns_of, opener_of, own_size, references_of
+from leanlens.cli.evaluate_models import columns_of, folders_of, opener_of, openers_elsewhere, own_size, references_of
 from leanlens.cli.evaluate_scorers import scorers
 from leanlens.cli.evaluate_table import table
 from leanlens.cli.evaluate_vote import vote
@@ -204,6 +204,10 @@ class _Compared:
         """What opens the model of each column."""
         return [opener_of(spec, name, word, self.load, self.steps, self.cfg) for name, spec, word in self.columns]
 
+    def openers_elsewhere(self) -> dict[str, Any]:
+        """What opens the model of each column on the devices after the first."""
+        return openers_elsewhere(self.columns, self.devices, self.load, self.steps, self.cfg)
+
 
 def _evaluate(
     name: str, options: "SuiteOptions", out: Path, compared: _Compared, references: tuple[bool, bool] = (False, False),
@@ -211,13 +215,21 @@ def _evaluate(
 ) -> None:  # fmt: skip
     """Run an evaluation, write its results, and print them."""
     from leanlens.evaluate.results import write_results
-    from leanlens.evaluate.run import evaluate
+    from leanlens.evaluate.run import draw_part, evaluate
+    from leanlens.evaluate.sharding import Sharding, parse_shard
 
+    part = (0, 1) if shard is None else parse_shard(shard)
     suite = open_suite(name, options)
+    models = [*compared.openers(), *folders_of(compared.images, suite, seeds or suite.images_per_prompt, seed)]
+    draw = Sharding(compared.openers_elsewhere(), part)
+    if shard is not None:
+        draw_part(suite, models, out, draw, seed=seed, seeds=seeds, images=keep, say=say)
+        print(f"drew part {shard}; put the images of all parts into one folder and run the command without --shard")
+        return
     shown = references_of(suite, compared.specs[0], compared.load, *references) if any(references) else []
     command = {"suite": name, "options": options.as_json()}
     done = evaluate(
-        suite, compared.openers(), out, seed=seed, seeds=seeds, references=shown, images=keep, command=command, say=say
+        suite, models, out, seed=seed, seeds=seeds, references=shown, images=keep, command=command, draw=draw, say=say
     )
     write_results(done, out)
     print((out / "table.md").read_text(encoding="utf-8"), end="")

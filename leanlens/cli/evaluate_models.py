@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from leanlens.cli.auto import settle
@@ -48,6 +49,43 @@ def opener_of(
         )  # fmt: skip
 
     return opened
+
+
+def openers_elsewhere(
+    columns: "list[tuple[str, ModelSpec, str]]",
+    devices: list[str],
+    load: LoadOptions,
+    steps: int | None,
+    cfg: float | None,
+) -> "dict[str, list[Callable[[], ImageModel]]]":
+    """Name of a column -> what opens its model on each device after the first, in a process of its own.
+
+    An endpoint, and a model whose device is given with it, are drawn by one process.
+    """
+    from leanlens.evaluate.image_models.open import open_image_model
+
+    return {
+        name: [
+            partial(
+                open_image_model, replace(spec, name=name), replace(load, device=device), steps=steps, cfg=cfg,
+                reason=word, count_flop=False,
+            )
+            for device in devices[1:]
+        ]
+        for name, spec, word in columns
+        if spec.kind != "endpoint" and "device" not in spec.options
+    }  # fmt: skip
+
+
+def folders_of(texts: list[str], suite: "Suite", seeds: int, seed: int) -> "list[Callable[[], ImageModel]]":
+    """What opens the columns of images that were drawn elsewhere.
+
+    Raises:
+        ValueError: no such folder, or two of one name.
+    """
+    from leanlens.evaluate.image_models.image_folder import ImageFolder, parse_folders
+
+    return [partial(ImageFolder, path, suite.items, name, seeds, seed) for name, path in parse_folders(texts)]
 
 
 def references_of(

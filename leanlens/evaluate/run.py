@@ -107,9 +107,7 @@ def evaluate(
     Raises:
         ValueError: an invalid argument, two models of one name, or a folder of another evaluation.
     """
-    seeds = suite.images_per_prompt if seeds is None else seeds
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise ValueError(f"invalid seeds {seeds}: expected a whole number from 1 to {MOST_SEEDS}")
+    seeds = _checked_seeds(suite, seeds)
     begin_folder(out, suite, seed, seeds)
     for text in suite.warnings:
         say(text)
@@ -128,6 +126,39 @@ def evaluate(
     rows = sorted([*earlier_rows(suite, out, rows), *rows], key=lambda row: ROLES.index(row.role))
     judged = judged_rows(suite, rows, out, say)
     return _compared(suite, seed, seeds, judged, command or {}, say)
+
+
+def draw_part(
+    suite: Suite,
+    models: Sequence[Opener],
+    out: Path,
+    draw: Callable[..., list[list[KeptImage]]],
+    *,
+    seed: int = 0,
+    seeds: int | None = None,
+    images: Path | None = None,
+    say: Say = lambda text: None,
+) -> None:
+    """Draw what `draw` draws of each model, and judge nothing; the arguments are those of `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    seeds = _checked_seeds(suite, seeds)
+    begin_folder(out, suite, seed, seeds)
+    for opener in models:
+        model = opener()
+        try:
+            draw(model, suite.items, seeds, seed, images or out / IMAGES, say)
+        finally:
+            model.close()
+
+
+def _checked_seeds(suite: Suite, seeds: int | None) -> int:
+    seeds = suite.images_per_prompt if seeds is None else seeds
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ValueError(f"invalid seeds {seeds}: expected a whole number from 1 to {MOST_SEEDS}")
+    return seeds
 
 
 def earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
