@@ -145,14 +145,19 @@ def _costs(results: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
         seconds, peak = measured["seconds"]["median"], measured["peak_bytes"]
         lines.append([
             name,
-            "" if exact.get("flop") is None else f"{exact['flop'] / 1e9:,.0f}",
+            "" if exact.get("flop") is None else _rounded(exact['flop'] / 1e9),
             "" if seconds is None else f"{seconds:.2f}",
-            "" if exact.get("weight_bytes") is None else f"{exact['weight_bytes'] / 1e6:,.0f}",
-            "" if peak is None else f"{peak / 1e6:,.0f}",
+            "" if exact.get("weight_bytes") is None else _rounded(exact['weight_bytes'] / 1e6),
+            "" if peak is None else _rounded(peak / 1e6),
             measured["machine"] or "",
         ])  # fmt: skip
     header = ["model", "GFLOP an image", "seconds (median)", "weights, MB", "peak memory, MB", "machine"]
     return f"## Costs\n\n{markdown(header, lines)}" if lines else ""
+
+
+def _rounded(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
