@@ -44,6 +44,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.long
 def test_columns_of_every_kind_in_one_comparison(command, tmp_path, leanlens):
     torch.manual_seed(0)
     name = "transformer.transformer_blocks.0.attn.to_out.0"
