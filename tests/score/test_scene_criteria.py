@@ -1,4 +1,4 @@
-"""For every criterion of scenes: an image made for it scores 1, and the same image with that one fact changed 0."""
+"""For each criterion and both checkers: an image made for it scores 1, the same image with that fact changed 0."""
 
 import pytest
 from PIL import Image, ImageDraw
