@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import leanlens
+from leanlens.endpoint import Totals
 from leanlens.evaluate.draw import KeptImage, Say, draw_items, find_image
 from leanlens.evaluate.duels import Duel, fight
 from leanlens.evaluate.judge import forget_judgements, judge_images
@@ -266,11 +267,24 @@ def _compared(suite: Suite, seed: int, seeds: int, rows: list[Row], command: dic
     """The evaluation of judged rows: pairs are compared, and sets scored."""
     duels = fight(suite.pair_judges, [row for row in rows if row.role == "model"], say)
     scores = set_scores_of(suite.set_scorers, suite.reference, rows, say)
-    for judge in suite.judges:
-        close = getattr(judge, "close", None)  # of those that run in a process of their own
+    _finish_judges(suite, say)
+    return Evaluation(suite, seed, seeds, rows, command, duels, scores)
+
+
+def _finish_judges(suite: Suite, say: Say) -> None:
+    """End the judges that run in a process of their own, and say what those at endpoints took."""
+    judges: list[Any] = [*suite.judges, *suite.pair_judges]
+    for judge in judges:
+        totals: Totals | None = getattr(judge, "totals", None)
+        if totals is not None and totals.answered + sum(totals.failed.values()):
+            say(
+                f"{judge.name}: {totals.answered} answers, {totals.cached} of them kept before, "
+                f"{sum(totals.failed.values())} failed; {totals.prompt_tokens:,} tokens read, "
+                f"{totals.completion_tokens:,} written, cost {totals.cost:.4g}"
+            )
+        close = getattr(judge, "close", None)
         if close is not None:
             close()
-    return Evaluation(suite, seed, seeds, rows, command, duels, scores)
 
 
 def _rows_of(suite: Suite, kept: dict[str, Any], out: Path) -> list[Row]:

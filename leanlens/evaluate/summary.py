@@ -33,7 +33,12 @@ def _metrics(results: Mapping[str, Any]) -> str:
     """Metrics by model; a model too many of whose judgements failed has no numbers."""
     names = [name for name, one in results["models"].items() if one["role"] == "model"]
     by_name = {name: {one["name"]: one for one in results["metrics"][name]} for name in names}
-    criteria = {name.replace("_", " ") for judge in results["judges"].values() for name in judge["criteria"]}
+    criteria = {
+        full
+        for judge, one in results["judges"].items()
+        for name in one["criteria"]
+        for full in (name.replace("_", " "), f"{name.replace('_', ' ')} ({judge})")
+    }
     metrics = list(dict.fromkeys(metric for row in by_name.values() for metric in row))
     metrics = [name for name in metrics if name not in criteria] or metrics  # the tables of criteria have the others
     if not metrics:

@@ -13,12 +13,15 @@ from leanlens.evaluate.suites.options import SuiteOptions
 from tests.evaluate.stub import Painter
 from tests.mock_endpoint import Reply, broken, cut_off, html, mock_endpoint, other_language, prompt_of, prose, too_many
 
+SAID: list[str] = []
+
 
 def run(shelf, url, out):
     judge = Endpoint(url, "eyes", tries=1, backoff=0.0, timeout=5.0)
     options = SuiteOptions(num=8, date="2026-12-01", size=32, endpoints=(judge,), answers=out / "answers")
     suite = photos(shelf, options)
-    return write_results(evaluate(suite, [lambda: Painter("a"), lambda: Painter("b")], out), out)
+    SAID.clear()
+    return write_results(evaluate(suite, [lambda: Painter("a"), lambda: Painter("b")], out, say=SAID.append), out)
 
 
 def answer(body):
@@ -73,6 +76,7 @@ def test_what_failed_is_asked_again_by_the_next_run(shelf, tmp_path):
         asked = len(server.bodies)
         second = run(shelf, server.url, tmp_path)
         assert not any(one["failed"] for one in second["failures"].values())
+        assert "of them kept before, 0 failed;" in SAID[-1]
         again = server.bodies[asked:]
         assert again
         assert all("exactly" in prompt_of(body) for body in again)
