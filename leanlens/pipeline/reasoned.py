@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 FactKind = Literal["thing", "number", "color", "size", "place", "relation", "background", "style", "text"]
 
@@ -62,6 +62,9 @@ class Reasoned(BaseModel):
         source: the reasoner and its version, such as "scenes 1".
         seconds: that it took.
         left_alone: why the prompt was not rewritten; empty where it was.
+        tokens: that a language model read and wrote for it, of all tries; None where none was asked, or its answer came
+            from the cache.
+        cost: of these tokens, in the currency of the endpoint's prices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +78,14 @@ class Reasoned(BaseModel):
     source: str
     seconds: float = Field(default=0.0, ge=0)
     left_alone: str = ""
+    tokens: tuple[int, int] | None = None
+    cost: float = Field(default=0.0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_rarely_spent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `tokens` and `cost` out where nothing was spent, as in records of earlier versions."""
+        rare = {"tokens": None, "cost": 0.0}
+        return {name: value for name, value in write(self).items() if name not in rare or value != rare[name]}
 
 
 def asked_prompt(request: Mapping[str, Any]) -> str:

@@ -100,12 +100,12 @@ class ImageRequest(BaseModel):
     def _without_what_is_rarely_asked(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave `latent_resize` and `reasoner` out where they are None, as in records of earlier versions.
 
-        A reasoner's time is left out too, so that the same image gives the same file.
+        What a reasoner spent is left out too, so that the same image gives the same file.
         """
-        rare = ("latent_resize", "reasoner")
+        rare, spent = ("latent_resize", "reasoner"), ("seconds",)
         written = {name: value for name, value in write(self).items() if name not in rare or value is not None}
         if isinstance(written.get("reasoner"), dict):
-            written["reasoner"] = {name: value for name, value in written["reasoner"].items() if name != "seconds"}
+            written["reasoner"] = {name: value for name, value in written["reasoner"].items() if name not in spent}
         return written
 
     @field_validator("template_date")

@@ -39,3 +39,13 @@ def test_what_is_not_for_a_reasoner_is_left_alone():
         assert reason_request(as_asked, request) is request
     request = ImageRequest.checked(prompt="a fox", **ASKED)
     assert reason_request(None, request) is request
+
+
+def test_what_was_spent_stands_in_a_record_only_where_something_was():
+    plain = Reasoned(original="a fox", prompt="A red fox.", source="echo 1")
+    assert not {"tokens", "cost"} & set(plain.model_dump())
+    spent = plain.model_copy(update={"tokens": (310, 95), "cost": 0.25, "seconds": 2.0})
+    assert Reasoned.model_validate_json(spent.model_dump_json()) == spent
+    request = ImageRequest.checked(prompt="A red fox.", reasoner=spent, **ASKED)
+    written = request.model_dump(mode="json")["reasoner"]
+    assert (written["tokens"], written["cost"], "seconds" in written) == ([310, 95], 0.25, False)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leanlens.evaluate.settings import read_settings, split_settings
 from leanlens.files import read_json
+from leanlens.key_values import read_settings, split_settings
 from leanlens.pipeline.request import LoraChoice, check_guidance, check_steps
 from leanlens.presets import PRESETS
 

@@ -3,27 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from leanlens.endpoint import Endpoint
+from leanlens.endpoint_spec import FORM, parse_endpoint
 from leanlens.evaluate.judges.families import family_notes
-from leanlens.evaluate.settings import read_settings, split_settings
-
-FORM = "[NAME=]URL#MODEL[,KEY=VALUE]..."
-FIELDS = {
-    "key": "key_variable",
-    "concurrency": "concurrency",
-    "rpm": "requests_per_minute",
-    "tpm": "tokens_per_minute",
-    "tries": "tries",
-    "timeout": "timeout",
-    "price_in": "input_price",
-    "price_out": "output_price",
-}
-"""Key of a setting -> the field of `Endpoint` that it sets."""
 
 _NAME = re.compile(r"([^=+,:/\\#\s][^=+,:/\\#\n]{0,59})=(?=https?://)")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -58,34 +43,13 @@ def parse_judge(text: str) -> JudgeSpec:
     The name of a judge without one is that of its model, without the owner.
 
     Raises:
-        ValueError: it is not of the form FORM, or a setting is unknown or invalid.
+        ValueError: it is not of the form [NAME=]FORM, or a setting is unknown or invalid.
     """
-    what = f"judge {text!r}"
     match = _NAME.match(text)
-    source, rest = split_settings(text[match.end() :] if match else text)
-    url, _, model = source.strip().partition("#")
-    if not url.startswith(("http://", "https://")) or not model:
-        raise ValueError(f"invalid {what}: expected {FORM}, such as http://localhost:8000/v1#MODEL")
-    given = {FIELDS[key]: _checked(key, value, what) for key, value in read_settings(rest, what, FIELDS, FORM).items()}
-    return JudgeSpec(match[1].strip() if match else model.rsplit("/", 1)[-1], Endpoint(url, model, **given))
+    endpoint = parse_endpoint(text[match.end() :] if match else text, f"judge {text!r}", f"[NAME=]{FORM}")
+    return JudgeSpec(match[1].strip() if match else endpoint.model.rsplit("/", 1)[-1], endpoint)
 
 
 def judge_notes(endpoints: Sequence[Endpoint]) -> list[str]:
     """What a report must say of its judges: which family judged, and whom that may favour."""
     return family_notes(endpoint.model for endpoint in endpoints)
-
-
-def _checked(key: str, value: str, what: str) -> Any:
-    """The value of a key; `Endpoint` checks its range."""
-    if key == "key":
-        if not _VARIABLE.fullmatch(value):  # the value is not shown: it may be the key itself
-            raise ValueError("invalid key: expected the name of the environment variable that holds it")
-        return value
-    if key in ("concurrency", "tries"):
-        if not re.fullmatch(r"\d{1,4}", value):
-            raise ValueError(f"invalid {what}: {key} {value[:20]!r}; expected a whole number")
-        return int(value)
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"invalid {what}: {key} {value[:20]!r}; expected a number") from None

@@ -1,6 +1,6 @@
 import pytest
 
-from leanlens.evaluate.settings import read_settings, split_settings
+from leanlens.key_values import read_settings, split_settings
 
 
 def test_settings_follow_a_source():

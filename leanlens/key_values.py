@@ -1,4 +1,4 @@
-"""Reads the `,KEY=VALUE` settings that follow a model or a judge on the command line."""
+"""Reads the `,KEY=VALUE` settings that follow a model, a judge or a reasoner on the command line."""
 
 import difflib
 import re
