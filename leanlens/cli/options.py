@@ -308,10 +308,10 @@ ExportedVotes = Annotated[
     Path | None, option(OUTPUT, "Write the votes to a .csv or .jsonl file instead of serving the page.", metavar="FILE")
 ]
 VoteResults = Annotated[
-    bool, option(OUTPUT, "Print the ranking and the checks of the voters instead of serving the page.", "--results")
+    bool, flag(OUTPUT, "results", "Print the ranking and the checks of the voters instead of serving the page.")
 ]
 ExcludeFailing = Annotated[
-    bool, option(OUTPUT, "With --results or --export: leave out voters who fail the checks.", "--exclude-failing")
+    bool, flag(OUTPUT, "exclude-failing", "With --results or --export: leave out voters who fail the checks.")
 ]
 
 # ---------------------------------------------------------------------------------------------- the server
