@@ -58,7 +58,7 @@ def scorer(shelf, gallery):
 @pytest.fixture(scope="session")
 def names(shelf, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # fewer compositions
-        patch.setattr(naming, "ROUNDS", 5)
+        patch.setattr(naming, "ROUNDS", 8)
         patch.setattr(naming, "SHAPE_ROUNDS", 0)
         return open_names(shelf, crosscheck_network(), tmp_path_factory.mktemp("names"))
 

@@ -14,15 +14,18 @@ from leanlens.scenes.icons import COLORS, SHAPES, Library
 from leanlens.scenes.layout import PATTERNS, Background
 from leanlens.scenes.render import draw_background
 from leanlens.scenes.scene import GROUND_COLORS, PLAIN_COLORS, SKY_COLORS, distance
+from leanlens.scenes.shapes import CONTAINERS, SUPPORTS
 
 SIGN = "sign"  # the concept of boards with a text
 SIDES = (208, 304)  # of an image, pixels
 LONGEST = (0.16, 0.72)  # of a thing, share of the short side
 ROOMY = 64  # pixels of the shorter side of a thing that another may be on, in or before
+VISIBLE = 0.4  # share of a thing's pixels that must not be covered
 CONTRAST = 90.0  # of a thing's mean colour and the background
 PAINTED, BENT, WORN = 0.55, 0.6, 0.65  # shares of things, things and images
 BEND = 0.055  # the most that a node of the mesh moves, share of the side
 PLACES = ("beside", "on", "inside", "before")  # of a second thing
+ELSEWHERE = (0.45, 0.25, 0.05, 0.25)  # how often, for one after a thing that is no container and no support
 LETTERS = tuple("ABCDEFGHIKLMNOPRSTUVWYabdeghknoprstu")
 
 Box = tuple[int, int, int, int]
@@ -62,20 +65,28 @@ class _Canvas:
 def compose(
     library: Library, drawings: Sequence[tuple[str, str]], rng: np.random.Generator
 ) -> tuple[Image.Image, list[Placed]]:
-    """An image of some drawings (concept, style) and sometimes a sign, with what is visible of each by half or more."""
+    """An image of some drawings (concept, style) and sometimes a sign, and what can be seen of each."""
     width, height = (int(side) for side in rng.integers(*SIDES, size=2))
     paints = [_paint(library, *drawing, rng) for drawing in drawings]
     looks = [_look(library, *drawing, paint) for drawing, paint in zip(drawings, paints, strict=True)]
     canvas = _Canvas(_background(looks, width, height, rng), np.zeros((height, width), np.uint8), [])
-    before: Box | None = None
+    before, last = None, ""
     for (concept, style), paint in zip(drawings, paints, strict=True):
-        large = before is not None and min(before[2] - before[0], before[3] - before[1]) >= ROOMY
-        place = PLACES[rng.choice(4, p=(0.4, 0.2, 0.2, 0.2))] if large else "beside"
+        place = _place(before, last, rng)
         before = _add(canvas, library, (concept, style, paint), place, before, rng)
+        last = concept
     if rng.random() < 0.1:
         board, color = _board(min(width, height), rng)
         _beside(canvas, board, (SIGN, None, color), rng)
     return _worn(canvas.image, rng), _visible(canvas)
+
+
+def _place(before: Box | None, last: str, rng: np.random.Generator) -> str:
+    """Where the next thing goes: mostly inside a container and on a support, if the last one is one and large."""
+    if before is None or min(before[2] - before[0], before[3] - before[1]) < ROOMY:
+        return "beside"
+    chances = (0.3, 0.0, 0.7, 0.0) if last in CONTAINERS else (0.3, 0.6, 0.0, 0.1) if last in SUPPORTS else ELSEWHERE
+    return PLACES[rng.choice(4, p=chances)]
 
 
 def _paint(library: Library, concept: str, style: str, rng: np.random.Generator) -> str | None:
@@ -121,7 +132,7 @@ def _add(
     if before is None or place == "beside":
         side = min(canvas.image.size) * np.exp(rng.uniform(*np.log(LONGEST)))
     else:
-        room = {"on": (0.5, 1.1), "inside": (0.35, 0.65), "before": (0.35, 0.7)}[place]
+        room = {"on": (0.5, 1.1), "inside": (0.35, 0.75), "before": (0.35, 0.65)}[place]
         side = rng.uniform(*room) * min(before[2] - before[0], before[3] - before[1])
     size = library.fit(concept, style, max(16, side), max(16, side))
     sprite = _bent(library.sprite(concept, style, paint, size), rng)
@@ -217,7 +228,7 @@ def _visible(canvas: _Canvas) -> list[Placed]:
     found = []
     for number, (concept, style, color, drawn) in enumerate(canvas.things, 1):
         mask = canvas.owner == number
-        if mask.sum() >= max(40, 0.5 * drawn):
+        if mask.sum() >= max(40, VISIBLE * drawn):
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             box = (int(columns[0]), int(rows[0]), int(columns[-1] + 1), int(rows[-1] + 1))
             found.append(Placed(box, concept, style, color))

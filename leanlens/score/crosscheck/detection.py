@@ -1,4 +1,7 @@
-"""Detects things for the second checker: names every proposed box, and keeps the surest of those that overlap."""
+"""Detects things for the second checker: names every proposed box, and keeps the surest of those that overlap.
+
+A box that holds other things is also named without them.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,12 +16,15 @@ from leanlens.score.crosscheck.surround import Surround, find_surround, to_lab
 
 AREA = 256 * 256  # pixels that an image is scaled to
 LEAST = 0.3  # probability from which a box is a thing
-WANTED = 0.7  # nats added for concepts that are asked for
+WANTED = 1.2  # nats added for concepts that are asked for
 SHARED = 0.4  # overlap from which the less sure of two boxes is dropped
 WITHIN = 0.7  # share of a box that lies in another of the same concept, from which it is dropped
 ON_TOP = 0.12  # share of a box's height, at whose top begins what stands on the thing
 LOADED = 0.8  # share of a thing that lies in the box of the thing it may stand on
 AS_SURE = 0.5  # share of a box's probability that a box without the load must have
+SURE = 0.6  # probability below which a box is also looked at without the things in it
+MARGIN = 0.06  # of a box's sides, around the things in it
+RING = 4  # pixels around a thing whose colour it is painted over with
 PART = 0.6  # largest share of the area of another thing for one inside or before it
 
 
@@ -75,12 +81,61 @@ def look_at(
     features = network.embed(
         crop_box(image, box) for image, boxes in zip(small, proposed, strict=True) for box in boxes
     )
-    views, start = [], 0
-    for (lab, surround), boxes, concepts in zip(seen, proposed, wanted, strict=True):
-        named = _name(boxes, features[start : start + len(boxes)], names, concepts)
-        start += len(boxes)
-        views.append(View(lab, surround, _keep_surest(named), named))
+    sizes = [len(boxes) for boxes in proposed]
+    named = [
+        _name(boxes, rows, names, concepts)
+        for boxes, rows, concepts in zip(proposed, _parts(features, sizes), wanted, strict=True)
+    ]
+    emptied = [_emptied(image, each) for image, each in zip(small, named, strict=True)]
+    features = network.embed(crop_box(image, box) for each in emptied for box, image in each)
+    again = _parts(features, [len(each) for each in emptied])
+    views = []
+    for (lab, surround), each, boxes, rows, concepts in zip(seen, named, emptied, again, wanted, strict=True):
+        both = _surer(each, _name([box for box, _ in boxes], rows, names, concepts))
+        views.append(View(lab, surround, _keep_surest(both), both))
     return views
+
+
+def _parts(rows: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    return np.split(rows, np.cumsum(sizes)[:-1]) if sizes else []
+
+
+def _emptied(image: Image.Image, named: list[Found]) -> list[tuple[Box, Image.Image]]:
+    """Boxes that are not surely a thing, with the image in which the things they hold are painted over."""
+    things, found = _keep_surest(named), []
+    for one in named:
+        held = [thing.box for thing in things if _holds(one.box, thing.box)]
+        if held and one.sure < SURE:
+            found.append((one.box, _painted_over(image, one.box, held)))
+    return found
+
+
+def _holds(box: Box, inner: Box) -> bool:
+    """Whether a box lies well inside another."""
+    wide, high = MARGIN * (box[2] - box[0]), MARGIN * (box[3] - box[1])
+    return (
+        inner[0] >= box[0] + wide and inner[2] <= box[2] - wide
+        and inner[1] >= box[1] + high and inner[3] <= box[3] - high
+    )  # fmt: skip
+
+
+def _painted_over(image: Image.Image, box: Box, held: Sequence[Box]) -> Image.Image:
+    """The image with boxes in the median colour of what surrounds them."""
+    emptied = image.copy()
+    for x0, y0, x1, y1 in held:
+        around = (max(box[0], x0 - RING), max(box[1], y0 - RING), min(box[2], x1 + RING), min(box[3], y1 + RING))
+        pixels = np.asarray(image.crop(around), float)
+        ring = np.ones(pixels.shape[:2], bool)
+        ring[y0 - around[1] : y1 - around[1], x0 - around[0] : x1 - around[0]] = False
+        color = np.median(pixels[ring], axis=0).round().astype(int)
+        emptied.paste(tuple(color.tolist()), (x0 - 1, y0 - 1, x1 + 1, y1 + 1))
+    return emptied
+
+
+def _surer(named: list[Found], again: list[Found]) -> list[Found]:
+    """Every box as it is named, or as it is named when emptied where that is surer."""
+    best = {one.box: one for one in again}
+    return [max(one, best.get(one.box, one), key=lambda found: found.sure) for one in named]
 
 
 def _scaled(image: Image.Image) -> Image.Image:
@@ -140,7 +195,13 @@ def _excludes(surer: Found, one: Found) -> bool:
         )
     areas = sorted((found.box[2] - found.box[0]) * (found.box[3] - found.box[1]) for found in (surer, one))
     shared = box_overlap(surer.box, one.box)
-    return shared > SHARED and areas[0] > PART * areas[1]
+    return (shared > SHARED and areas[0] > PART * areas[1]) or _is_end(one.box, surer.box)
+
+
+def _is_end(box: Box, whole: Box) -> bool:
+    """Whether a box is one end of another: within it, and at three of its sides."""
+    at_sides = sum(abs(one - other) <= 1 for one, other in zip(box, whole, strict=True))
+    return at_sides >= 3 and _within(box, whole) > LOADED
 
 
 def _within(inner: Box, outer: Box) -> float:

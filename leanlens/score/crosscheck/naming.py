@@ -42,16 +42,16 @@ LIGHTS, TINTS = 8, 5  # cells of the histogram: lightness, and each opponent col
 TINT = 60.0  # of an opponent colour at the outermost cells
 ROUNDS = 6  # times that each drawing is composed
 SHAPE_ROUNDS = 5  # more times for a shape, which has one drawing
-TOGETHER = (1, 5)  # drawings of a composition
-SAME, OTHER = 0.72, 0.5  # overlap from which a proposal is a thing, and below which it is none
+TOGETHER = (2, 6)  # drawings of a composition
+SAME, OTHER = 0.72, 0.62  # overlap from which a proposal is a thing, and below which it is none
 PROPOSED = 3  # proposals that are things, and as many that are none, kept of a composition
 JITTER = 0.05  # of a true box's sides
 HIDDEN, DROPPED, STYLE_DECAY = 128, 0.3, 5e-2  # of the classifier of styles
 EPOCHS, STEP, RATE, DECAY, SMOOTHING = 14, 256, 2e-3, 2e-2, 0.05
-STEPS = 63  # of a shipped weight on either side of 0
+STEPS = 31  # of a shipped weight on either side of 0
 CLASSIFIERS = ("concepts", "hidden", "styles", "colors")  # in a file, and in the order of `Names`
 SHIPPED = FITS / "common.crosscheck.safetensors"
-RECIPE = 1  # part of the cache's key: raise it when compositions, proposals or the fit change
+RECIPE = 2  # part of the cache's key: raise it when compositions, proposals or the fit change
 
 
 class CrosscheckNetwork:

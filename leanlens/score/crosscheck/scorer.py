@@ -31,7 +31,7 @@ TOGETHER = 32  # images judged at once
 MIN_EXPLAINED = 0.6  # share of the rim that the estimated background explains
 FITS, FITS_AS_WELL = 22.0, 7.0  # CIELAB distance of a background colour from its name, and from the nearest name's
 COLOR_SHARE = 0.6  # of the likeliest colour's probability, from which another is true as well
-STYLE_SHARE = 0.9  # the same for styles
+STYLE_SHARE = 0.7  # the same for styles
 
 
 class Crosscheck:

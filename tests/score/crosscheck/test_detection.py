@@ -30,3 +30,16 @@ def test_nothing_is_named_where_nothing_is_wanted(names):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
     (view,) = look_at([noise], [{"duck"}], names, crosscheck_network())
     assert all(one.concept != "duck" for one in view.things)
+
+
+def test_what_holds_a_thing_is_named_without_it(names, shelf):
+    image = draw_background(Background("plain", ("light blue",), ((190, 220, 246),)), 256, 256)
+    for concept, style, color, side, at in (("hexagon", "shapes", "purple", 150, 50), ("duck", "noto", None, 70, 90)):
+        sprite = shelf.sprite(concept, style, color, shelf.fit(concept, style, side, side))
+        image.paste(sprite, (at, at), sprite)
+    (view,) = look_at([image], [{"hexagon", "duck"}], names, crosscheck_network())
+    found = {one.concept: one.box for one in view.things}
+    assert {"hexagon", "duck"} <= set(found)
+    x0, y0, x1, y1 = found["duck"]
+    assert found["hexagon"][0] < x0 < x1 < found["hexagon"][2]
+    assert found["hexagon"][1] < y0 < y1 < found["hexagon"][3]
