@@ -14,12 +14,18 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from leanlens.evaluate.suite import Drawn, ImageFailed, ImageModel, Item
-from leanlens.files import read_json, whole_file
+from leanlens.files import parse_json, read_json, whole_file
 from leanlens.machine import describe_machine
 from leanlens.store import content_key
 
 SEED_STEP = 1_000_000  # between the seeds of one prompt; neighbouring prompts differ by one
 RECORD = "leanlens-evaluation"  # PNG text that holds the key and how the image was drawn
+_RECORDED: dict[str, Any] = {
+    "seconds": (int, float, type(None)),
+    "reasoned": (dict, type(None)),
+    "machine": str,
+    "notes": dict,
+}
 Say = Callable[[str], None]
 
 
@@ -54,7 +60,7 @@ class KeptImage:
         try:
             with Image.open(self.path) as image:
                 return image.convert("RGB")
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"image {self.path} cannot be read: {error}") from None
 
 
@@ -111,14 +117,22 @@ def find_image(folder: Path, key: str, seed: int, with_failed: bool = False) -> 
     try:
         with Image.open(path) as image:
             image.load()
-            record = json.loads(image.info[RECORD])
-        if record["key"] == key:
-            named = {name: record[name] for name in ("seconds", "reasoned", "machine", "notes")}
-            return KeptImage(key, seed, path, **named)
-    except (OSError, KeyError, ValueError, SyntaxError):  # what Pillow raises for damaged files; it is drawn again
-        pass
+            record = parse_json(image.info[RECORD], RECORD, finite=False)
+        if _is_record(record, key):
+            return KeptImage(key, seed, path, **{name: record[name] for name in _RECORDED})
+    except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass  # what Pillow raises for damaged files; it is drawn again
     failed = _read_failure(folder, key) if with_failed else ""
     return KeptImage(key, seed, None, failed=failed) if failed else None
+
+
+def _is_record(record: Any, key: str) -> bool:
+    """Whether this is the record of an image that was kept under a key."""
+    return (
+        isinstance(record, dict)
+        and record.get("key") == key
+        and all(isinstance(record.get(name, ...), kinds) for name, kinds in _RECORDED.items())
+    )
 
 
 def draw_image(model: ImageModel, item: Item, seed: int, folder: Path, key: str) -> KeptImage:
@@ -126,9 +140,7 @@ def draw_image(model: ImageModel, item: Item, seed: int, folder: Path, key: str)
     try:
         drawn = model.draw(item, seed)
     except ImageFailed as error:
-        with whole_file(_failure_path(folder, key)) as path:
-            path.write_text(json.dumps({"failed": str(error)}) + "\n", encoding="utf-8")
-        return KeptImage(key, seed, None, failed=str(error))
+        return keep_failure(folder, key, seed, str(error))
     _failure_path(folder, key).unlink(missing_ok=True)
     return keep_image(drawn, folder, key, seed)
 
@@ -147,10 +159,19 @@ def keep_image(drawn: Drawn, folder: Path, key: str, seed: int) -> KeptImage:
     return KeptImage(key, seed, path, seconds, drawn.reasoned, machine, notes=drawn.notes)
 
 
+def keep_failure(folder: Path, key: str, seed: int, reason: str) -> KeptImage:
+    """Write why the image of a key could not be drawn."""
+    with whole_file(_failure_path(folder, key)) as path:
+        path.write_text(json.dumps({"failed": reason}) + "\n", encoding="utf-8")
+    return KeptImage(key, seed, None, failed=reason)
+
+
 def _failure_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.failed.json"
 
 
 def _read_failure(folder: Path, key: str) -> str:
-    path = _failure_path(folder, key)
-    return str(read_json(path)["failed"]) if path.is_file() else ""
+    try:
+        return str(read_json(_failure_path(folder, key))["failed"])
+    except (ValueError, KeyError, TypeError):  # missing or damaged
+        return ""

@@ -1,7 +1,9 @@
 """Judges the images of an evaluation, and keeps every judgement by the content of image, question and judge."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def _judge_some(judge: Judge, pairs: Sequence[tuple[Item, KeptImage]], store: St
             continue
         picture = image.open()
         key = judgement_key(judge.name, identity, picture, item)
-        kept = read_judgement(store, key)
+        kept = read_judgement(store, key, judge.criteria)
         if kept is not None and not (retry and has_failed(kept)):
             found[index] = kept
         else:
@@ -60,9 +62,20 @@ def _judge_some(judge: Judge, pairs: Sequence[tuple[Item, KeptImage]], store: St
     if asked:
         made = judge([picture for _, picture, _, _ in asked], [item for _, _, item, _ in asked])
         for (index, _, _, key), judgement in zip(asked, made, strict=True):
-            found[index] = judgement
-            store.save_json(key, {"score": score_as_json(judgement.score), "raw": judgement.raw})
+            found[index] = _with_finite_score(judgement)
+            store.save_json(key, {"score": score_as_json(found[index].score), "raw": judgement.raw})
     return [found[index] for index in range(len(pairs))]
+
+
+def _with_finite_score(judgement: Judgement) -> Judgement:
+    """The judgement, in which a value that is no number, such as nan, is a failure."""
+    return replace(judgement, score={name: _finite(value) for name, value in judgement.score.items()})
+
+
+def _finite(value: float | Failed | None) -> float | Failed | None:
+    if value is None or isinstance(value, Failed):
+        return value
+    return float(value) if math.isfinite(value) else Failed(f"the score is {float(value)}")
 
 
 def failed_judgement(judge: Judge, reason: str) -> Judgement:
@@ -83,10 +96,27 @@ def judgement_key(name: str, identity: dict[str, Any], picture: Image.Image, ite
     )
 
 
-def read_judgement(store: Store, key: str) -> Judgement | None:
-    """The kept judgement, or None."""
+def read_judgement(store: Store, key: str, criteria: Sequence[str]) -> Judgement | None:
+    """The kept judgement; None where there is none, or it is damaged or lacks one of the criteria."""
     kept = store.load_json(key)
-    return None if kept is None else Judgement(score_from_json(kept["score"]), kept["raw"])
+    if not isinstance(kept, dict) or not {"score", "raw"} <= kept.keys() or not isinstance(kept["score"], dict):
+        return None
+    values = [kept["score"].get(name, "") for name in criteria]
+    if not all(_is_value(value) for value in values) or not _counts(kept["raw"]):
+        return None
+    return Judgement(score_from_json(kept["score"]), kept["raw"])
+
+
+def _is_value(value: Any) -> bool:
+    """Whether this is a value of a score as JSON."""
+    return value is None or isinstance(value, int | float) or (isinstance(value, dict) and "failed" in value)
+
+
+def _counts(raw: Any) -> bool:
+    """Whether what is said of questions, if anything is, can be counted."""
+    if not isinstance(raw, dict) or not {"num", "failed"} <= raw.keys():
+        return True
+    return isinstance(raw["num"], int) and isinstance(raw["failed"], dict)
 
 
 def forget_judgements(judges: Sequence[Judge], item: Item, images: Sequence[KeptImage], store: Store) -> int:

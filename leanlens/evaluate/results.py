@@ -21,13 +21,14 @@ from leanlens.evaluate.judges.families import family_notes
 from leanlens.evaluate.metric import Metric
 from leanlens.evaluate.rates import count_rates, rates_as_json
 from leanlens.evaluate.report import write_report
+from leanlens.evaluate.results_file import FORMAT, read_costs
 from leanlens.evaluate.results_json import as_text, rounded
-from leanlens.evaluate.run import FORMAT, IMAGES, Evaluation, Row
+from leanlens.evaluate.run import IMAGES, Evaluation, Row
 from leanlens.evaluate.set_results import set_scores_as_json
 from leanlens.evaluate.sheet import draw_sheet
 from leanlens.evaluate.suite import Item, Judge
 from leanlens.evaluate.summary import render_results
-from leanlens.files import read_json, whole_file
+from leanlens.files import whole_file
 from leanlens.score.protocol import Score, score_as_json
 
 
@@ -206,7 +207,7 @@ def costs_of(done: Evaluation, path: Path) -> dict[str, Any]:
     Args:
         path: the file of an earlier run.
     """
-    kept = read_json(path) if path.is_file() else {}
+    kept = read_costs(path.parent)
     return {
         row.name: measured_costs(row.images, row.costs.get("peak_bytes"), kept.get(row.name, {}))
         for row in done.models()

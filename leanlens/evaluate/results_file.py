@@ -9,6 +9,7 @@ from leanlens.evaluate.rates import MOST_FAILED
 from leanlens.files import read_json
 
 FORMAT = 2
+ROLES = ("model", "reference", "control")
 _PARTS = ("suite", "models", "judges", "metrics", "items")
 _OPTIONAL: dict[str, Any] = {"categories": {}, "rates": {}, "comparisons": [], "failures": {}}
 
@@ -30,6 +31,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     missing = [part for part in _PARTS if part not in results]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
+    _require_form(results, path)
     for file in image_files(results):
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or "\\" in file:
             raise ValueError(
@@ -38,10 +40,40 @@ def read_results(folder: Path) -> dict[str, Any]:
     return {**_OPTIONAL, **results}
 
 
+def _require_form(results: Mapping[str, Any], path: Path) -> None:
+    """Raise a ValueError unless suite, models, judges and metrics are objects and every item has its images."""
+    for part in ("suite", "models", "judges", "metrics"):
+        _require(isinstance(results[part], dict), f"{part} is not an object", path)
+    _require(isinstance(results["items"], list), "items is not a list", path)
+    for name, one in results["models"].items():
+        _require(isinstance(one, dict) and one.get("role", "model") in ROLES, f"model {name} has no known role", path)
+    for index, item in enumerate(results["items"]):
+        rows = item.get("images") if isinstance(item, dict) else None
+        _require(
+            isinstance(rows, dict)
+            and all(isinstance(row, list) and all(map(_is_image, row)) for row in rows.values()),
+            f"item {index} has no images", path,
+        )  # fmt: skip
+
+
+def _is_image(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("file"), str | None)
+
+
+def _require(fulfilled: bool, what: str, path: Path) -> None:
+    if not fulfilled:
+        raise ValueError(f"{path} is damaged: {what}")
+
+
 def read_costs(folder: Path) -> dict[str, Any]:
     """What was measured while drawing, by model; empty where nothing was."""
     path = folder / "costs.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    costs = read_json(path)
+    if not isinstance(costs, dict) or not all(isinstance(one, dict) for one in costs.values()):
+        raise ValueError(f"{path} is damaged: expected an object for each model; delete it and evaluate again")
+    return costs
 
 
 def image_files(results: Mapping[str, Any]) -> list[str]:

@@ -5,16 +5,17 @@ was, and all tables can be made again from what is kept.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import leanlens
 from leanlens.endpoint import Totals
-from leanlens.evaluate.draw import KeptImage, Say, draw_items, find_image
+from leanlens.evaluate.draw import KeptImage, Say, draw_items, find_image, keep_failure
 from leanlens.evaluate.duels import Duel, fight
 from leanlens.evaluate.judge import forget_judgements, judge_images
+from leanlens.evaluate.results_file import FORMAT, ROLES, read_results
 from leanlens.evaluate.results_json import as_text
 from leanlens.evaluate.set_results import set_scores_of
 from leanlens.evaluate.suite import ImageModel, Item, Judgement, Suite
@@ -22,10 +23,8 @@ from leanlens.files import read_json, require_writable, whole_file
 from leanlens.score.protocol import Failed
 from leanlens.store import Store
 
-FORMAT = 2
 MOST_SEEDS = 1000  # of a prompt
 SETTINGS, RESULTS, IMAGES, JUDGEMENTS = "evaluation.json", "results.json", "images", "judgements"
-ROLES = ("model", "reference", "control")
 
 
 @dataclass(frozen=True)
@@ -167,20 +166,21 @@ def earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
     path = out / RESULTS
     if not path.is_file():
         return []
-    kept, names = read_json(path), {row.name for row in rows}
-    return [row for row in _rows_of(suite, kept, out) if row.name not in names]
+    return _rows_of(suite, read_results(out), out, {row.name for row in rows})
 
 
 def gathered(images: Sequence[Sequence[KeptImage]], folder: Path) -> list[list[KeptImage]]:
-    """The images in the folder of an evaluation, as links or copies of those in a shared folder."""
+    """The images in the folder of an evaluation, as copies of those in a shared folder."""
     return [[_gather(image, folder) for image in row] for row in images]
 
 
 def _gather(image: KeptImage, folder: Path) -> KeptImage:
-    if image.path is None or image.path.parent == folder:
+    if image.path is None:
+        return keep_failure(folder, image.key, image.seed, image.failed)
+    if image.path.parent == folder:
         return image
     path = folder / image.path.name
-    if not path.is_file():
+    if find_image(folder, image.key, image.seed) is None:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
             shutil.copyfile(image.path, temporary)
@@ -244,7 +244,7 @@ def rebuilt(suite: Suite, out: Path, again: Sequence[str] = (), say: Say = lambd
     Raises:
         ValueError: the folder holds no finished evaluation of the suite, an image is missing, or an unknown id.
     """
-    kept = read_json(out / RESULTS)
+    kept = read_results(out)
     ids = {item.id: index for index, item in enumerate(suite.items)}
     for one in again:
         if one not in ids:
@@ -287,13 +287,16 @@ def _finish_judges(suite: Suite, say: Say) -> None:
             close()
 
 
-def _rows_of(suite: Suite, kept: dict[str, Any], out: Path) -> list[Row]:
-    """The rows of `results.json` but controls, with their images."""
-    return [
-        Row(name, one["role"], one["identity"], one["costs"], suite.items, _kept_images(kept, name, out))
-        for name, one in kept["models"].items()
-        if one["role"] != "control"
-    ]
+def _rows_of(suite: Suite, kept: dict[str, Any], out: Path, without: Collection[str] = ()) -> list[Row]:
+    """The rows of `results.json` with their images, but controls and those of some names."""
+    try:
+        return [
+            Row(name, one["role"], one["identity"], one["costs"], suite.items, _kept_images(kept, name, out))
+            for name, one in kept["models"].items()
+            if one["role"] != "control" and name not in without
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{out / RESULTS} is damaged: {type(error).__name__}: {error}") from None
 
 
 def _kept_images(kept: dict[str, Any], name: str, out: Path) -> list[list[KeptImage]]:

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from leanlens.evaluate.draw import RECORD, draw_items, find_image, image_key, seeds_of
 from leanlens.evaluate.suite import Drawn, ImageFailed, Item
@@ -91,3 +91,26 @@ def test_what_is_no_rgb_image_becomes_one(tmp_path):
 def test_seeds_of_a_prompt_are_far_apart():
     assert seeds_of(2, 3, 10) == [12, 1_000_012, 2_000_012]
     assert issubclass(ImageFailed, Exception)
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["[1]", "null", '"key"', "[" * 5000, '{"key": "KEY"}',
+     '{"key": "KEY", "seconds": "x", "reasoned": null, "machine": "", "notes": {}}'],
+)  # fmt: skip
+def test_an_image_with_a_damaged_record_is_drawn_again(tmp_path, record):
+    (kept,) = draw_items(Painter(), ITEMS[:1], 1, 0, tmp_path)[0]
+    text = PngImagePlugin.PngInfo()
+    text.add_text(RECORD, record.replace("KEY", kept.key))
+    Image.new("RGB", (8, 8)).save(kept.path, pnginfo=text)
+    assert find_image(tmp_path, kept.key, 0) is None
+    draw_items(Painter(), ITEMS[:1], 1, 0, tmp_path)
+    assert find_image(tmp_path, kept.key, 0) == kept
+
+
+def test_an_image_of_too_many_pixels_is_damaged(tmp_path, monkeypatch):
+    (kept,) = draw_items(Painter(), ITEMS[:1], 1, 0, tmp_path)[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    assert find_image(tmp_path, kept.key, 0) is None
+    with pytest.raises(ValueError, match="cannot be read"):
+        kept.open()

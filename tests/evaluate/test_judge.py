@@ -1,7 +1,11 @@
+import math
+
+import numpy as np
 import pytest
 
 from leanlens.evaluate.draw import draw_items
-from leanlens.evaluate.judge import forget_judgements, judge_images
+from leanlens.evaluate.judge import forget_judgements, judge_images, read_judgement
+from leanlens.evaluate.suite import Judgement
 from leanlens.score.protocol import Failed
 from leanlens.store import Store
 from tests.evaluate.stub import Brightness, Painter, stub_suite
@@ -52,3 +56,24 @@ def test_another_judge_version_or_question_is_another_judgement(kept, monkeypatc
     monkeypatch.setattr(judge, "identity", lambda: {"version": 2})
     judge_images(judge, *kept)
     assert judge.judged == 8
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, {}, {"score": [1], "raw": None}, {"score": {}, "raw": None}, {"score": {"bright": "x", "even": 1}, "raw": None},
+     {"score": {"bright": {}, "even": 1}, "raw": None},
+     {"score": {"bright": 1, "even": 1}, "raw": {"num": "x", "failed": 3}}],
+)  # fmt: skip
+def test_a_damaged_judgement_is_made_again(tmp_path, value):
+    store, judge = Store(tmp_path), Brightness()
+    store.save_json("ab", value)
+    assert read_judgement(store, "ab", judge.criteria) is None
+
+
+def test_a_score_that_is_no_number_failed(kept, monkeypatch):
+    items, images, store = kept
+    judge = Brightness()
+    monkeypatch.setattr(judge, "_judge", lambda image, item: Judgement({"bright": math.nan, "even": np.float32(1)}))
+    for _ in range(2):  # made, then kept
+        (judgement, *_), *_ = judge_images(judge, items, images, store, retry=False)
+        assert judgement.score == {"bright": Failed("the score is nan"), "even": 1.0}

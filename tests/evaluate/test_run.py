@@ -139,3 +139,29 @@ def test_five_kills_change_no_bit_and_draw_at_most_one_image_a_kill_twice(tmp_pa
     lines = log.read_text().splitlines()
     assert len(set(lines)) == 24
     assert len(lines) <= 24 + kills
+
+
+def test_an_image_that_a_shared_folder_lacks_or_has_whole_is_taken_from_there(tmp_path):
+    out, shared, suite = tmp_path / "out", tmp_path / "shared", stub_suite()
+    first = run(out, Painter("a", ["prompt 1"]), suite=suite, images=shared)
+    assert write_results(rebuilt(suite, out), out) == first  # the failures are in the folder too
+    damaged = next((out / "images").glob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert run(out, Painter("a", ["prompt 1"]), suite=suite, images=shared) == first
+    assert write_results(rebuilt(suite, out), out) == first
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"format": 2, "models": 3}', '{"format": 1}'])
+def test_damaged_results_are_named(tmp_path, text):
+    run(tmp_path, Painter())
+    (tmp_path / "results.json").write_text(text)
+    for act in (lambda: rebuilt(stub_suite(), tmp_path), lambda: run(tmp_path, Painter("b"))):
+        with pytest.raises(ValueError, match=r"results\.json"):
+            act()
+
+
+def test_damaged_costs_are_named(tmp_path):
+    run(tmp_path, Painter())
+    (tmp_path / "costs.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"costs\.json is damaged"):
+        run(tmp_path, Painter())
