@@ -192,6 +192,25 @@ def test_tables_of_rates_are_the_kept_results(page, name):
     assert told >= 9 * len(rates)
 
 
+def test_the_tables_of_the_two_checkers_are_the_kept_result():
+    kept = result("checkers")
+    found = tables((ROOT / "docs" / "scorer.md").read_text(encoding="utf-8"))
+    agreement = next(each for each in found if "kappa" in each[0])
+    told = {row[0].replace(" ", "_"): row[1:] for row in agreement[2:]}
+    counted = {name: one for name, one in kept["agreement"].items() if one}
+    assert list(told) == list(counted)
+    for name, one in counted.items():
+        numbers = [str(one[key]) for key in ("num", "both_yes", "both_no", "only_first", "only_second")]
+        assert told[name] == [*numbers, f"{one['agreement']:.2f}", f"{one['kappa']:.2f}"], name
+    rates = next(each for each in found if each[0][:2] == ["criterion", "checker"])
+    truths = [kept["rates"][name] for name in ("own truth", "another's", "kin's")]
+    assert len(rates[2:]) == 2 * (len(counted) - 1)
+    for criterion, checker, *cells in rates[2:]:
+        expected = [truth[checker.strip("`")][criterion.replace(" ", "_")] for truth in truths]
+        for one, cell in zip(expected, cells, strict=True):
+            assert cell == f"{one['rate']:.2f} ({one['low']:.2f} to {one['high']:.2f}) of {one['num']}", criterion
+
+
 @pytest.mark.skipif(not (ROOT / "benchmarks/results/reason_people.json").is_file(), reason="it was not measured yet")
 def test_the_table_of_rewritten_prompts_is_the_kept_result():
     rates = pytest.importorskip("leanlens.evaluate.rates")
