@@ -211,6 +211,16 @@ def test_the_tables_of_the_two_checkers_are_the_kept_result():
             assert cell == f"{one['rate']:.2f} ({one['low']:.2f} to {one['high']:.2f}) of {one['num']}", criterion
 
 
+def test_what_ships_judges_as_often_alike_as_it_is_said():
+    text = " ".join((ROOT / "docs" / "scorer.md").read_text(encoding="utf-8").split())
+    said = re.search(r"judges (\d+) of 300 true images alike and (\d+) of 300 of .*?; `crosscheck` (\d+) of 300", text)
+    assert said
+    kept = [result(name)["equal_scores_fitted"] for name in ("scoring", "scoring_shipped", "scoring_crosscheck")]
+    assert [int(number) for number in said.groups()] == kept
+    megabytes = sum(path.stat().st_size for path in (ROOT / "leanlens" / "score" / "fits").iterdir()) / 1e6
+    assert f"({megabytes:.1f} MB in all" in text
+
+
 @pytest.mark.skipif(not (ROOT / "benchmarks/results/reason_people.json").is_file(), reason="it was not measured yet")
 def test_the_table_of_rewritten_prompts_is_the_kept_result():
     rates = pytest.importorskip("leanlens.evaluate.rates")
