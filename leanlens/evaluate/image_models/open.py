@@ -7,6 +7,7 @@ from typing import Any
 from leanlens.evaluate.image_models.spec import ENDPOINT, LENS, ModelSpec, kind_of_index
 from leanlens.evaluate.suite import ImageModel
 from leanlens.hub import locate_weights
+from leanlens.machine import forget_peak_memory
 from leanlens.plan.options import LoadOptions
 
 _LOADING = ("device", "dtype", "quant", "offload", "compile")
@@ -39,6 +40,7 @@ def open_image_model(
     load = load or LoadOptions()
     kind = resolve_kind(spec)
     spec.require_known_keys(kind)
+    forget_peak_memory()  # that of the model before is not this one's
     if kind == LENS:
         return _lens(spec, load, steps, cfg, reason, choose)
     if reason != "off":
