@@ -1,6 +1,7 @@
 """Implements `leanlens evaluate`, which draws the prompts of a suite with models and compares the judged images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from leanlens.plan.options import LoadOptions
 
 if TYPE_CHECKING:
     from leanlens.evaluate.suites.options import SuiteOptions
+
+ANSWERS = "answers"  # folder in that of an evaluation
 
 app = typer.Typer(no_args_is_help=True, help="Judge models by what they draw.")
 
@@ -93,7 +96,7 @@ def fresh(
 ) -> None:
     """Compare models on new prompts that are made from a published date, so that no model can have been tuned to them.
 
-    Anyone makes the same prompts from the same date. Drawings are judged exactly; photographs by --judge.
+    Anyone makes the same prompts from the same date and icons. Drawings are judged exactly; photographs by --judge.
     """
     compared = _Compared(model, reason, images, device, dtype, steps, cfg)
     options = _options(
@@ -171,7 +174,10 @@ def rebuild(folder: opt.EvaluationFolder, item: opt.RejudgedItems = None) -> Non
     from leanlens.evaluate.suites.options import SuiteOptions
 
     command = read_results(folder)["suite"]["command"]
-    suite = open_suite(command["suite"], SuiteOptions.from_json(command["options"]))
+    options = SuiteOptions.from_json(command["options"])
+    if options.answers is not None:
+        options = replace(options, answers=folder / ANSWERS)  # the folder may have been moved
+    suite = open_suite(command["suite"], options)
     write_results(rebuilt(suite, folder, item or [], say), folder)
     print((folder / "table.md").read_text(encoding="utf-8"), end="")
 
@@ -252,7 +258,7 @@ def _judging(judges: list[str] | None, pairs: bool, out: Path) -> dict[str, Any]
 
     asked = parse_judges(judges)
     endpoints, names = tuple(one.endpoint for one in asked), tuple(one.name for one in asked)
-    return {"endpoints": endpoints, "judges": names, "answers": out / "answers", "pairs": pairs}
+    return {"endpoints": endpoints, "judges": names, "answers": out / ANSWERS, "pairs": pairs}
 
 
 def _whole(text: str) -> int:

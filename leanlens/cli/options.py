@@ -178,7 +178,10 @@ ComparedModels = Annotated[
     ),
 ]  # fmt: skip
 NumPrompts = Annotated[
-    int | None, option(IMAGE, "Number of prompts. Default: 200 scenes, or all lines of a file.", "-n", "--num")
+    int | None,
+    option(
+        IMAGE, "Number of prompts. Default: 200 of scenes and fresh; all of other suites and of a file.", "-n", "--num"
+    ),
 ]
 SeedsOfPrompt = Annotated[int, option(IMAGE, "Images of each prompt, with a seed each; rates are means over them.")]
 EvaluationSeed = Annotated[int, option(IMAGE, "Seed of the prompts and of the images.")]

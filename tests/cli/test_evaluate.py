@@ -8,6 +8,7 @@ from leanlens.evaluate import fid
 from leanlens.plugins import SCORERS
 from leanlens.scenes.icons import make_library, open_library
 from leanlens.scenes.sources import Drawings, read_sample
+from tests.mock_endpoint import Reply, mock_endpoint, prompt_of
 from tests.plugin_package import install
 
 CONCEPTS = ("duck", "frog", "house", "car", "heart", "star", "boot", "drum", "tree", "door")
@@ -68,6 +69,21 @@ def test_an_evaluation_goes_on_and_is_rebuilt(command, leanlens, tmp_path):
     assert (other.code, "give another folder" in other.err) == (2, True)
     assert leanlens("evaluate", "rebuild", tmp_path).code == 2
     assert leanlens("evaluate", "rebuild", tmp_path / "out", "--item", "x").code == 2
+
+
+def test_a_folder_that_was_moved_is_rebuilt_without_asking_judges_again(leanlens, tmp_path):
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("a red apple\n")
+    words = ["--model", "toy", "--model", "two=toy,steps=2", "--steps", 1, "--size", 64, "--device", "cpu", "--pairs"]
+    with mock_endpoint(lambda body, count: Reply("A" if "Which of them" in prompt_of(body) else "yes")) as judge:
+        words += ["--prompts", prompts, "--judge", f"{judge.url}#eye", "--out", tmp_path / "out"]
+        assert leanlens("evaluate", "own", *words).code == 0
+    before = (tmp_path / "out" / "table.md").read_text()
+    assert "contradicted itself" in before
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert leanlens("evaluate", "rebuild", tmp_path / "moved").code == 0
+    assert (tmp_path / "moved" / "table.md").read_text() == before
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
