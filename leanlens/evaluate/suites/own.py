@@ -11,6 +11,7 @@ look and for votes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def own(options: SuiteOptions) -> Suite:
         raise ValueError(f"invalid prompts {options.prompts!r}: expected a file that ends in .txt or .jsonl")
     rows = read_lines(path)
     if any("truth" in row for _, row in rows):
-        return scenes(options)
+        return scenes(options) if options.size else _of_any_size(scenes(options))
     everything = [item_of(row, what, index) for index, (what, row) in enumerate(rows)]
     items = with_size(choose(everything, options.num), options.size)
     judges: tuple[Judge, ...] = (
@@ -69,6 +70,12 @@ def own(options: SuiteOptions) -> Suite:
         source={"prompts_sha256": sha256(path)},
         deviations=describe_choice(items, everything),
     )
+
+
+def _of_any_size(suite: Suite) -> Suite:
+    """The suite with images of each model's own size."""
+    items, control = (tuple(replace(item, size=None) for item in some) for some in (suite.items, suite.control))
+    return replace(suite, items=items, control=control, settings={**suite.settings, "size": None})
 
 
 def metrics_of(judge: Judge, items: Sequence[Item], judged: Judged) -> list[Metric]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from leanlens.cli.prompts import read_prompts
 from leanlens.endpoint import Endpoint
-from leanlens.evaluate.suite import Judgement
+from leanlens.evaluate.suite import Item, Judgement, Suite
 from leanlens.evaluate.suites import own as module
 from leanlens.evaluate.suites.options import SuiteOptions
 from leanlens.evaluate.suites.own import own
@@ -107,6 +107,14 @@ def test_prompts_with_a_truth_are_judged_by_the_suite_of_scenes(tmp_path, monkey
     path = tmp_path / "mine.jsonl"
     handed = opened(path, '{"prompt": "a"}\n{"prompt": "a cat", "truth": {"objects": [{"concept": "cat"}]}}', size=64)
     assert handed == SuiteOptions(prompts=str(path), size=64)
+
+
+def test_prompts_with_a_truth_have_the_size_of_each_model(tmp_path, monkeypatch):
+    item = Item("0", "a cat", size=(256, 256))
+    made = Suite("scenes", "Scenes", (item,), 1, (), lambda items, judged: [], settings={"size": 256}, control=(item,))
+    monkeypatch.setattr(module, "scenes", lambda options: made)
+    suite = opened(tmp_path / "mine.jsonl", '{"prompt": "a cat", "truth": {"objects": [{"concept": "cat"}]}}')
+    assert (suite.items[0].size, suite.control[0].size, suite.settings["size"]) == (None, None, None)
 
 
 def test_an_endpoint_is_asked_the_questions(tmp_path):
