@@ -101,9 +101,12 @@ def draw_items(
             found += kept is not None
             row.append(kept or draw_image(model, item, one, folder, key))
             done += 1
-            before = f", {found} of them before" if found else ""
-            say(f"{model.name}: image {done} of {total}{before}")
+            if kept is None:
+                before = f", {found} of them before" if found else ""
+                say(f"{model.name}: image {done} of {total}{before}")
         rows.append(row)
+    if total and found == total:
+        say(f"{model.name}: all {total} images are here")
     return rows
 
 

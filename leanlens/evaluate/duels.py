@@ -42,7 +42,7 @@ def fight(judges: Sequence[PairJudge], rows: "Sequence[Row]", say: Say = lambda 
     found = []
     for judge in judges:
         for first, second in combinations(rows, 2):
-            say(f"{judge.name}: {first.name} or {second.name}")
+            say(f"{judge.name}: comparing {first.name} and {second.name}")
             judged = _judge(judge, first.items, first.images, second.images)
             found.append(Duel(judge.name, first.name, second.name, judged))
     return found

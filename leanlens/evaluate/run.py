@@ -277,10 +277,11 @@ def _finish_judges(suite: Suite, say: Say) -> None:
     for judge in judges:
         totals: Totals | None = getattr(judge, "totals", None)
         if totals is not None and totals.answered + sum(totals.failed.values()):
+            cost = f", cost {totals.cost:.4g}" if totals.cost else ""
             say(
-                f"{judge.name}: {totals.answered} answers, {totals.cached} of them kept before, "
+                f"{judge.name}: {totals.answered} answered, {totals.cached} of them kept before, "
                 f"{sum(totals.failed.values())} failed; {totals.prompt_tokens:,} tokens read, "
-                f"{totals.completion_tokens:,} written, cost {totals.cost:.4g}"
+                f"{totals.completion_tokens:,} written{cost}"
             )
         close = getattr(judge, "close", None)
         if close is not None:

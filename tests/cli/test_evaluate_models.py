@@ -83,7 +83,7 @@ def test_two_devices_and_two_machines_give_what_one_gives(command, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "part-1", whole)
     shutil.copytree(tmp_path / "part-2" / "images", whole / "images", dirs_exist_ok=True)
-    assert "2 of them before" in command("--model", "toy", out="whole").err
+    assert "all 2 images are here" in command("--model", "toy", out="whole").err
     assert results(whole) == results(tmp_path / "one")
 
 

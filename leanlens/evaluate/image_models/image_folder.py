@@ -57,12 +57,14 @@ class ImageFolder:
         self._images, surplus = _matched(found, items, seeds)
         if not self._images:
             raise ValueError(
-                f"{folder} has no image for these prompts ({len(found)} images): name them ID.png or ID_K.png as "
-                "`leanlens evaluate prompts` does, or put a prompts.jsonl with file_name and prompt beside them"
+                f"{folder} has no image for these prompts (image files: {len(found)}): name them ID.png or ID_K.png as "
+                f"`leanlens evaluate prompts` does, such as {items[0].id}_0.png, or put a prompts.jsonl with file_name "
+                "and prompt beside them"
             )
         if surplus:
             names = ", ".join(path.relative_to(folder).as_posix() for path in surplus[:SHOWN])
-            logger.warning("%s: %d images are for none of the prompts: %s", self.name, len(surplus), names)
+            logger.warning("%s: images that are for none of the prompts, or too many for one: %d (%s)", self.name,
+                           len(surplus), names)  # fmt: skip
         sums = sorted((*key, sha256(path)) for key, path in self._images.items())
         self._identity = {"kind": "image folder", "images": content_key(images=sums)}
 

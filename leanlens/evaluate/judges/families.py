@@ -36,8 +36,10 @@ def family_notes(models: Iterable[str]) -> list[str]:
     """What a report must say of its judges: which family judged, and what that means for the models of Lens."""
     models = list(models)
     families = list(dict.fromkeys(map(family_of, models)))
-    notes = [f"{model} judges; it is of the {family_of(model)} family." for model in models]
-    if models and len(families) < FEWEST:
+    notes = [_of_family(model) for model in models]
+    if len(models) == 1:
+        notes.append("One model judges alone; take at least two, of families whose likings differ.")
+    elif models and len(families) < FEWEST:
         notes.append(f"All judges are of one family, {families[0]}; take at least two, whose likings differ.")
     if "GPT" in families:
         notes.append(
@@ -47,3 +49,8 @@ def family_notes(models: Iterable[str]) -> list[str]:
     if "Qwen" in families:
         notes.append("A Qwen judge may favour Qwen-Image and other models that were trained with Qwen's captions.")
     return notes
+
+
+def _of_family(model: str) -> str:
+    family = family_of(model)
+    return f"{model} judges; its family is {family if family in FAMILIES else 'not known'}."

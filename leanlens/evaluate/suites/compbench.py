@@ -71,7 +71,7 @@ def compbench(options: SuiteOptions) -> Suite:
                 "beside published ones."
                 for judge in judges
             ),
-            "Attributes: each half of a prompt of two things joined by and is asked about, where the official script "
+            "Attributes: each half of a prompt of two things joined by 'and' is asked about, where the official script "
             "takes all noun phrases that spaCy finds; other prompts are asked about as a whole, and so are actions and "
             "complex prompts.",
             "The mean of the categories is ours; the official protocol has no such number.",

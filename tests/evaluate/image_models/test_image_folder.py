@@ -95,7 +95,7 @@ def test_missing_images_have_failed_and_surplus_ones_are_named(tmp_path, caplog)
     paint(tmp_path / "holiday.png", COLORS["00"])
     (tmp_path / "01_0.png").write_bytes(b"no image")
     model = ImageFolder(tmp_path, ITEMS)
-    assert "2 images are for none of the prompts: 00_5.png, holiday.png" in caplog.text
+    assert "for none of the prompts, or too many for one: 2 (00_5.png, holiday.png)" in caplog.text
     with pytest.raises(ImageFailed, match="has no image 0 of prompt x_1"):
         shown(model, ITEMS[2])
     with pytest.raises(ImageFailed, match=r"01_0\.png cannot be read"):
@@ -120,7 +120,7 @@ def test_duplicates_are_errors(tmp_path):
 
 def test_a_folder_without_a_match_is_an_error(tmp_path):
     paint(tmp_path / "holiday.png", COLORS["00"])
-    with pytest.raises(ValueError, match=r"has no image for these prompts \(1 images\): name them ID\.png"):
+    with pytest.raises(ValueError, match=r"has no image for these prompts \(image files: 1\): .* such as 00_0\.png"):
         ImageFolder(tmp_path, ITEMS)
 
 

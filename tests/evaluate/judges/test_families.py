@@ -26,8 +26,11 @@ def test_the_family_of_a_model(model, family):
 def test_what_a_report_says_of_its_judges():
     assert family_notes([]) == []
     two = family_notes(["gemma-3-27b-it", "InternVL3-8B"])
-    assert two == ["gemma-3-27b-it judges; it is of the Gemma family.",
-                   "InternVL3-8B judges; it is of the InternVL family."]  # fmt: skip
+    assert two == ["gemma-3-27b-it judges; its family is Gemma.", "InternVL3-8B judges; its family is InternVL."]
+    assert family_notes(["acme/eye"]) == [
+        "acme/eye judges; its family is not known.",
+        "One model judges alone; take at least two, of families whose likings differ.",
+    ]
     one = family_notes(["gpt-4.1", "gpt-4.1-mini"])
     assert "All judges are of one family, GPT; take at least two, whose likings differ." in one
     assert any("GPT models wrote the captions that Lens was trained on" in note for note in one)

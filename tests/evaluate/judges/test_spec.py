@@ -71,6 +71,6 @@ def test_names_differ():
 
 def test_the_report_says_who_judged():
     notes = judge_notes([parse_judge("http://h/v1#gpt-4.1").endpoint])
-    assert notes[0] == "gpt-4.1 judges; it is of the GPT family."
+    assert notes[0] == "gpt-4.1 judges; its family is GPT."
     assert any("favour Lens" in note for note in notes)
     assert judge_notes([]) == []
