@@ -113,7 +113,9 @@ def _rates(results: Mapping[str, Any]) -> list[str]:
     found = []
     for judge, rows in results["rates"].items():
         table = render_table({name: rates_from_json(rates) for name, rates in rows.items()}).rstrip()
-        found.append(f"## Criteria, judged by {judge}\n\n{table}")
+        found.append(
+            f"## Criteria, judged by {judge}\n\nShare of the prompts that meet a criterion in full.\n\n{table}"
+        )
     return found
 
 

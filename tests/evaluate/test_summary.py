@@ -11,7 +11,7 @@ def test_tables_name_every_model_with_its_intervals(tmp_path):
     text = render_results(results_of(done), {})
     assert text.startswith("# Stub\n\n4 prompts, 2 images for each, seed 0\n")
     assert "| b against a | even | 0.0 (" in text
-    assert "## Criteria, judged by brightness" in text
+    assert "## Criteria, judged by brightness\n\nShare of the prompts that meet a criterion in full.\n" in text
     assert "## Categories, bright" in text
     assert "- A deviation." in text
 

@@ -90,6 +90,7 @@ def _dated(suite: Suite, options: SuiteOptions, kind: str) -> Suite:
     made = {"date": options.date, "version": VERSION, "prompts": kind}
     return replace(
         suite,
+        title=f"{suite.title} of {options.date}",
         source={**suite.source, "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()},
         settings={**made, "size": options.size},
         warnings=(*suite.warnings, f"these prompts are for {options.date} alone: once seen, they are no longer fresh"),

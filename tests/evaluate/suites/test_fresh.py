@@ -24,6 +24,7 @@ def test_the_same_date_gives_the_same_prompts_and_another_date_others(shelf, sco
     other = drawings([scorer], shelf, replace(OPTIONS, date="2026-12-02"))
     assert first.items == again.items
     assert first.source == again.source
+    assert (first.title, other.title) == ("Fresh drawings of 2026-12-01", "Fresh drawings of 2026-12-02")
     assert not {item.prompt for item in first.items} & {item.prompt for item in other.items}
     assert first.source["prompts_sha256"] != other.source["prompts_sha256"]
     lengths = [len(item.prompt.split()) for item in first.items]
