@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from leanlens.cli import options as opt
-from leanlens.cli.evaluate_models import columns_of, folders_of, opener_of, openers_elsewhere, own_size, references_of
+from leanlens.cli.evaluate_models import (
+    columns_of,
+    folders_of,
+    opener_of,
+    openers_elsewhere,
+    own_size,
+    references_of,
+    require_own_names,
+)
 from leanlens.cli.evaluate_scorers import scorers
 from leanlens.cli.evaluate_table import table
 from leanlens.cli.evaluate_vote import vote
@@ -194,11 +202,13 @@ class _Compared:
         self, models: list[str] | None, reason: list[str] | None, images: list[str] | None, devices: list[str] | None,
         dtype: str, steps: int | None, cfg: float | None,
     ):  # fmt: skip
+        from leanlens.evaluate.image_models.image_folder import parse_folders
         from leanlens.evaluate.image_models.spec import parse_models
 
         self.specs = parse_models(models or ([] if images else ["nano"]))
         self.columns = columns_of(self.specs, reason or ["off"])
         self.devices, self.images = devices or ["auto"], images or []
+        require_own_names([*(name for name, _, _ in self.columns), *(name for name, _ in parse_folders(self.images))])
         self.load = LoadOptions(device=self.devices[0], dtype=dtype)
         self.steps, self.cfg = steps, cfg
 

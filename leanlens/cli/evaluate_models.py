@@ -78,14 +78,28 @@ def openers_elsewhere(
 
 
 def folders_of(texts: list[str], suite: "Suite", seeds: int, seed: int) -> "list[Callable[[], ImageModel]]":
-    """What opens the columns of images that were drawn elsewhere.
+    """What opens the columns of images that were drawn elsewhere. They are read now, before anything is drawn.
 
     Raises:
-        ValueError: no such folder, or two of one name.
+        ValueError: no such folder, one without an image for these prompts, or two of one name.
     """
     from leanlens.evaluate.image_models.image_folder import ImageFolder, parse_folders
 
-    return [partial(ImageFolder, path, suite.items, name, seeds, seed) for name, path in parse_folders(texts)]
+    folders = [ImageFolder(path, suite.items, name, seeds, seed) for name, path in parse_folders(texts)]
+    return [partial(_as_it_is, folder) for folder in folders]
+
+
+def _as_it_is(model: "ImageModel") -> "ImageModel":
+    return model
+
+
+def require_own_names(names: list[str]) -> None:
+    """Raise a ValueError if two columns of a comparison, or a column and another's control, have the same name."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"two models are named {name!r}; give each its own, as in NAME=MODEL or NAME=FOLDER")
+        if name.endswith(", control"):
+            raise ValueError(f"invalid name {name!r}: expected one without ', control', which names rows of controls")
 
 
 def references_of(

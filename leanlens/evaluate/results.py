@@ -4,6 +4,7 @@ What was measured while drawing, seconds and memory, stands in `costs.json` alon
 but the images and judgements, and is the same after any interruption.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from leanlens.evaluate.duels import agreements_as_json, duels_as_json, item_duel
 from leanlens.evaluate.judges.answered import question_failures
 from leanlens.evaluate.judges.families import family_notes
 from leanlens.evaluate.metric import Metric
-from leanlens.evaluate.rates import count_rates, rates_as_json
+from leanlens.evaluate.rates import Failures, count_rates, rates_as_json
 from leanlens.evaluate.report import write_report
 from leanlens.evaluate.results_file import FORMAT, read_costs
 from leanlens.evaluate.results_json import as_text, rounded
@@ -167,8 +168,15 @@ def _sets(done: Evaluation) -> dict[str, Any]:
 
 
 def failures_of(row: Row) -> dict[str, Any]:
-    """How many judgements of a row failed, why, and in which categories."""
+    """How many judgements of a row failed, why, and in which categories; of images where nothing judged them.
+
+    An image that could not be drawn is one failed judgement, where one that was drawn may be asked many questions. So
+    a row is incomplete as well where more than 5 % of its images could not be drawn.
+    """
     counted = question_failures(one for judged in row.judged.values() for judgements in judged for one in judgements)
+    undrawn = _undrawn(row)
+    if not row.judged:
+        counted = undrawn
     by_category: dict[str, list[int]] = {}
     for index, item in enumerate(row.items):
         here = question_failures(one for judged in row.judged.values() for one in judged[index])
@@ -180,9 +188,16 @@ def failures_of(row: Row) -> dict[str, Any]:
         "failed": counted.failed,
         "num": counted.num,
         "reasons": counted.reasons,
-        "incomplete": counted.is_incomplete,
+        "incomplete": counted.is_incomplete or undrawn.is_incomplete,
         "categories": {name: {"failed": failed, "num": num} for name, (failed, num) in by_category.items() if failed},
     }
+
+
+def _undrawn(row: Row) -> Failures:
+    """How many images of a row could not be drawn, and why."""
+    images = [image for each in row.images for image in each]
+    reasons = Counter(f"not drawn: {image.failed}" for image in images if image.path is None)
+    return Failures(reasons.total(), len(images), dict(reasons.most_common()))
 
 
 def deviations(done: Evaluation) -> list[str]:

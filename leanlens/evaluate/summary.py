@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leanlens.evaluate.rates import rates_from_json
+from leanlens.evaluate.rates import MOST_FAILED, rates_from_json
 from leanlens.evaluate.results_file import is_incomplete
-from leanlens.evaluate.table import render_table
+from leanlens.evaluate.table import in_cell, render_table
 
 
 def render_results(results: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
@@ -95,7 +95,7 @@ def _pairs(results: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         [
-            one["judge"], f"{one['second']} against {one['first']}", show({**one, "value": one["wins_of_second"]}),
+            one["judge"], f"{one['second']} against {one['first']}", _won(one),
             str(one["num"]), _number(one["flips"], "share"), str(one["failed"]),
         ]
         for one in results["pairs"]
@@ -106,6 +106,13 @@ def _pairs(results: Mapping[str, Any]) -> list[str]:
         kappa = "not defined" if one["kappa"] is None else f"{one['kappa']:.2f}"
         text += f"\n\n{' and '.join(one['judges'])}: Cohen's kappa {kappa} over {one['num']} pairs"
     return [text]
+
+
+def _won(pair: Mapping[str, Any]) -> str:
+    """The share of pairs that the second model wins; none where too much failed."""
+    if pair["failed"] > MOST_FAILED * (pair["num"] + pair["failed"]):
+        return "incomplete"
+    return show({**pair, "value": pair["wins_of_second"]})
 
 
 def _rates(results: Mapping[str, Any]) -> list[str]:
@@ -125,7 +132,14 @@ def _categories(results: Mapping[str, Any]) -> list[str]:
     if not categories:
         return []
     lines = [
-        [category, *(show(results["categories"][name].get(category)) for name in names)] for category in categories
+        [
+            category,
+            *(
+                "incomplete" if is_incomplete(results, name) else show(results["categories"][name].get(category))
+                for name in names
+            ),
+        ]
+        for category in categories
     ]
     metric = next(one[0]["name"] for one in results["metrics"].values() if one)
     return [f"## Categories, {metric}\n\n{markdown(['category', *names], lines)}"]
@@ -187,5 +201,5 @@ def _where(failures: Mapping[str, Any]) -> str:
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, *lines)]
+    rows = ["| " + " | ".join(map(in_cell, line)) + " |" for line in (header, *lines)]
     return "\n".join([rows[0], f"|{'---|' * len(header)}", *rows[1:]])

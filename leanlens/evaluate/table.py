@@ -34,7 +34,7 @@ def render_table(
         column = ["difference", *(_gain(differences.get(criterion)) for criterion in criteria), ""]
         for line, cell in zip(table, column, strict=False):
             line.insert(3, cell)
-    lines = [f"| {' | '.join(line)} |" for line in table]
+    lines = [f"| {' | '.join(map(in_cell, line))} |" for line in table]
     return "\n".join([lines[0], f"|---|{'---|' * (len(table[0]) - 1)}", *lines[1:]]) + "\n"
 
 
@@ -84,7 +84,7 @@ def render_card(results: Mapping[str, Any], metrics: Sequence[str] = ()) -> str:
             raise ValueError(f"invalid metric {name!r}: expected one of {', '.join(known)}")
     shown = [name for name in known if name in metrics] or known
     lines = [["model", *shown], *(_scores(results, name, shown) for name in results["models"])]
-    table = [f"| {' | '.join(_in_cell(cell) for cell in line)} |" for line in lines]
+    table = [f"| {' | '.join(map(in_cell, line))} |" for line in lines]
     table.insert(1, f"|---|{'---|' * len(shown)}")
     differences = [_difference(results, one) for one in results["comparisons"] if one["metric"] in shown]
     said = [*(line for line in differences if line), *map(_pair, results.get("pairs", ())), *_circumstances(results)]
@@ -92,8 +92,9 @@ def render_card(results: Mapping[str, Any], metrics: Sequence[str] = ()) -> str:
     return "\n".join([f"### {results['suite']['title']}", "", *table, "", *points]) + "\n"
 
 
-def _in_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def in_cell(text: str) -> str:
+    """Text as a cell of a Markdown table, which it cannot end."""
+    return " ".join(text.replace("|", "\\|").splitlines())
 
 
 def _scores(results: Mapping[str, Any], name: str, shown: Sequence[str]) -> list[str]:

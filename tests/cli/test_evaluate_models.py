@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 
 pytest.importorskip("scipy")
 
+from leanlens.cli.evaluate_models import folders_of, require_own_names
 from leanlens.plugins import SCORERS
 from tests.cli.test_evaluate import SCORER, shelf  # noqa: F401
 from tests.evaluate.image_models import tiny_pipelines
+from tests.evaluate.stub import stub_suite
 from tests.mock_endpoint import Reply, mock_endpoint
 from tests.plugin_package import install
 
@@ -100,3 +102,12 @@ def test_wrong_words_end_with_one_sentence(command, words, message):
     done = command(*words)
     assert done.code == 2
     assert message in done.err
+
+
+def test_names_and_folders_are_checked_before_anything_is_opened(tmp_path):
+    with pytest.raises(ValueError, match="two models are named 'nano'"):
+        require_own_names(["nano", "other", "nano"])
+    with pytest.raises(ValueError, match="invalid name 'x, control'"):
+        require_own_names(["x", "x, control"])
+    with pytest.raises(ValueError, match="has no image for these prompts"):
+        folders_of([str(tmp_path)], stub_suite(), 1, 0)

@@ -1,12 +1,16 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from leanlens.evaluate.results import part_of, results_of, write_results
+from leanlens.evaluate.draw import KeptImage
+from leanlens.evaluate.results import failures_of, part_of, results_of, write_results
 from leanlens.evaluate.results_json import as_text, rounded
-from leanlens.evaluate.run import evaluate
+from leanlens.evaluate.run import Row, evaluate
+from leanlens.evaluate.suite import Item, Judgement
+from leanlens.score.protocol import Failed
 from tests.evaluate.stub import Brightness, Painter, stub_suite
 
 
@@ -110,3 +114,16 @@ def test_the_sheet_shows_images_and_verdicts(tmp_path):
 def test_numbers_are_rounded_and_finite(value, expected):
     assert rounded(value) == expected
     assert "NaN" not in as_text({"a": [float("inf")]})
+
+
+def test_an_image_in_ten_that_was_not_drawn_makes_a_row_incomplete_however_many_questions_the_others_have():
+    asked = Judgement({"questions": 1.0}, {"num": 10, "failed": {}, "met": {}, "values": {}})
+    lost = Judgement({"questions": Failed("not drawn: refused")})
+    items = tuple(Item(f"{index:05d}", "a fox") for index in range(10))
+    images = [[KeptImage("k", 0, Path("k.png") if index else None, failed="" if index else "refused")]
+              for index in range(10)]  # fmt: skip
+    judged = {"asks": [[asked] if index else [lost] for index in range(10)]}
+    found = failures_of(Row("a", "model", {}, {}, items, images, judged))
+    assert (found["failed"], found["num"], found["incomplete"]) == (1, 91, True)
+    bare = failures_of(Row("a", "model", {}, {}, items, images))
+    assert (bare["failed"], bare["num"], bare["reasons"]) == (1, 10, {"not drawn: refused": 1})

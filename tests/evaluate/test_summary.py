@@ -3,6 +3,7 @@ from dataclasses import replace
 from leanlens.evaluate.results import results_of
 from leanlens.evaluate.run import evaluate
 from leanlens.evaluate.summary import markdown, render_results, show
+from leanlens.evaluate.table import render_table
 from tests.evaluate.stub import Brightness, Painter, stub_suite
 
 
@@ -29,3 +30,8 @@ def test_a_number_is_shown_in_its_unit():
     assert show(None) == ""
     assert markdown(["a"], [["x|y"]]) == "| a |\n|---|\n| x\\|y |"
     assert Brightness().criteria
+
+
+def test_a_name_cannot_end_its_cell():
+    assert markdown(["a|b\nc"], [["d\r\n|"]]).splitlines() == ["| a\\|b c |", "|---|", "| d \\| |"]
+    assert render_table({"a|b\nc": {}}).splitlines()[0] == "| criterion | a\\|b c |"

@@ -7,6 +7,8 @@ from typing import Any
 
 from leanlens.endpoint import Endpoint
 
+LARGEST = 1_000_000  # number of prompts, or pixels of a side
+
 
 @dataclass(frozen=True)
 class SuiteOptions:
@@ -50,8 +52,8 @@ class SuiteOptions:
     def __post_init__(self) -> None:
         for name in ("num", "size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"invalid {name} {value}: expected a whole number from 1")
+            if value is not None and not 1 <= value <= LARGEST:
+                raise ValueError(f"invalid {name} {value}: expected a whole number from 1 to {LARGEST:,}")
 
     def as_json(self) -> dict[str, Any]:
         """What is not the default, as JSON values; `from_json` reads it."""
