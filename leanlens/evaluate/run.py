@@ -123,7 +123,7 @@ def evaluate(
                 rows.append(Row(model.name, role, model.identity(), model.costs(), suite.items, drawn))
             finally:
                 model.close()
-    rows = sorted([*earlier_rows(suite, out, rows), *rows], key=lambda row: ROLES.index(row.role))
+    rows = with_earlier_rows(suite, out, rows)
     judged = judged_rows(suite, rows, out, say)
     return _compared(suite, seed, seeds, judged, command or {}, say)
 
@@ -161,12 +161,15 @@ def _checked_seeds(suite: Suite, seeds: int | None) -> int:
     return seeds
 
 
-def earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
-    """The models and references of a folder's results that are not among the rows."""
-    path = out / RESULTS
-    if not path.is_file():
-        return []
-    return _rows_of(suite, read_results(out), out, {row.name for row in rows})
+def with_earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:
+    """The rows with those that the folder's results have besides, in the order in which they were first compared."""
+    new = {row.name: row for row in rows}
+    if (out / RESULTS).is_file():
+        kept = read_results(out)
+        earlier = {row.name: row for row in _rows_of(suite, kept, out, set(new))}
+        first = [name for name in kept["models"] if name in earlier or name in new]
+        new = {name: {**earlier, **new}[name] for name in [*first, *new]}
+    return sorted(new.values(), key=lambda row: ROLES.index(row.role))
 
 
 def gathered(images: Sequence[Sequence[KeptImage]], folder: Path) -> list[list[KeptImage]]:

@@ -37,6 +37,10 @@ def test_a_model_is_added_to_a_folder(tmp_path):
     assert list(results["metrics"]) == ["a", "b"]
     assert results["comparisons"][0]["first"] == "a"
     assert added.drawn == 8
+    before = (tmp_path / "results.json").read_bytes()
+    for name in "ab":  # one of them again, with nothing new to draw
+        run(tmp_path, Painter(name))
+        assert (tmp_path / "results.json").read_bytes() == before
 
 
 def test_another_evaluation_does_not_mix_in(tmp_path):
