@@ -49,6 +49,7 @@ def scenes(
     judge: opt.Judges = None,
     pairs: opt.Pairs = False,
     reason: opt.ComparedReasons = None,
+    reason_prompt: opt.ReasonPrompt = None,
     images: opt.ImageFolders = None,
     real: opt.Real = False,
     reconstruction: opt.Reconstruction = False,
@@ -69,7 +70,7 @@ def scenes(
     Images and judgements are kept in --out as soon as they exist; run the command again to resume.
     """
     others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
-    compared = _Compared(model, reason, images, device, dtype, steps, cfg)
+    compared = _Compared(model, reason, reason_prompt, images, device, dtype, steps, cfg)
     options = _options(
         num=num, seed=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
         scorers=tuple(scorer or ["scene"]), needs_truth=real or reconstruction, **_judging(judge, pairs, out),
@@ -91,6 +92,7 @@ def fresh(
     judge: opt.Judges = None,
     pairs: opt.Pairs = False,
     reason: opt.ComparedReasons = None,
+    reason_prompt: opt.ReasonPrompt = None,
     images: opt.ImageFolders = None,
     steps: opt.Steps = None,
     cfg: opt.Cfg = None,
@@ -106,7 +108,7 @@ def fresh(
 
     Anyone makes the same prompts from the same date and icons. Drawings are judged exactly; photographs by --judge.
     """
-    compared = _Compared(model, reason, images, device, dtype, steps, cfg)
+    compared = _Compared(model, reason, reason_prompt, images, device, dtype, steps, cfg)
     options = _options(
         num=num, date=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
         scorers=tuple(scorer or ["scene"]), **_judging(judge, pairs, out),
@@ -129,6 +131,7 @@ def _suite_command(name: str) -> Callable[..., None]:
         scorer: opt.ScorerCommand = None,
         data: opt.SuiteData = None,
         reason: opt.ComparedReasons = None,
+        reason_prompt: opt.ReasonPrompt = None,
         images: opt.ImageFolders = None,
         steps: opt.Steps = None,
         cfg: opt.Cfg = None,
@@ -141,7 +144,7 @@ def _suite_command(name: str) -> Callable[..., None]:
         options = _options(
             num=num, seed=seed, size=size, prompts=prompts, data=data, scorer=scorer, **_judging(judge, pairs, out)
         )
-        compared = _Compared(model, reason, images, device, dtype, steps, cfg)
+        compared = _Compared(model, reason, reason_prompt, images, device, dtype, steps, cfg)
         _evaluate(name, options, out, compared, seed=seed, seeds=seeds, keep=keep, shard=shard)
 
     return command
@@ -199,14 +202,15 @@ class _Compared:
     """The columns of a comparison, as the options name them."""
 
     def __init__(
-        self, models: list[str] | None, reason: list[str] | None, images: list[str] | None, devices: list[str] | None,
-        dtype: str, steps: int | None, cfg: float | None,
+        self, models: list[str] | None, reason: list[str] | None, system_prompt: str | None, images: list[str] | None,
+        devices: list[str] | None, dtype: str, steps: int | None, cfg: float | None,
     ):  # fmt: skip
         from leanlens.evaluate.image_models.image_folder import parse_folders
         from leanlens.evaluate.image_models.spec import parse_models
 
         self.specs = parse_models(models or ([] if images else ["nano"]))
-        self.columns = columns_of(self.specs, reason or ["off"])
+        self.columns = columns_of(self.specs, reason or ["off"], system_prompt)
+        self.system_prompt = system_prompt
         self.devices, self.images = devices or ["auto"], images or []
         require_own_names([*(name for name, _, _ in self.columns), *(name for name, _ in parse_folders(self.images))])
         self.load = LoadOptions(device=self.devices[0], dtype=dtype)
@@ -218,7 +222,10 @@ class _Compared:
 
     def openers(self) -> list[Any]:
         """What opens the model of each column."""
-        return [opener_of(spec, name, word, self.load, self.steps, self.cfg) for name, spec, word in self.columns]
+        return [
+            opener_of(spec, name, word, self.load, self.steps, self.cfg, self.system_prompt)
+            for name, spec, word in self.columns
+        ]
 
     def openers_elsewhere(self) -> dict[str, Any]:
         """What opens the model of each column on the devices after the first."""

@@ -15,28 +15,49 @@ if TYPE_CHECKING:
     from leanlens.evaluate.suite import ImageModel, Suite
 
 
-def columns_of(specs: "list[ModelSpec]", words: list[str]) -> "list[tuple[str, ModelSpec, str]]":
+def columns_of(
+    specs: "list[ModelSpec]", words: list[str], system_prompt: str | None = None
+) -> "list[tuple[str, ModelSpec, str]]":
     """Name, model and word of rewriting of each column.
+
+    Args:
+        words: off, default or an address of a language model.
+        system_prompt: of that language model.
 
     Raises:
         ValueError: a word that is not known or is given twice, or a model that has no reasoner.
     """
+    from leanlens.cli.reason import reasoner_at_address
     from leanlens.reason import reasoner_of_model
+    from leanlens.reason.reasoner import is_address
 
+    if system_prompt is not None and not any(map(is_address, words)):
+        reasoner_at_address("off", system_prompt)
     found = []
     for spec in specs:
         for index, word in enumerate(words):
             if word in words[:index]:
                 raise ValueError(f"reason {word!r} is given twice; give off, default or both")
-            if word != "off" and (spec.kind != "lens" or reasoner_of_model(spec.source, word) is None):
+            if is_address(word) and spec.kind == "lens":
+                asked = reasoner_at_address(word, system_prompt)
+                short = word if asked is None else asked.endpoint.model.rsplit("/", 1)[-1]
+            elif word != "off" and (spec.kind != "lens" or reasoner_of_model(spec.source, word) is None):
                 raise ValueError(f"invalid reason {word!r} for {spec.source}: it has no reasoner; expected off")
-            name = spec.name if len(words) == 1 else word if len(specs) == 1 else f"{spec.name}, {word}"
+            else:
+                short = word
+            name = spec.name if len(words) == 1 else short if len(specs) == 1 else f"{spec.name}, {short}"
             found.append((name, spec, word))
     return found
 
 
 def opener_of(
-    spec: "ModelSpec", name: str, word: str, load: LoadOptions, steps: int | None, cfg: float | None
+    spec: "ModelSpec",
+    name: str,
+    word: str,
+    load: LoadOptions,
+    steps: int | None,
+    cfg: float | None,
+    system_prompt: str | None = None,
 ) -> "Callable[[], ImageModel]":
     """What opens the model of a column."""
 
@@ -44,7 +65,7 @@ def opener_of(
         from leanlens.evaluate.image_models.open import open_image_model
 
         return open_image_model(
-            replace(spec, name=name), load, steps=steps, cfg=cfg, reason=word,
+            replace(spec, name=name), load, steps=steps, cfg=cfg, reason=word, system_prompt=system_prompt,
             choose=lambda model, options, **drawing: settle(model, options, say, **drawing),
         )  # fmt: skip
 

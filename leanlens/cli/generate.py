@@ -19,7 +19,7 @@ from leanlens.cli.auto import features_folder, options_sentence, settle
 from leanlens.cli.defaults import gives_way
 from leanlens.cli.imports import unneeded_left_out
 from leanlens.cli.prompts import checked_number, lora_choice, read_prompts
-from leanlens.cli.reason import RewritingLog, check_option, triggers_of
+from leanlens.cli.reason import RewritingLog, reasoner_at_address, triggers_of
 from leanlens.cli.size import image_size, planned_size
 from leanlens.plan.options import AUTO, LoadOptions
 from leanlens.presets import preset_for
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from leanlens.pipeline.auto import ModelChoice
     from leanlens.pipeline.opened_model import OpenedModel
     from leanlens.pipeline.request import ImageRequest
+    from leanlens.reason.remote import EndpointReasoner
 
 # What a request calls it -> what this command calls it.
 _OPTIONS = {
@@ -59,7 +60,8 @@ def generate(
     image: opt.SourceImage = None,
     mask: opt.SourceMask = None,
     strength: opt.Strength = None,
-    reason: opt.Reason = "default",
+    reason: opt.ReasonOrAddress = "default",
+    reason_prompt: opt.ReasonPrompt = None,
     model: opt.ModelName = None,
     lora: opt.Loras = None,
     transformer: opt.Transformer = None,
@@ -89,7 +91,7 @@ def generate(
     """
     prompts = None if prompt is not None and gives_way(context, "prompts", ["prompt"]) else prompts
     canvas = _canvas(context, size, aspect, base, image)
-    check_option(reason)
+    asked = reasoner_at_address(reason, reason_prompt)
     texts = read_prompts(prompt, prompts)
     options = LoadOptions(quant, offload, encoder_on, tile_vae or None, device, dtype, compile or None)
     options, group, seeds = _joined(share, options, _seeds(seed, texts))
@@ -113,7 +115,7 @@ def generate(
     _share(opened, share, group)
     requests = requests_at(int(opened.pipeline.vae.config.sample_size))
     _say_opened(name, opened, decide().options, requests[0], time.monotonic() - started, say)
-    rewrite = _rewriter(name, reason, fields["loras"])
+    rewrite = _rewriter(name, reason, fields["loras"], asked, _window(opened, requests[0]))
     if opened.pipeline.encoder_loader is not None:  # all are encoded before the encoder is unloaded
         requests = [rewrite(request) for request in requests]
     opened.prepare(requests)
@@ -271,12 +273,32 @@ def _say_opened(
         say(f"warning: {advice}")
 
 
-def _rewriter(model: str, reason: str, loras: list[dict[str, Any]]) -> "Callable[[ImageRequest], ImageRequest]":
-    """What rewrites the prompt of a request."""
+def _rewriter(
+    model: str,
+    reason: str,
+    loras: list[dict[str, Any]],
+    asked: "EndpointReasoner | None",
+    fits: Callable[[str], bool] | None,
+) -> "Callable[[ImageRequest], ImageRequest]":
+    """What rewrites the prompt of a request: the language model that `--reason` names, or the model's own reasoner."""
     from leanlens.reason import reason_request, reasoner_of_model
 
-    reasoner, triggers = reasoner_of_model(model, reason), triggers_of([one["path"] for one in loras])
+    if asked is not None:
+        asked.fits = fits
+    reasoner = asked or reasoner_of_model(model, reason)
+    triggers = triggers_of([one["path"] for one in loras])
     return lambda request: reason_request(reasoner, request, triggers)
+
+
+def _window(opened: "OpenedModel", request: "ImageRequest") -> Callable[[str], bool] | None:
+    """Whether a prompt is read to its end by the text encoder; None where the pipeline has no tokenizer."""
+    from leanlens.pipeline.tokens import template_named
+
+    tokenizer = opened.pipeline.tokenizer
+    if tokenizer is None:
+        return None
+    template = template_named(opened.pipeline.config.get("text_template") or "harmony", request.template_date)
+    return lambda text: len(tokenizer(template.render(text))["input_ids"]) <= request.max_sequence_length
 
 
 def _draw_all(

@@ -87,6 +87,19 @@ Reason = Annotated[
         "or off.", metavar="WORD",
     ),
 ]  # fmt: skip
+ReasonOrAddress = Annotated[
+    str,
+    option(
+        MODEL, "Rewrite prompts into captions of the kind that the model learnt: default (where it states their kind), "
+        "off, or the address of a language model, URL#MODEL[,KEY=VALUE].", metavar="WORD",
+    ),
+]  # fmt: skip
+ReasonPrompt = Annotated[
+    str | None,
+    option(
+        MODEL, "System prompt of the language model of --reason: lens, geneval, text or a text file. Default: lens."
+    ),
+]
 
 # ---------------------------------------------------------------------------------------------- device and speed
 
@@ -195,8 +208,8 @@ PromptKind = Annotated[
 ComparedReasons = Annotated[
     list[str] | None,
     option(
-        IMAGE, "Rewriting of the prompts before they are drawn: off or default. Give both to compare them. Default: "
-        "off.",
+        IMAGE, "Rewriting of the prompts before they are drawn: off, default, or the address of a language model, "
+        "URL#MODEL[,KEY=VALUE]. Repeat it to compare. Default: off.",
     ),
 ]  # fmt: skip
 Real = Annotated[bool, flag(IMAGE, "real", "Score the true images too.")]

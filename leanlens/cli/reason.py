@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanlens.cli.options import IMAGE, MODEL, OUTPUT, flag, option
+from leanlens.cli.options import IMAGE, MODEL, OUTPUT, ReasonOrAddress, ReasonPrompt, flag, option
 from leanlens.cli.prompts import checked_number, lora_choice, read_prompts
 from leanlens.cli.size import image_size
 
 if TYPE_CHECKING:
     from leanlens.pipeline.reasoned import Reasoned
     from leanlens.reason import Reasoner
+    from leanlens.reason.remote import EndpointReasoner
 
 _SHOWN = 100  # characters of a prompt in a log line of another command
 
@@ -25,8 +26,12 @@ _SHOWN = 100  # characters of a prompt in a log line of another command
 def reason(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to draw. Without it: --prompts, or one prompt per line on standard input."),
+        typer.Argument(
+            help="What to draw. Without it: --prompts, or one prompt per line on standard input. The word servers "
+            "lists the language models of this machine, and prompts the system prompts."
+        ),
     ] = None,
+    name: Annotated[str | None, typer.Argument(help="After prompts: the system prompt to print.")] = None,
     prompts: Annotated[
         Path | None, option(IMAGE, "Text file with one prompt per line; - reads standard input.")
     ] = None,
@@ -50,6 +55,8 @@ def reason(
         list[str] | None,
         option(MODEL, "LoRA file whose trigger words are kept as they are. Repeatable.", metavar="FILE[:SCALE]"),
     ] = None,
+    reason: ReasonOrAddress = "default",
+    reason_prompt: ReasonPrompt = None,
     as_json: Annotated[bool, flag(OUTPUT, "json", "Print one JSON line for each caption.")] = False,
 ) -> None:  # fmt: skip
     """Print the caption that would be drawn for a prompt, and say what was understood.
@@ -59,13 +66,19 @@ def reason(
     from leanlens.pipeline.request import ImageRequest, resolve_seed
     from leanlens.reason import reason_request
 
-    reasoner = reasoner_here(model)
+    if prompt in LISTS and prompts is None:
+        return LISTS[prompt](name)
+    if name is not None:
+        raise ValueError(f"unexpected {name!r} after the prompt; put the whole prompt into quotation marks")
+    asked = reasoner_at_address(reason, reason_prompt)
+    reasoner = asked or (reasoner_here(model) if reason != "off" else None)
     texts = read_prompts(prompt, prompts)
     count = checked_number(number, len(texts))
     triggers = triggers_of([lora_choice(text)["path"] for text in lora or []])
     fixed = facts_of(fix or [])
-    if reasoner is None and fixed:
-        raise ValueError(f"invalid --fix {(fix or [''])[0]!r}: {model} has no reasoner")
+    if fixed and (reasoner is None or asked is not None):
+        why = f"{model} has no reasoner" if asked is None else "a language model takes no facts"
+        raise ValueError(f"invalid --fix {(fix or [''])[0]!r}: {why}")
     sides = image_size(size, None, None, own_side(model), None)
     for text in texts:
         first = resolve_seed(seed)
@@ -73,10 +86,42 @@ def reason(
             request = ImageRequest.checked(
                 prompt=text, seed=first + index, num_inference_steps=1, guidance_scale=1.0, **sides
             )
-            _print(reason_request(reasoner, request, triggers, fixed), model, as_json)
+            _print(reason_request(reasoner, request, triggers, fixed), model, as_json, reason == "off")
 
 
-def _print(request: Any, model: str, as_json: bool) -> None:
+def _print_servers(name: str | None) -> None:
+    """List the language models of this machine as addresses for --reason."""
+    from leanlens.reason.servers import PORTS, find_servers
+
+    if name is not None:
+        raise ValueError(f"unexpected {name!r} after servers")
+    found = find_servers()
+    if not found:
+        ports = ", ".join(f"{program} {port}" for program, port in PORTS.items())
+        print(f"no server of language models answers on this machine (looked at the ports of {ports})", file=sys.stderr)
+    for server in found:
+        print(f"{server.name} at {server.url}{'' if server.models else ': no models'}", file=sys.stderr, flush=True)
+        for address in server.addresses:
+            print(address, flush=True)
+
+
+def _print_prompts(name: str | None) -> None:
+    """List the system prompts, or print one."""
+    from leanlens.reason.system_prompts import prompt_names, read_system_prompt
+
+    if name is not None:
+        print(read_system_prompt(name).text)
+        return
+    for prompt in map(read_system_prompt, prompt_names()):
+        made_for = f"for the benchmark {prompt.benchmark}" if prompt.benchmark else "for people's prompts"
+        print(f"{prompt.name:<10} sha256:{prompt.sha256[:12]}  {made_for}")
+
+
+LISTS: dict[str, Callable[[str | None], None]] = {"servers": _print_servers, "prompts": _print_prompts}
+"""Words that list something in place of a prompt."""
+
+
+def _print(request: Any, model: str, as_json: bool, is_off: bool) -> None:
     """Print a caption on standard output, and its facts on standard error."""
     record = request.reasoner
     if as_json:
@@ -85,6 +130,7 @@ def _print(request: Any, model: str, as_json: bool) -> None:
         print(json.dumps({**where, "prompt": request.prompt, "reasoner": record}), flush=True)
         return
     told = ["an empty prompt is drawn as it is"] if not request.prompt.strip() else _told(record, request.seed, model)
+    told = ["--reason off: prompts are drawn as they are"] if is_off else told
     for line in told:
         print(line, file=sys.stderr)
     print(request.prompt, flush=True)
@@ -135,14 +181,24 @@ def facts_of(words: list[str], name: str = "--fix") -> dict[str, str]:
     return found
 
 
-def check_option(word: str) -> None:
-    """Raise a ValueError for an invalid --reason."""
-    from leanlens.reason.reasoner import check_word
+def reasoner_at_address(word: str, system_prompt: str | None) -> "EndpointReasoner | None":
+    """The reasoner that an address in --reason names; None for one of the words.
+
+    Raises:
+        ValueError: an invalid --reason or --reason-prompt, or a --reason-prompt without an address.
+    """
+    from leanlens.reason.reasoner import ADDRESS, check_word, is_address, reasoner_at
 
     try:
+        if is_address(word):
+            return reasoner_at(word, system_prompt)
         check_word(word)
     except ValueError as error:
-        raise ValueError(str(error).replace("invalid reason", "invalid --reason")) from None
+        message = str(error).replace("invalid reason", "invalid --reason")
+        raise ValueError(message.replace("default or off", f"default, off or {ADDRESS}")) from None
+    if system_prompt is not None:
+        raise ValueError(f"--reason-prompt {system_prompt!r} is for a language model; give --reason {ADDRESS} too")
+    return None
 
 
 def triggers_of(paths: list[str]) -> tuple[str, ...]:

@@ -6,14 +6,18 @@ image requests and requests that already carry a record are left unchanged. `<lo
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from leanlens.files import read_json
 from leanlens.hub import model_folder
 from leanlens.pipeline.reasoned import Ask, Reasoned
 from leanlens.pipeline.request import ImageRequest
 
+if TYPE_CHECKING:
+    from leanlens.reason.remote import EndpointReasoner
+
 WORDS = ("default", "off")
+ADDRESS = "URL#MODEL[,KEY=VALUE]..."
 CAPTION_STYLES = ("scenes/common", "scenes/everyday")
 """Caption styles that a model folder may state: captions of `scenes/describe.py` about the things of a library."""
 
@@ -66,6 +70,28 @@ def caption_library(folder: Path) -> str | None:
     if style not in CAPTION_STYLES:
         raise ValueError(f"{index}: unknown caption_style {style!r}: expected one of {', '.join(CAPTION_STYLES)}")
     return style.removeprefix("scenes/")
+
+
+def is_address(word: str) -> bool:
+    """Whether a `--reason` is the address of a language model, and not one of `WORDS`."""
+    return "://" in word
+
+
+def reasoner_at(address: str, system_prompt: str | None = None) -> "EndpointReasoner":
+    """The reasoner that asks a language model at an address of the form ADDRESS.
+
+    Args:
+        system_prompt: a name or a text file; the prompt for Lens without it.
+
+    Raises:
+        ValueError: an invalid address or system prompt, or the environment variable of the key is not set.
+    """
+    from leanlens.endpoint_spec import parse_endpoint
+    from leanlens.reason.remote import EndpointReasoner
+    from leanlens.reason.system_prompts import DEFAULT, read_system_prompt
+
+    endpoint = parse_endpoint(address, f"reason {address[:80]!r}", f"{', '.join(WORDS)} or {ADDRESS}")
+    return EndpointReasoner(endpoint, read_system_prompt(system_prompt or DEFAULT))
 
 
 def reasoner_of_model(model: str, word: str = "default") -> Reasoner | None:

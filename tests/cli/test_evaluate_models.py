@@ -111,3 +111,19 @@ def test_names_and_folders_are_checked_before_anything_is_opened(tmp_path):
         require_own_names(["x", "x, control"])
     with pytest.raises(ValueError, match="has no image for these prompts"):
         folders_of([str(tmp_path)], stub_suite(), 1, 0)
+
+
+def test_a_language_model_is_a_column_beside_the_prompts_as_written():
+    from leanlens.cli.evaluate_models import columns_of
+    from leanlens.evaluate.image_models.spec import parse_models
+
+    toy = parse_models(["toy"])
+    address = "http://localhost:1/v1#org/writer"
+    assert [name for name, _, _ in columns_of(toy, ["off", address], "lens")] == ["off", "writer"]
+    assert [word for _, _, word in columns_of(toy, [address])] == [address]
+    with pytest.raises(ValueError, match="is for a language model"):
+        columns_of(toy, ["off"], "lens")
+    with pytest.raises(ValueError, match="expected lens, geneval, text or a text file"):
+        columns_of(toy, [address], "nil")
+    with pytest.raises(ValueError, match="has no reasoner; expected off"):
+        columns_of(parse_models(["http://localhost:1/v1#flux"]), [address])

@@ -10,6 +10,9 @@ from PIL import Image
 
 from leanlens.pipeline.metadata import read_record
 from leanlens.reason import reasoner_of_model
+from leanlens.reason.servers import LocalServer
+from leanlens.reason.system_prompts import read_system_prompt
+from tests.mock_endpoint import Reply, mock_endpoint
 from tests.reasoning import FakeReasoner
 
 TOY = ("--model", "toy", "--size", "32x32", "--steps", "1", "--dtype", "float32", "--device", "cpu")
@@ -210,3 +213,108 @@ def test_reason_is_instant(tmp_path):
         "assert not heavy, heavy"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True).stdout
+
+
+SPOKEN = "Two cats sleep on a worn green sofa by a tall window, and soft morning light falls across their striped fur."
+
+
+@pytest.fixture
+def answers(monkeypatch, tmp_path):
+    """The cache of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+
+
+def test_a_language_model_rewrites_and_a_replay_touches_no_network(leanlens, answers, monkeypatch):
+    with mock_endpoint(lambda body, count: Reply(SPOKEN, tokens=(300, 40))) as server:
+        words = ("--reason", f"{server.url}#writer,price_out=1", "--seed", 5)
+        run = leanlens("generate", "two cats", *TOY, *words, "-o", "a.png")
+        assert f'reasoner: "two cats" → "{SPOKEN[:99]}' in run.err
+        assert leanlens("generate", "two cats", *TOY, *words, "-o", "b.png").code == 0
+        assert len(server.bodies) == 1
+    record = read_record("a.png")["request"]["reasoner"]
+    assert (record["original"], record["prompt"], record["tokens"]) == ("two cats", SPOKEN, [300, 40])
+    assert record["cost"] == pytest.approx(40e-6)
+    assert record["source"].startswith("endpoint writer, prompt lens sha256:")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+    def no_network(*args, **given):
+        raise AssertionError("a replay asks nobody")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    again = leanlens("replay", "a.png")
+    assert (again.code, again.out) == (0, "a-replay.png  identical\n")
+
+
+def test_with_a_bad_endpoint_the_original_is_drawn_and_said(leanlens, answers):
+    kinds = [Reply(status=500), Reply("I'm sorry, I can't do that."), Reply("Zwei Katzen schlafen auf dem alten Sofa.")]
+    with mock_endpoint(lambda body, count: kinds[len(server.bodies) - 1]) as server:
+        address = f"{server.url}#writer,tries=1"
+        run = leanlens("generate", "two cats", *TOY, "--seed", 5, "-n", 3, "--reason", address, "-o", "{seed}.png")
+        assert (run.code, len(server.bodies)) == (0, 3)
+    said = [line for line in run.err.splitlines() if line.startswith('reasoner: "two cats" is drawn as it is: ')]
+    assert ["HTTP 500" in said[0], "a refusal" in said[1], "another language" in said[2]] == [True] * 3
+    leanlens("generate", "two cats", *TOY, "--seed", 5, "-n", 3, "--reason", "off", "-o", "off-{seed}.png")
+    for seed in (5, 6, 7):
+        with Image.open(f"{seed}.png") as one, Image.open(f"off-{seed}.png") as other:
+            assert one.tobytes() == other.tobytes()
+        assert "left_alone" in read_record(f"{seed}.png")["request"]["reasoner"]
+
+
+def test_an_endpoint_that_is_down_is_said_for_each_prompt(leanlens, answers):
+    with mock_endpoint() as server:
+        address = f"{server.url}#writer,tries=1"
+    Path("prompts.txt").write_text("two cats\na dog\n", encoding="utf-8")
+    run = leanlens("generate", "--prompts", "prompts.txt", *TOY, "--seed", 5, "-o", "{index}.png", "--reason", address)
+    assert run.code == 0
+    assert run.err.count("is drawn as it is: the endpoint gave no answer (connection") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--reason", "http://localhost:1/v1"),
+            "invalid --reason 'http://localhost:1/v1': expected default, off or URL#",
+        ),
+        (("--reason", "http://h/v1#m,trise=2"), "there is no key 'trise'; the nearest is 'tries'"),
+        (("--reason", "http://h/v1#m,key=NO_SUCH_KEY_"), "NO_SUCH_KEY_"),
+        (("--reason", "http://h/v1#m", "--reason-prompt", "no.txt"), "invalid system prompt 'no.txt': expected lens"),
+        (("--reason-prompt", "lens"), "--reason-prompt 'lens' is for a language model; give --reason URL#MODEL"),
+        (("--reason", "maybe"), "invalid --reason 'maybe': expected default, off or URL#MODEL"),
+    ],
+)
+def test_a_wrong_reason_is_an_error_before_a_model_is_opened(leanlens, monkeypatch, words, message):
+    monkeypatch.setattr("leanlens.pipeline.open.open_model", lambda *args, **given: pytest.fail("it was opened"))
+    for command in (("generate", "two cats", *TOY), ("reason", "two cats")):
+        run = leanlens(*command, *words)
+        assert run.code == 2
+        assert message in run.err
+
+
+def test_reason_prints_the_rewrite_of_a_language_model(leanlens, answers):
+    Path("mine.txt").write_text("Be brief.", encoding="utf-8")
+    with mock_endpoint(lambda body, count: Reply(SPOKEN)) as server:
+        words = ("--reason", f"{server.url}#writer", "--reason-prompt", "mine.txt", "--seed", 5)
+        assert leanlens("reason", "two cats", *words).out == f"{SPOKEN}\n"
+        assert server.bodies[0]["messages"][0]["content"] == "Be brief."
+        refused = leanlens("reason", "two cats", *words, "--fix", "color 1=red")
+        assert (refused.code, "a language model takes no facts" in refused.err) == (2, True)
+    assert leanlens("reason", "two cats", "--reason", "off").out == "two cats\n"
+
+
+def test_system_prompts_are_listed_and_printed(leanlens):
+    listed = leanlens("reason", "prompts").out.splitlines()
+    assert [line.split()[0] for line in listed] == ["lens", "geneval", "text"]
+    assert ["for the benchmark" in line for line in listed] == [False, True, True]
+    assert leanlens("reason", "prompts", "lens").out == f"{read_system_prompt('lens').text}\n"
+    assert "invalid system prompt 'nil'" in leanlens("reason", "prompts", "nil").err
+    assert "put the whole prompt into quotation marks" in leanlens("reason", "two", "cats").err
+
+
+def test_servers_are_listed_as_addresses(leanlens, monkeypatch):
+    found = [LocalServer("Ollama", "http://localhost:11434/v1", ("qwen3:4b", "gpt-oss:20b"))]
+    monkeypatch.setattr("leanlens.reason.servers.find_servers", lambda: found)
+    run = leanlens("reason", "servers")
+    assert run.out == "http://localhost:11434/v1#qwen3:4b\nhttp://localhost:11434/v1#gpt-oss:20b\n"
+    found.clear()
+    assert "no server of language models answers on this machine" in leanlens("reason", "servers").err

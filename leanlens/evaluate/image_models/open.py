@@ -20,6 +20,7 @@ def open_image_model(
     steps: int | None = None,
     cfg: float | None = None,
     reason: str = "off",
+    system_prompt: str | None = None,
     choose: Callable[..., Any] | None = None,
     count_flop: bool = True,
 ) -> ImageModel:
@@ -29,7 +30,9 @@ def open_image_model(
         spec: what `--model` said; its settings come before the other arguments.
         load: device, dtype and so on.
         steps, cfg: the model's own without them.
-        reason: the word of the reasoner that rewrites the prompts of a leanlens model, or "off".
+        reason: the word of the reasoner that rewrites the prompts of a leanlens model, "off", or the address of a
+            language model that does.
+        system_prompt: of that language model: a name or a file.
         choose: settles what `load` leaves open, as `leanlens.pipeline.auto.choose_model` does, which is the default.
         count_flop: count the operations of a diffusers pipeline, for which it draws one more image.
 
@@ -42,7 +45,7 @@ def open_image_model(
     spec.require_known_keys(kind)
     forget_peak_memory()  # that of the model before is not this one's
     if kind == LENS:
-        return _lens(spec, load, steps, cfg, reason, choose)
+        return _lens(spec, load, steps, cfg, reason, system_prompt, choose)
     if reason != "off":
         raise ValueError(f"invalid reason {reason!r} for {spec.name}: it has no reasoner; expected off")
     if kind == ENDPOINT:
@@ -74,21 +77,25 @@ def _lens(
     steps: int | None,
     cfg: float | None,
     reason: str,
+    system_prompt: str | None,
     choose: Callable[..., Any] | None,
 ) -> ImageModel:
     from leanlens.evaluate.image_models.lens import LensModel
     from leanlens.pipeline.auto import choose_model
     from leanlens.pipeline.open import open_model
     from leanlens.reason import reasoner_of_model
+    from leanlens.reason.reasoner import is_address, reasoner_at
 
     given = spec.options
+    reason = given.get("reason", reason)
     load = replace(load, **{name: given[name] for name in _LOADING if name in given})
     steps, cfg = given.get("steps", steps), given.get("cfg", cfg)
     choice = (choose or choose_model)(spec.source, load, num_inference_steps=steps, guidance_scale=cfg)
+    asked = reasoner_at(reason, system_prompt) if is_address(reason) else reasoner_of_model(choice.model, reason)
     return LensModel(
         open_model(choice.model, options=choice.options),
         spec.name,
-        reasoner_of_model(choice.model, given.get("reason", reason)),
+        asked,
         steps,
         cfg,
         negative=given.get("negative", ""),

@@ -10,8 +10,10 @@ from leanlens.evaluate.image_models.images_endpoint import ImagesEndpoint
 from leanlens.evaluate.image_models.lens import LensModel
 from leanlens.evaluate.image_models.open import open_image_model, resolve_kind
 from leanlens.evaluate.image_models.spec import parse_model
+from leanlens.evaluate.suite import Item
 from leanlens.plan.options import LoadOptions
 from tests.evaluate.image_models import tiny_pipelines
+from tests.mock_endpoint import Reply, mock_endpoint
 
 ON_CPU = LoadOptions(device="cpu", dtype="float32")
 
@@ -20,6 +22,19 @@ def test_a_model_of_this_library_with_its_settings():
     model = open_image_model(parse_model("mine=toy,steps=2,negative=grey,size=64"), ON_CPU, steps=9, cfg=2.5)
     assert isinstance(model, LensModel)
     assert (model.name, model.steps, model.guidance, model.size) == ("mine", 2, 2.5, (64, 64))
+
+
+def test_a_language_model_rewrites_for_a_model_of_this_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caption = "Two cats sleep on a worn green sofa by a tall window in soft morning light."
+    with mock_endpoint(lambda body, count: Reply(caption)) as server:
+        address = f"{server.url}#writer"
+        model = open_image_model(parse_model("toy"), ON_CPU, reason=address, system_prompt="geneval")
+        assert isinstance(model, LensModel)
+        assert model.request(Item("1", "two cats"), 3).prompt == caption
+        assert model.request(Item("1", "two cats"), 3).prompt == caption
+        assert len(server.bodies) == 1
+    assert model.identity()["reason"].startswith("endpoint writer, prompt geneval (for the benchmark GenEval) sha256:")
 
 
 def test_a_pipeline_of_diffusers(tmp_path):
