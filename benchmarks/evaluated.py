@@ -37,17 +37,30 @@ def main() -> None:
 
 
 def table_of(result: dict[str, Any]) -> str:
-    """The criteria of a saved result, a column for each row of results and judge; then the pooled metrics."""
+    """The criteria of a saved result with their numbers of prompts, a column for each row of results and judge; then
+    the pooled metrics. Controls stand without intervals."""
     columns = [(row, judge) for row in result["models"] for judge in result["rates"]]
-    criteria = list(dict.fromkeys(name for rates in result["rates"].values() for row in rates.values() for name in row))
+    names = [name for rates in result["rates"].values() for row in rates.values() for name in row]
     lines = [["criterion", *(f"{row}, by {judge}" for row, judge in columns)], ["---"] * (1 + len(columns))]
-    for name in criteria:
-        rates = [result["rates"][judge][row].get(name) for row, judge in columns]
-        lines.append([name.replace("_", " "), *("" if one is None else _share(one["rate"], one) for one in rates)])
+    for name in dict.fromkeys(names):
+        found = [result["rates"][judge][row].get(name) for row, judge in columns]
+        lines.append(_line(result, name.replace("_", " "), "rate", found, columns))
     for name in POOLED:
         found = [_metric(result, row, judge, name) for row, judge in columns]
-        lines.append([name, *("" if one is None else _share(one["value"], one) for one in found)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        lines.append(_line(result, name, "value", found, columns))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines if any(line[1:]))
+
+
+def _line(
+    result: dict[str, Any], name: str, key: str, found: list[dict[str, Any] | None], columns: list[tuple[str, str]]
+) -> list[str]:
+    """A line of the table."""
+    num = max((one["num"] for one in found if one is not None), default=0)
+    cells = []
+    for one, (row, _) in zip(found, columns, strict=True):
+        is_control = result["models"][row]["role"] == "control"
+        cells.append("" if one is None else f"{one[key]:.2f}" if is_control else _share(one[key], one))
+    return [f"{name}, {num}", *cells]
 
 
 def _metric(result: dict[str, Any], row: str, judge: str, name: str) -> dict[str, Any] | None:
@@ -57,7 +70,7 @@ def _metric(result: dict[str, Any], row: str, judge: str, name: str) -> dict[str
 
 
 def _share(value: float, one: dict[str, Any]) -> str:
-    return f"{value:.2f} ({one['low']:.2f} to {one['high']:.2f}) of {one['num']}"
+    return f"{value:.2f} ({one['low']:.2f} to {one['high']:.2f})"
 
 
 def reduced(folder: Path) -> dict[str, Any]:

@@ -243,9 +243,16 @@ def test_rates_in_prose_are_the_kept_results(name):
         assert (int(yes), int(num)) == (one["yes"], one["num"]), criterion
 
 
+@pytest.mark.parametrize("name", ["nano_scenes", "nano_people"])
+def test_tables_of_two_scorers_are_the_kept_results(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    evaluated = importlib.import_module("evaluated")
+    assert evaluated.table_of(result(name)) in (ROOT / "docs" / "nano.md").read_text(encoding="utf-8")
+
+
 def test_what_the_front_page_says_of_the_small_model_was_measured():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    rates = result("quality_nano")["rates"]["nano"]
+    rates = result("nano_scenes")["rates"]["scene"]["nano"]
     one, two = rates["object"], rates["two_objects"]
     assert f"{one['yes']} of {one['num']} single things and {two['yes']} of {two['num']} pairs" in text
     autoencoder = result("autoencoder_nano")
