@@ -195,7 +195,7 @@ def reasoner_at_address(word: str, system_prompt: str | None) -> "EndpointReason
         check_word(word)
     except ValueError as error:
         message = str(error).replace("invalid reason", "invalid --reason")
-        raise ValueError(message.replace("default or off", f"default, off or {ADDRESS}")) from None
+        raise ValueError(message if is_address(word) else f"{message}, or {ADDRESS}") from None
     if system_prompt is not None:
         raise ValueError(f"--reason-prompt {system_prompt!r} is for a language model; give --reason {ADDRESS} too")
     return None

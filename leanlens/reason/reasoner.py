@@ -90,7 +90,7 @@ def reasoner_at(address: str, system_prompt: str | None = None) -> "EndpointReas
     from leanlens.reason.remote import EndpointReasoner
     from leanlens.reason.system_prompts import DEFAULT, read_system_prompt
 
-    endpoint = parse_endpoint(address, f"reason {address[:80]!r}", f"{', '.join(WORDS)} or {ADDRESS}")
+    endpoint = parse_endpoint(address, f"reason {address[:80]!r}", f"{' or '.join(WORDS)}, or {ADDRESS}")
     return EndpointReasoner(endpoint, read_system_prompt(system_prompt or DEFAULT))
 
 

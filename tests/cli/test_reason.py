@@ -274,13 +274,13 @@ def test_an_endpoint_that_is_down_is_said_for_each_prompt(leanlens, answers):
     [
         (
             ("--reason", "http://localhost:1/v1"),
-            "invalid --reason 'http://localhost:1/v1': expected default, off or URL#",
+            "invalid --reason 'http://localhost:1/v1': expected default or off, or URL#",
         ),
         (("--reason", "http://h/v1#m,trise=2"), "there is no key 'trise'; the nearest is 'tries'"),
         (("--reason", "http://h/v1#m,key=NO_SUCH_KEY_"), "NO_SUCH_KEY_"),
         (("--reason", "http://h/v1#m", "--reason-prompt", "no.txt"), "invalid system prompt 'no.txt': expected lens"),
         (("--reason-prompt", "lens"), "--reason-prompt 'lens' is for a language model; give --reason URL#MODEL"),
-        (("--reason", "maybe"), "invalid --reason 'maybe': expected default, off or URL#MODEL"),
+        (("--reason", "maybe"), "invalid --reason 'maybe': expected default or off, or URL#MODEL"),
     ],
 )
 def test_a_wrong_reason_is_an_error_before_a_model_is_opened(leanlens, monkeypatch, words, message):
