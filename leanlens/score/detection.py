@@ -9,7 +9,8 @@ from PIL import Image
 from scipy.special import softmax
 
 from leanlens.score.augmentation import GREY
-from leanlens.score.features import Gallery, PictureNetwork
+from leanlens.score.efficientnet import FeatureNetwork
+from leanlens.score.features import Gallery
 from leanlens.score.regions import Region, cut_out, find_regions, look_closer, overlap
 from leanlens.score.segmentation import segment
 
@@ -63,7 +64,7 @@ def detect_things(
     images: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     gallery: Gallery,
-    network: PictureNetwork,
+    network: FeatureNetwork,
     wanted: Sequence[Collection[str]],
 ) -> list[list[Detection]]:
     """The detections of each image, most certain first.
@@ -99,7 +100,7 @@ def _propose(pixels: np.ndarray, mask: np.ndarray) -> list[Region]:
 
 
 def _classify(
-    regions: list[list[Region]], gallery: Gallery, network: PictureNetwork, wanted: Sequence[Collection[str]]
+    regions: list[list[Region]], gallery: Gallery, network: FeatureNetwork, wanted: Sequence[Collection[str]]
 ) -> list[list[Detection]]:
     """Classify the regions of several images; equal crops go through the network once."""
     crops, rows = dict[bytes, Image.Image](), []

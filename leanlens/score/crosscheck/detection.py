@@ -11,8 +11,9 @@ from PIL import Image
 from scipy.special import softmax
 
 from leanlens.score.crosscheck.boxes import Box, box_overlap, propose_boxes
-from leanlens.score.crosscheck.naming import CrosscheckNetwork, Names, color_histogram, crop_box, visible_colors
+from leanlens.score.crosscheck.naming import Names, color_histogram, crop_box, visible_colors
 from leanlens.score.crosscheck.surround import Surround, find_surround, to_lab
+from leanlens.score.efficientnet import FeatureNetwork
 
 AREA = 256 * 256  # pixels that an image is scaled to
 LEAST = 0.3  # probability from which a box is a thing
@@ -69,7 +70,7 @@ class View:
 
 
 def look_at(
-    images: Sequence[Image.Image], wanted: Sequence[Collection[str]], names: Names, network: CrosscheckNetwork
+    images: Sequence[Image.Image], wanted: Sequence[Collection[str]], names: Names, network: FeatureNetwork
 ) -> list[View]:
     """How each RGB image looks; boxes are only named where something is wanted."""
     small = [_scaled(image) for image in images]

