@@ -22,7 +22,7 @@ from leanlens.cli.evaluate_table import table
 from leanlens.cli.evaluate_vote import vote
 from leanlens.cli.say import say
 from leanlens.evaluate.suites.open import SUITES, open_suite
-from leanlens.files import read_json
+from leanlens.files import read_json, require_writable
 from leanlens.plan.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def scenes(
     others = {name: rates for path in beside or [] for name, rates in _read_beside(path).items()}
     compared = _Compared(model, reason, reason_prompt, images, device, dtype, steps, cfg)
     options = _options(
-        num=num, seed=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
+        num=num, seed=seed, size=compared.own_size() if size is None else size, prompts=prompts, library=sources,
         scorers=tuple(scorer or ["scene"]), needs_truth=real or reconstruction, **_judging(judge, pairs, out),
     )  # fmt: skip
     references = (real, reconstruction)
@@ -110,7 +110,7 @@ def fresh(
     """
     compared = _Compared(model, reason, reason_prompt, images, device, dtype, steps, cfg)
     options = _options(
-        num=num, date=seed, size=size or compared.own_size(), prompts=prompts, library=sources,
+        num=num, date=seed, size=compared.own_size() if size is None else size, prompts=prompts, library=sources,
         scorers=tuple(scorer or ["scene"]), **_judging(judge, pairs, out),
     )  # fmt: skip
     _evaluate("fresh", options, out, compared, seed=0, seeds=seeds, keep=keep, shard=shard)
@@ -238,9 +238,12 @@ def _evaluate(
 ) -> None:  # fmt: skip
     """Run an evaluation, write its results, and print them."""
     from leanlens.evaluate.results import write_results
-    from leanlens.evaluate.run import draw_part, evaluate
+    from leanlens.evaluate.run import check_seeds, draw_part, evaluate
     from leanlens.evaluate.sharding import Sharding, parse_shard
 
+    check_seeds(seed, seeds)  # opening a suite may take minutes, if its scorer has to be fitted
+    if keep is not None:
+        require_folder(keep)
     part = (0, 1) if shard is None else parse_shard(shard)
     suite = open_suite(name, options)
     models = [*compared.openers(), *folders_of(compared.images, suite, seeds or suite.images_per_prompt, seed)]
@@ -257,6 +260,13 @@ def _evaluate(
     write_results(done, out)
     print((out / "table.md").read_text(encoding="utf-8"), end="")
     print(f"\n{out}")
+
+
+def require_folder(path: Path) -> None:
+    """Raise a ValueError unless a path is a folder that can be written to, or can become one."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"invalid keep {path}: it is a file; expected a folder")
+    require_writable(path / "image.png")
 
 
 def _options(**given: Any) -> "SuiteOptions":

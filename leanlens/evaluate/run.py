@@ -24,6 +24,7 @@ from leanlens.score.protocol import Failed
 from leanlens.store import Store
 
 MOST_SEEDS = 1000  # of a prompt
+MOST_SEED = 2**63 - 1  # so that those of all images are below 2^64
 SETTINGS, RESULTS, IMAGES, JUDGEMENTS = "evaluation.json", "results.json", "images", "judgements"
 
 
@@ -107,7 +108,7 @@ def evaluate(
     Raises:
         ValueError: an invalid argument, two models of one name, or a folder of another evaluation.
     """
-    seeds = _checked_seeds(suite, seeds)
+    seeds = _checked_seeds(suite, seed, seeds)
     begin_folder(out, suite, seed, seeds)
     for text in suite.warnings:
         say(text)
@@ -144,7 +145,7 @@ def draw_part(
     Raises:
         ValueError: as `evaluate`.
     """
-    seeds = _checked_seeds(suite, seeds)
+    seeds = _checked_seeds(suite, seed, seeds)
     begin_folder(out, suite, seed, seeds)
     for opener in models:
         model = opener()
@@ -154,11 +155,17 @@ def draw_part(
             model.close()
 
 
-def _checked_seeds(suite: Suite, seeds: int | None) -> int:
-    seeds = suite.images_per_prompt if seeds is None else seeds
-    if not 1 <= seeds <= MOST_SEEDS:
+def _checked_seeds(suite: Suite, seed: int, seeds: int | None) -> int:
+    check_seeds(seed, seeds)
+    return suite.images_per_prompt if seeds is None else seeds
+
+
+def check_seeds(seed: int, seeds: int | None) -> None:
+    """Raise a ValueError for an invalid seed, or number of images of each prompt."""
+    if not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"invalid seed {seed}: expected an integer from 0 to 2^63-1")
+    if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
         raise ValueError(f"invalid seeds {seeds}: expected a whole number from 1 to {MOST_SEEDS}")
-    return seeds
 
 
 def with_earlier_rows(suite: Suite, out: Path, rows: Sequence[Row]) -> list[Row]:

@@ -96,6 +96,11 @@ def test_a_folder_that_was_moved_is_rebuilt_without_asking_judges_again(leanlens
         (("--beside", "nowhere.json"), "is no results.json"),
         (("--model", "toy"), "two models"),
         (("--seeds", "0"), "invalid seeds 0"),
+        (("--seed", "-1"), "invalid seed -1: expected an integer from 0 to 2^63-1"),
+        (("--seed", str(2**63)), "expected an integer from 0 to 2^63-1"),
+        (("--size", "0"), "invalid size 0"),
+        (("--scorer", "mine", "--scorer", "mine"), "invalid scorer 'mine': it is given twice"),
+        (("--keep", __file__), "it is a file; expected a folder"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_drawn(command, tmp_path, words, said):

@@ -54,6 +54,10 @@ class SuiteOptions:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= LARGEST:
                 raise ValueError(f"invalid {name} {value}: expected a whole number from 1 to {LARGEST:,}")
+        for name in ("scorers", "judges"):
+            given = getattr(self, name)
+            if twice := next((one for one in given if given.count(one) > 1), None):
+                raise ValueError(f"invalid {name[:-1]} {twice!r}: it is given twice")
 
     def as_json(self) -> dict[str, Any]:
         """What is not the default, as JSON values; `from_json` reads it."""
