@@ -281,9 +281,12 @@ def _judging(judges: list[str] | None, pairs: bool, out: Path) -> dict[str, Any]
         if pairs:
             raise ValueError("--pairs needs a vision model that compares the images: --judge URL#MODEL")
         return {}
+    from leanlens.endpoint import read_key
     from leanlens.evaluate.judges.spec import parse_judges
 
     asked = parse_judges(judges)
+    for one in asked:
+        read_key(one.endpoint)  # an error now, and not after everything was drawn
     endpoints, names = tuple(one.endpoint for one in asked), tuple(one.name for one in asked)
     return {"endpoints": endpoints, "judges": names, "answers": out / ANSWERS, "pairs": pairs}
 

@@ -96,6 +96,7 @@ def test_a_folder_that_was_moved_is_rebuilt_without_asking_judges_again(leanlens
         (("--beside", "nowhere.json"), "is no results.json"),
         (("--model", "toy"), "two models"),
         (("--seeds", "0"), "invalid seeds 0"),
+        (("--judge", "http://127.0.0.1:1/v1#m,key=NOT_SET_HERE"), "environment variable NOT_SET_HERE is not set"),
         (("--seed", "-1"), "invalid seed -1: expected an integer from 0 to 2^63-1"),
         (("--seed", str(2**63)), "expected an integer from 0 to 2^63-1"),
         (("--size", "0"), "invalid size 0"),
