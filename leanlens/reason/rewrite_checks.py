@@ -97,9 +97,10 @@ def _form(original: str, written: str, finish_reason: str) -> Iterator[str]:
 
 def _is_unfinished(written: str) -> bool:
     text = written.rstrip()
-    last = re.findall(r"\w+$", text)
+    words = text.split()
+    last = re.findall(r"\w+", words[-1]) if words and words[-1][-1].isalnum() else []
     return text.endswith((",", "，", "、", "-", "–", ":")) or (
-        len(text.split()) > 3 and bool(last) and last[0].lower() in _table()["unfinished"]
+        len(words) > 3 and bool(last) and last[-1].lower() in _table()["unfinished"]
     )
 
 
